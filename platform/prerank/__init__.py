@@ -1,0 +1,1 @@
+"""Pre-ranking platform: from an event log to a live Ray Serve deployment."""

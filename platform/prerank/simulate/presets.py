@@ -1,0 +1,112 @@
+"""Sizes and behavioural constants of the simulated world, and the package's errors.
+
+    SimulationError (Exception)
+    ├── UnknownPresetError     the preset's name is not in PRESETS
+    ├── InvalidSizeError       a log of fewer than one request was asked for
+    ├── OutputExistsError      the output folder already holds a simulation
+    ├── MissingSimulationError the folder holds no hidden scores to load oracles from
+    ├── UnknownRequestError    an oracle was asked about a request it never saw
+    └── NotImpressedError      an oracle was asked about an item the request did not show
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class SimulationError(Exception):
+    """Base of every error the simulator raises on purpose."""
+
+
+class UnknownPresetError(SimulationError):
+    """The preset's name is not in `PRESETS`; the message lists the names that are."""
+
+
+class InvalidSizeError(SimulationError):
+    """Fewer than one request was asked for."""
+
+
+class OutputExistsError(SimulationError):
+    """The output folder already holds events; mixing two simulations would corrupt both."""
+
+
+class MissingSimulationError(SimulationError):
+    """The folder was not written by `simulate`, or its hidden/ part was removed."""
+
+
+class UnknownRequestError(SimulationError):
+    """The request id does not belong to this simulated log."""
+
+
+class NotImpressedError(SimulationError):
+    """The item was not among the impressions of the request."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How large a world is. Vocabulary is per topic; `days` is the span of the log."""
+
+    name: str
+    requests: int
+    items: int
+    users: int
+    days: int
+    topics: int
+    queries: int
+    words_per_topic: int
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    preset.name: preset
+    for preset in (
+        Preset("tiny", 400, 200, 60, 20, 6, 40, 24),
+        Preset("demo", 12_000, 1_500, 1_500, 40, 16, 500, 40),
+        Preset("reference", 60_000, 8_000, 6_000, 60, 32, 2_400, 60),
+    )
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset called `name`; raises `UnknownPresetError` with the known names."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        known = ", ".join(sorted(PRESETS))
+        raise UnknownPresetError(f"no preset is called {name!r}; use one of: {known}") from None
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Weights of the relevance logit and of the searcher's habits.
+
+    They are calibrated together so that text, query-item counts and user history each carry
+    part of the signal and none carries it all; changing one moves the documented marginals.
+    """
+
+    bias: float = -7.4
+    intent: float = 3.8  # × the item's share of the request's topic
+    concept: float = 2.2  # × share of the query's words the item is about, shown or not
+    quality: float = 0.5  # × standard normal quality of the item
+    freshness: float = 0.8  # × 2^(−age / 7 days)
+    interest: float = 3.5  # × ⟨the user's interests now, the item's topics⟩
+    region: float = 0.8  # × ⟨the country's taste, the item's topics⟩
+    appeal: float = 1.6  # × standard normal per (query, item): what no text explains
+    revisit: float = 2.2  # × 2^(−age / 10 days) of the user's latest touch of the item
+    whim: float = 1.3  # × standard normal per (user, item, day): what no log explains
+    spam_rate: float = 0.35  # a spammer engages with anything it examines
+    abandon: float = 0.10  # share of lists left after the first few positions
+
+
+BEHAVIOUR: Final = Behaviour()
+
+COUNTRIES: Final = ("us", "de", "br", "in", "jp")
+COUNTRY_SHARES: Final = (0.40, 0.20, 0.16, 0.14, 0.10)
+DEVICES: Final = ("mobile", "desktop", "tablet")
+DEVICE_SHARES: Final = (0.62, 0.30, 0.08)
+# Examination falls as position^−decay: short screens hide more of the list.
+DEVICE_DECAY: Final = (0.45, 0.25, 0.35)
+
+DAY: Final = 86_400.0  # seconds
+LOG_START: Final = 1_735_689_600  # 2025-01-01T00:00:00Z, seconds since the epoch
+IMPRESSIONS: Final = 24  # most impressions a request may have

@@ -85,7 +85,7 @@ def write_row(
 class Row:
     """A packed row, unpacked.
 
-    ``ids`` int64 [K] ascending, ``counts`` float32 [K, F], ``totals`` and ``truncated`` float32 [F].
+    ``ids`` int64 [K] ascending, ``counts`` float32 [K, F], ``totals`` and ``truncated`` [F].
     """
 
     ids: NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 import zlib
@@ -65,7 +66,7 @@ def engagement_keys(query: str) -> list[str]:
 def _pieces(text: str) -> Iterator[str]:
     words = tokens(text)
     yield from (f"w {w}" for w in words)
-    yield from (f"b {a} {b}" for a, b in zip(words, words[1:], strict=False))
+    yield from (f"b {a} {b}" for a, b in itertools.pairwise(words))
     for word in words:
         yield from (f"g {g}" for g in grams(f"<{word}>", 3))
 

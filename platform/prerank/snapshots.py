@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numba as nb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+
 from interactrank.rows import columns_crc, mass_column, pack_into, row_bytes
 from interactrank.schema import ENGAGE, WINDOWS, FeatureSchema, Level
-from numpy.typing import NDArray
 
 DAY_US = 86_400_000_000
 NEVER = np.int64(1) << 40

@@ -86,9 +86,7 @@ def write_log(world: World, out_dir: Path, requests: int, *, progress: bool) -> 
                 truth, observer, guess = score_impressions(world, batch, memory, items)
                 outcome = _act(world, batch, items, truth, rng)
                 clicks = np.nonzero(outcome.done[1])
-                memory.note_touches(
-                    outcome.at[1][clicks], batch.user[clicks[0]], items[clicks]
-                )
+                memory.note_touches(outcome.at[1][clicks], batch.user[clicks[0]], items[clicks])
                 memory.note_requests(batch, guess)
                 ids = names.request_ids(first, int(count))
                 events.add(_event_table(world, names, ids, batch, variant, outcome), int(count))
@@ -197,9 +195,7 @@ def _event_table(
     action_name = names.actions.take(pa.array(action))
     position = pa.array((place + 1).astype(np.int32))
     user = batch.user[request]
-    event_id = pc.binary_join_element_wise(
-        request_id, position.cast(pa.string()), action_name, "-"
-    )
+    event_id = pc.binary_join_element_wise(request_id, position.cast(pa.string()), action_name, "-")
     columns = [
         event_id,
         request_id,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -85,7 +86,7 @@ def load_oracles(sim_dir: Path) -> dict[str, Oracle]:
         )
     tables = [pq.read_table(part) for part in parts]
     ids = [request for table in tables for request in table["request_id"].to_pylist()]
-    lengths = np.concatenate([_lengths(table["item_ids"].combine_chunks()) for table in tables])
+    lengths = np.concatenate([pc.list_value_length(table["item_ids"]) for table in tables])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     rows = {request: row for row, request in enumerate(ids)}
     flat = {
@@ -95,10 +96,3 @@ def load_oracles(sim_dir: Path) -> dict[str, Oracle]:
         for column in ("item_ids", *ORACLES)
     }
     return {name: Oracle(name, rows, offsets, flat["item_ids"], flat[name]) for name in ORACLES}
-
-
-def _lengths(lists: object) -> NDArray[np.int64]:
-    """Lengths int64 [rows] of an Arrow list column."""
-    import pyarrow.compute as pc
-
-    return np.asarray(pc.list_value_length(lists).to_numpy(), dtype=np.int64)

@@ -1,12 +1,12 @@
 """Sizes and behavioural constants of the simulated world, and the package's errors.
 
-    SimulationError (Exception)
-    ├── UnknownPresetError     the preset's name is not in PRESETS
-    ├── InvalidSizeError       a log of fewer than one request was asked for
-    ├── OutputExistsError      the output folder already holds a simulation
-    ├── MissingSimulationError the folder holds no hidden scores to load oracles from
-    ├── UnknownRequestError    an oracle was asked about a request it never saw
-    └── NotImpressedError      an oracle was asked about an item the request did not show
+SimulationError (Exception)
+├── UnknownPresetError     the preset's name is not in PRESETS
+├── InvalidSizeError       a log of fewer than one request was asked for
+├── OutputExistsError      the output folder already holds a simulation
+├── MissingSimulationError the folder holds no hidden scores to load oracles from
+├── UnknownRequestError    an oracle was asked about a request it never saw
+└── NotImpressedError      an oracle was asked about an item the request did not show
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ PRESETS: Final[dict[str, Preset]] = {
     for preset in (
         Preset("tiny", 400, 200, 60, 20, 6, 40, 24),
         Preset("demo", 12_000, 1_500, 1_500, 40, 16, 500, 40),
-        Preset("reference", 60_000, 8_000, 6_000, 60, 32, 2_400, 60),
+        Preset("reference", 60_000, 8_000, 4_000, 60, 32, 3_000, 60),
     )
 }
 
@@ -84,16 +84,17 @@ class Behaviour:
     part of the signal and none carries it all; changing one moves the documented marginals.
     """
 
-    bias: float = -7.4
-    intent: float = 3.8  # × the item's share of the request's topic
-    concept: float = 2.2  # × share of the query's words the item is about, shown or not
-    quality: float = 0.5  # × standard normal quality of the item
-    freshness: float = 0.8  # × 2^(−age / 7 days)
-    interest: float = 3.5  # × ⟨the user's interests now, the item's topics⟩
-    region: float = 0.8  # × ⟨the country's taste, the item's topics⟩
-    appeal: float = 1.6  # × standard normal per (query, item): what no text explains
-    revisit: float = 2.2  # × 2^(−age / 10 days) of the user's latest touch of the item
-    whim: float = 1.3  # × standard normal per (user, item, day): what no log explains
+    bias: float = -9.2
+    intent: float = 3.8  # times the item's share of the request's topic
+    concept: float = 3.0  # times share of the query's words the item is about, shown or not
+    quality: float = 0.2  # times standard normal quality of the item
+    freshness: float = 1.2  # times 2^(-age / 7 days)
+    interest: float = 4.0  # times ⟨the user's interests now, the item's topics⟩
+    style: float = 2.5  # when the item is in the user's favourite style
+    region: float = 0.8  # times ⟨the country's taste, the item's topics⟩
+    appeal: float = 2.0  # times standard normal per (query, item): what no text explains
+    revisit: float = 3.0  # times 2^(-age / 10 days) of the user's latest touch of the item
+    whim: float = 1.3  # times standard normal per (user, item, day): what no log explains
     spam_rate: float = 0.35  # a spammer engages with anything it examines
     abandon: float = 0.10  # share of lists left after the first few positions
 
@@ -104,7 +105,7 @@ COUNTRIES: Final = ("us", "de", "br", "in", "jp")
 COUNTRY_SHARES: Final = (0.40, 0.20, 0.16, 0.14, 0.10)
 DEVICES: Final = ("mobile", "desktop", "tablet")
 DEVICE_SHARES: Final = (0.62, 0.30, 0.08)
-# Examination falls as position^−decay: short screens hide more of the list.
+# Examination falls as position^-decay: short screens hide more of the list.
 DEVICE_DECAY: Final = (0.45, 0.25, 0.35)
 
 DAY: Final = 86_400.0  # seconds

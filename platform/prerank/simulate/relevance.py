@@ -1,9 +1,9 @@
 """What makes a searcher engage, seen by the truth and by a perfect observer of the log.
 
-Truth and observer share every term but four: the topic the searcher has in mind, the
-searcher's interests, the day's whim, and whether the searcher is a spammer. The truth knows
-them; the observer infers the first two from the query and from the user's earlier logged
-actions, and takes the whim at its mean.
+Truth and observer share every term but five: the topic the searcher has in mind, the
+searcher's interests and favourite style, the day's whim, and whether the searcher is a
+spammer. The truth knows them; the observer infers the first three from the query and from the
+user's earlier logged actions, takes the whim at its mean and suspects nobody.
 
 Shape letters: N requests of a batch, I impressions, K topics, U users, M remembered items.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.simulate.presets import DAY, LOG_START
-from prerank.simulate.world import World
+from prerank.simulate.world import STYLES, World
 
 MEMORY = 24  # items a user remembers having touched
 FRESH_HALF_LIFE = 7 * DAY
@@ -53,6 +53,7 @@ class Memory:
         self._times = np.full((users, MEMORY), -np.inf)
         self._next = np.zeros(users, dtype=np.int64)
         self._evidence = np.zeros((users, topics))
+        self._styles = np.zeros((users, len(STYLES)))
         self._weighed = np.full(users, float(LOG_START))
         self.engagements = np.zeros(world.preset.items)
         self._queue: tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]] = (
@@ -67,6 +68,17 @@ class Memory:
         prior = self._world.prior[self._world.users.country[user]]
         mass = PRIOR_MASS * prior + decay * self._evidence[user]
         return np.asarray(mass / mass.sum(axis=1, keepdims=True))
+
+    def style_beliefs(self, user: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(favourite style | touches so far), float64 [N, styles].
+
+        A touch is e^weight times as likely in the favourite style as in another, and styles
+        are shown alike, so each touch adds `weight` to its style's log-odds. In truth the lift
+        saturates where items are good anyway, hence the half.
+        """
+        odds = 0.5 * self._world.behaviour.style * self._styles[user]
+        odds = np.exp(odds - odds.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     def touch_age(
         self, user: NDArray[np.int64], time: NDArray[np.float64], items: NDArray[np.int64]
@@ -105,6 +117,7 @@ class Memory:
         self.items[user, slot] = item  # of repeated places the last, hence latest, wins
         self._times[user, slot] = time
         np.add.at(self._next, user, 1)
+        np.add.at(self._styles, (user, self._world.items.style[item]), 1.0)
         self._add_evidence(user, time, TOUCH_WEIGHT * self._world.items.topics[item])
 
     def _add_evidence(
@@ -156,14 +169,16 @@ def score_impressions(
     day = ((batch.time - LOG_START) // DAY).astype(np.int64)
     mood = (day * world.preset.users + batch.user)[:, None] + len(world.queries.texts)
     whim = pair_normal(world.seed, mood, items)  # keys beyond those of (query, item)
-    truth = _sigmoid(
-        shared + weights.intent * in_mind + weights.interest * liked + weights.whim * whim
-    )
+    favourite = world.items.style[items] == world.users.style[batch.user][:, None]
+    personal = weights.interest * liked + weights.style * favourite + weights.whim * whim
+    truth = _sigmoid(shared + weights.intent * in_mind + personal)
     truth[world.users.spammer[batch.user]] = weights.spam_rate
 
     beliefs = memory.beliefs(batch.user, batch.time)
     guess = topic_guess(world, batch.query, beliefs)
     believed = weights.interest * np.einsum("nik,nk->ni", topics, beliefs)
+    styles = memory.style_beliefs(batch.user)
+    believed += weights.style * np.take_along_axis(styles, world.items.style[items], axis=1)
     per_topic = _sigmoid((shared + believed)[..., None] + weights.intent * topics)
     observer = np.einsum("nik,nk->ni", per_topic, guess)
     return truth, observer, guess

@@ -12,7 +12,7 @@ from prerank.simulate.presets import IMPRESSIONS
 from prerank.simulate.relevance import Batch, Memory, concept_share
 from prerank.simulate.world import World
 
-LEXICAL, TOPICAL, POPULAR, RANDOM, REVISITED = 12, 12, 4, 4, 3  # raw candidates by source
+LEXICAL, TOPICAL, POPULAR, RANDOM, REVISITED = 10, 14, 4, 4, 3  # raw candidates by source
 NOISE = 1.4  # of the ranking in production, whose positions the log records
 
 
@@ -28,9 +28,7 @@ class Retriever:
         # Row k lives in (k, k + 1], so one searchsorted draws from every topic at once.
         self._by_topic = (cumulative + np.arange(len(cumulative))[:, None]).ravel()
 
-    def show(
-        self, batch: Batch, memory: Memory, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+    def show(self, batch: Batch, memory: Memory, rng: np.random.Generator) -> NDArray[np.int64]:
         """Item indices by position, int64 [N, IMPRESSIONS], short lists padded with -1."""
         raw = np.concatenate(
             [
@@ -69,9 +67,7 @@ class Retriever:
         place = np.searchsorted(self._by_topic, topic + rng.random(topic.shape))
         return np.asarray(place - topic * self._world.preset.items)
 
-    def _popular(
-        self, batch: Batch, memory: Memory, rng: np.random.Generator
-    ) -> NDArray[np.int64]:
+    def _popular(self, batch: Batch, memory: Memory, rng: np.random.Generator) -> NDArray[np.int64]:
         cumulative = np.cumsum(memory.engagements + 0.1)
         draw = rng.random((len(batch.time), POPULAR)) * cumulative[-1]
         return np.asarray(np.minimum(np.searchsorted(cumulative, draw), len(cumulative) - 1))

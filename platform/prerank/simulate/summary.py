@@ -96,6 +96,7 @@ class Marginals:
         return earlier
 
     def summary(self) -> SimulationSummary:
+        """The marginals of what was added so far (at least one request)."""
         engaged = max(self._engaged, 1)
         preset = self._world.preset
         return SimulationSummary(

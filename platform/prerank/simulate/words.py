@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from prerank.simulate.presets import Preset
 
 CONCEPTS = 9  # words an item is about
-SHOWN = 5  # of them, how many stand in its title
+SHOWN = 6  # of them, how many stand in its title
 QUERY_WORDS = 3  # most words of a query; unused places hold -1
 VARIANTS = 6  # spellings of a query: itself, four misspellings, one compound
 AMBIGUOUS = 0.5  # share of words with a second meaning: whose is meant depends on the user
-FILLERS = ("the", "and", "with", "for", "new", "best", "idea", "set", "style", "home")
+FILLERS = ("the", "and", "with", "for", "new", "best", "idea", "set", "easy", "home")
+STYLES = ("minimal", "vintage", "rustic", "modern")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _spell(count: int, rng: np.random.Generator) -> list[str]:
         picks = rng.integers(0, len(syllables), size=(count, 3))
         for length, row in zip(lengths, picks, strict=True):
             word = "".join(syllables[i] for i in row[:length])
-            if word not in FILLERS:
+            if word not in FILLERS + STYLES:
                 found[word] = None
     return list(found)[:count]
 
@@ -83,25 +84,26 @@ def draw_concepts(
 
 
 def write_titles(
-    language: Language, concepts: NDArray[np.int64], rng: np.random.Generator
+    language: Language,
+    concepts: NDArray[np.int64],
+    style: NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> list[str]:
-    """Titles showing the first SHOWN concepts among fillers.
+    """Titles showing the first SHOWN concepts, a filler and the style's word.
 
     The rest stays unsaid: a picture answers queries that its title does not contain, which is
     what engagement counts can learn and text cannot.
     """
     titles = []
-    fillers = rng.integers(0, len(FILLERS), size=(len(concepts), 2))
-    for row, extra in zip(concepts[:, :SHOWN], fillers, strict=True):
+    fillers = rng.integers(0, len(FILLERS), size=len(concepts))
+    for row, filler, manner in zip(concepts[:, :SHOWN], fillers, style, strict=True):
         shown = list(dict.fromkeys(language.words[i] for i in row))
-        shown.insert(1, FILLERS[extra[0]])
-        titles.append(" ".join([*shown, FILLERS[extra[1]]]))
+        shown.insert(1, FILLERS[filler])
+        titles.append(" ".join([*shown, STYLES[manner]]))
     return titles
 
 
-def draw_queries(
-    language: Language, count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def draw_queries(language: Language, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """`count` distinct queries as word ids: int64 [count, QUERY_WORDS], padded with -1."""
     topics, per_topic = language.by_topic.shape
     popularity = zipf(per_topic, 0.7)

@@ -22,7 +22,7 @@ from prerank.simulate.presets import (
     Preset,
 )
 from prerank.simulate.words import (
-    QUERY_WORDS,
+    STYLES,
     VARIANTS,
     build_language,
     draw_concepts,
@@ -35,21 +35,22 @@ from prerank.simulate.words import (
 EPOCH_DAYS = 12.0  # how long a user's interests stand still
 SLOTS = 3  # interests a user has at a time
 SLOT_WEIGHTS = (0.55, 0.25, 0.15)  # the remaining .05 follows the country's prior
-STATIC_SHARE = 0.6  # items that exist before the log starts
+STATIC_SHARE = 0.5  # items that exist before the log starts
 LEXICAL_POOL = 40  # items a query's words retrieve
 
 
 @dataclass(frozen=True)
 class Items:
     """ids int64 [P]; topics float64 [P, K], rows sum to 1; quality float64 [P], standard
-    normal; created float64 [P], seconds since the epoch; about bool [P, V], whether the item
-    is about a word; price float32 [P]."""
+    normal; style int64 [P], an index into STYLES; created float64 [P], seconds since the
+    epoch; about bool [P, V], whether the item is about a word; price float32 [P]."""
 
     ids: NDArray[np.int64]
     titles: list[str]
     categories: list[str]
     topics: NDArray[np.float64]
     quality: NDArray[np.float64]
+    style: NDArray[np.int64]
     created: NDArray[np.float64]
     about: NDArray[np.bool_]
     price: NDArray[np.float32]
@@ -73,11 +74,12 @@ class Queries:
 @dataclass(frozen=True)
 class Users:
     """slots int64 [U, E, SLOTS], topics of interest per epoch; phase float64 [U], days by
-    which a user's epochs are shifted; country, device int64 [U]; spammer bool [U]; activity
-    float64 [U], cumulative share of requests."""
+    which a user's epochs are shifted; style int64 [U], the favourite one, for good; country,
+    device int64 [U]; spammer bool [U]; activity float64 [U], cumulative share of requests."""
 
     slots: NDArray[np.int64]
     phase: NDArray[np.float64]
+    style: NDArray[np.int64]
     country: NDArray[np.int64]
     device: NDArray[np.int64]
     spammer: NDArray[np.bool_]
@@ -126,7 +128,8 @@ def build_world(preset: Preset, seed: int) -> World:
     concepts = draw_concepts(language, mixture, rng)
     about = np.zeros((preset.items, len(language.words)), dtype=np.bool_)
     about[np.arange(preset.items)[:, None], concepts] = True
-    titles = write_titles(language, concepts, rng)
+    style = rng.integers(len(STYLES), size=preset.items)
+    titles = write_titles(language, concepts, style, rng)
     main = mixture.argmax(axis=1)
     items = Items(
         ids=rng.choice(10_000_000, size=preset.items, replace=False).astype(np.int64) + 1,
@@ -134,6 +137,7 @@ def build_world(preset: Preset, seed: int) -> World:
         categories=[language.words[language.by_topic[t // 2 * 2, 0]] for t in main],
         topics=mixture,
         quality=rng.normal(size=preset.items),
+        style=style,
         created=_created(preset, rng),
         about=about,
         price=np.exp(rng.normal(2.5 + 0.5 * np.sin(main), 0.6)).astype(np.float32),
@@ -182,7 +186,7 @@ def _intent(affinity: NDArray[np.float64], words: NDArray[np.int64]) -> NDArray[
 
 def _issue(intent: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cumulative P(query | topic) [K, Q] with Zipf popularity over queries."""
-    weights = intent * zipf(len(intent), 1.05, offset=4.0)[:, None]
+    weights = intent * zipf(len(intent), 1.15, offset=6.0)[:, None]
     return np.asarray(np.cumsum(weights / weights.sum(axis=0), axis=0).T)
 
 
@@ -206,9 +210,7 @@ def _lexical_pool(
     return pool, match
 
 
-def _build_users(
-    preset: Preset, prior: NDArray[np.float64], rng: np.random.Generator
-) -> Users:
+def _build_users(preset: Preset, prior: NDArray[np.float64], rng: np.random.Generator) -> Users:
     """Users whose first interest is steady and whose others drift between epochs."""
     count = preset.users
     epochs = int(np.ceil(preset.days / EPOCH_DAYS)) + 2
@@ -228,6 +230,7 @@ def _build_users(
     return Users(
         slots=slots,
         phase=rng.uniform(0, EPOCH_DAYS, size=count),
+        style=rng.integers(len(STYLES), size=count),
         country=country,
         device=rng.choice(len(DEVICES), size=count, p=DEVICE_SHARES),
         spammer=rng.random(count) < 0.01,
@@ -235,4 +238,4 @@ def _build_users(
     )
 
 
-__all__ = ["QUERY_WORDS", "VARIANTS", "Items", "Queries", "Users", "World", "build_world"]
+__all__ = ["STYLES", "VARIANTS", "Items", "Queries", "Users", "World", "build_world"]

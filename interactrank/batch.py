@@ -1,0 +1,179 @@
+"""A batch of requests as tensors, and how it is put together from arrays.
+
+Candidates are grouped by request, so that the query tower runs once a request and the item tower
+once a distinct item, however often either stands in the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interactrank.catalogue import Catalogue
+from interactrank.idtable import IdTable
+from interactrank.schema import HISTORY_LENGTH
+
+HOUR_US = 3.6e9
+
+
+@dataclass(frozen=True)
+class RequestArrays:
+    """B requests with N candidates in all, as NumPy arrays; item ids are the catalogue's int64.
+
+    Attributes:
+        time: int64 [B], microseconds since 1970.
+        text, text_offsets: hashed query text, int32 [T], int64 [B + 1].
+        hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
+        request: float32 [B, R] statistics (schema.REQUEST_NUMERIC).
+        candidates: int64 [N]; ``offsets`` int64 [B + 1].
+        x: float32 [N, X] cross features.
+        labels: int64 [N], bit h is head h. weights: float32 [N].
+        log_q: float32 [N], log probability that the candidate was sampled; 0 if it was shown.
+    """
+
+    time: NDArray[np.int64]
+    text: NDArray[np.int32]
+    text_offsets: NDArray[np.int64]
+    hist_items: NDArray[np.int64]
+    hist_actions: NDArray[np.int64]
+    hist_times: NDArray[np.int64]
+    hist_offsets: NDArray[np.int64]
+    request: NDArray[np.float32]
+    candidates: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    log_q: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+@dataclass
+class Batch:
+    """Tensors of a batch; shapes as in :mod:`interactrank.model`.
+
+    ``text_offsets`` [B] in EmbeddingBag's form; ``hist_*`` [B, L], most recent first; ``items``:
+    inputs of the U distinct items, to which ``candidate_item`` [N] points.
+    """
+
+    text: Tensor
+    text_offsets: Tensor
+    hist_items: Tensor
+    hist_actions: Tensor
+    hist_hours: Tensor
+    hist_mask: Tensor
+    request: Tensor
+    x: Tensor
+    candidate_request: Tensor
+    candidate_item: Tensor
+    items: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor
+    log_q: Tensor
+
+    def replace(self, **changes: Tensor) -> Batch:
+        """A copy with some tensors exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy every tensor to ``device``."""
+        moved = {
+            f.name: (
+                {k: v.to(device, non_blocking=True) for k, v in value.items()}
+                if isinstance(value := getattr(self, f.name), dict)
+                else value.to(device, non_blocking=True)
+            )
+            for f in dataclasses.fields(self)
+        }
+        return Batch(**moved)
+
+
+def padded_history(
+    arrays: RequestArrays, table: IdTable
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Histories as [B, L], most recent first: item rows, actions, hours ago, mask."""
+    lengths = np.minimum(np.diff(arrays.hist_offsets), HISTORY_LENGTH)
+    width = max(int(lengths.max(initial=0)), 1)
+    back = np.arange(width)
+    mask = back < lengths[:, None]
+    at = np.where(mask, arrays.hist_offsets[1:, None] - 1 - back, 0)
+    if not len(arrays.hist_items):
+        empty = np.zeros((len(arrays), width), np.int64)
+        return empty, empty, empty.astype(np.float32), mask
+    rows = table.rows(arrays.hist_items)[at] + 1
+    hours = (arrays.time[:, None] - arrays.hist_times[at]) / HOUR_US
+    zero = np.int64(0)
+    return (
+        np.where(mask, rows, zero),
+        np.where(mask, arrays.hist_actions[at], zero),
+        np.where(mask, hours, 0.0).astype(np.float32),
+        mask,
+    )
+
+
+def item_inputs(
+    catalogue: Catalogue,
+    rows: NDArray[np.int64],
+    text_known: NDArray[np.bool_],
+    category_known: NDArray[np.bool_],
+) -> dict[str, Tensor]:
+    """Item tower inputs of item ``rows`` [U] (0 = out of vocabulary).
+
+    ``text_known`` and ``category_known`` bool [U]: false hides an attribute that the request's
+    time does not know yet.
+    """
+    at = np.maximum(rows - 1, 0)
+    real = rows > 0
+    has_text = real & text_known
+    lengths = np.where(has_text, catalogue.offsets[at + 1] - catalogue.offsets[at], 0)
+    offsets = np.cumsum(lengths) - lengths
+    flat = np.repeat(catalogue.offsets[at] - offsets, lengths) + np.arange(lengths.sum())
+    numeric = np.where(real[:, None], catalogue.numeric[at], np.float32("nan"))
+    return {
+        "rows": torch.from_numpy(rows),
+        "text": torch.from_numpy(catalogue.text[flat].astype(np.int64)),
+        "offsets": torch.from_numpy(offsets),
+        "category": torch.from_numpy(np.where(real & category_known, catalogue.category[at], 0)),
+        "numeric": torch.from_numpy(numeric.astype(np.float32)),
+    }
+
+
+def label_matrix(labels: NDArray[np.int64], heads: int) -> NDArray[np.float32]:
+    """Bit sets [N] to 0/1 float32 [N, heads]."""
+    return ((labels[:, None] >> np.arange(heads)) & 1).astype(np.float32)
+
+
+def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: int) -> Batch:
+    """Put a batch together. ``table`` is ``catalogue.table()``, built once by the caller."""
+    counts = np.diff(arrays.offsets)
+    request = np.repeat(np.arange(len(arrays)), counts)
+    rows = table.rows(arrays.candidates) + 1
+    text_known = arrays.time[request] >= catalogue.text_from[0]
+    category_known = arrays.time[request] >= catalogue.category_from[0]
+    code = rows * 4 + text_known * 2 + category_known
+    distinct, position = np.unique(code, return_inverse=True)
+    hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
+    as_tensor = torch.from_numpy
+    return Batch(
+        text=as_tensor(arrays.text.astype(np.int64)),
+        text_offsets=as_tensor(arrays.text_offsets[:-1].astype(np.int64)),
+        hist_items=as_tensor(hist_items),
+        hist_actions=as_tensor(hist_actions),
+        hist_hours=as_tensor(hist_hours),
+        hist_mask=as_tensor(mask),
+        request=as_tensor(arrays.request),
+        x=as_tensor(arrays.x),
+        candidate_request=as_tensor(request),
+        candidate_item=as_tensor(position.reshape(-1).astype(np.int64)),
+        items=item_inputs(catalogue, distinct // 4, distinct // 2 % 2 == 1, distinct % 2 == 1),
+        labels=as_tensor(label_matrix(arrays.labels, heads)),
+        weights=as_tensor(arrays.weights.astype(np.float32)),
+        log_q=as_tensor(arrays.log_q.astype(np.float32)),
+    )

@@ -1,0 +1,335 @@
+"""Cross features of (user, query, item): packed rows and history in, x [candidates, X] out.
+
+The one function that training, batch evaluation and serving call (:func:`cross_features`), so
+that a feature cannot mean two things. It reads packed rows in place and probes a hash table of the
+request's candidates once a row entry: the work is O(row entries + candidates), and no
+candidate-by-key product is formed.
+
+IQP (paper, cross features): IQP_{a,w}(q, p) = C_a(p, q; w) / C_a(q; w). A raw ratio near 1e-5 is
+invisible beside a cosine, and a ratio over one click is no evidence, hence per key and column
+    L = log1p(S C(p) / (C + alpha)) / log1p(S),
+and over the keys of a level (tokens, sub-words) the mean of L weighted by rarity,
+    w_k = 1 - log(1 + C_k) / log(2 + C_all).
+Items absent from a truncated row count as its residual, truncated mass / (distinct - K).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from interactrank.idtable import fill, find, table_bits
+from interactrank.rows import DECODE, RowError, columns_crc, mass_column, row_bytes
+from interactrank.schema import (
+    HISTORY_LENGTH,
+    LEVELS,
+    REQUEST_NUMERIC,
+    ROW_VERSION,
+    USER_CROSS,
+    FeatureSchema,
+    Level,
+)
+
+SPREAD, SUPPORT = 1e3, 1.0
+"""S and alpha of an ordinary level."""
+SPREAD_ALL, SUPPORT_ALL = 1e5, 100.0
+"""S and alpha of the popularity row, whose ratios are smaller and whose support is large."""
+ITEM_CROSS = ("item:log_age_days", "item:age_unknown")
+MISSING_BLOCK = -1
+
+_HOUR_US = 3.6e9
+_LEVEL_CODE = {level.prefix: code for code, level in enumerate(LEVELS)}
+_POPULARITY, _QUERY = _LEVEL_CODE["a"], _LEVEL_CODE["q"]
+
+
+def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
+    """Names of x's columns: levels in order, then user x item, then item."""
+    levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in schema.columns(lv)]
+    return (*levels, *USER_CROSS, *ITEM_CROSS)
+
+
+def level_code(key: str) -> int:
+    """Index in LEVELS of an engagement key's level."""
+    return _LEVEL_CODE[key.split(":", 1)[0]]
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """What the features of B requests are made from, offline and online alike.
+
+    Attributes:
+        time: int64 [B], microseconds since 1970.
+        blocks: uint8, packed rows end to end (each a multiple of 8 bytes).
+        block_start, block_size: int64 [distinct rows].
+        key_block: int64 [keys of all requests], row of each key, -1 where it has none;
+            ``key_level`` int64 likewise, ``key_offsets`` int64 [B + 1].
+        hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
+        tokens: int64 [B], word tokens of the query.
+    """
+
+    time: NDArray[np.int64]
+    blocks: NDArray[np.uint8]
+    block_start: NDArray[np.int64]
+    block_size: NDArray[np.int64]
+    key_block: NDArray[np.int64]
+    key_level: NDArray[np.int64]
+    key_offsets: NDArray[np.int64]
+    hist_items: NDArray[np.int64]
+    hist_actions: NDArray[np.int64]
+    hist_times: NDArray[np.int64]
+    hist_offsets: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A schema's levels as flat arrays for the kernels."""
+
+    first_column: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    crc: NDArray[np.int64]
+    mass: NDArray[np.int64]
+    spread: NDArray[np.float64]
+    support: NDArray[np.float64]
+    user_column: int
+
+    @classmethod
+    def of(cls, schema: FeatureSchema) -> _Plan:
+        widths = np.array([len(schema.columns(lv)) for lv in LEVELS])
+        popular = np.array([lv.prefix == "a" for lv in LEVELS])
+        return cls(
+            first_column=np.cumsum(widths) - widths,
+            columns=widths,
+            crc=np.array([columns_crc(schema.columns(lv)) for lv in LEVELS]),
+            mass=np.array([mass_column(lv) for lv in LEVELS]),
+            spread=np.where(popular, SPREAD_ALL, SPREAD),
+            support=np.where(popular, SUPPORT_ALL, SUPPORT),
+            user_column=int(widths.sum()),
+        )
+
+
+@nb.njit(inline="always", cache=True)
+def _scaled(ratio: float, spread: float) -> float:
+    return np.log1p(spread * ratio) / np.log1p(spread)
+
+
+@nb.njit(cache=True, nogil=True)
+def _check_rows(
+    blocks: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    size: NDArray[np.int64],
+    level: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    crc: NDArray[np.int64],
+) -> int:
+    """Index of the first row that its header contradicts, or -1."""
+    for r in range(start.size):
+        if size[r] < 16 or level[r] < 0:
+            return r
+        head = blocks[start[r] : start[r] + 16].view(np.uint32)
+        version, f = head[0] & 0xFFFF, head[0] >> 16
+        if version != ROW_VERSION or f != columns[level[r]] or head[2] != crc[level[r]]:
+            return r
+        if size[r] != row_bytes(np.int64(head[1]), np.int64(f)):
+            return r
+    return -1
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_level(
+    x: NDArray[np.float32],
+    column: int,
+    ids: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    shift: int,
+    row: NDArray[np.uint8],
+    f: int,
+    weight: float,
+    spread: float,
+    support: float,
+    decode: NDArray[np.float32],
+) -> None:
+    """Add weight * L of one row to x[:, column : column + f]."""
+    head = row[:16].view(np.uint32)
+    n, distinct = np.int64(head[1]), np.int64(head[3])
+    totals = row[16 : 16 + 4 * f].view(np.float32)
+    truncated = row[16 + 4 * f : 16 + 8 * f].view(np.float32)
+    items = row[16 + 8 * f : 16 + 8 * f + 8 * n].view(np.int64)
+    codes = row[16 + 8 * f + 8 * n : 16 + 8 * f + 8 * n + 2 * n * f].view(np.uint16)
+    base = np.zeros(f, np.float64)
+    if distinct > n:
+        for j in range(f):
+            residual = truncated[j] / (distinct - n)
+            base[j] = _scaled(residual / (totals[j] + support), spread)
+            x[:, column + j] += np.float32(weight * base[j])
+    for i in range(n):
+        at = find(items[i], ids, slots, shift)
+        if at >= 0:
+            for j in range(f):
+                code = codes[i * f + j]
+                if code or base[j] > 0:
+                    value = _scaled(decode[code] / (totals[j] + support), spread)
+                    x[at, column + j] += np.float32(weight * (value - base[j]))
+
+
+@nb.njit(cache=True, nogil=True)
+def _add_user(
+    x: NDArray[np.float32],
+    column: int,
+    ids: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    shift: int,
+    items: NDArray[np.int64],
+    times: NDArray[np.int64],
+    now: int,
+) -> None:
+    """User x item features of the history (oldest first) into x[:, column : column + 6]."""
+    for e in range(items.size - 1, max(items.size - 1 - HISTORY_LENGTH, -1), -1):
+        at = find(items[e], ids, slots, shift)
+        if at < 0:
+            continue
+        if x[at, column] == 0.0:
+            hours = (now - times[e]) / _HOUR_US
+            x[at, column] = 1.0
+            x[at, column + 1] = 1.0 / (items.size - e)
+            x[at, column + 2] = np.exp(-hours)
+            x[at, column + 3] = np.exp(-hours / 24.0)
+            x[at, column + 4] = np.exp(-hours / 720.0)
+        count = np.expm1(x[at, column + 5]) + 1.0
+        x[at, column + 5] = np.log1p(count)
+
+
+@nb.njit(cache=True, nogil=True)
+def _features(
+    time, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
+    hist_times, hist_offsets, candidates, created, offsets, first_column, columns, mass, spread,
+    support, user_column, decode, x,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    for b in range(time.size):
+        lo, hi = offsets[b], offsets[b + 1]
+        ids, mine = candidates[lo:hi], x[lo:hi]
+        bits = table_bits(max(ids.size, 1))
+        slots, shift = np.full(1 << bits, -1, np.int32), 64 - bits
+        fill(ids, slots, shift)
+        keys = np.arange(key_offsets[b], key_offsets[b + 1])
+        log_all = np.log(2.0)
+        for k in keys:
+            if key_level[k] == _POPULARITY and key_block[k] >= 0:
+                at = block_start[key_block[k]] + 16 + 4 * mass[_POPULARITY]
+                log_all = np.log(2.0 + blocks[at : at + 4].view(np.float32)[0])
+        weights = np.zeros(keys.size)
+        level_weight = np.zeros(columns.size)
+        for i, k in enumerate(keys):
+            level, block = key_level[k], key_block[k]
+            if block >= 0:
+                at = block_start[block] + 16 + 4 * mass[level]
+                total = blocks[at : at + 4].view(np.float32)[0]
+                weights[i] = max(1.0 - np.log(1.0 + total) / log_all, 0.05)
+                level_weight[level] += weights[i]
+        for i, k in enumerate(keys):
+            level, block = key_level[k], key_block[k]
+            if block >= 0:
+                row = blocks[block_start[block] : block_start[block] + block_size[block]]
+                share = weights[i] / level_weight[level]
+                _add_level(mine, first_column[level], ids, slots, shift, row, columns[level],
+                           share, spread[level], support[level], decode)  # fmt: skip
+        h0, h1 = hist_offsets[b], hist_offsets[b + 1]
+        _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_times[h0:h1],
+                  time[b])  # fmt: skip
+        for c in range(ids.size):
+            born = created[lo + c]
+            known = 0 < born <= time[b]
+            days = (time[b] - born) / (24.0 * _HOUR_US) if known else 0.0
+            mine[c, user_column + 6] = np.log1p(days)
+            mine[c, user_column + 7] = 0.0 if known else 1.0
+
+
+def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
+    """Refuse damaged rows and rows of another schema.
+
+    Raises:
+        RowError: naming the level.
+    """
+    plan = _Plan.of(schema)
+    level = np.full(len(inputs.block_start), -1, np.int64)
+    used = inputs.key_block >= 0
+    level[inputs.key_block[used]] = inputs.key_level[used]
+    some = np.flatnonzero(level >= 0)
+    bad = _check_rows(inputs.blocks, inputs.block_start[some], inputs.block_size[some], level[some],
+                      plan.columns, plan.crc)  # fmt: skip
+    if bad >= 0:
+        lv: Level = LEVELS[level[some[bad]]]
+        raise RowError(
+            f"a packed row of level '{lv.prefix}' is damaged or was written with other columns "
+            f"than {schema.columns(lv)}: rebuild the features and materialise them again"
+        )
+
+
+def cross_features(
+    schema: FeatureSchema,
+    inputs: FeatureInputs,
+    candidates: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    created: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Cross features of every candidate.
+
+    Args:
+        schema: names the columns (``schema.cross``).
+        inputs: rows and histories of B requests.
+        candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
+        offsets: bounds of each request's candidates.
+        created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
+
+    Returns:
+        float32 [N, X].
+
+    Raises:
+        RowError: a row is damaged or of another schema.
+    """
+    check_rows(schema, inputs)
+    plan = _Plan.of(schema)
+    x = np.zeros((len(candidates), len(schema.cross)), np.float32)
+    _features(
+        inputs.time, inputs.blocks, inputs.block_start, inputs.block_size, inputs.key_block,
+        inputs.key_level, inputs.key_offsets, inputs.hist_items, inputs.hist_times,
+        inputs.hist_offsets, candidates, created, offsets, plan.first_column, plan.columns,
+        plan.mass, plan.spread, plan.support, plan.user_column, DECODE, x,
+    )  # fmt: skip
+    return x
+
+
+def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
+    """Query and user statistics, once a request: float32 [B, R], columns ``REQUEST_NUMERIC``.
+
+    The query's are the header of its ``q:`` row; the user's come from the history.
+    """
+    plan, level = _Plan.of(schema), LEVELS[_QUERY]
+    out = np.zeros((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
+    of = np.repeat(np.arange(len(inputs.time)), np.diff(inputs.key_offsets))
+    found = (inputs.key_level == _QUERY) & (inputs.key_block >= 0)
+    start = inputs.block_start[inputs.key_block[found]]
+    f = int(plan.columns[_QUERY])
+    if len(start):
+        at = start[:, None] + np.arange(16 + 4 * f)
+        heads = np.ascontiguousarray(inputs.blocks[at])
+        totals = heads[:, 16:].copy().view(np.float32)
+        distinct = heads[:, 12:16].copy().view(np.uint32)[:, 0]
+        total, recent = totals[:, mass_column(level)], totals[:, level.windows.index("30d")]
+        rows = of[found]
+        out[rows, 0] = np.log1p(total)
+        out[rows, 1] = np.log1p(distinct)
+        out[rows, 2] = recent / np.maximum(total, 1.0)
+        out[rows, 3] = -total / (total + 3.0)
+    out[:, 3] += 1.0
+    out[:, 4] = np.log1p(inputs.tokens)
+    lengths = np.minimum(np.diff(inputs.hist_offsets), HISTORY_LENGTH)
+    out[:, 5] = np.log1p(lengths)
+    out[:, 6] = np.nan
+    some = lengths > 0
+    last = inputs.hist_times[inputs.hist_offsets[1:][some] - 1]
+    out[some, 6] = np.log1p((inputs.time[some] - last) / _HOUR_US)
+    return out

@@ -1,0 +1,94 @@
+"""The tower body: parallel MaskNet blocks on one input, then an MLP (paper's feature crossing)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskBlock(nn.Module):
+    """block(v) = Dropout(ReLU(LN(W (M(v) * v)))), M(v) = U2 ReLU(U1 v), bottleneck 0.1 dim(v)."""
+
+    def __init__(self, inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+        bottleneck = max(inputs // 10, 4)
+        self.mask = nn.Sequential(
+            nn.Linear(inputs, bottleneck), nn.ReLU(), nn.Linear(bottleneck, inputs)
+        )
+        self.out = nn.Sequential(
+            nn.Linear(inputs, width, bias=False), nn.LayerNorm(width), nn.ReLU(),
+            nn.Dropout(dropout),
+        )  # fmt: skip
+
+    def forward(self, v: Tensor) -> Tensor:
+        """[B, inputs] -> [B, width]."""
+        crossed: Tensor = self.out(self.mask(v) * v)
+        return crossed
+
+
+class TowerBody(nn.Module):
+    """LayerNorm, ``blocks`` parallel MaskNet blocks on the same input, MLP, linear output."""
+
+    def __init__(
+        self, inputs: int, blocks: int, width: int, hidden: tuple[int, ...], out: int,
+        dropout: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.norm = nn.LayerNorm(inputs)
+        self.blocks = nn.ModuleList(MaskBlock(inputs, width, dropout) for _ in range(blocks))
+        layers: list[nn.Module] = []
+        size = blocks * width
+        for h in hidden:
+            layers += [nn.Linear(size, h), nn.ReLU(), nn.LayerNorm(h)]
+            size = h
+        self.mlp = nn.Sequential(*layers, nn.Linear(size, out))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, inputs] -> [B, out]."""
+        v = self.norm(features)
+        out: Tensor = self.mlp(torch.cat([block(v) for block in self.blocks], dim=1))
+        return out
+
+
+class Numeric(nn.Module):
+    """Numeric features through a learned mix of three views: raw, log1p and z-score.
+
+    Statistics are set once from training data (:meth:`fit`) and saved with the weights. Missing
+    values (NaN) become 0 after the mix, with an indicator beside each feature.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(features, 3))
+        for name, start in (("low", 0.0), ("high", 1.0), ("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((features,), start))
+
+    @property
+    def width(self) -> int:
+        """Output features: two for each input."""
+        return 2 * self.mix.shape[0]
+
+    def fit(self, sample: Tensor) -> None:
+        """Set ranges from a sample [n, F] of training values."""
+        for f in range(self.mix.shape[0]):
+            known = sample[:, f][sample[:, f].isfinite()]
+            if known.numel():
+                self.low[f], self.high[f] = known.min(), known.max()
+                self.mean[f] = known.mean()
+                self.std[f] = known.std(unbiased=False).clamp(min=1e-6)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[B, F] -> [B, 2 F]."""
+        missing = ~values.isfinite()
+        v = torch.where(missing, self.mean, values).clamp(self.low, self.high)
+        reach = (self.high - self.low).clamp(min=1e-6)
+        raw = (v - self.low) / reach
+        log = torch.log1p(v - self.low) / torch.log1p(reach)
+        z = (v - self.mean) / self.std
+        mixed = (torch.stack((raw, log, z), dim=-1) * self.mix.softmax(dim=-1)).sum(-1)
+        return torch.cat((mixed.masked_fill(missing, 0.0), missing.float()), dim=1)

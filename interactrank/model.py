@@ -1,0 +1,221 @@
+"""InteractRank: query tower, item tower, and their fusion with engagement cross features.
+
+    logit_h(u, q, p) = a <q_h(u, q), p(p)> + g(x(u, q, p)) + c_h,     a > 0          (paper, eq. of
+the projection layer). The head weights w of a request (sum 1) fuse on logits,
+    sum_h w_h logit_h = a <sum_h w_h q_h, p> + g(x) + sum_h w_h c_h,
+so serving needs one dot product a candidate.
+
+Shapes: B requests, N candidates of all of them, U distinct items, H heads, D width, X cross
+features, R request statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from interactrank.batch import Batch
+from interactrank.catalogue import CATEGORY_BUCKETS, Catalogue
+from interactrank.masknet import Numeric, TowerBody
+from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.sequence import SequenceEncoder
+from interactrank.text import TEXT_BUCKETS
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and parts. Defaults suit two CPU cores; the paper's towers are ``paper()``.
+
+    ``cross`` and ``history`` off is the vanilla two-tower. ``fusion_hidden`` 0 keeps g linear.
+    """
+
+    width: int = 64
+    text_width: int = 64
+    id_width: int = 32
+    mask_blocks: int = 2
+    mask_width: int = 128
+    hidden: tuple[int, ...] = (128,)
+    dropout: float = 0.005
+    id_dropout: float = 0.1
+    cross: bool = True
+    history: bool = True
+    fusion_hidden: int = 0
+
+    @classmethod
+    def paper(cls) -> ModelConfig:
+        """Sizes of the public reference code: 4 blocks of 2048, MLP 512-256, 64-d output."""
+        return cls(mask_blocks=4, mask_width=2048, hidden=(512, 256), text_width=256, id_width=64)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """Rebuild from :meth:`to_dict`'s form.
+
+        Raises:
+            ValueError: a key is unknown; the message names it.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"model config: unknown {unknown}; known are {sorted(known)}")
+        values = dict(data)
+        if "hidden" in values:
+            values["hidden"] = tuple(values["hidden"])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+class ItemTower(nn.Module):
+    """Item attributes -> unit vector [U, D]. Nothing of a request enters it."""
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue, text: nn.EmbeddingBag,
+                 ids: nn.Embedding) -> None:  # fmt: skip
+        super().__init__()
+        self.text, self.ids = text, ids
+        self.id_dropout = config.id_dropout
+        self.category = nn.Embedding(CATEGORY_BUCKETS, 16)
+        self.numeric = Numeric(catalogue.numeric.shape[1])
+        self.numeric.fit(torch.from_numpy(catalogue.numeric))
+        inputs = config.text_width + config.id_width + 16 + self.numeric.width
+        self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
+                              config.width, config.dropout)  # fmt: skip
+        nn.init.normal_(self.category.weight, std=0.02)
+
+    def forward(self, item: dict[str, Tensor]) -> Tensor:
+        """Encode items given by ``Batch.items`` (see :func:`interactrank.batch.item_inputs`)."""
+        rows = item["rows"]
+        if self.training and self.id_dropout:
+            # Some ids are hidden so that the out-of-vocabulary path learns what text can tell.
+            keep = torch.rand(rows.shape, device=rows.device) >= self.id_dropout
+            rows = rows * keep
+        parts = [
+            self.text(item["text"], item["offsets"]),
+            self.ids(rows),
+            self.category(item["category"]),
+            self.numeric(item["numeric"]),
+        ]
+        return F.normalize(self.body(torch.cat(parts, dim=1)), dim=-1)
+
+
+class QueryTower(nn.Module):
+    """Query text, user history and request statistics -> unit vectors [B, H, D].
+
+    No candidate enters it (invariant "decoupling"): its vector is the same whatever is scored.
+    """
+
+    def __init__(self, config: ModelConfig, schema: FeatureSchema, text: nn.EmbeddingBag,
+                 ids: nn.Embedding) -> None:  # fmt: skip
+        super().__init__()
+        self.text = text
+        self.heads, self.width = len(schema.heads), config.width
+        self.sequence: SequenceEncoder | None = None
+        inputs = config.text_width
+        if config.history:
+            self.sequence = SequenceEncoder(ids, len(schema.actions), config.text_width)
+            inputs += 2 * config.id_width
+        self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
+        inputs += self.numeric.width if self.numeric else 0
+        self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
+                              self.heads * config.width, config.dropout)  # fmt: skip
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, H, D]."""
+        text = self.text(batch.text, batch.text_offsets)
+        parts = [text]
+        if self.sequence is not None:
+            parts.append(
+                self.sequence(text, batch.hist_items, batch.hist_actions, batch.hist_hours,
+                              batch.hist_mask)
+            )  # fmt: skip
+        if self.numeric is not None:
+            parts.append(self.numeric(batch.request))
+        out = self.body(torch.cat(parts, dim=1)).view(-1, self.heads, self.width)
+        return F.normalize(out, dim=-1)
+
+
+class Fusion(nn.Module):
+    """a * dot + g(x) + c_h, with a kept positive; the dot never enters g."""
+
+    def __init__(self, config: ModelConfig, schema: FeatureSchema) -> None:
+        super().__init__()
+        crosses = len(schema.cross) if config.cross else 0
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(10.0))))
+        self.bias = nn.Parameter(torch.zeros(len(schema.heads)))
+        self.register_buffer("mean", torch.zeros(crosses))
+        self.register_buffer("std", torch.ones(crosses))
+        self.g: nn.Module | None = None
+        if crosses and config.fusion_hidden:
+            self.g = nn.Sequential(nn.Linear(crosses, config.fusion_hidden), nn.ReLU(),
+                                   nn.Linear(config.fusion_hidden, 1, bias=False))  # fmt: skip
+        elif crosses:
+            self.g = nn.Linear(crosses, 1, bias=False)
+            nn.init.constant_(self.g.weight, 0.1)
+
+    @property
+    def scale(self) -> Tensor:
+        """A > 0, at most 100."""
+        return self.log_scale.exp().clamp(max=100.0)
+
+    def fit(self, sample: Tensor) -> None:
+        """Set the standardisation of x from training candidates [n, X]."""
+        self.mean.copy_(sample.mean(0))
+        self.std.copy_(sample.std(0, unbiased=False))
+        # A feature that never varies in training says nothing: it must not blow up when it does.
+        self.std[self.std < 1e-6] = 1e6
+
+    def prior(self, x: Tensor) -> Tensor:
+        """g(x) [N] for cross features x [N, X]."""
+        if self.g is None:
+            return x.new_zeros(x.shape[0])
+        out: Tensor = self.g((x - self.mean) / self.std).squeeze(-1)
+        return out
+
+
+class InteractRank(nn.Module):
+    """The model. ``known`` [n + 1] marks item rows whose id embedding was trained."""
+
+    def __init__(self, config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> None:
+        super().__init__()
+        self.config, self.schema = config, schema
+        self.text = nn.EmbeddingBag(TEXT_BUCKETS, config.text_width, mode="mean")
+        self.ids = nn.Embedding(len(catalogue) + 1, config.id_width)
+        nn.init.normal_(self.text.weight, std=0.1)
+        nn.init.normal_(self.ids.weight, std=0.05)
+        self.query_tower = QueryTower(config, schema, self.text, self.ids)
+        self.item_tower = ItemTower(config, catalogue, self.text, self.ids)
+        self.fusion = Fusion(config, schema)
+        self.register_buffer("known", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
+
+    def encode_items(self, item: dict[str, Tensor]) -> Tensor:
+        """Unit item vectors [U, D]; items whose id was never trained take the unknown-id path."""
+        rows = item["rows"]
+        return self.item_tower({**item, "rows": rows * self.known[rows]})
+
+    def encode_queries(self, batch: Batch) -> Tensor:
+        """Unit query vectors [B, H, D]."""
+        rows = batch.hist_items
+        return self.query_tower(batch.replace(hist_items=rows * self.known[rows]))
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits of every candidate of the batch, with the vectors they came from."""
+        queries, items = self.encode_queries(batch), self.encode_items(batch.items)
+        candidate_items = items[batch.candidate_item]
+        dots = torch.einsum("nhd,nd->nh", queries[batch.candidate_request], candidate_items)
+        prior = self.fusion.prior(batch.x)
+        logits = self.fusion.scale * dots + prior.unsqueeze(1) + self.fusion.bias
+        return Output(logits, queries, items)
+
+
+@dataclass
+class Output:
+    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]."""
+
+    logits: Tensor
+    queries: Tensor
+    items: Tensor

@@ -1,0 +1,117 @@
+"""Scoring one request's candidates against an item index: the online path, and its contract.
+
+Per candidate after the towers: one gather of D bf16 values, one D-wide dot, and g(x). Whatever
+depends on the item alone stands in the index; whatever depends on the request alone is computed
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interactrank.batch import RequestArrays, collate
+from interactrank.catalogue import Catalogue
+from interactrank.engagement import FeatureInputs, cross_features, request_features
+from interactrank.idtable import IdTable
+from interactrank.model import InteractRank
+from interactrank.text import ragged
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of the known candidates of one request, in the order given.
+
+    ``ids`` int64 [n], ``scores`` float32 [n] = scale x ``dots`` + ``priors`` + bias;
+    ``unknown`` int64 [m]: candidates the index does not hold.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    dots: NDArray[np.float32]
+    priors: NDArray[np.float32]
+    unknown: NDArray[np.int64]
+
+    def top(self, k: int) -> NDArray[np.int64]:
+        """Positions of the best ``k``, best first; ties by item id."""
+        n = len(self.ids)
+        kept = np.arange(n)
+        if k < n:
+            # Every candidate tied with the k-th must be seen before ids break the tie.
+            threshold = np.partition(self.scores, n - k)[n - k]
+            kept = np.flatnonzero(self.scores >= threshold)
+        return kept[np.lexsort((self.ids[kept], -self.scores[kept]))][:k]
+
+
+class Scorer:
+    """A model version with its item vectors, ready to score.
+
+    Args:
+        model: in eval mode.
+        catalogue: the items the model was trained with.
+        ids: int64 [n], the index's items. vectors: bf16 [n, D], unit item vectors.
+    """
+
+    def __init__(
+        self, model: InteractRank, catalogue: Catalogue, ids: NDArray[np.int64], vectors: Tensor
+    ) -> None:
+        self.model, self.catalogue, self.vectors = model.eval(), catalogue, vectors
+        self.table = IdTable(ids)
+        self.rows = catalogue.table()
+        at = self.rows.rows(ids)
+        self.created = np.where(at >= 0, catalogue.created[np.maximum(at, 0)], 0)
+
+    @torch.inference_mode()
+    def score(
+        self,
+        query: str,
+        inputs: FeatureInputs,
+        candidates: NDArray[np.int64],
+        head_weights: NDArray[np.float32],
+    ) -> Scored:
+        """Score distinct ``candidates`` int64 [N] of one normalised ``query``.
+
+        Args:
+            query: normalised text.
+            inputs: features of exactly this one request.
+            candidates: distinct item ids.
+            head_weights: float32 [H], summing to 1; heads are fused on logits.
+        """
+        rows = self.table.rows(candidates)
+        known = rows >= 0
+        ids, rows = candidates[known], rows[known]
+        model = self.model
+        x = cross_features(model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows])
+        weights = torch.from_numpy(head_weights)
+        fused = weights @ self.query_vectors(query, inputs)
+        gathered = self.vectors[torch.from_numpy(rows)]
+        dots = torch.mv(gathered, fused.to(gathered.dtype)).float()
+        priors = model.fusion.prior(torch.from_numpy(x))
+        scores = model.fusion.scale * dots + priors + weights @ model.fusion.bias
+        return Scored(ids, scores.numpy(), dots.numpy(), priors.numpy(), candidates[~known])
+
+    def query_vectors(self, query: str, inputs: FeatureInputs) -> Tensor:
+        """Unit query vectors of the heads [H, D]; no candidate enters."""
+        text, text_offsets = ragged([query])
+        none = np.zeros(0, np.int64)
+        arrays = RequestArrays(
+            time=inputs.time,
+            text=text,
+            text_offsets=text_offsets,
+            hist_items=inputs.hist_items,
+            hist_actions=inputs.hist_actions,
+            hist_times=inputs.hist_times,
+            hist_offsets=inputs.hist_offsets,
+            request=request_features(self.model.schema, inputs),
+            candidates=none,
+            offsets=np.zeros(2, np.int64),
+            x=np.zeros((0, len(self.model.schema.cross)), np.float32),
+            labels=none,
+        )
+        batch = collate(arrays, self.catalogue, self.rows, len(self.model.schema.heads))
+        vectors: Tensor = self.model.encode_queries(batch)[0]
+        return vectors

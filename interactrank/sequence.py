@@ -1,0 +1,61 @@
+"""The user-sequence encoder: what the searcher engaged with lately, seen from the query.
+
+Shapes: B requests, L events (most recent first), d width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from interactrank.schema import HISTORY_LENGTH
+
+TIME_EDGES = 14
+"""Log-spaced edges: 0 h, then e^0 … e^13 h (FACTS of the paper's time encoding)."""
+
+
+class SequenceEncoder(nn.Module):
+    """Learned weighted pooling plus query cross-attention over the last engagements.
+
+    pool(X) = sum_t w_t x_t over positions; attend(q, X) = sum_t softmax_t(q·x_t / sqrt d) x_t.
+    Unlike the public reference code, padding is masked in both, and the result of an empty
+    sequence is exactly zero.
+    """
+
+    def __init__(self, items: nn.Embedding, actions: int, query_width: int) -> None:
+        super().__init__()
+        width = items.embedding_dim
+        self.items = items
+        self.actions = nn.Embedding(actions, width)
+        self.time = nn.Embedding(TIME_EDGES + 2, width)
+        self.position_weight = nn.Parameter(torch.full((HISTORY_LENGTH,), 1.0 / HISTORY_LENGTH))
+        self.query = nn.Linear(query_width, width)
+        nn.init.normal_(self.actions.weight, std=0.02)
+        nn.init.normal_(self.time.weight, std=0.02)
+
+    def forward(
+        self, query: Tensor, items: Tensor, actions: Tensor, hours: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Encode histories.
+
+        Args:
+            query: [B, query_width], the text of the query.
+            items: int64 [B, L] item rows.
+            actions: int64 [B, L] action codes.
+            hours: float32 [B, L] hours between the event and the request.
+            mask: bool [B, L], true where there is an event.
+
+        Returns:
+            [B, 2 d]: pooled and attended.
+        """
+        bucket = (hours.clamp(min=0).log().floor().clamp(-1, TIME_EDGES) + 1).long()
+        x = self.items(items) + self.actions(actions) + self.time(bucket)
+        x = x * mask.unsqueeze(-1)
+        pooled = torch.einsum("bld,l->bd", x, self.position_weight[: x.shape[1]].to(x.dtype))
+        scores = torch.einsum("bld,bd->bl", x, self.query(query)) / math.sqrt(x.shape[-1])
+        scores = scores.masked_fill(~mask, float("-inf"))
+        # A row that is all padding would be softmax of nothing, NaN: it attends to zeros instead.
+        attention = torch.nan_to_num(scores.softmax(dim=1))
+        return torch.cat((pooled, torch.einsum("bld,bl->bd", x, attention)), dim=1)

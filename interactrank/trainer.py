@@ -1,0 +1,189 @@
+"""The training loop, free of any platform: batches in, a trained model and a history out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interactrank.batch import Batch
+from interactrank.losses import ItemFrequency, LossConfig, total_loss
+from interactrank.metrics import request_metrics
+from interactrank.model import InteractRank, Output
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimiser and schedule. ``patience`` counts epochs without a better validation MRR."""
+
+    epochs: int = 8
+    batch_requests: int = 256
+    learning_rate: float = 3e-3
+    fusion_learning_rate: float = 2e-2
+    weight_decay: float = 1e-4
+    warmup_steps: int = 50
+    clip_norm: float = 5.0
+    patience: int = 2
+    bf16: bool = False
+    seed: int = 7
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass
+class EpochReport:
+    """What an epoch did. ``waiting_share`` is the share of wall time spent waiting for data."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_mrr: float
+    seconds: float
+    waiting_share: float
+    steps: int
+
+
+def fit_statistics(model: InteractRank, batches: Iterable[Batch]) -> None:
+    """Set the standardisation of x and the ranges of request statistics from training batches."""
+    sample = list(batches)
+    if model.config.cross:
+        model.fusion.fit(torch.cat([b.x for b in sample]))
+        assert model.query_tower.numeric is not None
+        model.query_tower.numeric.fit(torch.cat([b.request for b in sample]))
+
+
+def mark_known(model: InteractRank, batch: Batch) -> None:
+    """Remember the items this batch engaged: their ids are worth an embedding of their own."""
+    engaged = batch.labels.sum(1) > 0
+    model.known[batch.items["rows"][batch.candidate_item[engaged]]] = True
+    model.known[0] = False
+
+
+class Trainer:
+    """One model's optimiser, schedule and step.
+
+    ``wrap`` lets Ray Train put DistributedDataParallel around the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: InteractRank,
+        config: TrainConfig,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+        wrap: Callable[[InteractRank], Callable[[Batch], Output]] | None = None,
+    ) -> None:
+        self.model, self.config, self.device = model.to(device), config, torch.device(device)
+        self.forward = wrap(model) if wrap else model
+        fusion = list(model.fusion.parameters())
+        inside = {id(p) for p in fusion}
+        towers = [p for p in model.parameters() if id(p) not in inside]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": towers, "lr": config.learning_rate},
+                {"params": fusion, "lr": config.fusion_learning_rate, "weight_decay": 0.0},
+            ],
+            weight_decay=config.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)
+        )
+        self.frequency = ItemFrequency(len(model.known), self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the config asks for it."""
+        if not self.config.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Total loss of a batch on the device."""
+        log_q = self.frequency.update(batch.items["rows"])
+        with self.autocast():
+            output = self.forward(batch)
+        full = Output(output.logits.float(), output.queries.float(), output.items.float())
+        return total_loss(self.model, full, batch, log_q, self.config.loss)
+
+    def step(self, batch: Batch) -> float:
+        """One optimiser step; returns the loss."""
+        batch = batch.to(self.device)
+        mark_known(self.model, batch)
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.detach())
+
+    def epoch(
+        self, number: int, batches: Iterable[Batch], validation: Iterable[Batch]
+    ) -> EpochReport:
+        """Train one epoch, then measure loss and MRR on the validation batches."""
+        self.model.train()
+        began, waited, losses = time.perf_counter(), 0.0, []
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            losses.append(self.step(batch))
+        seconds = time.perf_counter() - began
+        loss, mrr = self.validate(validation)
+        return EpochReport(
+            number, float(np.mean(losses)) if losses else math.nan, loss, mrr, seconds,
+            waited / max(seconds, 1e-9), len(losses),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """Mean loss and mean MRR of the ranking head over validation batches."""
+        self.model.eval()
+        losses, ranks = [], []
+        for batch in batches:
+            batch = batch.to(self.device)
+            output = self.model(batch)
+            log_q = torch.zeros(output.items.shape[0], device=self.device)
+            losses.append(float(total_loss(self.model, output, batch, log_q, self.config.loss)))
+            counts = torch.bincount(
+                batch.candidate_request, minlength=output.queries.shape[0]
+            ).cpu().numpy()  # fmt: skip
+            offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+            scores = output.logits[:, 0].float().cpu().numpy()
+            positive = batch.labels[:, 0].cpu().numpy() > 0
+            ranks.append(request_metrics(scores, positive, offsets)["mrr"])
+        if not losses:
+            return math.nan, math.nan
+        return float(np.mean(losses)), float(np.nanmean(np.concatenate(ranks)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to resume; :meth:`load_state` takes it back."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "seen": self.frequency.seen,
+            "batches": self.frequency.batches,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.frequency.seen, self.frequency.batches = state["seen"], state["batches"]
+
+
+def _warm_cosine(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))

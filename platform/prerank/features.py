@@ -1,0 +1,255 @@
+"""Feature tables from canonical events: packed engagement rows and user histories.
+
+Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
+key met which item when; the second turns one shard into packed rows at every snapshot where they
+change (:mod:`prerank.snapshots`) and into user histories. No task holds more than a shard.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from interactrank.schema import HISTORY_LENGTH, LEVELS, FeatureSchema
+from interactrank.text import engagement_keys
+from prerank.errors import DataError
+from prerank.home import Home, replaced, write_json
+from prerank.rayrun import ray_map
+from prerank.snapshots import LevelPlan, shard_rows
+
+HOUR_US = 3_600_000_000
+HOURLY_BELOW_ROWS = 10_000_000
+EVENTS_PER_SHARD = 2_000_000
+STAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How snapshots are taken.
+
+    ``cadence_hours`` None means hourly below ten million rows and daily above;
+    ``lag_minutes`` is how long after its cutoff a snapshot is published.
+    """
+
+    cadence_hours: int | None = None
+    lag_minutes: int = 0
+
+
+def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
+    """The feature schema of an ingested log."""
+    return FeatureSchema(
+        actions=tuple(manifest["actions"]),
+        passive=tuple(a for a in manifest["passive"] if a in manifest["actions"]),
+        heads=tuple(manifest["heads"]),
+        item_numeric=tuple(manifest["numeric"]),
+    )
+
+
+def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:
+    """Build every feature table of the ingested log; returns (and writes) the features manifest.
+
+    Raises:
+        StateError: nothing was ingested.
+        DataError: the log holds no engagement at all.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    schema = schema_of(manifest)
+    if not schema.engagements:
+        raise DataError(
+            f"the log's actions {list(schema.actions)} are all passive: there is nothing to count. "
+            "Declare at least one engagement action, or shorten `passive` in the mapping."
+        )
+    hours = config.cadence_hours or (1 if manifest["rows"]["out"] < HOURLY_BELOW_ROWS else 24)
+    files = sorted(str(p) for p in home.events.glob("day=*/*.parquet"))
+    shards = max(2, -(-manifest["rows"]["out"] * 12 // EVENTS_PER_SHARD))
+    cadence = hours * HOUR_US
+    last = (
+        int(np.datetime64(manifest["last_time"][:26].rstrip("Z"), "us").astype(int)) // cadence + 1
+    )
+    common = {"schema": schema.to_dict(), "cadence_us": cadence, "shards": shards}
+    with replaced(home.features) as out:
+        scratch = out / "scratch"
+        common |= {"scratch": str(scratch), "out": str(out)}
+        common |= {"lag_us": config.lag_minutes * 60_000_000, "last": last}
+        groups = np.array_split(np.array(files), min(len(files), 2 * shards))
+        ray_map(
+            _explode_files,
+            [common | {"task": i, "files": list(map(str, g))} for i, g in enumerate(groups)],
+            "keys",
+        )
+        done = ray_map(_build_shard, [common | {"shard": i} for i in range(shards)], "snapshots")
+        shutil.rmtree(scratch, ignore_errors=True)
+        features = {
+            "schema": schema.to_dict(),
+            "schema_hash": schema.hash(),
+            "cadence_hours": hours,
+            "lag_minutes": config.lag_minutes,
+            "last_cutoff_us": last * cadence,
+            "fingerprint": manifest["fingerprint"],
+            "rows": {k: sum(d[k] for d in done) for k in done[0]},
+            "caps": {lv.prefix: lv.cap for lv in LEVELS},
+        }
+        write_json(out / "manifest.json", features)
+    return features
+
+
+def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(piece["schema"])
+    columns = ["user_id", "query", "item_id", "action", "event_time", "event_id"]
+    events = pa.concat_tables(
+        pq.read_table(f, columns=columns, partitioning=None) for f in piece["files"]
+    )
+    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
+    action = codes.to_numpy().astype(np.int8)
+    engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
+    time = events["event_time"].cast(pa.int64()).to_numpy()
+    scratch = Path(piece["scratch"])
+    keyed = explode(
+        events["query"],
+        events["item_id"].to_numpy(),
+        action,
+        engaged,
+        time // piece["cadence_us"],
+        per_action=len(schema.actions) > 1,
+    )
+    _scatter(keyed, "key", scratch / "keys", piece)
+    users = events.select(["user_id", "item_id", "event_id"])
+    users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
+    _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", piece)
+    return {"events": events.num_rows}
+
+
+def explode(
+    queries: pa.ChunkedArray,
+    items: NDArray[np.int64],
+    actions: NDArray[np.int8],
+    engaged: NDArray[np.bool_],
+    buckets: NDArray[np.int64],
+    per_action: bool,
+) -> pa.Table:
+    """One row per event and engagement key: ``key``, ``item_id``, ``action``, ``bucket``.
+
+    Passive events enter only the exact query's row, the one level that counts them.
+    """
+    encoded = queries.combine_chunks().dictionary_encode()
+    keys = [engagement_keys(q) for q in encoded.dictionary.to_pylist()]
+    counts = np.array([len(k) for k in keys], dtype=np.int64)
+    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    query = encoded.indices.to_numpy()
+    lengths = np.where(engaged, counts[query], int(per_action))
+    event = np.repeat(np.arange(len(query)), lengths)
+    within = np.arange(len(event)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    names = pa.array([k for ks in keys for k in ks], pa.string()).dictionary_encode()
+    return pa.table(
+        {
+            "key": names.take(pa.array(starts[query[event]] + within)),
+            "item_id": items[event],
+            "action": actions[event],
+            "bucket": buckets[event],
+        }
+    )
+
+
+def shard_of(name: str, shards: int) -> int:
+    """The shard of an engagement key or user."""
+    return zlib.crc32(name.encode()) % shards
+
+
+def _scatter(table: pa.Table, column: str, folder: Path, piece: dict[str, Any]) -> None:
+    encoded = table[column].combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    shard = np.array([shard_of(n, piece["shards"]) for n in encoded.dictionary.to_pylist()])
+    of_row = shard[encoded.indices.to_numpy()] if table.num_rows else np.zeros(0, np.int64)
+    table = table.set_column(
+        table.schema.get_field_index(column), column, encoded.cast(pa.string())
+    )
+    for s in range(piece["shards"]):
+        target = folder / str(s)
+        target.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{piece['task']}.parquet")
+
+
+def _build_shard(piece: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(piece["schema"])
+    scratch, out, shard = Path(piece["scratch"]), Path(piece["out"]), piece["shard"]
+    events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
+        [("key", "ascending"), ("bucket", "ascending"), ("item_id", "ascending")]
+    )
+    parts = []
+    for level in LEVELS:
+        plan = LevelPlan.of(schema, level, piece["cadence_us"])
+        own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
+        if own.num_rows:
+            parts.append(shard_rows(plan, own, piece["cadence_us"], piece["lag_us"], piece["last"]))
+    users = pq.read_table(scratch / "users" / str(shard)).sort_by(
+        [("user_id", "ascending"), ("time", "ascending"), ("event_id", "ascending")]
+    )
+    histories = user_histories(users)
+    for name, table in (
+        ("engagement", pa.concat_tables(parts) if parts else None),
+        ("user_history", histories),
+    ):
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if table is not None and table.num_rows:
+            pq.write_table(
+                table,
+                folder / f"shard-{shard:04d}.parquet",
+                compression="zstd",
+                row_group_size=20_000,
+            )
+    return {
+        "engagement_rows": sum(p.num_rows for p in parts),
+        "engagement_bytes": sum(p.nbytes for p in parts),
+        "history_rows": histories.num_rows,
+    }
+
+
+def user_histories(events: pa.Table) -> pa.Table:
+    """A user's last 100 engagements after each of them.
+
+    Args:
+        events: ``user_id``, ``item_id``, ``action`` int8, ``time`` int64 microseconds, ``event_id``
+            int64, sorted by (user_id, time, event_id).
+
+    Returns:
+        ``user_id``, ``event_timestamp`` = last event + 1 us, and lists ``item_ids``, ``actions``,
+        ``times`` (microseconds since 1970), ``event_ids``, oldest first.
+    """
+    users = events["user_id"].combine_chunks().dictionary_encode()
+    codes, time = users.indices.to_numpy(), events["time"].to_numpy()
+    n = len(codes)
+    first = np.searchsorted(codes, codes, side="left") if n else np.zeros(0, np.int64)
+    last_of_instant = np.ones(n, dtype=bool)
+    last_of_instant[:-1] = (codes[1:] != codes[:-1]) | (time[1:] != time[:-1])
+    end = np.flatnonzero(last_of_instant)
+    start = np.maximum(first[end], end + 1 - HISTORY_LENGTH)
+    lengths = end + 1 - start
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))).astype(np.int32)
+    flat = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+    def lists(column: str, dtype: pa.DataType) -> pa.Array:
+        return pa.ListArray.from_arrays(
+            pa.array(offsets), events[column].combine_chunks().take(pa.array(flat)).cast(dtype)
+        )
+
+    return pa.table(
+        {
+            "user_id": users.dictionary.take(pa.array(codes[end])),
+            "event_timestamp": pa.array(time[end] + 1, pa.int64()).cast(STAMP),
+            "item_ids": lists("item_id", pa.int64()),
+            "actions": lists("action", pa.int64()),
+            "times": lists("time", pa.int64()),
+            "event_ids": lists("event_id", pa.int64()),
+        }
+    )

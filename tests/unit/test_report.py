@@ -1,0 +1,251 @@
+"""The report stands alone, escapes what it is given and does without optional parts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prerank.report import METRICS, Results, headline, metrics_table, write_metrics, write_report
+
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Collects text, ids and references; notices tags that do not close."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self.tags: list[str] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            if key in ("src", "href", "xlink:href", "srcset", "data"):
+                self.references.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def model(mrr: float, us: float) -> dict[str, Any]:
+    means = {name: min(1.0, mrr + 0.02 * i) for i, name in enumerate(METRICS)}
+    ci = {name: [mean - 0.01, mean + 0.01] for name, mean in means.items()}
+    cost = {"flops_per_candidate": 142, "bytes_per_candidate": 128, "us_per_candidate": us}
+    return {**means, "ci": ci, "cost": cost}
+
+
+def full() -> Results:
+    models = {
+        "two_tower": model(0.61, 0.02),
+        "interactrank": model(0.8, 0.03),
+        "bm25": model(0.5, 0.4),
+    }
+    return {
+        "dataset": {
+            "name": "bestbuy",
+            "requests": {"train": 70_000, "validation": 10_000, "test": 20_000},
+            "users": 38_000,
+            "queries": 17_000,
+            "items": 12_345,
+            "time_span": ("2011-08-11", "2011-10-31"),
+            "positives": 21_000,
+            "candidates": "BM25, popular and engaged items of the query's keys",
+            "truth_coverage": 0.97,
+        },
+        "split": "test",
+        "models": models,
+        "oracles": {"all-knowing": model(0.9, 1.0)},
+        "paired": {
+            "interactrank": {
+                "hits@3": {"difference": 0.19, "ci": [0.18, 0.2], "p": 0.0005},
+                "mrr": {"difference": 0.19, "ci": [0.18, 0.2], "p": 0.0005},
+            }
+        },
+        "slices": {
+            name: {"requests": 100, **{m: {"mrr": 0.5, "hits@3": 0.6} for m in models}}
+            for name in ("head query", "tail query", "new item")
+        },
+        "reachable_ceiling": dict.fromkeys(METRICS, 0.97),
+        "training": {
+            "interactrank": [
+                {
+                    "epoch": e,
+                    "train_loss": 1 / e,
+                    "validation_loss": 1.1 / e,
+                    "validation_mrr": 1 - 1 / e,
+                }
+                for e in (1, 2, 3)
+            ]
+        },
+        "fusion_weights": [("q:engage:7d", 1.25), ("user:touched", -0.5)],
+        "ingest": ["3 rows quarantined"],
+        "features": ["daily snapshots"],
+        "stages": {"ingest": 3.25},
+    }
+
+
+def page(tmp_path: Path, results: Results) -> Page:
+    path = tmp_path / "made" / "report.html"
+    write_report(path, results)
+    made = Page(path)
+    assert made.open == []
+    return made
+
+
+def test_the_file_stands_alone(tmp_path: Path) -> None:
+    made = page(tmp_path, full())
+    assert not re.search(r"https?:|//|@import|<script|<link|<img|<iframe", made.source)
+    assert made.references
+    assert all(reference.startswith("#") for reference in made.references)
+    assert not re.search(r"url\((?!#)", made.source)
+    assert made.tags.count("svg") == 5
+
+
+def test_ids_are_unique_and_references_resolve(tmp_path: Path) -> None:
+    made = page(tmp_path, full())
+    assert len(made.ids) == len(set(made.ids))
+    used = {reference[1:] for reference in made.references}
+    used |= set(re.findall(r"url\(#([^)]+)\)", made.source))
+    assert used <= set(made.ids)
+
+
+def test_plots_follow_the_theme(tmp_path: Path) -> None:
+    source = page(tmp_path, full()).source
+    assert "currentColor" in source
+    assert not re.search(r"#0[1-4]0[1-4][0-9a-f]{2}", source)
+    svgs = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
+    assert not any(re.search(r"(fill|stroke): #(000000|ffffff)", svg) for svg in svgs)
+
+
+def test_every_part_is_told(tmp_path: Path) -> None:
+    results = full()
+    made = page(tmp_path, results)
+    for text in (*results["models"], "all-knowing", "q:engage:7d", "tail query", "12,345"):
+        assert text in made.text
+    for text in ("3 rows quarantined", "daily snapshots", "97.0%", "2011-08-11", *METRICS):
+        assert text in made.text
+    assert len(made.headings) == 12
+
+
+def test_optional_parts_may_be_absent(tmp_path: Path) -> None:
+    bare: Results = {"dataset": {"name": "tiny"}, "models": {"popularity": {"mrr": 0.25}}}
+    made = page(tmp_path, bare)
+    assert made.headings == ["Metrics", "Data", "How it was measured", "Glossary"]
+    assert "popularity" in made.text
+    assert ".250" in metrics_table(bare)
+    write_metrics(tmp_path / "metrics.json", bare)
+    everything: dict[str, Any] = dict(full())
+    for part in set(everything) - {"dataset", "models"}:
+        less = {key: value for key, value in everything.items() if key != part}
+        assert "interactrank" in page(tmp_path, less).text  # type: ignore[arg-type]
+
+
+def test_values_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert('x')</script>&\"$x_1$"
+    results = full()
+    results["dataset"]["name"] = results["dataset"]["candidates"] = evil
+    results["models"][evil] = model(0.7, 0.1)
+    results["oracles"] = {evil + "o": model(0.7, 0.1)}
+    results["paired"][evil] = results["paired"]["interactrank"]
+    results["slices"][evil] = {"requests": 3, evil: {"mrr": 0.5, "hits@3": 0.5}}
+    results["training"][evil] = results["training"]["interactrank"]
+    results["fusion_weights"].append((evil, 3.0))
+    results["ingest"] = results["features"] = [evil]
+    results["stages"][evil] = 1.0
+    made = page(tmp_path, results)
+    assert "script" not in made.tags
+    assert made.text.count(evil) > 10
+
+
+def test_text_without_a_font_at_hand_is_no_warning(tmp_path: Path) -> None:
+    results = full()
+    results["fusion_weights"] = [("検索 🔍", 1.0)]
+    assert "検索 🔍" in page(tmp_path, results).text
+
+
+def test_undefined_values_show_as_dashes(tmp_path: Path) -> None:
+    results = full()
+    results["models"]["bm25"] |= {"auc": math.nan, "mrr": math.nan}
+    results["models"]["bm25"]["ci"] |= {"auc": [math.nan, math.nan], "mrr": [math.nan, math.nan]}
+    results["training"]["interactrank"][0]["validation_mrr"] = math.nan
+    assert "nan" not in page(tmp_path, results).text.lower().replace("finance", "")
+    assert "nan" not in metrics_table(results)
+
+
+def test_headline_says_what_was_found() -> None:
+    results = full()
+    said = headline(results)
+    assert said.startswith("interactrank places an engaged item among its three best in 82.0%")
+    assert "19.0 points more than two_tower (interval +18.0 to +20.0 points, p < .001)" in said
+    results["paired"]["interactrank"]["hits@3"] = {"difference": 0.001, "ci": [-0.1, 0.1], "p": 0.9}
+    assert "cannot be told apart from two_tower" in headline(results)
+    results["paired"]["interactrank"]["hits@3"] = {"difference": -0.05, "ci": [-0.1, 0], "p": 0.05}
+    results["models"]["bm25"]["mrr"] = 0.95
+    assert "bm25 ranks better by MRR: .950 against .860." in headline(results)
+    del results["models"]["interactrank"]
+    assert headline(results).startswith("bm25 places")
+
+
+def test_terminal_table_is_aligned_ascii() -> None:
+    lines = metrics_table(full()).splitlines()
+    assert lines[0].split() == list(METRICS)
+    assert [line.split()[0] for line in lines[1::2]] == [
+        "interactrank",
+        "two_tower",
+        "bm25",
+        "all-knowing",
+        "reachable",
+    ]
+    assert ".850-.870" in lines[2]
+    assert lines[1].count("*") == len(METRICS)
+    assert "*" not in "".join(lines[3:])
+    assert all(line.isascii() and len(line) <= 120 for line in lines)
+    ends = {m.end() for m in re.finditer(r"\S+", lines[0])}
+    assert {m.end() for m in re.finditer(r"\S+", lines[2])} == ends
+
+
+def test_metrics_file_holds_exactly_the_agreed_keys(tmp_path: Path) -> None:
+    results = full()
+    results["models"]["bm25"]["auc"] = math.nan
+    results["models"]["two_tower"]["mrr"] = np.float32(0.5)
+    write_metrics(tmp_path / "a" / "metrics.json", results)
+
+    def refuse(name: str) -> float:
+        pytest.fail(f"{name} is no JSON")
+
+    text = (tmp_path / "a" / "metrics.json").read_text()
+    read = json.loads(text, parse_constant=refuse)
+    assert set(read) == {"dataset", "split", "models", "reachable_ceiling", "paired"}
+    assert (read["dataset"], read["split"]) == ("bestbuy", "test")
+    assert set(read["models"]["interactrank"]) == {*METRICS, "ci"}
+    assert read["models"]["bm25"]["auc"] is None
+    assert read["models"]["two_tower"]["mrr"] == 0.5
+    assert read["paired"] == json.loads(json.dumps(results["paired"]))

@@ -171,6 +171,19 @@ def request_metrics(
     return {name: out[:, column].copy() for column, name in enumerate(METRICS)}
 
 
+def reachable_ceiling(
+    labels: NDArray[np.bool_] | NDArray[np.int8],
+    offsets: NDArray[np.int64],
+    unreachable: NDArray[np.int64] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """:func:`request_metrics` of a perfect order of the same candidates.
+
+    Labels do not serve as its scores: tied positives would share a mean rank worse than 1.
+    """
+    places = np.arange(labels.size, 0, -1, dtype=np.float64)
+    return request_metrics(np.where(labels != 0, places, 0.0), labels, offsets, unreachable)
+
+
 def bootstrap_ci(
     values: NDArray[np.float64], n: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:

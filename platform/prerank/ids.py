@@ -23,7 +23,8 @@ JSON_SAFE = 1 << 53
 STRAY_SHARE = 0.01
 """Up to this share of rows may hold a non-integer id in an integer log; they are quarantined."""
 
-_SEPARATOR = "\x1f"
+SEPARATOR = "\x1f"
+"""Joins the parts of what is hashed."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 IdKind = Literal["integer", "string"]
@@ -37,19 +38,24 @@ def canonical_integer(text: str) -> int | None:
     return value if -(1 << 63) <= value < 1 << 63 else None
 
 
-def _signed(digest: int) -> int:
+def _hash(text: str, seed: int = 0) -> int:
+    # Lone surrogates can arrive through JSON; they must not become a server error.
+    digest = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed=seed)
     return digest - (1 << 64) if digest >= 1 << 63 else digest
 
 
 def hash_all(texts: Iterable[str | None]) -> NDArray[np.int64]:
     """xxh3-64 of each text as signed int64 [n]; None hashes as the empty text."""
-    digests = [xxhash.xxh3_64_intdigest(t or "") for t in texts]
-    return np.array(digests, dtype=np.uint64).view(np.int64)
+    return np.array([_hash(t or "") for t in texts], dtype=np.int64)
 
 
-def request_id_text(query: str, request_time_us: int | str, user_id: str) -> str:
-    """What a derived request id hashes. A normalised query holds no separator: unambiguous."""
-    return f"{query}{_SEPARATOR}{request_time_us}{_SEPARATOR}{user_id}"
+def request_id(query: str, request_time_us: int, user_id: str) -> str:
+    """Request id (16 hex digits) of a request that brings none; ``query`` is normalised.
+
+    A normalised query holds no separator and comes first, so no two triples join to one text.
+    """
+    text = SEPARATOR.join((query, str(request_time_us), user_id))
+    return f"{_hash(text) % (1 << 64):016x}"
 
 
 def event_id(request_id: str, item_key: int, action: str, event_time_us: int) -> int:
@@ -61,13 +67,13 @@ def event_id(request_id: str, item_key: int, action: str, event_time_us: int) ->
         action: canonical action.
         event_time_us: microseconds since 1970, UTC.
     """
-    text = _SEPARATOR.join((str(item_key), str(event_time_us), action, request_id))
-    return _signed(xxhash.xxh3_64_intdigest(text))
+    text = SEPARATOR.join((str(item_key), str(event_time_us), action, request_id))
+    return _hash(text)
 
 
 def given_event_id(text: str) -> int:
     """Event id (signed int64) of an event that brings one."""
-    return _signed(xxhash.xxh3_64_intdigest(text))
+    return _hash(text)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class ItemIds:
         """Key of an id in its text form; None where an integer was due and it is none."""
         if self.kind == "integer":
             return canonical_integer(text)
-        return _signed(xxhash.xxh3_64_intdigest(text, seed=self.seed))
+        return _hash(text, self.seed)
 
     def keys(self, refs: Sequence[str]) -> NDArray[np.int64]:
         """Keys int64 [n] of distinct ids in their text form, all of the right kind.

@@ -16,13 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from interactrank.text import normalise
-from prerank.ids import ItemIds, hash_all
+from prerank.columns import EARLIEST, LATEST, UTC_US, to_text, to_time
+from prerank.ids import SEPARATOR, ItemIds, hash_all
 
-UTC_US = pa.timestamp("us", tz="UTC")
-EARLIEST, LATEST = pd.Timestamp("1971-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")
-SEPARATOR = "\x1f"
-
-_PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _MISSING = "{} is missing"
 
 
@@ -76,52 +72,6 @@ class RowPlan:
         return pa.schema(fields)
 
 
-def to_text(array: pa.Array) -> pa.Array:
-    """Any scalar column as string; floats that hold integers lose the '.0' pandas gave them."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_floating(array.type):
-        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
-        whole = pc.and_(pc.equal(pc.floor(array), array), pc.less(pc.abs(array), float(1 << 53)))
-        whole_text = pc.if_else(whole, array, None).cast(pa.int64()).cast(pa.string())
-        return pc.coalesce(whole_text, array.cast(pa.string()))
-    return array.cast(pa.string())
-
-
-def to_time(array: pa.Array, unit: str | None) -> pa.Array:
-    """A time column as timestamp[us, UTC]; what cannot be read as a time becomes null.
-
-    Times without a zone are UTC. Numeric times need ``unit`` (s, ms, us, ns).
-    """
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        array, kind = array.dictionary_decode(), kind.value_type
-    if pa.types.is_timestamp(kind):
-        return array.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(UTC_US)
-    if pa.types.is_date(kind):
-        return array.cast(pa.timestamp("us"), safe=False).cast(UTC_US)
-    if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and unit:
-        return _number_to_time(array, unit)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        parsed = pd.to_datetime(array.to_pandas(), utc=True, format="ISO8601", errors="coerce")
-        return pa.Array.from_pandas(parsed).cast(UTC_US, safe=False)
-    return pa.nulls(len(array), UTC_US)
-
-
-def _number_to_time(array: pa.Array, unit: str) -> pa.Array:
-    null = np.asarray(array.is_null())
-    values = array.fill_null(0).to_numpy(zero_copy_only=False)
-    if values.dtype.kind == "f":
-        null |= np.isnan(values)
-        values = np.nan_to_num(values)
-    scale = _PER_UNIT.get(unit)
-    # Clipped, because a value in the wrong unit would wrap round int64 into a plausible time.
-    limit = (1 << 62) // (scale or 1)
-    values = np.clip(values, -limit, limit)
-    micros = values // 1_000 if scale is None else values * scale
-    return pa.array(micros.astype(np.int64), mask=null).cast(UTC_US)
-
-
 def _position(array: pa.Array) -> NDArray[np.float64]:
     """Positions as float64; null is NaN and what is no number is -1, which the schema refuses."""
     numbers = pd.to_numeric(array.to_pandas(), errors="coerce").to_numpy(
@@ -138,7 +88,7 @@ def _mapped(array: pa.Array, mapping: dict[str, str]) -> pa.Array:
     return pa.array(list(mapping.values()), pa.string()).take(values)
 
 
-def _each_distinct(array: pa.Array, values: list[str | None]) -> pa.Array:
+def _each_distinct(array: pa.Array, values: list[str]) -> pa.Array:
     """Spread ``values``, one for each entry of the dictionary of ``array``, over its rows."""
     return pa.array(values, pa.string()).take(array.indices)
 

@@ -82,8 +82,8 @@ _SERIES = tuple(f"#0404{i:02x}" for i in range(8))
 _THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(_SERIES)}
 
 _STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1c2430;--soft:#5b6675;--line:#d8dee6;--best:#e8f1fd;
---s0:#1f6fd6;--s1:#d9730d;--s2:#2b8a5b;--s3:#a23fb5;--s4:#c2354b;--s5:#0f8b9d;--s6:#8a6d1d;
+:root{color-scheme:light dark;--page:#fff;--ink:#1c2430;--soft:#5b6675;--line:#d8dee6;
+--best:#e8f1fd;--s0:#1f6fd6;--s1:#d9730d;--s2:#2b8a5b;--s3:#a23fb5;--s4:#c2354b;--s5:#0f8b9d;--s6:#8a6d1d;
 --s7:#6b7280}
 @media(prefers-color-scheme:dark){:root{--page:#14181f;--ink:#e4e9f0;--soft:#9aa6b5;--line:#333c49;
 --best:#1d3350;--s0:#6aa8f7;--s1:#f0a04b;--s2:#5cc490;--s3:#d18ae0;--s4:#f0798b;--s5:#4fc3d4;
@@ -104,12 +104,14 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:.3rem}
 thead th{color:var(--soft);font-weight:600}
-td small{display:block;color:var(--soft);font-size:.75rem}
+td small{display:block;color:var(--soft);font-size:.75rem;white-space:pre}
 td.best{background:var(--best);font-weight:700}
 td.best small{font-weight:400}
 tr.aside td{color:var(--soft);font-style:italic}
 dt{font-weight:600;margin-top:.6rem}
 dd{margin:0}
+.facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.5rem}
+.facts dt{margin:0}
 summary{cursor:pointer;color:var(--soft)}
 """
 
@@ -142,6 +144,16 @@ def _share(value: Any) -> str:
     if not _known(value):
         return "-"
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + _share(value)
+
+
+def _number(value: Any) -> str:
+    if not _known(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _interval(ci: Sequence[float] | None) -> str:
@@ -229,7 +241,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def _against_rival(lead: str, row: Mapping[str, Any]) -> str:
+def _against_rival(row: Mapping[str, Any]) -> str:
     """The paired comparison in words; an interval around zero is called that."""
     points, (low, high) = 100 * row["difference"], row["ci"]
     span = f"interval {100 * low:+.1f} to {100 * high:+.1f} points"
@@ -256,11 +268,11 @@ def headline(results: Results) -> str:
         )
         if (ci := model.get("ci", {}).get("hits@3")) and _known(ci[0]):
             first += f" (95% interval {_percent(ci[0])} to {_percent(ci[1])})"
-        if _known(ceiling := results.get("reachable_ceiling", {}).get("hits@3")):
-            first += f"; a perfect order of the same candidates would reach {_percent(ceiling)}"
         said.append(first + ".")
         if (row := results.get("paired", {}).get(lead, {}).get("hits@3")) and _known(row["p"]):
-            said.append(_against_rival(lead, row))
+            said.append(_against_rival(row))
+        if _known(ceiling := results.get("reachable_ceiling", {}).get("hits@3")):
+            said.append(f"A perfect order of the same candidates would reach {_percent(ceiling)}.")
     if _known(kept := model.get("recall@cut")):
         said.append(
             f"Cut to the best tenth, the candidates keep {_percent(kept)} of engaged items."
@@ -328,8 +340,8 @@ def _paired_html(results: Results) -> str:
                     continue
                 low, high = found["ci"]
                 sure = "best" if low > 0 else ""
-                span = f"{low:+.3f} to {high:+.3f}, p {_p(found['p'])}"
-                cells.append((f"{found['difference']:+.3f}\n{span}", sure))
+                span = f"{_signed(low)} to {_signed(high)}\np {_p(found['p'])}"
+                cells.append((f"{_signed(found['difference'])}\n{span}", sure))
             rows.append(("", cells))
     note = f"Shaded: better than {RIVAL} with the whole interval above zero."
     return _table(["", *METRICS], rows) + f'<p class="note">{note}</p>' if rows else ""
@@ -341,7 +353,7 @@ def _cost_html(results: Results) -> str:
     for name in _ordered(results["models"]):
         model = results["models"][name]
         if cost := model.get("cost"):
-            numbers = [f"{cost[key]:,.4g}" if _known(cost.get(key)) else "-" for key in keys]
+            numbers = [_number(cost.get(key)) for key in keys]
             rows.append(("", [name, _share(model.get("mrr")), *numbers]))
     head = ["", "mrr", "FLOPs / candidate", "bytes / candidate", "µs / candidate"]
     return _table(head, rows) if rows else ""
@@ -350,12 +362,12 @@ def _cost_html(results: Results) -> str:
 def _slices_html(results: Results) -> str:
     names = _ordered(results["models"])
     metrics = ("hits@3", "mrr", "recall@cut")
-    rows = []
+    rows: list[tuple[str, list[_Cell | str]]] = []
     for slice_name, part in results.get("slices", {}).items():
         for name in names:
             if model := part.get(name):
                 first = f"{slice_name} ({part.get('requests', 0):,} requests)"
-                rows.append(("", [first, (name, ""), *(_share(model.get(m)) for m in metrics)]))
+                rows.append(("", [first, name, *(_share(model.get(m)) for m in metrics)]))
     if not rows:
         return ""
     inner = _table(["slice", "model", *metrics], rows)
@@ -376,7 +388,7 @@ def _facts_html(results: Results) -> str:
     if _known(facts.get("truth_coverage")):
         said.append(("positives among the candidates", _percent(facts["truth_coverage"])))
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in said)
-    return f"<dl>{rows}</dl>"
+    return f'<dl class="facts">{rows}</dl>'
 
 
 def _list_html(lines: Sequence[str]) -> str:
@@ -455,10 +467,10 @@ def _bars_plot(results: Results) -> str:
                 if not _known(value):
                     continue
                 axes.plot([low, high], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
-                axes.text(max(value, high) + 0.012, y, _share(value), va="center", color=_INK)
+                axes.text(1.03, y, _share(value), va="center", color=_INK)
             if _known(ceiling := results.get("reachable_ceiling", {}).get(metric)):
                 axes.axvline(ceiling, color=_INK, linestyle=":", linewidth=1)
-            axes.set(title=metric.upper(), xlim=(0, 1.08))
+            axes.set(title=metric.upper(), xlim=(0, 1.14), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
             axes.tick_params(length=0)
             axes.grid(axis="x")
 
@@ -482,14 +494,14 @@ def _slices_plot(results: Results) -> str:
                 at = [
                     (slices[s].get(name, {}).get(metric), y + shift) for y, s in enumerate(places)
                 ]
-                at = [(x, y) for x, y in at if _known(x)]
                 shape = "D" if name == LEAD else "o"
-                axes.scatter(
-                    *zip(*at, strict=True), color=colour, marker=shape, s=26, label=name
-                ) if at else None
+                if at := [(x, y) for x, y in at if _known(x)]:
+                    axes.scatter(
+                        *zip(*at, strict=True), color=colour, marker=shape, s=26, label=name
+                    )
             labels = [f"{s}\n{slices[s].get('requests', 0):,} requests" for s in places]
             axes.set_yticks(range(len(places)), labels)
-            axes.set(title=metric.upper(), xlim=(0, 1), ylim=(-0.5, len(places) - 0.5))
+            axes.set(title=metric.upper(), ylim=(-0.5, len(places) - 0.5))
             axes.tick_params(length=0)
             axes.grid(axis="x")
         _legend(figure)
@@ -572,6 +584,9 @@ def _cost_plot(results: Results) -> str:
             axes.scatter([x], [y], color=colours[name], s=42, marker="D" if name == LEAD else "o")
             axes.annotate(name, (x, y), xytext=(7, 4), textcoords="offset points", color=_INK)
         axes.set(xscale="log", xlabel="µs per candidate (logarithmic)", ylabel="MRR")
+        # The default labels are formulas, which the page could not show.
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.xaxis.set_minor_formatter(lambda x, _: "")
         axes.margins(x=0.15, y=0.15)
         axes.tick_params(which="both", length=0)
         axes.grid()

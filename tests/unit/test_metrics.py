@@ -20,6 +20,7 @@ from interactrank.metrics import (
     bootstrap_ci,
     expected_calibration_error,
     paired_test,
+    reachable_ceiling,
     request_metrics,
     summarise,
 )
@@ -150,6 +151,21 @@ def test_unreachable_positives_are_misses() -> None:
     assert half["auc"] == half["recall@cut"] == 0.5
     assert half["ndcg@10"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
     assert set(one([3, 2, 1], [0, 0, 0], unreachable=2).values()) == {0.0}
+
+
+def test_ceiling_is_the_perfect_order() -> None:
+    _, labels, offsets, unreachable = ragged(5)
+    ceiling = reachable_ceiling(labels, offsets, unreachable)
+    reached = np.add.reduceat(np.append(labels, 0), offsets[:-1]) * (np.diff(offsets) > 0)
+    wanted = reached + unreachable > 0
+    for name in ("hits@1", "hits@3", "hits@10", "mrr"):
+        np.testing.assert_array_equal(ceiling[name][wanted], reached[wanted] > 0)
+    assert np.nanmax(ceiling["ndcg@10"]) <= 1 + 1e-12
+    anything = request_metrics(*ragged(5))
+    assert all(
+        (anything[name][wanted] <= ceiling[name][wanted] + 1e-12).all()
+        for name in ("ndcg@10", "recall@cut")
+    )
 
 
 def test_requests_with_nothing_to_find_are_nan() -> None:

@@ -196,7 +196,7 @@ def test_undefined_values_show_as_dashes(tmp_path: Path) -> None:
     results["models"]["bm25"] |= {"auc": math.nan, "mrr": math.nan}
     results["models"]["bm25"]["ci"] |= {"auc": [math.nan, math.nan], "mrr": [math.nan, math.nan]}
     results["training"]["interactrank"][0]["validation_mrr"] = math.nan
-    assert "nan" not in page(tmp_path, results).text.lower().replace("finance", "")
+    assert "nan" not in page(tmp_path, results).text.lower()
     assert "nan" not in metrics_table(results)
 
 

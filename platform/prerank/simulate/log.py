@@ -59,7 +59,8 @@ SCORES_SCHEMA = pa.schema(
 @dataclass(frozen=True)
 class Outcome:
     """What happened in a tick. items int64 [N, I] (-1: no impression); done bool [4, N, I] by
-    ACTIONS; at float64 [4, N, I], event times in seconds, meaningful where done."""
+    ACTIONS; at float64 [4, N, I], event times in seconds, meaningful where done.
+    """
 
     items: NDArray[np.int64]
     done: NDArray[np.bool_]

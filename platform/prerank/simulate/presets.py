@@ -1,12 +1,14 @@
 """Sizes and behavioural constants of the simulated world, and the package's errors.
 
-SimulationError (Exception)
-├── UnknownPresetError     the preset's name is not in PRESETS
-├── InvalidSizeError       a log of fewer than one request was asked for
-├── OutputExistsError      the output folder already holds a simulation
-├── MissingSimulationError the folder holds no hidden scores to load oracles from
-├── UnknownRequestError    an oracle was asked about a request it never saw
-└── NotImpressedError      an oracle was asked about an item the request did not show
+::
+
+    SimulationError (PrerankError)
+    ├── UnknownPresetError      ConfigError: the preset's name is not in PRESETS
+    ├── InvalidSizeError        ConfigError: a log of fewer than one request was asked for
+    ├── OutputExistsError       StateError: the output folder already holds a simulation
+    ├── MissingSimulationError  StateError: the folder holds no hidden scores
+    ├── UnknownRequestError     DataError: the oracle never saw this request
+    └── NotImpressedError       DataError: the request did not show this item
 """
 
 from __future__ import annotations
@@ -14,32 +16,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from prerank.errors import ConfigError, DataError, PrerankError, StateError
 
-class SimulationError(Exception):
+
+class SimulationError(PrerankError):
     """Base of every error the simulator raises on purpose."""
 
 
-class UnknownPresetError(SimulationError):
+class UnknownPresetError(SimulationError, ConfigError):
     """The preset's name is not in `PRESETS`; the message lists the names that are."""
 
 
-class InvalidSizeError(SimulationError):
+class InvalidSizeError(SimulationError, ConfigError):
     """Fewer than one request was asked for."""
 
 
-class OutputExistsError(SimulationError):
+class OutputExistsError(SimulationError, StateError):
     """The output folder already holds events; mixing two simulations would corrupt both."""
 
 
-class MissingSimulationError(SimulationError):
+class MissingSimulationError(SimulationError, StateError):
     """The folder was not written by `simulate`, or its hidden/ part was removed."""
 
 
-class UnknownRequestError(SimulationError):
+class UnknownRequestError(SimulationError, DataError):
     """The request id does not belong to this simulated log."""
 
 
-class NotImpressedError(SimulationError):
+class NotImpressedError(SimulationError, DataError):
     """The item was not among the impressions of the request."""
 
 

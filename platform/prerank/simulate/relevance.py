@@ -29,7 +29,8 @@ TOUCH_WEIGHT = 0.5  # a touch says less about interests than a request: its quer
 @dataclass(frozen=True)
 class Batch:
     """Requests of one tick. time float64 [N] in seconds, ascending; user, query, topic int64
-    [N]; theta float64 [N, K], the true interests. `topic` is what the searcher has in mind."""
+    [N]; theta float64 [N, K], the true interests. `topic` is what the searcher has in mind.
+    """
 
     time: NDArray[np.float64]
     user: NDArray[np.int64]
@@ -124,7 +125,8 @@ class Memory:
         self, user: NDArray[np.int64], time: NDArray[np.float64], mass: NDArray[np.float64]
     ) -> None:
         """Bring the users' evidence to their latest time, then add; ticks are much shorter
-        than the half-life, so decay inside a tick is left out."""
+        than the half-life, so decay inside a tick is left out.
+        """
         latest = self._weighed.copy()
         np.maximum.at(latest, user, time)
         moved = np.unique(user)
@@ -159,7 +161,8 @@ def score_impressions(
     world: World, batch: Batch, memory: Memory, items: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """P(engage | examined) by the truth and by the observer, both float64 [N, I], and the
-    observer's topic guess [N, K], for item indices int64 [N, I] (padding scores too)."""
+    observer's topic guess [N, K], for item indices int64 [N, I] (padding scores too).
+    """
     weights = world.behaviour
     shared = _shared_logit(world, batch, memory, items)
     topics = world.items.topics[items]  # [N, I, K]

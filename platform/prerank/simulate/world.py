@@ -43,7 +43,8 @@ LEXICAL_POOL = 40  # items a query's words retrieve
 class Items:
     """ids int64 [P]; topics float64 [P, K], rows sum to 1; quality float64 [P], standard
     normal; style int64 [P], an index into STYLES; created float64 [P], seconds since the
-    epoch; about bool [P, V], whether the item is about a word; price float32 [P]."""
+    epoch; about bool [P, V], whether the item is about a word; price float32 [P].
+    """
 
     ids: NDArray[np.int64]
     titles: list[str]
@@ -61,7 +62,8 @@ class Queries:
     """words int64 [Q, QUERY_WORDS] padded with -1; texts [Q][VARIANTS]; intent float64
     [Q, K], P(topic | query) up to the user; issue float64 [K, Q], cumulative P(query | topic);
     pool int64 [Q, LEXICAL_POOL], item indices by title match, best first; match float64
-    [Q, LEXICAL_POOL], their idf-weighted scores."""
+    [Q, LEXICAL_POOL], their idf-weighted scores.
+    """
 
     words: NDArray[np.int64]
     texts: list[list[str]]
@@ -75,7 +77,8 @@ class Queries:
 class Users:
     """slots int64 [U, E, SLOTS], topics of interest per epoch; phase float64 [U], days by
     which a user's epochs are shifted; style int64 [U], the favourite one, for good; country,
-    device int64 [U]; spammer bool [U]; activity float64 [U], cumulative share of requests."""
+    device int64 [U]; spammer bool [U]; activity float64 [U], cumulative share of requests.
+    """
 
     slots: NDArray[np.int64]
     phase: NDArray[np.float64]
@@ -89,7 +92,8 @@ class Users:
 @dataclass(frozen=True)
 class World:
     """Everything hidden. prior float64 [C, K]: what each country asks for (rows sum to 1);
-    taste float64 [C, K]: what it prefers when it sees it."""
+    taste float64 [C, K]: what it prefers when it sees it.
+    """
 
     preset: Preset
     seed: int

@@ -1,0 +1,268 @@
+"""Training on Ray Train: one MLflow run a job, a checkpoint an epoch, resumed after a failure."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from ray.train import UserCallback
+
+from interactrank.batch import Batch, collate
+from interactrank.catalogue import Catalogue
+from interactrank.model import InteractRank, ModelConfig
+from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.trainer import TrainConfig, Trainer, fit_statistics
+from prerank.bundle import save_bundle
+from prerank.catalogue import load_catalogue
+from prerank.config import typed
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.training_set import read_split, to_arrays
+
+STATISTICS_REQUESTS = 4096
+
+
+class Reader:
+    """Turns tables of examples into batches for one log's schema and catalogue."""
+
+    def __init__(self, home: Home) -> None:
+        manifest = home.read_json(home.manifest, "prerank ingest")
+        self.home = home
+        self.schema: FeatureSchema = schema_of(manifest)
+        self.catalogue: Catalogue = load_catalogue(home, manifest)
+        self.table = self.catalogue.table()
+
+    def batch(self, table: pa.Table) -> Batch:
+        """One batch of all requests of ``table``."""
+        arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
+        return collate(arrays, self.catalogue, self.table, len(self.schema.heads))
+
+    def split(self, name: str, size: int, seed: int | None = None) -> Iterator[Batch]:
+        """Batches of a split; with a seed, files and the requests within each are shuffled."""
+        tables = list(read_split(self.home, name))
+        rng = np.random.default_rng(seed)
+        for i in rng.permutation(len(tables)) if seed is not None else range(len(tables)):
+            table = tables[i]
+            if seed is not None:
+                table = table.take(pa.array(rng.permutation(len(table))))
+            for start in range(0, len(table), size):
+                yield self.batch(table.slice(start, size))
+
+
+def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
+    """A seeded model with its feature statistics set from the first training requests."""
+    torch.manual_seed(train.seed)
+    model = InteractRank(config, reader.schema, reader.catalogue)
+    tables, rows = [], 0
+    for table in read_split(reader.home, "train"):
+        tables.append(table.slice(0, STATISTICS_REQUESTS - rows))
+        rows += len(tables[-1])
+        if rows >= STATISTICS_REQUESTS:
+            break
+    fit_statistics(model, [reader.batch(t) for t in tables])
+    return model
+
+
+def fit(
+    trainer: Trainer,
+    reader: Reader,
+    batches: Callable[[int], Iterable[Batch]],
+    first_epoch: int,
+    after_epoch: Callable[[dict[str, Any], bool], None],
+    best: float = -1.0,
+) -> None:
+    """Run epochs with early stopping; ``after_epoch(metrics, improved)`` reports each.
+
+    Args:
+        trainer: the model and its optimiser.
+        reader: reads the validation split.
+        batches: epoch number -> this worker's training batches.
+        first_epoch: 0, or where a checkpoint left off.
+        after_epoch: called with the epoch's metrics and whether validation MRR improved.
+        best: best validation MRR so far.
+    """
+    config, behind = trainer.config, 0
+    for epoch in range(first_epoch, config.epochs):
+        report = trainer.epoch(epoch, batches(epoch),
+                               reader.split("validation", config.batch_requests))  # fmt: skip
+        improved = report.validation_mrr > best
+        best, behind = max(best, report.validation_mrr), 0 if improved else behind + 1
+        after_epoch({**asdict(report), "best_mrr": best}, improved)
+        if behind >= config.patience:
+            break
+
+
+def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
+    """Optimiser steps of a whole job."""
+    summary = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    return config.epochs * max(-(-summary["train_requests"] // config.batch_requests // workers), 1)
+
+
+def fit_rival(piece: dict[str, Any]) -> dict[str, Any]:
+    """Train a torch rival (a Ray task): same reader, loop and budget as the model, no registry."""
+    home, folder = Home.at(piece["home"]), Path(piece["folder"])
+    reader = Reader(home)
+    config = typed(TrainConfig, piece["train"], "train")
+    model = new_model(reader, ModelConfig.from_dict(piece["model"]), config)
+    trainer = Trainer(model, config, total_steps(home, config))
+    history: list[dict[str, Any]] = []
+
+    def after_epoch(metrics: dict[str, Any], improved: bool) -> None:
+        history.append(metrics)
+        if improved:
+            save_bundle(folder, model, reader.catalogue, {"name": piece["name"]})
+
+    fit(trainer, reader, lambda e: reader.split("train", config.batch_requests, config.seed + e),
+        0, after_epoch)  # fmt: skip
+    return {"folder": str(folder), "history": history}
+
+
+class MlflowCallback(UserCallback):  # type: ignore[misc]
+    """Logs each epoch to the job's MLflow run and to a progress file that the driver follows.
+
+    Runs in Ray Train's controller, so it carries the tracking URI rather than trusting its
+    surroundings.
+    """
+
+    def __init__(self, uri: str, run_id: str, progress: Path) -> None:
+        self.uri, self.run_id, self.progress = uri, run_id, progress
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Log rank 0's metrics at the epoch's step."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        first, now = metrics[0], int(time.time() * 1000)
+        client = MlflowClient(tracking_uri=self.uri)
+        client.log_batch(self.run_id, metrics=[
+            Metric(k, float(v), now, int(first["epoch"]))
+            for k, v in first.items() if isinstance(v, (int, float)) and np.isfinite(v)
+        ])  # fmt: skip
+        with self.progress.open("a") as file:
+            file.write(json.dumps(first) + "\n")
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker: its shard of the data, DistributedDataParallel, a checkpoint an epoch."""
+    import ray.train
+    from ray.train import Checkpoint
+    from ray.train.torch import get_device, prepare_model
+
+    home = Home.at(settings["home"])
+    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
+    context = ray.train.get_context()
+    device = get_device()
+    model = new_model(reader, ModelConfig.from_dict(settings["model"]), config)
+    many = context.get_world_size() > 1
+    trainer = Trainer(
+        model, config, total_steps(home, config, context.get_world_size()), device,
+        wrap=(lambda m: prepare_model(
+            m, parallel_strategy_kwargs={"find_unused_parameters": True})) if many else None,
+    )  # fmt: skip
+    first, best = 0, -1.0
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            saved = torch.load(Path(folder) / "trainer.pt", map_location=device, weights_only=True)
+        trainer.load_state(saved["state"])
+        first, best = saved["epoch"] + 1, saved["best"]
+    shard = ray.train.get_dataset_shard("train")
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        size = max(config.batch_requests // context.get_world_size(), 1)
+        for table in shard.iter_batches(
+            batch_size=size, batch_format="pyarrow", prefetch_batches=2,
+            local_shuffle_buffer_size=8 * size, local_shuffle_seed=config.seed + epoch,
+        ):  # fmt: skip
+            yield reader.batch(table)
+
+    def after_epoch(metrics: dict[str, Any], improved: bool) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            if context.get_world_rank() != 0:
+                ray.train.report(metrics)
+                return
+            saved = {"state": trainer.state(), "epoch": metrics["epoch"],
+                     "best": metrics["best_mrr"]}  # fmt: skip
+            torch.save(saved, Path(folder) / "trainer.pt")
+            save_bundle(Path(folder) / "bundle", model, reader.catalogue, settings["meta"])
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    fit(trainer, reader, batches, first, after_epoch, best)
+
+
+def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thread:
+    """Show the progress file as a bar with the latest metrics, until ``done``."""
+    from tqdm import tqdm
+
+    def show() -> None:
+        with tqdm(total=epochs, desc="train", unit="epoch") as bar:
+            seen = 0
+            while True:
+                finished = done.is_set()
+                lines = progress.read_text().splitlines() if progress.exists() else []
+                for line in lines[seen:]:
+                    m = json.loads(line)
+                    bar.set_postfix(loss=f"{m['train_loss']:.3f}", mrr=f"{m['validation_mrr']:.4f}")
+                    bar.update()
+                seen = len(lines)
+                if finished:
+                    return
+                done.wait(0.5)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    return thread
+
+
+def run_training(
+    home: Home, name: str, model: ModelConfig, train: TrainConfig, uri: str, run_id: str,
+    meta: dict[str, Any], workers: int | None = None,
+) -> tuple[Path, list[dict[str, Any]]]:  # fmt: skip
+    """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
+
+    ``workers`` None means one for each GPU of the cluster, or one on CPU. A job of the same name
+    that was cut off goes on from its last checkpoint.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    progress = home.runs / name / "progress.jsonl"
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "home": str(home.root), "model": model.to_dict(), "train": asdict(train), "meta": meta,
+        },
+        scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
+        datasets={"train": ray.data.read_parquet(str(home.training_set / "train"))},
+        run_config=RunConfig(
+            name=name, storage_path=str(home.runs),
+            failure_config=FailureConfig(max_failures=1),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="validation_mrr"),
+            callbacks=[MlflowCallback(uri, run_id, progress)],
+        ),
+    )  # fmt: skip
+    done = threading.Event()
+    watcher = follow(progress, train.epochs, done)
+    try:
+        result = trainer.fit()
+    finally:
+        done.set()
+        watcher.join()
+    best = result.get_best_checkpoint("validation_mrr", "max")
+    history = [json.loads(line) for line in progress.read_text().splitlines()]
+    return Path(best.path) / "bundle", history

@@ -10,6 +10,8 @@ invisible beside a cosine, and a ratio over one click is no evidence, hence per 
     L = log1p(S C(p) / (C + alpha)) / log1p(S),
 and over the keys of a level (tokens, sub-words) the mean of L weighted by rarity,
     w_k = 1 - log(1 + C_k) / log(2 + C_all).
+A linear g cannot shift weight from counts to back-off as a query gets thinner, so two columns carry
+that product, n / (C_q + n) times the feature.
 Items absent from a truncated row count as its residual, truncated mass / (distinct - K).
 """
 
@@ -37,7 +39,10 @@ SPREAD, SUPPORT = 1e3, 1.0
 """S and alpha of an ordinary level."""
 SPREAD_ALL, SUPPORT_ALL = 1e5, 100.0
 """S and alpha of the popularity row, whose ratios are smaller and whose support is large."""
-ITEM_CROSS = ("item:log_age_days", "item:age_unknown")
+THIN_QUERY, THIN_USER = 10.0, 3.0
+"""Engagements of the exact query at which back-off, or the user's recency, halves its say."""
+ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
+THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
 MISSING_BLOCK = -1
 
 _HOUR_US = 3.6e9
@@ -46,9 +51,9 @@ _POPULARITY, _QUERY = _LEVEL_CODE["a"], _LEVEL_CODE["q"]
 
 
 def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of x's columns: levels in order, then user x item, then item."""
+    """Names of x's columns: levels in order, then user x item, item, and thinness."""
     levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in schema.columns(lv)]
-    return (*levels, *USER_CROSS, *ITEM_CROSS)
+    return (*levels, *USER_CROSS, *ITEM_CROSS, *THIN_CROSS)
 
 
 def level_code(key: str) -> int:
@@ -95,6 +100,7 @@ class _Plan:
     spread: NDArray[np.float64]
     support: NDArray[np.float64]
     user_column: int
+    gram_column: int
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> _Plan:
@@ -108,6 +114,7 @@ class _Plan:
             spread=np.where(popular, SPREAD_ALL, SPREAD),
             support=np.where(popular, SUPPORT_ALL, SUPPORT),
             user_column=int(widths.sum()),
+            gram_column=int(np.cumsum(widths)[_LEVEL_CODE["g"]]) - 1,
         )
 
 
@@ -206,7 +213,7 @@ def _add_user(
 def _features(
     time, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
     hist_times, hist_offsets, candidates, created, offsets, first_column, columns, mass, spread,
-    support, user_column, decode, x,
+    support, user_column, gram_column, decode, x,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     for b in range(time.size):
         lo, hi = offsets[b], offsets[b + 1]
@@ -215,11 +222,16 @@ def _features(
         slots, shift = np.full(1 << bits, -1, np.int32), 64 - bits
         fill(ids, slots, shift)
         keys = np.arange(key_offsets[b], key_offsets[b + 1])
-        log_all = np.log(2.0)
+        total_all, total_query = 0.0, 0.0
         for k in keys:
-            if key_level[k] == _POPULARITY and key_block[k] >= 0:
-                at = block_start[key_block[k]] + 16 + 4 * mass[_POPULARITY]
-                log_all = np.log(2.0 + blocks[at : at + 4].view(np.float32)[0])
+            if key_block[k] >= 0 and (key_level[k] == _POPULARITY or key_level[k] == _QUERY):
+                at = block_start[key_block[k]] + 16 + 4 * mass[key_level[k]]
+                total = blocks[at : at + 4].view(np.float32)[0]
+                if key_level[k] == _POPULARITY:
+                    total_all = total
+                else:
+                    total_query = total
+        log_all = np.log(2.0 + total_all)
         weights = np.zeros(keys.size)
         level_weight = np.zeros(columns.size)
         for i, k in enumerate(keys):
@@ -245,6 +257,13 @@ def _features(
             days = (time[b] - born) / (24.0 * _HOUR_US) if known else 0.0
             mine[c, user_column + 6] = np.log1p(days)
             mine[c, user_column + 7] = 0.0 if known else 1.0
+            scaled = mine[c, first_column[_POPULARITY] + mass[_POPULARITY]]
+            ratio = np.expm1(scaled * np.log1p(spread[_POPULARITY])) / spread[_POPULARITY]
+            mine[c, user_column + 8] = np.log1p(ratio * (total_all + support[_POPULARITY]))
+            thin = THIN_QUERY / (total_query + THIN_QUERY)
+            mine[c, user_column + 9] = thin * mine[c, gram_column]
+            thin = THIN_USER / (total_query + THIN_USER)
+            mine[c, user_column + 10] = thin * mine[c, user_column + 1]
 
 
 def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
@@ -297,7 +316,7 @@ def cross_features(
         inputs.time, inputs.blocks, inputs.block_start, inputs.block_size, inputs.key_block,
         inputs.key_level, inputs.key_offsets, inputs.hist_items, inputs.hist_times,
         inputs.hist_offsets, candidates, created, offsets, plan.first_column, plan.columns,
-        plan.mass, plan.spread, plan.support, plan.user_column, DECODE, x,
+        plan.mass, plan.spread, plan.support, plan.user_column, plan.gram_column, DECODE, x,
     )  # fmt: skip
     return x
 

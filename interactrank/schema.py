@@ -53,9 +53,9 @@ class Level:
 LEVELS: tuple[Level, ...] = (
     Level("q", 1, 2000, ("7d", "30d", "all"), per_action=True),
     Level("c", 1, 500, ("30d", "all")),
-    Level("t", 8, 500, ("30d", "all")),
-    Level("g", 24, 256, ("30d", "all")),
-    Level("a", 1, 3000, ("7d", "30d", "all"), daily=True),
+    Level("t", 8, 500, ("7d", "30d", "all")),
+    Level("g", 24, 256, ("7d", "30d", "all")),
+    Level("a", 1, 2000, ("7d", "30d", "all"), daily=True),
 )
 MAX_KEYS_PER_REQUEST = 48
 MAX_BYTES_PER_REQUEST = 256 * 1024

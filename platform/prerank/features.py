@@ -49,7 +49,7 @@ def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
     return FeatureSchema(
         actions=tuple(manifest["actions"]),
         passive=tuple(a for a in manifest["passive"] if a in manifest["actions"]),
-        heads=tuple(manifest["heads"]),
+        heads=tuple(manifest["head_order"]),
         item_numeric=tuple(manifest["numeric"]),
     )
 

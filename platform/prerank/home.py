@@ -125,7 +125,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+    partial.write_text(json.dumps(data, indent=2, default=str) + "\n")
     partial.replace(path)
 
 

@@ -63,9 +63,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
         warnings.append(f"{len(raw) - len(known)} catalogue rows without an item id were left out")
     table = known.group_by(known.column_names).aggregate([]).sort_by("item_ref")
     refs = table["item_ref"].combine_chunks()
-    twice = (
-        refs.filter(pc.equal(refs[1:], refs[:-1]).cast(pa.bool_())) if len(refs) > 1 else refs[:0]
-    )
+    twice = refs[1:].filter(pc.equal(refs[1:], refs[:-1]))
     if len(twice):
         raise DataError(
             f"Item {twice[0].as_py()!r} stands twice in the catalogue with different attributes. "

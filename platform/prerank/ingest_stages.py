@@ -159,7 +159,7 @@ def publish_bucket(
     settings = {"threads": 1, "memory_limit": STAGE_MEMORY, "temp_directory": str(spill)}
     with duckdb.connect(config=settings) as connection:
         connection.register("log", log)
-        rows = connection.execute(
+        rows = connection.sql(
             """SELECT * FROM log
             QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY event_time, content) = 1
             ORDER BY request_time, request_id, event_time, event_id"""

@@ -49,6 +49,14 @@ DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 
 ENGAGEMENT = "engagement"
 
 
+def _distinct(names: Sequence[str], taken: Collection[str]) -> None:
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise ValueError(f"{name!r} is listed twice")
+        if name in taken:
+            raise ValueError(f"{name!r} is a canonical column; rename the team's column first")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -220,14 +228,6 @@ class LogMapping(_Strict):
             for name, at in declared.items()
             if at is not None
         }
-
-
-def _distinct(names: Sequence[str], taken: Collection[str]) -> None:
-    for at, name in enumerate(names):
-        if name in names[:at]:
-            raise ValueError(f"{name!r} is listed twice")
-        if name in taken:
-            raise ValueError(f"{name!r} is a canonical column; rename the team's column first")
 
 
 def _column(

@@ -75,7 +75,8 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32 and
         ``shown`` bool. Engagements after the label window are no labels.
     """
-    heads = list(manifest["heads"].items())
+    heads = [(h, manifest["heads"][h]) for h in manifest["head_order"]]
+    order = manifest["weight_order"]
     actions = pa.table(
         {
             "action": manifest["actions"],
@@ -84,10 +85,7 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
                 for a in manifest["actions"]
             ],
             "weight": [float(manifest["weights"].get(a, 1.0)) for a in manifest["actions"]],
-            "rank": [
-                list(manifest["weights"]).index(a) if a in manifest["weights"] else 1_000
-                for a in manifest["actions"]
-            ],
+            "rank": [order.index(a) if a in order else 1_000 for a in manifest["actions"]],
         }
     )
     eligible = "HAVING bool_or(shown)" if manifest["has_impressions"] else ""

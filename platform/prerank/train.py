@@ -154,7 +154,7 @@ class MlflowCallback(UserCallback):  # type: ignore[misc]
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """One Ray Train worker: its shard of the data, DistributedDataParallel, a checkpoint an epoch."""
+    """Run one Ray Train worker: its data shard, data-parallel steps, a checkpoint an epoch."""
     import ray.train
     from ray.train import Checkpoint
     from ray.train.torch import get_device, prepare_model

@@ -1,0 +1,235 @@
+"""The `prerank` command. Each verb is a stage of the pipeline; `prerank run` does them all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from prerank.errors import ConfigError, PrerankError
+from prerank.home import ENV, Home
+
+DESCRIPTION = """\
+Pre-ranking with engagement cross features: from an event log to a live deployment.
+
+  the whole way     prerank run --events E --items I [--mapping M] --workdir W
+  see it work       prerank demo
+  stage by stage    prerank ingest | features | materialise | training-set | train | index
+  on a cluster      eval "$(prerank env)"; see the README
+"""
+EPILOG = """\
+State lives under PRERANK_HOME (or --workdir), an absolute path.
+Exit codes: 0 done; 2 configuration; 3 data; 4 a step is missing; 5 not ready; 1 anything else.
+"""
+
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, frozen by a test."""
+    top = argparse.ArgumentParser(
+        prog="prerank", description=DESCRIPTION, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(
+        name: str, function: Verb, text: str, *shared: Callable[[argparse.ArgumentParser], None]
+    ) -> argparse.ArgumentParser:
+        own = verbs.add_parser(name, help=text, description=text)
+        own.set_defaults(function=function)
+        for add in shared:
+            add(own)
+        return own
+
+    simulate = verb("simulate", _simulate, "write the log of a simulated pin board")
+    simulate.add_argument("--out", type=Path, required=True, help="folder to write")
+    simulate.add_argument("--preset", default="demo", help="tiny, demo or reference (default demo)")
+    simulate.add_argument("--seed", type=int, default=7)
+    verb("ingest", _ingest, "validate and normalise a log and its catalogue", _log, _workdir)
+    verb("features", _features, "build packed engagement rows and histories", _config, _workdir)
+    materialise = verb("materialise", _materialise, "bring features online", _workdir)
+    materialise.add_argument("--until", help="ISO time (UTC) of the last snapshot to publish; "
+                             "default: the log's end")  # fmt: skip
+    verb("training-set", _training_set, "write point-in-time examples", _workdir)
+    verb("train", _train, "train, evaluate, register as challenger, index", _config, _oracles,
+         _workdir)  # fmt: skip
+    evaluate = verb("evaluate", _evaluate, "measure a registered version and its rivals", _oracles,
+                    _workdir)  # fmt: skip
+    evaluate.add_argument("--version", help="model version (default: the challenger)")
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    index = verb("index", _index, "encode the catalogue with a model version", _workdir)
+    index.add_argument("--version", help="model version (default: the challenger)")
+    verb("run", _run, "log to registered, evaluated model, in one go", _log, _config, _oracles,
+         _workdir)  # fmt: skip
+    demo = verb("demo", _demo, "the whole way on a simulated world, with live requests")
+    demo.add_argument("--workdir", type=Path, help="where to work (default: a temporary folder)")
+    verb("env", _env, 'print the shared environment: eval "$(prerank env)"', _workdir)
+    return top
+
+
+def _log(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--events", type=Path, required=True, help="Parquet file or folder of events")
+    p.add_argument("--items", type=Path, required=True, help="Parquet file or folder of items")
+    p.add_argument("--mapping", type=Path, help="YAML from your columns to the canonical ones; not "
+                   "needed when they bear the canonical names (see examples/)")  # fmt: skip
+
+
+def _workdir(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--workdir", type=Path, help=f"state folder (default: ${ENV})")
+
+
+def _config(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--config", type=Path, help="YAML with features, model and train sections")
+
+
+def _oracles(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--oracles", type=Path, help="folder of `prerank simulate`: print its oracles")
+
+
+def _home(args: argparse.Namespace) -> Home:
+    home = Home.at(args.workdir.resolve()) if args.workdir else Home.from_env()
+    home.root.mkdir(parents=True, exist_ok=True)
+    os.environ[ENV] = str(home.root)
+    return home
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from prerank.simulate import simulate
+
+    print(simulate(args.out.resolve(), args.preset, args.seed))
+
+
+def _ingest(args: argparse.Namespace) -> None:
+    from prerank.ingest import ingest
+    from prerank.log import load_mapping
+    from prerank.rayrun import connect
+
+    mapping, home = load_mapping(args.mapping), _home(args)
+    connect()
+    print(ingest(args.events.resolve(), args.items.resolve(), home, mapping))
+
+
+def _features(args: argparse.Namespace) -> None:
+    from prerank.config import JobConfig
+    from prerank.features import build_features
+    from prerank.rayrun import connect
+
+    config, home = JobConfig.load(args.config), _home(args)
+    connect()
+    built = build_features(home, config.features)
+    print(f"{built['rows']}, snapshots every {built['cadence_hours']} h")
+
+
+def _materialise(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from prerank import store
+
+    home = _home(args)
+    until = None
+    if args.until:
+        try:
+            until = int(pd.to_datetime(args.until, utc=True).value // 1000)
+        except ValueError as error:
+            raise ConfigError(f"--until {args.until!r} is no time: {error}") from None
+    store.apply(home)
+    print(store.materialise(home, until))
+
+
+def _training_set(args: argparse.Namespace) -> None:
+    from prerank.rayrun import connect
+    from prerank.training_set import build_training_set
+
+    home = _home(args)
+    connect()
+    print(build_training_set(home))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from prerank.config import JobConfig
+    from prerank.pipeline import Stages, train_and_evaluate
+    from prerank.report import metrics_table
+
+    home = _home(args)
+    config = JobConfig.load(args.config)
+    results = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
+    print(metrics_table(results))  # type: ignore[arg-type]
+    print(f"registered version {results['model_version']} as challenger")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from prerank import registry, tracking
+    from prerank.evaluate import evaluate
+    from prerank.rayrun import connect
+    from prerank.report import metrics_table
+
+    home = _home(args)
+    tracking.connect(home)
+    version = args.version or registry.alias_version("challenger")
+    if version is None:
+        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    connect()
+    models = {"interactrank": registry.download(version)}
+    rival = home.root / "rivals" / "two_tower"
+    if rival.exists():
+        models["two_tower"] = rival
+    print(metrics_table(evaluate(home, models, args.split, args.oracles)))  # type: ignore[arg-type]
+
+
+def _index(args: argparse.Namespace) -> None:
+    from prerank import registry, tracking
+    from prerank.index import build_index
+    from prerank.rayrun import connect
+
+    home = _home(args)
+    tracking.connect(home)
+    version = args.version or registry.alias_version("challenger")
+    if version is None:
+        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    connect()
+    print(build_index(home, registry.download(version), version))
+
+
+def _run(args: argparse.Namespace) -> None:
+    from prerank import environment
+    from prerank.config import JobConfig
+    from prerank.log import load_mapping
+    from prerank.pipeline import run
+
+    mapping, config = load_mapping(args.mapping), JobConfig.load(args.config)
+    home = _home(args)
+    environment.ensure_token()
+    run(home, args.events.resolve(), args.items.resolve(), mapping, config, args.oracles)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from prerank.demo import demo
+
+    demo(args.workdir.resolve() if args.workdir else None)
+
+
+def _env(args: argparse.Namespace) -> None:
+    from prerank.environment import exports
+
+    root = args.workdir or os.environ.get(ENV) or Path.home() / ".prerank"
+    home = Home.at(Path(root).resolve() if args.workdir else root)
+    home.root.mkdir(parents=True, exist_ok=True)
+    print(exports(home))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `prerank` console script."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    args = parser().parse_args(argv)
+    try:
+        args.function(args)
+    except PrerankError as error:
+        print(f"prerank {args.verb}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,164 @@
+"""The whole way, from a log to a registered, evaluated and indexed model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from prerank import tracking
+from prerank.config import JobConfig
+from prerank.features import build_features
+from prerank.home import Home
+from prerank.log import LogMapping
+from prerank.rayrun import connect
+from prerank.report import metrics_table, write_metrics, write_report
+
+PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
+
+
+class Stages:
+    """Announces each stage and keeps how long it took (seconds)."""
+
+    def __init__(self, names: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self.total = names
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        tqdm.write(f"[{len(self.seconds) + 1}/{self.total}] {name} …")
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+        tqdm.write(f"      {name}: {self.seconds[name]:.1f} s")
+
+
+def prepare(home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig,
+            stages: Stages) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """Ingest, build features and the training set; returns the ingest report and feature facts."""
+    from prerank.ingest import ingest
+    from prerank.training_set import build_training_set
+
+    with stages("ingest"):
+        report = str(ingest(events, items, home, mapping))
+        tqdm.write(report)
+    with stages("features"):
+        features = build_features(home, config.features)
+    with stages("training set"):
+        build_training_set(home)
+    return report, features
+
+
+def train_and_evaluate(
+    home: Home, config: JobConfig, stages: Stages, name: str, oracles: Path | None = None,
+    about: dict[str, list[str]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train InteractRank and its neural rival, evaluate, register as challenger, index.
+
+    Returns:
+        The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
+    """
+    import ray
+
+    from prerank import registry
+    from prerank.evaluate import evaluate
+    from prerank.train import fit_rival, run_training
+
+    connect()
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    rival = replace(config.model, cross=False, history=False)
+    params = {k: getattr(config.train, k) for k in PARAMETERS} | {
+        "fingerprint": manifest["fingerprint"], "dataset": manifest["dataset"],
+    }  # fmt: skip
+    full = {"model": config.model.to_dict(), "train": asdict(config.train),
+            "features": asdict(config.features), "training_set": training}  # fmt: skip
+    with tracking.job_run(home, name, params, full) as run_id:
+        meta = {"run_id": run_id, "dataset": manifest["dataset"],
+                "fingerprint": manifest["fingerprint"], "splits": training["splits"],
+                "actions": manifest["actions"], "heads": manifest["heads"]}  # fmt: skip
+        with stages("train"):
+            rival_task = ray.remote(num_cpus=1)(fit_rival).remote({
+                "home": str(home.root), "name": "two_tower", "model": rival.to_dict(),
+                "train": asdict(config.train), "folder": str(home.root / "rivals" / "two_tower"),
+            })  # fmt: skip
+            bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,
+                                           tracking.tracking_uri(home), run_id, meta)  # fmt: skip
+            other = ray.get(rival_task)
+        with stages("evaluate"):
+            models = {"two_tower": Path(other["folder"]), "interactrank": bundle}
+            results = evaluate(home, models, oracles=oracles)
+        results |= {
+            "training": {"interactrank": history, "two_tower": other["history"]},
+            "fusion_weights": fusion_weights(bundle),
+            "stages": stages.seconds,
+            **(about or {}),
+        }
+        with stages("register and index"):
+            results |= _publish(home, registry, bundle, run_id, results)
+        write_metrics(home.root / "metrics.json", results)  # type: ignore[arg-type]
+        write_report(home.root / "report.html", results)  # type: ignore[arg-type]
+        tracking.log_results(results["models"], [home.root / "metrics.json",
+                                                 home.root / "report.html"])  # fmt: skip
+    return results | {"run_id": run_id, "bundle": str(bundle)}
+
+
+def _publish(
+    home: Home, registry: Any, bundle: Path, run_id: str, results: dict[str, Any]
+) -> dict[str, Any]:
+    from prerank.index import build_index
+
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    measured = results["models"]["interactrank"]
+    metrics = {k: v for k, v in measured.items() if k not in ("ci", "cost")}
+    version = registry.register(bundle, run_id, metrics, {"dataset": manifest["dataset"]})
+    last = pd.Timestamp(manifest["last_time"]).value // 1000
+    build_index(home, bundle, version, int(last))
+    return {"model_version": version}
+
+
+def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
+    """Weights of a linear g(x) over standardised cross features, heaviest first."""
+    from prerank.bundle import load_bundle
+
+    model = load_bundle(bundle).model
+    g = model.fusion.g
+    if g is None or not hasattr(g, "weight"):
+        return []
+    weights = zip(model.schema.cross, g.weight[0].tolist(), strict=True)
+    return sorted(((n, float(w)) for n, w in weights), key=lambda nw: -abs(nw[1]))
+
+
+def run(
+    home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig,
+    oracles: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything up to the registered, evaluated model; writes metrics.json and report.html."""
+    connect()
+    stages = Stages(7)
+    ingested, features = prepare(home, events, items, mapping, config, stages)
+    with stages("feature store"):
+        from prerank import store
+
+        store.apply(home)
+        store.materialise(home)
+    rows = features["rows"]
+    about = {
+        "ingest": ingested.splitlines(),
+        "features": [
+            f"{rows['engagement_rows']:,} packed rows ({rows['engagement_bytes'] / 1e6:.0f} MB), "
+            f"snapshots every {features['cadence_hours']} h, "
+            f"{rows['history_rows']:,} history states",
+        ],
+    }
+    results = train_and_evaluate(home, config, stages, "prerank", oracles, about)
+    tqdm.write(metrics_table(results))  # type: ignore[arg-type]
+    tqdm.write(f"report: {home.root / 'report.html'}\nmetrics: {home.root / 'metrics.json'}")
+    return results

@@ -1,0 +1,66 @@
+"""MLflow: where runs go, and what a job's run records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prerank.home import Home
+
+EXPERIMENT = "prerank"
+
+
+def tracking_uri(home: Home) -> str:
+    """MLFLOW_TRACKING_URI, else the embedded SQLite store under ``home``."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    home.mlflow.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home.mlflow / 'mlflow.db'}"
+
+
+def connect(home: Home) -> str:
+    """Point MLflow at the tracking server and make the experiment; returns the URI."""
+    import mlflow
+
+    uri = tracking_uri(home)
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        # Without a server there is nobody to proxy artifacts, and MLflow's own default is a
+        # relative folder: name the place.
+        embedded = uri.startswith("sqlite:")
+        location = (home.mlflow / "artifacts").as_uri() if embedded else None
+        mlflow.create_experiment(EXPERIMENT, artifact_location=location)
+    mlflow.set_experiment(EXPERIMENT)
+    return uri
+
+
+@contextmanager
+def job_run(home: Home, name: str, params: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    """One MLflow run for a job: parameters, the whole config, and the data's fingerprint."""
+    import mlflow
+
+    connect(home)
+    with mlflow.start_run(run_name=name) as run:
+        mlflow.log_params(params)
+        mlflow.log_dict(config, "config.json")
+        yield str(run.info.run_id)
+
+
+def log_results(metrics: dict[str, Any], files: list[Path]) -> None:
+    """Log a report's metrics (``<model>.<metric>``) and files to the active run."""
+    import mlflow
+
+    flat = {
+        # MLflow allows no "@" in metric names.
+        f"{model}.{name.replace('@', '_at_')}": float(value)
+        for model, values in metrics.items()
+        for name, value in values.items()
+        if isinstance(value, (int, float))
+    }
+    mlflow.log_metrics(flat)
+    for file in files:
+        mlflow.log_artifact(str(file))

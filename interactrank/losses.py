@@ -111,10 +111,11 @@ def total_loss(
     head_weights = head_weights / head_weights.sum()
     loss = output.logits.new_zeros(())
     if config.pointwise:
+        inverse = torch.exp(-config.log_q_power * batch.log_q)
         loss = loss + config.pointwise * pointwise_loss(
             output.logits,
             batch.labels,
-            batch.weights * torch.exp(-config.log_q_power * batch.log_q),
+            batch.weights * inverse,
             head_weights,
             config.focal,
         )

@@ -54,7 +54,8 @@ def engagement_keys(query: str) -> list[str]:
     if compact:
         keys.append(f"c:{compact}")
     keys += [f"t:{w}" for w in words if w in set(chosen)]
-    pieces = grams(compact)
+    # Boundary marks tell a word's beginning and end from its middle.
+    pieces = grams(f"^{compact}$") if compact else []
     limit = _MAX_KEYS["g"]
     if len(pieces) > limit:
         pieces = [pieces[i * len(pieces) // limit] for i in range(limit)]

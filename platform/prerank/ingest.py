@@ -30,7 +30,7 @@ from prerank.log import LogMapping
 from prerank.rayrun import ray_map
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
-BUCKET_ROWS = 4_000_000
+BUCKET_ROWS = 1_000_000
 SMALL_BUCKET = 250_000
 
 

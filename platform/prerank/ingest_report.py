@@ -86,8 +86,9 @@ def manifest_of(
     if not heads:
         raise DataError("Every engagement was quarantined or repeated: no head is left.")
     absent = len(items) - len(checked.catalogue.table)
+    warnings = list(checked.warnings)
     if absent:
-        checked.warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
+        warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
     return {
         "version": VERSION,
         "dataset": dataset,
@@ -96,7 +97,7 @@ def manifest_of(
         "actions": actions,
         "passive": [a for a in mapping.passive if a in actions],
         # JSON objects are unordered: the lists keep the ranking head and the order of the match.
-        "heads": heads,
+        "heads": {head: list(positive) for head, positive in heads.items()},
         "head_order": list(heads),
         "weights": weights,
         "weight_order": list(weights),
@@ -113,6 +114,6 @@ def manifest_of(
         "first_time": _iso(second["first"]),
         "last_time": _iso(second["last"]),
         "fingerprint": _fingerprint(second["content"], rows["out"], items, plan.event_schema.names),
-        "warnings": checked.warnings,
+        "warnings": warnings,
         "notices": checked.notices,
     }

@@ -27,7 +27,7 @@ from prerank.errors import DataError
 from prerank.ingest_rows import RowPlan, canonical, good_rows, reasons
 
 BATCH_ROWS = 65_536
-STAGE_MEMORY = "1GB"
+STAGE_MEMORY = "512MB"
 DAY_US = 86_400_000_000
 WRAP = 1 << 64
 

@@ -13,7 +13,6 @@ Canonical event (one row per request x item x action)::
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -287,7 +286,9 @@ def load_mapping(path: Path | None) -> LogMapping:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The mapping {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"The mapping {path} is not valid YAML: {_flat(error)}") from None
+        raise ConfigError(
+            f"The mapping {path} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     try:
         return LogMapping.model_validate({} if loaded is None else loaded)
     except ValidationError as error:
@@ -302,7 +303,3 @@ def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
         near = difflib.get_close_matches(str(loc[-1]), known, n=1)
         return f"unknown key `{field}`" + (f" (did you mean `{near[0]}`?)" if near else "")
     return f"`{field}`: {message}" if field else message.removeprefix("Value error, ")
-
-
-def _flat(error: yaml.YAMLError) -> str:
-    return re.sub(r"\s+", " ", str(error))

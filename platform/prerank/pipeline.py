@@ -85,7 +85,8 @@ def train_and_evaluate(
                 "fingerprint": manifest["fingerprint"], "splits": training["splits"],
                 "actions": manifest["actions"], "heads": manifest["heads"]}  # fmt: skip
         with stages("train"):
-            rival_task = ray.remote(num_cpus=1)(fit_rival).remote({
+            # It reserves no core: on two of them the model's own data tasks would get none.
+            rival_task = ray.remote(num_cpus=0)(fit_rival).remote({
                 "home": str(home.root), "name": "two_tower", "model": rival.to_dict(),
                 "train": asdict(config.train), "folder": str(home.root / "rivals" / "two_tower"),
             })  # fmt: skip

@@ -7,13 +7,16 @@ took 9, 7 and 17 seconds for a million rows where a task's DuckDB takes well und
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from prerank.errors import PrerankError
 
-TASK_THREADS = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+Piece = dict[str, Any]
 
 
 def connect() -> None:
@@ -43,13 +46,25 @@ def ray_map(
     if not pieces:
         return []
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = bool(os.environ.get("PRERANK_PROGRESS", "1") == "1")
+    context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = ray.data.from_items(list(pieces), override_num_blocks=len(pieces))
+    # One operator is all there is: reserving half the cores for others would leave them idle.
+    context.op_resource_reservation_enabled = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    dataset = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(function)
+    done: list[dict[str, Any]] = []
     try:
-        return list(dataset.map(function).take_all())
+        with tqdm(total=len(pieces), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+            for row in dataset.iter_rows():
+                done.append(row)
+                bar.update()
     except Exception as error:
         raise _user_error(error) or error from None
+    return done
+
+
+def _quiet() -> bool:
+    return os.environ.get("PRERANK_PROGRESS", "1") == "0"
 
 
 def _user_error(error: BaseException | None) -> PrerankError | None:

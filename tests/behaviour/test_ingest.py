@@ -71,7 +71,8 @@ class Case:
     def ingest(
         self,
         events: pd.DataFrame | list[pd.DataFrame],
-        items: pd.DataFrame = ITEMS,
+        catalogue: pd.DataFrame = ITEMS,
+        /,
         **mapping: Any,
     ) -> IngestReport:
         folder = self.root / "log"
@@ -80,7 +81,7 @@ class Case:
             old.unlink()
         for at, part in enumerate(events if isinstance(events, list) else [events]):
             part.to_parquet(folder / f"{at}.parquet")
-        items.to_parquet(self.root / "items.parquet")
+        catalogue.to_parquet(self.root / "items.parquet")
         chosen = LogMapping.model_validate(mapping)
         return ingest(folder, self.root / "items.parquet", self.home, chosen)
 
@@ -174,6 +175,24 @@ def test_fingerprint_is_of_content_not_of_files(case: Case) -> None:
     assert changed.manifest["fingerprint"] != one.manifest["fingerprint"]
 
 
+def test_many_pieces_and_buckets_change_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.concat([log(), log()])
+    frame.iloc[50, frame.columns.get_loc("query")] = ""  # a repeat that is bad: one duplicate less
+    one = case.ingest(frame)
+    expected = case.events().sort_values("event_id", ignore_index=True)
+    monkeypatch.setattr("prerank.ingest.SMALL_PIECE", 7)
+    monkeypatch.setattr("prerank.ingest.LARGE_PIECE", 7)
+    monkeypatch.setattr("prerank.ingest.BUCKET_ROWS", 9)
+    many = case.ingest([frame.iloc[:33], frame.iloc[33:]])
+    assert rows_of(many) == rows_of(one) == (80, 40, 1, 39)
+    assert many.manifest["fingerprint"] == one.manifest["fingerprint"]
+    assert len(list(case.home.events.glob("*/*.parquet"))) > 2
+    found = case.events().sort_values("event_id", ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected)
+
+
 BAD: list[tuple[str, object, str]] = [
     ("user_id", None, "user_id is missing"),
     ("user_id", "", "user_id is empty"),
@@ -232,7 +251,7 @@ def test_stray_id_in_an_integer_log_is_quarantined(case: Case) -> None:
 
 
 def test_all_rows_bad_is_an_error_that_keeps_the_evidence(case: Case) -> None:
-    with pytest.raises(DataError, match="All 40 rows.*query is empty"):
+    with pytest.raises(DataError, match=r"All 40 rows.*query is empty"):
         case.ingest(log().assign(query=" "))
     assert len(case.quarantine()) == 40
     assert not case.home.manifest.exists()
@@ -276,7 +295,7 @@ def test_legal_oddities(case: Case) -> None:
     assert not manifest["has_impressions"]
     assert manifest["users"] == 1
     assert manifest["items_absent"] == 7
-    assert manifest["heads"] == {"engagement": ("tag",)}
+    assert manifest["heads"] == {"engagement": ["tag"]}
     assert "one time only" in str(report)
     assert case.events()["request_id"].str.fullmatch("[0-9a-f]{16}").all()
 
@@ -392,9 +411,9 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         "stands twice",
     ),
     "numeric column that is none": (
-        lambda c: c.ingest(log(), items={"numeric": ["title"]}),
+        lambda c: c.ingest(log(), ITEMS.assign(price="dear"), items={"numeric": ["price"]}),
         ConfigError,
-        "taken|take it off",
+        "'price'.*not numeric",
     ),
     "session mapped as request": (
         lambda c: c.ingest(log().assign(request_id="s1")),

@@ -152,7 +152,7 @@ def test_other_kinds_are_refused(value: object) -> None:
 
 
 def test_a_collision_names_both_ids_and_the_remedy() -> None:
-    with pytest.raises(DataError, match="'7' and '7' share the hash.*hash_seed"):
+    with pytest.raises(DataError, match=r"'7' and '7' share the hash.*hash_seed"):
         ItemIds("string").keys(["7", "8", "7"])
 
 

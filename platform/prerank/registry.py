@@ -1,0 +1,111 @@
+"""Model versions in MLflow: registering a bundle, following an alias, downloading a version.
+
+A version is promoted by a person, who moves the alias ``champion`` in the MLflow UI.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from prerank.bundle import META, WEIGHTS
+from prerank.errors import NotReadyError
+from prerank.home import Home, replaced
+
+MODEL_NAME = "prerank"
+CHAMPION, CHALLENGER = "champion", "challenger"
+ARTIFACT = "model"
+REQUIREMENTS = ("interactrank-platform",)
+"""What a version needs; stated, because MLflow would otherwise load the model to infer it."""
+
+
+def alias_version(alias: str) -> str | None:
+    """Version that ``alias`` points to; None where nobody set it.
+
+    Raises:
+        NotReadyError: the MLflow server does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient()
+    try:
+        return str(client.get_model_version_by_alias(MODEL_NAME, alias).version)
+    except MlflowException as error:
+        # An unknown model and an unknown alias are told apart by their text only; neither has one.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise NotReadyError(
+            f"MLflow at {client.tracking_uri} cannot be asked for {MODEL_NAME}@{alias}: "
+            f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
+        ) from None
+
+
+def download(home: Home, version: str) -> Path:
+    """Folder of a version's bundle, fetched once and kept under ``models/<version>``.
+
+    Raises:
+        NotReadyError: MLflow is away, or the version holds no bundle.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    folder = home.root / "models" / version
+    if not (folder / META).exists():
+        try:
+            source = MlflowClient().get_model_version_download_uri(MODEL_NAME, version)
+            with replaced(folder) as out:
+                fetched = Path(download_artifacts(source, dst_path=str(out / "fetched")))
+                bundle = _bundle_in(fetched, version)
+                for path in bundle.iterdir():
+                    shutil.move(path, out / path.name)
+                shutil.rmtree(out / "fetched")
+        except (MlflowException, OSError) as error:
+            raise NotReadyError(f"model version {version} cannot be fetched: {error}") from None
+    return folder
+
+
+def _bundle_in(folder: Path, version: str) -> Path:
+    found = sorted(p.parent for p in folder.rglob(WEIGHTS))
+    if not found:
+        raise NotReadyError(
+            f"model version {version} holds no {WEIGHTS}: it was not registered by `prerank`."
+        )
+    return found[0]
+
+
+def register(
+    folder: Path, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+) -> str:
+    """Log a bundle folder under a run, register it and make it the challenger.
+
+    Args:
+        folder: what :func:`prerank.bundle.save_bundle` wrote.
+        run_id: the MLflow run that trained it.
+        metrics: logged to the run beside the model.
+        tags: of the model version.
+
+    Returns:
+        The new version.
+    """
+    import mlflow
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name=ARTIFACT,
+            loader_module="prerank.flavour",
+            data_path=str(folder),
+            pip_requirements=list(REQUIREMENTS),
+            registered_model_name=MODEL_NAME,
+        )
+    version = str(info.registered_model_version)
+    for name, text in tags.items():
+        client.set_model_version_tag(MODEL_NAME, version, name, text)
+    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
+    return version

@@ -210,11 +210,11 @@ def _add_user(
 
 
 @nb.njit(cache=True, nogil=True)
-def _features(
+def _features(  # type: ignore[no-untyped-def]
     time, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
     hist_times, hist_offsets, candidates, created, offsets, first_column, columns, mass, spread,
     support, user_column, gram_column, decode, x,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     for b in range(time.size):
         lo, hi = offsets[b], offsets[b + 1]
         ids, mine = candidates[lo:hi], x[lo:hi]

@@ -173,7 +173,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if version is None:
         raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
     connect()
-    models = {"interactrank": registry.download(version)}
+    models = {"interactrank": registry.download(home, version)}
     rival = home.root / "rivals" / "two_tower"
     if rival.exists():
         models["two_tower"] = rival
@@ -191,7 +191,7 @@ def _index(args: argparse.Namespace) -> None:
     if version is None:
         raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
     connect()
-    print(build_index(home, registry.download(version), version))
+    print(build_index(home, registry.download(home, version), version))
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def typed(kind: type[T], data: dict[str, Any], where: str) -> T:
             isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float))
         ):
             raise ConfigError(
-                f"config {where}.{key}: {value!r} is no {hint.__name__}"  # type: ignore[union-attr]
+                f"config {where}.{key}: {value!r} is no {hint.__name__}"
             )
         else:
             values[key] = tuple(value) if isinstance(value, list) else value

@@ -33,10 +33,10 @@ def _draw(pool: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 @nb.njit(cache=True, nogil=True)
-def _sample(
+def _sample(  # type: ignore[no-untyped-def]
     seeds, blocks, block_start, key_block, key_offsets, hist_rows, hist_offsets, row_ids, row_at,
     positives, positive_offsets, n_items, decode, out_rows, out_log_q, out_offsets,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     score = np.zeros(n_items)
     state = np.zeros(n_items, np.int8)
     touched = np.empty(n_items, np.int64)

@@ -91,11 +91,6 @@ class OnlineFeatures:
         size = len(inputs.blocks) + 32 * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
-    def without_features(self, query: str, now_us: int) -> FeatureInputs:
-        """What is left of a request when no feature can be used."""
-        keys = engagement_keys(query)
-        return request_inputs(query, keys, [b""] * len(keys), [], now_us)
-
     def cutoff_us(self) -> int | None:
         """Cutoff of the snapshot online, re-read when the file changes."""
         try:

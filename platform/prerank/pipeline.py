@@ -67,7 +67,6 @@ def train_and_evaluate(
     """
     import ray
 
-    from prerank import registry
     from prerank.evaluate import evaluate
     from prerank.train import fit_rival, run_training
 
@@ -102,27 +101,28 @@ def train_and_evaluate(
             "stages": stages.seconds,
             **(about or {}),
         }
-        with stages("register and index"):
-            results |= _publish(home, registry, bundle, run_id, results)
         write_metrics(home.root / "metrics.json", results)  # type: ignore[arg-type]
         write_report(home.root / "report.html", results)  # type: ignore[arg-type]
         tracking.log_results(results["models"], [home.root / "metrics.json",
                                                  home.root / "report.html"])  # fmt: skip
-    return results | {"run_id": run_id, "bundle": str(bundle)}
+    with stages("register and index"):
+        version = _publish(home, bundle, run_id, results)
+    return results | {"run_id": run_id, "bundle": str(bundle), "model_version": version}
 
 
-def _publish(
-    home: Home, registry: Any, bundle: Path, run_id: str, results: dict[str, Any]
-) -> dict[str, Any]:
+def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> str:
+    from prerank import registry
     from prerank.index import build_index
 
     manifest = home.read_json(home.manifest, "prerank ingest")
     measured = results["models"]["interactrank"]
-    metrics = {k: v for k, v in measured.items() if k not in ("ci", "cost")}
+    metrics = {
+        tracking.metric_name(k): v for k, v in measured.items() if k not in ("ci", "cost")
+    }
     version = registry.register(bundle, run_id, metrics, {"dataset": manifest["dataset"]})
     last = pd.Timestamp(manifest["last_time"]).value // 1000
     build_index(home, bundle, version, int(last))
-    return {"model_version": version}
+    return version
 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:

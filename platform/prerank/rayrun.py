@@ -50,7 +50,7 @@ def ray_map(
     context.print_on_execution_start = False
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(function)
     done: list[dict[str, Any]] = []
     try:

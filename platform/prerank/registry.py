@@ -5,6 +5,7 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,12 @@ def download(home: Home, version: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     folder = home.root / "models" / version
-    if not (folder / META).exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Replicas on one machine share the folder: one fetches, the others wait and find it there.
+    with (folder.parent / f".{version}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / META).exists():
+            return folder
         try:
             source = MlflowClient().get_model_version_download_uri(MODEL_NAME, version)
             with replaced(folder) as out:

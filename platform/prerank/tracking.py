@@ -50,13 +50,17 @@ def job_run(home: Home, name: str, params: dict[str, Any], config: dict[str, Any
         yield str(run.info.run_id)
 
 
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it: no "@"."""
+    return name.replace("@", "_at_")
+
+
 def log_results(metrics: dict[str, Any], files: list[Path]) -> None:
     """Log a report's metrics (``<model>.<metric>``) and files to the active run."""
     import mlflow
 
     flat = {
-        # MLflow allows no "@" in metric names.
-        f"{model}.{name.replace('@', '_at_')}": float(value)
+        f"{model}.{metric_name(name)}": float(value)
         for model, values in metrics.items()
         for name, value in values.items()
         if isinstance(value, (int, float))

@@ -126,7 +126,7 @@ def fit_rival(piece: dict[str, Any]) -> dict[str, Any]:
     return {"folder": str(folder), "history": history}
 
 
-class MlflowCallback(UserCallback):  # type: ignore[misc]
+class MlflowCallback(UserCallback):
     """Logs each epoch to the job's MLflow run and to a progress file that the driver follows.
 
     Runs in Ray Train's controller, so it carries the tracking URI rather than trusting its

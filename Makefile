@@ -1,0 +1,32 @@
+# Needs Python 3.11+, pip and make. One environment, made once, for the demo and the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: install demo test test-fast lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade "pip>=25" "setuptools>=77"
+	@# torch first and alone: a CPU build that pip can see is kept, and nothing else pulls another.
+	$(BIN)/python -m pip install -q "torch>=2.13,<2.14"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/prerank demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python tests/import_rules.py
+	$(BIN)/pytest -q
+
+test-fast: lint
+	$(BIN)/pytest -q -m "not slow"
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

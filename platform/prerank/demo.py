@@ -1,0 +1,177 @@
+"""`prerank demo`: the whole way on a simulated world, ending with live requests.
+
+Everything it starts (Ray, Serve, the MLflow server) runs on loopback at free ports and is stopped
+by its own handle at the end; the work folder stays, so that the UIs can be opened on it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+
+from prerank import environment
+from prerank.config import JobConfig
+from prerank.errors import NotReadyError
+from prerank.home import Home
+from prerank.log import load_mapping
+from prerank.report import metrics_table
+from prerank.services import free_port, mlflow_server
+
+READY_SECONDS = 120.0
+MINUTE_US = 60_000_000
+PROBES = 30
+
+
+@dataclass(frozen=True)
+class LiveRequest:
+    """A request taken from the log's end, asked again a minute after it."""
+
+    body: dict[str, Any]
+    titles: dict[int, str]
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A local Ray, with Serve's HTTP on loopback if an application is deployed."""
+    import ray
+    from ray import serve
+
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@contextmanager
+def deployed(arguments: dict[str, Any]) -> Iterator[str]:
+    """Deploy the pre-ranking application; yields its URL once it is ready.
+
+    Raises:
+        NotReadyError: it did not become ready in time.
+    """
+    from ray import serve
+
+    from prerank.serving import app
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(app(arguments), name="prerank", route_prefix="/")
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        answer = httpx.get(f"{url}/ready", timeout=10.0)
+        if answer.status_code == 200:
+            break
+        if time.monotonic() > deadline:
+            raise NotReadyError(f"the deployment is not ready: {answer.text}")
+        time.sleep(0.5)
+    yield url
+    serve.delete("prerank")
+
+
+def live_request(home: Home) -> LiveRequest:
+    """The log's last request with a history behind it, as a request to the server."""
+    day = sorted(home.events.glob("day=*"))[-1]
+    events = pq.read_table(day, partitioning=None).to_pandas().sort_values("request_time")
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    items = pq.read_table(home.items, columns=["item_id", "title"])
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    sizes = events.groupby("request_id")["item_id"].nunique()
+    last = events[events["request_id"].isin(sizes[sizes >= 20].index)].iloc[-1]
+    shown = events[events["request_id"] == last["request_id"]]["item_id"].unique()
+    body = {
+        "user_id": last["user_id"],
+        "query": last["query"],
+        "candidates": [int(i) for i in shown],
+        "k": 5,
+        "time": manifest["last_time"],
+    }
+    return LiveRequest(body, titles)
+
+
+def shifted(iso: str, micros: int) -> str:
+    """An ISO time some microseconds later."""
+    import pandas as pd
+
+    moved: str = (pd.Timestamp(iso) + pd.Timedelta(micros, "us")).isoformat()
+    return moved
+
+
+def show(request: LiveRequest, answer: dict[str, Any]) -> None:
+    """Print an answer with titles."""
+    for place, item in enumerate(answer["items"], 1):
+        title = request.titles.get(int(item["id"]), "")
+        print(f"   {place}. {item['score']:7.3f}  {item['id']:>6}  {title}")
+
+
+def converse(url: str, request: LiveRequest) -> None:
+    """Ask, time, engage, and ask again."""
+    with httpx.Client(base_url=url, timeout=30.0) as client:
+        body = request.body | {"time": shifted(request.body["time"], MINUTE_US)}
+        answer = client.post("/v1/prerank", json=body).raise_for_status().json()
+        times = []
+        for _ in range(PROBES):
+            began = time.perf_counter()
+            client.post("/v1/prerank", json=body).raise_for_status()
+            times.append(1e3 * (time.perf_counter() - began))
+        print(f"\nPOST /v1/prerank  user {body['user_id']}, query '{body['query']}', "
+              f"{len(body['candidates'])} candidates, model version {answer['model_version']}; "
+              f"median {statistics.median(times):.1f} ms of {PROBES}")  # fmt: skip
+        show(request, answer)
+        everything = client.post("/v1/prerank", json=body | {"k": len(body["candidates"])})
+        last = everything.raise_for_status().json()["items"][-1]
+        event = {"user_id": body["user_id"], "item_id": last["id"], "action": "save",
+                 "event_time": body["time"]}  # fmt: skip
+        client.post("/v1/events", json={"events": [event]}).raise_for_status()
+        title = request.titles.get(int(last["id"]), "")
+        print(f"\nPOST /v1/events   the user saves the item ranked last: {last['id']} "
+              f"({title}), score {last['score']:.3f}")  # fmt: skip
+        later = body | {"time": shifted(body["time"], MINUTE_US), "k": len(body["candidates"])}
+        items = client.post("/v1/prerank", json=later).raise_for_status().json()["items"]
+        place, now = next((i, x) for i, x in enumerate(items, 1) if x["id"] == last["id"])
+        print(f"   a minute later the same request ranks it {place} of {len(items)}, "
+              f"score {now['score']:.3f}")  # fmt: skip
+
+
+def demo(workdir: Path | None = None) -> None:
+    """Simulate, run the pipeline, deploy, converse; print what happened and stop everything."""
+    from prerank.pipeline import run
+    from prerank.simulate import simulate
+
+    root = workdir or Path(tempfile.mkdtemp(prefix="prerank-demo-"))
+    home = Home.at(root)
+    began = time.perf_counter()
+    world = root / "world"
+    if not (world / "summary.json").exists():
+        simulate(world, "demo", 7)
+    environment.adopt(home)
+    with mlflow_server(home) as uri:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        with ray_cluster():
+            results = run(home, world / "events", world / "items.parquet", load_mapping(None),
+                          JobConfig.load(None), oracles=world)  # fmt: skip
+            ready = time.perf_counter()
+            with deployed({"clock": "replay", "allow_unpromoted": True}) as url:
+                deploy = time.perf_counter() - ready
+                converse(url, live_request(home))
+    print("\nstages: " + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
+          + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all")  # fmt: skip
+    print(metrics_table(results))  # type: ignore[arg-type]
+    print(f"""
+report        {root / "report.html"}
+MLflow UI     mlflow ui --backend-store-uri sqlite:///{home.mlflow / "mlflow.db"}
+Feast UI      PRERANK_HOME={root} feast -c feature_repo ui
+Ray dashboard start a cluster as the README says: ray start --head""")

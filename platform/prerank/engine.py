@@ -1,0 +1,305 @@
+"""What a replica does, without Ray: follow the champion, keep it warm, answer requests.
+
+A background thread asks the registry every few seconds which version to serve. A new version is
+downloaded, loaded, joined with its index and warmed there, off the request path; then one reference
+is exchanged, so a request sees the old version or the new one, never parts of both. A version that
+cannot be served leaves the old one in place, and :meth:`Engine.health` says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from interactrank.engagement import MISSING_BLOCK, FeatureInputs, cross_features
+from interactrank.rows import RowError
+from interactrank.scorer import Scored, Scorer
+from prerank import registry
+from prerank.api import Limits, PrerankRequest, iso, named
+from prerank.bundle import load_bundle
+from prerank.errors import NotReadyError, PrerankError
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.ids import ItemIds
+from prerank.index import load_index
+from prerank.online import OnlineFeatures, OnlineRead
+from prerank.store import materialised_path
+
+WARM_CANDIDATES = 1_000
+_EMPTY = np.zeros(0, np.int64)
+
+log = logging.getLogger(__name__)
+
+
+class ServeConfig(BaseModel):
+    """``args`` of the Serve application. Every key has a default; an unknown one is refused.
+
+    Attributes:
+        home: PRERANK_HOME of the replicas; the environment's when left out.
+        clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
+        allow_unpromoted: serve the challenger while nobody has promoted a champion.
+        poll_seconds: how often the registry is asked for the champion.
+        replicas: of the scorer. writers: of user histories; a user always has the same one.
+        max_candidates: of one request.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    home: str | None = None
+    clock: Literal["wall", "replay"] = "wall"
+    allow_unpromoted: bool = False
+    poll_seconds: float = Field(default=2.0, gt=0)
+    replicas: int = Field(default=1, ge=1)
+    writers: int = Field(default=1, ge=1)
+    max_candidates: int = Field(default=200_000, ge=1)
+
+    def home_folder(self) -> Home:
+        """Where state lives."""
+        return Home.at(self.home) if self.home else Home.from_env()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version that is being served. Never changed, only exchanged."""
+
+    version: str
+    alias: str
+    scorer: Scorer
+    limits: Limits
+    schema_hash: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``body`` for the caller; what reading the features cost, for the metrics."""
+
+    body: dict[str, Any]
+    read: OnlineRead
+
+
+def limits_of(home: Home, config: ServeConfig) -> Limits:
+    """What requests and events may hold, from the ingested log.
+
+    Raises:
+        StateError: nothing was ingested.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    replay = config.clock == "replay"
+    ids = ItemIds.from_manifest(manifest)
+    return Limits(ids, schema_of(manifest), replay, config.max_candidates)
+
+
+class Engine:
+    """Serves the champion of ``config.home``. ``start`` begins to follow it."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        self.config, self.home = config, config.home_folder()
+        self._features: OnlineFeatures | None = None
+        self._loaded: Loaded | None = None
+        self._note = "starting"
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Load what there is, then keep following in the background."""
+        self.refresh()
+        threading.Thread(target=self._follow, name="champion", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the background thread."""
+        self._stop.set()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.config.poll_seconds):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look once whether another version is to be served, and serve it."""
+        note = ""
+        try:
+            if self._features is None:
+                self._features = OnlineFeatures(self.home)
+            alias, version = self._wanted()
+            now = self._loaded
+            if now is None or now.version != version:
+                self._loaded = self._load(alias, version, self._features)
+                log.info("serving model version %s", version)
+            elif now.alias != alias:
+                self._loaded = dataclasses.replace(now, alias=alias)
+        except PrerankError as error:
+            note = str(error)
+        except Exception as error:
+            # The thread must live on: the next poll may find the cause gone.
+            log.exception("the model could not be refreshed")
+            note = f"{type(error).__name__}: {error}"
+        self._note = note
+
+    def _wanted(self) -> tuple[str, str]:
+        aliases = [registry.CHAMPION]
+        if self.config.allow_unpromoted:
+            aliases.append(registry.CHALLENGER)
+        for alias in aliases:
+            if (version := registry.alias_version(alias)) is not None:
+                return alias, version
+        raise NotReadyError(
+            f"no model is {registry.CHAMPION}. Promote one: set the alias `{registry.CHAMPION}` on "
+            f"a version of `{registry.MODEL_NAME}` in the MLflow UI, or run `prerank promote`."
+        )
+
+    def _load(self, alias: str, version: str, features: OnlineFeatures) -> Loaded:
+        """Load a version and send a request through it, before anybody sees it."""
+        # The index first: where it is missing, nothing else need be fetched.
+        index = load_index(self.home, version)
+        bundle = load_bundle(registry.download(self.home, version))
+        trained = bundle.schema.hash()
+        state = self.home.read_json(materialised_path(self.home), "prerank materialise")
+        for what, found in (("index", index.meta), ("online store", state)):
+            if found["schema_hash"] != trained:
+                raise NotReadyError(
+                    f"model version {version} was trained with feature schema {trained}, the "
+                    f"{what} has {found['schema_hash']}: materialise or train again."
+                )
+        scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
+        limits = dataclasses.replace(limits_of(self.home, self.config), schema=bundle.schema)
+        loaded = Loaded(version, alias, scorer, limits, trained)
+        for request in _warm_requests(self.home, loaded):
+            self._answer(request, loaded, features)
+        return loaded
+
+    def limits(self) -> Limits:
+        """What a request may hold now.
+
+        Raises:
+            NotReadyError: no version is loaded; the message holds the remedy.
+        """
+        return self._current().limits
+
+    def _current(self) -> Loaded:
+        if self._loaded is None:
+            raise NotReadyError(self._note)
+        return self._loaded
+
+    def answer(self, request: PrerankRequest) -> Answer:
+        """Score a request with the version of the moment.
+
+        Raises:
+            NotReadyError: no version is loaded.
+        """
+        loaded = self._current()
+        assert self._features is not None
+        return self._answer(request, loaded, self._features)
+
+    def _answer(self, request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
+        read = features.read(request.query, request.user_id, request.time_us)
+        scorer, inputs = loaded.scorer, read.inputs
+        try:
+            scored = scorer.score(request.query, inputs, request.keys, request.weights)
+        except RowError as error:
+            log.error("scoring without engagement rows: %s", error)
+            inputs = without_rows(inputs)
+            degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
+            read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
+            scored = scorer.score(request.query, inputs, request.keys, request.weights)
+        top = scored.top(request.k)
+        items = [
+            {"id": shown, "score": score}
+            for shown, score in zip(
+                request.shown(scored.ids[top]), scored.scores[top].tolist(), strict=True
+            )
+        ]
+        if request.explain:
+            for item, parts in zip(items, _parts(scorer, scored, top, inputs), strict=True):
+                item.update(parts)
+        body = {
+            "request_id": request.request_id,
+            "model_version": loaded.version,
+            "items": items,
+            "k": request.k,
+            "unknown_ids": request.shown(scored.unknown),
+            "degraded": list(read.degraded),
+            "snapshot_cutoff": iso(read.cutoff_us),
+        }
+        return Answer(body, read)
+
+    def health(self) -> dict[str, Any]:
+        """What runs here: code, schema, model, snapshot, and what is wrong."""
+        loaded, features = self._loaded, self._features
+        return {
+            "code_version": code_version(),
+            "model_version": loaded.version if loaded else None,
+            "alias": loaded.alias if loaded else None,
+            "schema_hash": loaded.schema_hash if loaded else None,
+            "items": len(loaded.scorer.table) if loaded else 0,
+            "snapshot_cutoff": iso(features.cutoff_us()) if features else None,
+            "clock": self.config.clock,
+            "notes": [self._note] if self._note else [],
+        }
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests are answered; else the remedy."""
+        return self._loaded is not None, "" if self._loaded else self._note
+
+
+def without_rows(inputs: FeatureInputs) -> FeatureInputs:
+    """The same request as if no key had a packed row."""
+    nothing = inputs.blocks[:0]
+    return dataclasses.replace(
+        inputs, blocks=nothing, block_start=_EMPTY, block_size=_EMPTY,
+        key_block=np.full_like(inputs.key_block, MISSING_BLOCK),
+    )  # fmt: skip
+
+
+def _parts(scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs) -> list[dict[str, Any]]:
+    """Dot, prior and non-zero cross features of the items ``top``."""
+    ids = scored.ids[top]
+    created = scorer.created[scorer.table.rows(ids)]
+    schema = scorer.model.schema
+    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created)
+    return [
+        {"dot": float(scored.dots[at]), "prior": float(scored.priors[at]),
+         "features": named(schema.cross, x[i])}
+        for i, at in enumerate(top)
+    ]  # fmt: skip
+
+
+def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
+    """The log's latest requests over some of the index: kernels compile, pages are read."""
+    files = sorted(home.events.glob("day=*/*.parquet"))
+    if not files:
+        return []
+    table = pq.read_table(
+        files[-1], columns=["query", "user_id", "request_time"], partitioning=None
+    )
+    weights = np.zeros(len(loaded.limits.schema.heads), np.float32)
+    weights[0] = 1.0
+    keys = loaded.scorer.table.ids[:WARM_CANDIDATES]
+    return [
+        PrerankRequest(
+            request_id="warm-up", user_id=row["user_id"], query=row["query"], keys=keys,
+            originals=None, k=10, weights=weights, explain=True,
+            time_us=int(row["request_time"].timestamp() * 1e6)
+            if loaded.limits.replay else time.time_ns() // 1000,
+        )
+        for row in table.slice(max(len(table) - 20, 0)).to_pylist()
+    ]  # fmt: skip
+
+
+def code_version() -> str:
+    """Version of the installed code."""
+    try:
+        return package_version("interactrank-platform")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,407 @@
+"""A feature of a request uses what was known strictly before it, and nothing later (invariant 1).
+
+Two kinds of evidence: events planted into the log's future change no earlier example by a single
+bit (while the same events planted into its past do), and every packed row and history equals a
+count over the raw log by plain pandas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank.rows import unpack
+from interactrank.schema import (
+    ENGAGE,
+    HISTORY_LENGTH,
+    HISTORY_TTL_DAYS,
+    LEVELS,
+    USER_CROSS,
+    WINDOWS,
+    FeatureSchema,
+)
+from interactrank.text import engagement_keys
+from prerank.asof import MISSING, as_of
+from prerank.catalogue import load_catalogue
+from prerank.examples import offline_inputs, request_arrays, shown_candidates
+from prerank.features import FeatureConfig, schema_of
+from prerank.home import Home
+from prerank.requests import read_requests
+
+ON_MIDNIGHT, MIDDLE = "r0000000300", "r0000000305"
+HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
+US = pd.Timedelta(microseconds=1)
+STAMP = pa.timestamp("us", tz="UTC")
+BuildHome = Callable[..., Home]
+
+
+class Examples:
+    """Every request of a home with its features, read bit by bit."""
+
+    def __init__(self, home: Home) -> None:
+        manifest = home.read_json(home.manifest, "ingest")
+        catalogue, schema = load_catalogue(home, manifest), schema_of(manifest)
+        requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest)
+        arrays = request_arrays(
+            schema,
+            requests["query"].to_pylist(),
+            offline_inputs(home, requests),
+            shown_candidates(requests),
+            catalogue,
+            catalogue.table(),
+        )
+        self.cross = schema.cross
+        self.time = dict(
+            zip(requests["request_id"].to_pylist(), requests["request_time"].to_pandas(),
+                strict=True)
+        )  # fmt: skip
+        self.x: dict[str, dict[int, np.ndarray]] = {}
+        self.request: dict[str, bytes] = {}
+        self.history: dict[str, tuple[bytes, bytes, bytes]] = {}
+        for b, name in enumerate(self.time):
+            lo, hi = arrays.offsets[b : b + 2]
+            items = arrays.candidates[lo:hi].tolist()
+            self.x[name] = dict(zip(items, arrays.x[lo:hi], strict=True))
+            self.request[name] = arrays.request[b].tobytes()
+            lo, hi = arrays.hist_offsets[b : b + 2]
+            self.history[name] = (
+                arrays.hist_items[lo:hi].tobytes(),
+                arrays.hist_actions[lo:hi].tobytes(),
+                arrays.hist_times[lo:hi].tobytes(),
+            )
+
+    def columns_changed(self, other: Examples, name: str) -> set[str]:
+        """Columns of x that differ for a candidate that both have."""
+        changed = np.zeros(len(self.cross), bool)
+        for item, x in self.x[name].items():
+            changed |= x.view(np.uint32) != other.x[name][item].view(np.uint32)
+        return {c for c, differs in zip(self.cross, changed, strict=True) if differs}
+
+    def same(self, other: Examples, name: str) -> bool:
+        return (
+            not self.columns_changed(other, name)
+            and self.request[name] == other.request[name]
+            and self.history[name] == other.history[name]
+        )
+
+
+@pytest.fixture(scope="module")
+def base(tiny_world: Home) -> Examples:
+    return Examples(tiny_world)
+
+
+def plant(
+    log: pd.DataFrame, likes: pd.DataFrame, at: pd.Timestamp, request_id: str | None = None
+) -> pd.DataFrame:
+    """Saves at ``at`` of the users, queries and items of ``likes``; requests of their own, made at
+    the same time, unless ``request_id`` says otherwise.
+    """
+    rows = likes[["user_id", "query", "item_id"]].reset_index(drop=True)
+    tag = f"{at.value}-{request_id or 'planted'}-" + rows.index.astype(str)
+    asked = log.loc[log["request_id"] == request_id, "request_time"]
+    return rows.assign(
+        event_id=tag,
+        request_id=request_id or tag,
+        request_time=asked.iloc[0] if request_id else at,
+        event_time=at,
+        action="save",
+        position=pd.array([None] * len(rows), dtype="Int32"),
+        country="us",
+        device="mobile",
+    )
+
+
+def grown(log: pd.DataFrame, *planted: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([log, *planted], ignore_index=True)[list(log.columns)]
+
+
+@pytest.mark.parametrize("anchor", [ON_MIDNIGHT, MIDDLE])
+def test_planted_future_changes_nothing(
+    anchor: str, base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
+    build_home: BuildHome, tmp_path: Path,
+) -> None:  # fmt: skip
+    own = tiny_log[tiny_log["request_id"] == anchor]
+    time = own["request_time"].iloc[0]
+    # The future holds what every earlier request asked for, so whatever leaks changes something.
+    past = tiny_log[tiny_log["request_time"] <= time].drop_duplicates(["user_id", "query"])
+    likes = pd.concat([own, past])
+    others = sorted(set(tiny_items["item_id"]) - set(own["item_id"]))
+    unseen = own.head(3).assign(item_id=others[:3])
+    planted = [
+        plant(tiny_log, likes, time),
+        plant(tiny_log, likes, time + US),
+        plant(tiny_log, own, time, anchor),
+        plant(tiny_log, unseen, time + US, anchor),
+        plant(tiny_log, likes, time + HOUR),
+        plant(tiny_log, likes, time + 8 * DAY),
+    ]
+    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items)
+    after = Examples(home)
+    before = [name for name, asked in base.time.items() if asked <= time]
+    assert anchor in before
+    assert len(before) > 250
+    assert [name for name in before if not base.same(after, name)] == []
+    later = [name for name, asked in base.time.items() if asked > time + DAY]
+    changed = [name for name in later if not base.same(after, name)]
+    assert len(changed) == len(later), "the planted events were not counted at all"
+
+
+def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    time = base.time[ON_MIDNIGHT]
+    # What a request showed stays, or it would lose candidates; no later engagement does.
+    shown = (tiny_log["request_time"] <= time) & (tiny_log["action"] == "impression")
+    after = Examples(build_home(
+        tmp_path, tiny_log[(tiny_log["event_time"] < time) | shown], tiny_items))  # fmt: skip
+    kept = [name for name, asked in base.time.items() if asked <= time]
+    assert len(kept) > 250
+    assert [name for name in kept if not base.same(after, name)] == []
+
+
+def test_planted_past_is_seen(
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """So the tests above can fail: the last moment before a cutoff counts, the next does not."""
+    own = tiny_log[tiny_log["request_id"] == MIDDLE].head(1)
+    time, cutoff = base.time[MIDDLE], base.time[MIDDLE].floor("h")
+    assert cutoff < time - US, "the request must lie within an hour for this test to tell"
+    stranger = own.assign(user_id="nobody")
+
+    def rebuilt(name: str, planted: pd.DataFrame) -> Examples:
+        return Examples(build_home(tmp_path / name, grown(tiny_log, planted), tiny_items))
+
+    counted = rebuilt("counted", plant(tiny_log, stranger, cutoff - US))
+    changed = base.columns_changed(counted, MIDDLE)
+    assert {"q:engage:7d", "q:save:all", "g:engage:30d"} <= changed
+    assert not changed & set(USER_CROSS)
+    assert base.request[MIDDLE] != counted.request[MIDDLE]
+    assert base.history[MIDDLE] == counted.history[MIDDLE]
+
+    too_late = rebuilt("too late", plant(tiny_log, stranger, cutoff))
+    assert base.same(too_late, MIDDLE)
+
+    remembered = rebuilt("remembered", plant(tiny_log, own, time - US))
+    changed = base.columns_changed(remembered, MIDDLE)
+    assert set(USER_CROSS) - {"user:decay_30d", "user:decay_1d"} <= changed
+    assert not {c for c in changed if c[:2] in ("q:", "c:", "t:", "g:", "a:")}
+    assert base.history[MIDDLE] != remembered.history[MIDDLE]
+
+
+def brute_counts(
+    log: pd.DataFrame, schema: FeatureSchema, key: str, cutoff: pd.Timestamp
+) -> tuple[dict[int, np.ndarray], np.ndarray] | None:
+    """Item -> counts by column, and the totals, of events strictly before ``cutoff``."""
+    level = next(lv for lv in LEVELS if lv.prefix == key.split(":", 1)[0])
+    mine = log["keys"].map(lambda keys: key in keys) & (log["event_time"] < cutoff)
+    # Exposure enters the exact query's row alone, the one that has a column for it.
+    events = log[mine if level.per_action else mine & log["engaged"]]
+    if events.empty:
+        return None
+    counts = {item: np.zeros(len(schema.columns(level))) for item in events["item_id"]}
+    for at, column in enumerate(schema.columns(level)):
+        action, window = column.split(":")
+        days = WINDOWS[window]
+        chosen = events[events["engaged"] if action == ENGAGE else events["action"] == action]
+        if days is not None:
+            chosen = chosen[chosen["event_time"] >= cutoff - days * DAY]
+        for item, n in chosen["item_id"].value_counts().items():
+            counts[item][at] = n
+    return counts, sum(counts.values(), np.zeros(len(schema.columns(level))))
+
+
+def probes(log: pd.DataFrame, lag: pd.Timedelta) -> pd.DataFrame:
+    """Queries of the log at random times, and at the very moments around a publication."""
+    rng = np.random.default_rng(5)
+    asked = log.drop_duplicates("request_id").sample(30, random_state=5).reset_index(drop=True)
+    times = asked["request_time"].copy()
+    for i in range(0, 30, 2):
+        cutoff = times[i].floor("D" if i % 4 else "h")
+        times[i] = cutoff + lag + US * int(rng.integers(-1, 2))
+    return pd.DataFrame({"query": asked["query"], "user_id": asked["user_id"],
+                         "request_time": times})  # fmt: skip
+
+
+def keyed(log: pd.DataFrame) -> pd.DataFrame:
+    keys = {q: frozenset(engagement_keys(q)) for q in log["query"].unique()}
+    return log.assign(keys=log["query"].map(keys), engaged=log["action"] != "impression")
+
+
+@pytest.mark.parametrize("lag_minutes", [0, 30])
+def test_packed_rows_equal_counts_of_the_raw_log(
+    lag_minutes: int, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, tiny_world: Home,
+    build_home: BuildHome, tmp_path: Path,
+) -> None:  # fmt: skip
+    """A request between a cutoff and its publication sees the older snapshot."""
+    home = tiny_world
+    if lag_minutes:
+        config = FeatureConfig(lag_minutes=lag_minutes)
+        home = build_home(tmp_path, tiny_log, tiny_items, features=config)
+    lag = pd.Timedelta(minutes=lag_minutes)
+    schema = schema_of(home.read_json(home.manifest, "ingest"))
+    asked, log = probes(tiny_log, lag), keyed(tiny_log)
+    inputs = offline_inputs(home, pa.Table.from_pandas(asked))
+    seen = 0
+    for b, probe in asked.iterrows():
+        for k, key in enumerate(engagement_keys(probe["query"]), inputs.key_offsets[b]):
+            level = LEVELS[inputs.key_level[k]]
+            cutoff = (probe["request_time"] - lag).floor("D" if level.daily else "h")
+            expected = brute_counts(log, schema, key, cutoff)
+            block = inputs.key_block[k]
+            if expected is None:
+                assert block == MISSING, (key, probe)
+                continue
+            assert block != MISSING, (key, probe)
+            start = inputs.block_start[block]
+            data = inputs.blocks[start : start + inputs.block_size[block]].tobytes()
+            row = unpack(data, schema.columns(level))
+            counts, totals = expected
+            assert row.ids.tolist() == sorted(counts)
+            np.testing.assert_allclose(
+                row.counts, [counts[i] for i in row.ids.tolist()], rtol=2e-4, err_msg=key
+            )
+            np.testing.assert_array_equal(row.totals, totals.astype(np.float32))
+            seen += 1
+    assert seen > 300
+
+
+def test_labels_are_engagements_inside_the_window(
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+) -> None:
+    own = tiny_log[tiny_log["request_id"] == MIDDLE]
+    cold = own[~own["item_id"].isin(own.loc[own["action"] != "impression", "item_id"])]
+    time = own["request_time"].iloc[0]
+    delays = [pd.Timedelta(seconds=1), DAY, DAY + US]
+    planted = [plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE)
+               for i, delay in enumerate(delays)]  # fmt: skip
+    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
+    manifest = home.read_json(home.manifest, "ingest")
+    requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest).to_pylist()
+    found = next(r for r in requests if r["request_id"] == MIDDLE)
+    labels = dict(zip(found["items"], found["labels"], strict=True))
+    weights = dict(zip(found["items"], found["weights"], strict=True))
+    soon, last, late = cold["item_id"].iloc[:3].tolist()
+    saved = 0b011  # heads are engagement, save, long_click
+    assert manifest["head_order"] == ["engagement", "save", "long_click"]
+    assert (labels[soon], labels[last], labels[late]) == (saved, saved, 0)
+    assert (weights[soon], weights[last], weights[late]) == (7.0, 7.0, 5.0)
+
+
+# ---- The join itself ------------------------------------------------------------------------
+
+
+def feature_table(folder: Path, frame: pd.DataFrame, files: int) -> None:
+    for i in range(files):
+        part = frame[frame.index % files == i]
+        table = pa.table({
+            "key": pa.array(part["key"], pa.string()),
+            "event_timestamp": pa.array(part["time"].to_numpy()).cast(STAMP),
+            "value": part["value"].to_numpy(),
+        })  # fmt: skip
+        pq.write_table(table, folder / f"{i}.parquet", row_group_size=17)
+
+
+def test_as_of_equals_pandas(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 30, 600)],
+                          "time": rng.integers(0, 200, 600)})  # fmt: skip
+    frame = frame.drop_duplicates().reset_index(drop=True)
+    frame["value"] = rng.permutation(len(frame))
+    feature_table(tmp_path, frame, 3)
+    # A range of 200 microseconds makes exact ties common; k30 to k39 have no row at all.
+    asked = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 40, 2000)],
+                          "time": rng.integers(-5, 205, 2000)})  # fmt: skip
+    joined = as_of(tmp_path, "key", pa.array(asked["key"]),
+                   pa.array(asked["time"].to_numpy()).cast(STAMP), ("value",))  # fmt: skip
+    values = joined.values["value"].to_numpy()
+    stamps = joined.values["event_timestamp"].cast(pa.int64()).to_numpy()
+    found = joined.index >= 0
+    expected = pd.merge_asof(
+        asked.reset_index().sort_values("time", kind="stable"),
+        frame.rename(columns={"time": "stamp"}).sort_values("stamp"),
+        left_on="time", right_on="stamp", by="key",
+    ).set_index("index").sort_index()  # fmt: skip
+    assert (expected["stamp"] == expected["time"]).sum() > 50, "no exact ties to tell apart"
+    np.testing.assert_array_equal(found, expected["value"].notna().to_numpy())
+    assert 0 < found.sum() < len(found)
+    np.testing.assert_array_equal(values[joined.index[found]], expected["value"][found])
+    np.testing.assert_array_equal(stamps[joined.index[found]], expected["stamp"][found])
+    assert len(joined.values) == len(np.unique(joined.index[found])), "a row was fetched twice"
+
+
+def test_as_of_without_any_match(tmp_path: Path) -> None:
+    feature_table(tmp_path, pd.DataFrame({"key": ["a"], "time": [10], "value": [1]}), 1)
+    times = pa.array([9, 50]).cast(STAMP)
+    joined = as_of(tmp_path, "key", pa.array(["a", "b"]), times, ("value",))
+    assert joined.index.tolist() == [MISSING, MISSING]
+    assert len(joined.values) == 0
+
+
+# ---- Histories ------------------------------------------------------------------------------
+
+
+def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int]]]:
+    inputs = offline_inputs(home, pa.Table.from_pandas(asked))
+    entries = list(zip(inputs.hist_items.tolist(), inputs.hist_actions.tolist(),
+                       inputs.hist_times.tolist(), strict=True))  # fmt: skip
+    return [entries[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]]
+            for b in range(len(asked))]  # fmt: skip
+
+
+def test_histories_equal_the_raw_log(
+    tiny_log: pd.DataFrame, tiny_world: Home
+) -> None:
+    manifest = tiny_world.read_json(tiny_world.manifest, "ingest")
+    asked = tiny_log.drop_duplicates("request_id").reset_index(drop=True)
+    found = histories(tiny_world, asked[["query", "user_id", "request_time"]])
+    engaged = tiny_log[tiny_log["action"] != "impression"]
+    longest = 0
+    for probe, history in zip(asked.to_dict("records"), found, strict=True):
+        own = engaged[(engaged["user_id"] == probe["user_id"])
+                      & (engaged["event_time"] < probe["request_time"])]  # fmt: skip
+        entries = sorted(
+            (t.value // 1000, i, manifest["actions"].index(a))
+            for t, i, a in zip(own["event_time"], own["item_id"], own["action"], strict=True)
+        )
+        last = entries[-HISTORY_LENGTH:]
+        assert [t for _, _, t in history] == [t for t, _, _ in last]
+        assert sorted((t, i, a) for i, a, t in history) == last
+        longest = max(longest, len(history))
+    assert longest > 20
+
+
+def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) -> None:
+    start = pd.Timestamp("2021-03-01T12:00:00Z")
+    clicks: list[dict[str, Any]] = []
+    for i in range(150):
+        at = start + pd.Timedelta(minutes=i // 2)  # two at every instant
+        clicks.append({"user_id": "busy", "item_id": i, "event_time": at})
+    clicks.append({"user_id": "once", "item_id": 7, "event_time": start})
+    events = pd.DataFrame(clicks).assign(query="shoes", action="click")
+    events["request_time"] = events["event_time"]
+    items = pd.DataFrame({"item_id": range(150), "title": "shoe"})
+    home = build_home(tmp_path, events, items)
+    last, ttl = start + pd.Timedelta(minutes=74), HISTORY_TTL_DAYS * DAY
+    asked = [
+        ("busy", last), ("busy", last + US), ("busy", last + DAY), ("busy", last + US + ttl),
+        ("busy", last + 2 * US + ttl), ("once", start), ("once", start + US),
+        ("once", start + US + ttl), ("once", start + 2 * US + ttl), ("never", last),
+    ]  # fmt: skip
+    frame = pd.DataFrame(asked, columns=["user_id", "request_time"]).assign(query="shoes")
+    frame["request_time"] = frame["request_time"].astype("datetime64[us, UTC]")
+    found = histories(home, frame)
+    # A row is stamped one microsecond after its last event, and lives for the ttl from there.
+    assert [len(h) for h in found] == [100, 100, 100, 100, 0, 0, 1, 1, 0, 0]
+    assert {i for i, _, _ in found[0]} == set(range(48, 148))
+    assert {i for i, _, _ in found[1]} == set(range(50, 150))
+    times = [t for _, _, t in found[1]]
+    assert times == sorted(times), "a history is oldest first"

@@ -1,0 +1,123 @@
+"""Labels permuted within the request teach nothing (invariant 5); the true ones do.
+
+Features are rebuilt from the permuted log, so whatever of a request's own labels finds its way
+into its features shows as an AUC above one half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from interactrank.batch import collate
+from interactrank.metrics import request_metrics
+from interactrank.model import ModelConfig
+from interactrank.trainer import TrainConfig, Trainer
+from prerank.examples import offline_inputs, request_arrays, shown_candidates
+from prerank.home import Home
+from prerank.requests import Splits
+from prerank.simulate import simulate
+from prerank.train import Reader, new_model, total_steps
+from prerank.training_set import event_days, requests_between
+
+BuildHome = Callable[..., Home]
+REQUESTS = 3_000
+TRAIN = TrainConfig(epochs=4, batch_requests=64, warmup_steps=10)
+MODEL = ModelConfig(width=16, text_width=16, id_width=8, mask_blocks=1, mask_width=32, hidden=(32,))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("labels")
+    simulate(folder, "tiny", requests=REQUESTS, progress=False)
+    log = pq.read_table(folder / "events").to_pandas()
+    return log, pq.read_table(folder / "items.parquet").to_pandas()
+
+
+def permuted(log: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Within each request, what happened to an item happens to another shown one instead."""
+    rng = np.random.default_rng(seed)
+    shown = log[log["action"] == "impression"]
+    places = shown[["request_id", "item_id", "position"]].assign(
+        draw=rng.random(len(shown))
+    ).sort_values(["request_id", "position"])  # fmt: skip
+    drawn = places.sort_values(["request_id", "draw"])
+    places["new_item"], places["new_position"] = (
+        drawn["item_id"].to_numpy(), drawn["position"].to_numpy())  # fmt: skip
+    engaged = log[log["action"] != "impression"].merge(
+        places.drop(columns=["draw", "position"]), on=["request_id", "item_id"], how="left",
+        validate="many_to_one",
+    )  # fmt: skip
+    assert engaged["new_item"].notna().all()
+    engaged = engaged.assign(item_id=engaged["new_item"].astype(np.int64),
+                             position=engaged["new_position"].astype(np.int32))  # fmt: skip
+    return pd.concat([log[log["action"] == "impression"], engaged[log.columns]], ignore_index=True)
+
+
+def held_out_auc(home: Home) -> tuple[float, float]:
+    """Mean AUC over the test requests, and its standard error, of a briefly trained model."""
+    reader = Reader(home)
+    trainer = Trainer(new_model(reader, MODEL, TRAIN), TRAIN, total_steps(home, TRAIN))
+    for epoch in range(TRAIN.epochs):
+        trainer.model.train()
+        for batch in reader.split("train", TRAIN.batch_requests, TRAIN.seed + epoch):
+            trainer.step(batch)
+    trainer.model.eval()
+    manifest = home.read_json(home.manifest, "ingest")
+    made = home.read_json(home.training_set / "manifest.json", "training-set")
+    splits = Splits(**made["splits"])
+    auc = []
+    for files in event_days(home, splits.test_from, splits.closed_before):
+        requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
+        arrays = request_arrays(
+            reader.schema, requests["query"].to_pylist(), offline_inputs(home, requests),
+            shown_candidates(requests), reader.catalogue, reader.table,
+        )  # fmt: skip
+        batch = collate(arrays, reader.catalogue, reader.table, len(reader.schema.heads))
+        with torch.inference_mode():
+            scores = trainer.model(batch).logits[:, 0].double().numpy()
+        auc.append(request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets)["auc"])
+    values = np.concatenate(auc)
+    values = values[~np.isnan(values)]
+    assert len(values) > 300
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def test_permutation_keeps_the_log_lawful(world: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    log, _ = world
+    mixed = permuted(log, 1)
+    per_request = ["request_id", "action"]
+    assert mixed.groupby(per_request).size().equals(log.groupby(per_request).size())
+    shown = set(zip(*log.loc[log["action"] == "impression", ["request_id", "item_id", "position"]]
+                    .to_numpy().T, strict=True))  # fmt: skip
+    rows = zip(*mixed[["request_id", "item_id", "position"]].to_numpy().T, strict=True)
+    assert set(rows) == shown
+    engaged = log["action"] != "impression"
+    before = log.loc[engaged].set_index("event_id")["item_id"]
+    after = mixed[mixed["action"] != "impression"].set_index("event_id")["item_id"]
+    assert (before != after.loc[before.index]).mean() > 0.9
+
+
+def test_random_labels_teach_nothing(
+    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome, tmp_path: Path
+) -> None:
+    log, items = world
+    home = build_home(tmp_path, permuted(log, 1), items, training_set=True)
+    auc, error = held_out_auc(home)
+    assert error < 0.02, "the test has no power"
+    assert abs(auc - 0.5) < 3 * error, f"AUC {auc:.3f} of {error:.3f}"
+
+
+def test_true_labels_teach(
+    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome, tmp_path: Path
+) -> None:
+    log, items = world
+    auc, error = held_out_auc(build_home(tmp_path, log, items, training_set=True))
+    assert auc > 0.6
+    assert auc - 0.5 > 6 * error, f"AUC {auc:.3f} of {error:.3f}"

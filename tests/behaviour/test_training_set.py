@@ -1,0 +1,279 @@
+"""The training set: one row a request, a pure function of the log, split by time."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from interactrank.batch import RequestArrays
+from interactrank.schema import REQUEST_NUMERIC
+from prerank.catalogue import load_catalogue
+from prerank.errors import DataError, StateError
+from prerank.examples import offline_inputs, request_arrays, sampled_candidates, shown_candidates
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.requests import plan_splits, read_requests
+from prerank.training_set import (
+    build_training_set,
+    event_days,
+    read_split,
+    requests_between,
+    to_arrays,
+    to_table,
+)
+
+BuildHome = Callable[..., Home]
+US = pd.Timedelta(microseconds=1)
+
+
+def manifest_of(home: Home) -> dict:
+    return home.read_json(home.manifest, "ingest")
+
+
+def all_requests(home: Home) -> pa.Table:
+    return read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest_of(home))
+
+
+def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
+    """What :mod:`prerank.training_set` makes of ``requests``, in one go."""
+    manifest = manifest_of(home)
+    catalogue, inputs = load_catalogue(home, manifest), offline_inputs(home, requests)
+    table = catalogue.table()
+    candidates = (shown_candidates(requests) if manifest["has_impressions"]
+                  else sampled_candidates(requests, inputs, table))  # fmt: skip
+    queries = requests["query"].to_pylist()
+    return request_arrays(schema_of(manifest), queries, inputs, candidates, catalogue, table)
+
+
+def split(home: Home, name: str) -> pa.Table:
+    return pa.concat_tables(read_split(home, name))
+
+
+def by_id(table: pa.Table) -> dict[str, pa.Table]:
+    return {r: table.slice(i, 1) for i, r in enumerate(table["request_id"].to_pylist())}
+
+
+def bits(table: pa.Table) -> str:
+    """Every value of a one-row table, NaN and all."""
+    flat = [np.asarray(c.combine_chunks().flatten()) if pa.types.is_large_list(c.type)
+            else c.to_numpy() for c in table.columns]  # fmt: skip
+    return hashlib.sha256(b"|".join(
+        f.tobytes() if f.dtype != object else str(f.tolist()).encode() for f in flat)).hexdigest()  # fmt: skip
+
+
+def digests(home: Home) -> dict[str, str]:
+    return {
+        str(path.relative_to(home.training_set)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(home.training_set.rglob("*"))
+        if path.is_file()
+    }
+
+
+def private(home: Home, root: Path) -> Home:
+    """A copy of ``home`` that a test may change."""
+    shutil.copytree(home.root, root / "home")
+    return Home.at(root / "home")
+
+
+# ---- The table and its arrays ----------------------------------------------------------------
+
+
+def test_table_and_arrays_round_trip(tiny_world: Home) -> None:
+    requests = all_requests(tiny_world).slice(280, 40)
+    arrays = arrays_of(tiny_world, requests)
+    ids = requests["request_id"].to_pylist()
+    table = to_table(ids, arrays)
+    assert table["request_id"].to_pylist() == ids
+    back = to_arrays(table, arrays.x.shape[1], len(REQUEST_NUMERIC))
+    for field in fields(RequestArrays):
+        before, after = getattr(arrays, field.name), getattr(back, field.name)
+        assert before.dtype == after.dtype, field.name
+        np.testing.assert_array_equal(before, after, err_msg=field.name)
+    assert len(arrays.hist_items) > 0
+    assert np.abs(arrays.x).sum() > 0
+
+
+def test_arrays_of_a_slice_are_the_arrays_of_its_rows(tiny_world: Home) -> None:
+    """Batches are slices and shuffles of a file's table; offsets must start over."""
+    table = split(tiny_world, "train")
+    order = np.random.default_rng(0).permutation(len(table))[:50]
+    shuffled = table.take(pa.array(order)).slice(10, 20)
+    crosses = len(schema_of(manifest_of(tiny_world)).cross)
+    arrays = to_arrays(shuffled, crosses, len(REQUEST_NUMERIC))
+    for b, row in enumerate(order[10:30].tolist()):
+        lo, hi = arrays.offsets[b : b + 2]
+        one = table.slice(row, 1)
+        np.testing.assert_array_equal(arrays.candidates[lo:hi], one["candidates"].to_pylist()[0])
+        np.testing.assert_array_equal(
+            arrays.x[lo:hi].ravel(), np.array(one["x"].to_pylist()[0], np.float32)
+        )
+        assert arrays.time[b] == one["time"].to_pylist()[0]
+
+
+# ---- A pure function of the log ---------------------------------------------------------------
+
+
+def test_an_example_does_not_depend_on_its_task(tiny_world: Home) -> None:
+    stored = by_id(split(tiny_world, "train")) | by_id(split(tiny_world, "validation"))
+    requests = all_requests(tiny_world)
+    order = np.random.default_rng(1).permutation(len(requests))
+    seen = 0
+    for size in (1, 7, 60):
+        for start in range(0, 3 * size, size):
+            some = requests.take(pa.array(order[start : start + size]))
+            ids = some["request_id"].to_pylist()
+            for name, row in by_id(to_table(ids, arrays_of(tiny_world, some))).items():
+                if name in stored:
+                    assert bits(row) == bits(stored[name]), name
+                    seen += 1
+    assert seen > 100
+
+
+def test_a_rebuilt_training_set_is_the_same(tiny_world: Home, tmp_path: Path) -> None:
+    again = private(tiny_world, tmp_path)
+    shutil.rmtree(again.training_set)
+    build_training_set(again)
+    assert len(digests(tiny_world)) > 2
+    assert digests(again) == digests(tiny_world)
+
+
+def test_features_of_another_log_are_refused(
+    tiny_world: Home, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    other = build_home(tmp_path, tiny_log.head(-1), tiny_items, features=None)
+    with pytest.raises(StateError, match="Run `prerank features` first"):
+        build_training_set(other)
+    shutil.copytree(tiny_world.features, other.features)
+    with pytest.raises(DataError, match="another log. Run `prerank features` again"):
+        build_training_set(other)
+    assert not other.training_set.exists()
+
+
+# ---- Which requests, in which split -----------------------------------------------------------
+
+
+def test_splits_are_by_time_disjoint_and_whole(tiny_world: Home) -> None:
+    manifest = manifest_of(tiny_world)
+    splits = plan_splits(tiny_world, manifest)
+    requests = all_requests(tiny_world)
+    time = requests["request_time"].cast(pa.int64()).to_numpy()
+    train, validation = split(tiny_world, "train"), split(tiny_world, "validation")
+    assert max(train["time"].to_pylist()) < min(validation["time"].to_pylist())
+    assert max(validation["time"].to_pylist()) < splits.test_from
+    wanted = {"train": (0, splits.validation_from),
+              "validation": (splits.validation_from, splits.test_from)}  # fmt: skip
+    for name, (low, high) in wanted.items():
+        ids = requests.filter(pa.array((time >= low) & (time < high)))["request_id"].to_pylist()
+        assert sorted(split(tiny_world, name)["request_id"].to_pylist()) == sorted(ids)
+    eligible = int((time < splits.closed_before).sum())
+    assert len(train) == pytest.approx(0.7 * eligible, abs=2)
+    assert len(validation) == pytest.approx(0.1 * eligible, abs=2)
+    assert {splits.of(int(t)) for t in train["time"].to_pylist()} == {"train"}
+
+
+def test_day_groups_hold_every_request_once(tiny_world: Home, monkeypatch: pytest.MonkeyPatch
+                                            ) -> None:  # fmt: skip
+    monkeypatch.setattr("prerank.training_set.REQUESTS_PER_TASK", 50)
+    manifest, groups = manifest_of(tiny_world), event_days(tiny_world)
+    assert len(groups) > 5
+    found = [r for g in groups
+             for r in requests_between(g, manifest, 0, 1 << 62)["request_id"].to_pylist()]  # fmt: skip
+    assert found == all_requests(tiny_world)["request_id"].to_pylist()
+
+
+def test_open_label_windows_are_left_out(
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+) -> None:
+    """Closed means: the log goes on for a whole window after the request."""
+    hours = 10 * 24
+    home = build_home(tmp_path, tiny_log, tiny_items, training_set=True, label_window_hours=hours)
+    splits = plan_splits(home, manifest_of(home))
+    end = tiny_log["event_time"].max()
+    asked = tiny_log.drop_duplicates("request_id")
+    closed = asked["request_time"] + pd.Timedelta(hours=hours) <= end
+    assert 100 < closed.sum() < 500
+    assert splits.closed_before == asked.loc[closed, "request_time"].max().value // 1000 + 1
+    kept = {r for s in ("train", "validation") for r in split(home, s)["request_id"].to_pylist()}
+    assert kept <= set(asked.loc[closed, "request_id"])
+    assert len(kept) == pytest.approx(0.8 * closed.sum(), abs=2)
+
+
+def test_too_short_a_log_is_named(
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="0 requests have a closed label window"):
+        build_home(tmp_path, tiny_log, tiny_items, training_set=True, label_window_hours=9_999)
+
+
+def test_a_request_without_impressions_is_history_only(
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+) -> None:
+    engaged = tiny_log[tiny_log["action"] != "impression"]
+    bare = set(engaged["request_id"].unique()[20:60])
+    log = tiny_log[(tiny_log["action"] != "impression") | ~tiny_log["request_id"].isin(bare)]
+    home = build_home(tmp_path, log, tiny_items, training_set=True)
+    kept = {r for s in ("train", "validation") for r in split(home, s)["request_id"].to_pylist()}
+    assert len(kept) > 300
+    assert not kept & bare
+    assert not bare & set(all_requests(home)["request_id"].to_pylist())
+    one = engaged[engaged["request_id"].isin(bare)].iloc[0]
+    probe = pa.Table.from_pandas(pd.DataFrame([{
+        "query": one["query"], "user_id": one["user_id"], "request_time": one["event_time"] + US,
+    }]))  # fmt: skip
+    assert one["item_id"] in offline_inputs(home, probe).hist_items
+
+
+# ---- Logs without impressions -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bare_world(
+    tmp_path_factory: pytest.TempPathFactory, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
+    build_home: BuildHome,
+) -> Home:  # fmt: skip
+    log = tiny_log[tiny_log["action"] != "impression"]
+    return build_home(tmp_path_factory.mktemp("bare"), log, tiny_items, training_set=True)
+
+
+def test_negatives_are_sampled_where_nothing_was_shown(
+    bare_world: Home, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame
+) -> None:
+    summary = bare_world.read_json(bare_world.training_set / "manifest.json", "training-set")
+    assert summary["candidates"] == "sampled"
+    catalogue = set(tiny_items["item_id"])
+    log = tiny_log[tiny_log["action"] != "impression"]
+    positives = log.groupby("request_id")["item_id"].agg(set)
+    for row in split(bare_world, "train").to_pylist():
+        candidates, labels = row["candidates"], np.array(row["labels"])
+        engaged = positives[row["request_id"]]
+        assert len(set(candidates)) == len(candidates), "a candidate is listed twice"
+        assert {c for c, lab in zip(candidates, labels, strict=True) if lab} == engaged
+        assert set(candidates) <= catalogue
+        assert (labels == 0).sum() >= 32
+        # Who is a candidate for certain has probability 1; who was drawn has less.
+        log_q = np.array(row["log_q"])
+        assert (log_q <= 0).all()
+        assert (log_q[labels > 0] == 0).all()
+        assert (log_q < 0).any()
+
+
+def test_sampling_depends_on_the_request_alone(bare_world: Home) -> None:
+    stored = by_id(split(bare_world, "train"))
+    requests = all_requests(bare_world)
+    picked = np.random.default_rng(2).permutation(len(requests))[:25]
+    for group in (picked, picked[:1], picked[3:9]):
+        some = requests.take(pa.array(group))
+        rows = by_id(to_table(some["request_id"].to_pylist(), arrays_of(bare_world, some)))
+        for name in rows.keys() & stored.keys():
+            assert bits(rows[name]) == bits(stored[name]), name
+    first, second = (stored[n]["candidates"].to_pylist()[0] for n in list(stored)[-2:])
+    assert set(first) != set(second), "every request drew the same items"

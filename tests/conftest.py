@@ -1,0 +1,124 @@
+"""One local Ray for the session, and a small simulated world that tests read but never change.
+
+A module that starts a Ray of its own cannot do so while the shared one runs. Tests that do not use
+the shared one therefore go first.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before Ray is imported: it reads the mode once.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["PRERANK_PROGRESS"] = "0"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from prerank.features import FeatureConfig, build_features
+from prerank.home import Home
+from prerank.ingest import ingest
+from prerank.log import LogMapping
+from prerank.simulate import simulate
+from prerank.training_set import build_training_set
+
+ROOT = Path(__file__).parents[1]
+REQUESTS = 600
+ON_MIDNIGHT = "r0000000300"
+"""A request of the tiny log that is moved to a day's very first microsecond: the moment at which
+an hourly and a daily snapshot are cut and, without a lag, published."""
+
+HOURLY = FeatureConfig()
+BuildHome = Callable[..., Home]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "ray_local" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A Ray of two cores whose workers import this checkout."""
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}"}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def build_home(ray_local: None) -> BuildHome:
+    """Ingest frames into a new home and build what is asked for."""
+
+    def build(
+        root: Path,
+        events: pd.DataFrame,
+        items: pd.DataFrame,
+        *,
+        features: FeatureConfig | None = HOURLY,
+        training_set: bool = False,
+        **mapping: object,
+    ) -> Home:
+        root.mkdir(parents=True, exist_ok=True)
+        events.to_parquet(root / "events.parquet")
+        items.to_parquet(root / "items.parquet")
+        home = Home.at(root / "home")
+        ingest(
+            root / "events.parquet",
+            root / "items.parquet",
+            home,
+            LogMapping.model_validate(mapping),
+        )
+        if features is not None:
+            build_features(home, features)
+        if training_set:
+            build_training_set(home)
+        return home
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_simulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulation")
+    simulate(folder, "tiny", requests=REQUESTS, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_items(tiny_simulation: Path) -> pd.DataFrame:
+    frame: pd.DataFrame = pq.read_table(tiny_simulation / "items.parquet").to_pandas()
+    return frame
+
+
+@pytest.fixture(scope="session")
+def tiny_log(tiny_simulation: Path) -> pd.DataFrame:
+    """Raw events of the tiny world; copy before you change anything."""
+    log: pd.DataFrame = pq.read_table(tiny_simulation / "events").to_pandas()
+    moved = log["request_id"] == ON_MIDNIGHT
+    shift = log.loc[moved, "request_time"] - log.loc[moved, "request_time"].dt.floor("D")
+    for column in ("request_time", "event_time"):
+        log.loc[moved, column] -= shift
+    return log
+
+
+@pytest.fixture(scope="session")
+def tiny_world(
+    tmp_path_factory: pytest.TempPathFactory,
+    build_home: BuildHome,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+) -> Home:
+    """Home of the tiny log with features and training set. Read only."""
+    root = tmp_path_factory.mktemp("world")
+    return build_home(root, tiny_log, tiny_items, training_set=True)

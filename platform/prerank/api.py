@@ -69,6 +69,7 @@ class PrerankRequest:
         query: normalised.
         keys: int64 [n] distinct candidates, in the order of first appearance.
         originals: int64 key -> the id as the caller sent it; None when the keys are those.
+        as_text: the caller sent integer ids as text.
         time_us: microseconds since 1970, of this deployment's clock.
         weights: float32 [H], summing to 1.
     """
@@ -82,13 +83,15 @@ class PrerankRequest:
     time_us: int
     weights: NDArray[np.float32]
     explain: bool
+    as_text: bool = False
 
     def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
         """``keys`` in the caller's form; as text where JSON would lose digits."""
         found: list[int] = keys.tolist()
         if self.originals is not None:
             return [self.originals[k] for k in found]
-        return [k if -JSON_SAFE <= k <= JSON_SAFE else str(k) for k in found]
+        safe = not self.as_text
+        return [k if safe and -JSON_SAFE <= k <= JSON_SAFE else str(k) for k in found]
 
 
 def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
@@ -110,6 +113,9 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         time_us=_request_time(data.get("time"), limits, now_us),
         weights=_weights(data.get("weights"), limits.schema),
         explain=_flag(data.get("explain", False)),
+        as_text=originals is None
+        and bool(data["candidates"])
+        and isinstance(data["candidates"][0], str),
     )
 
 
@@ -281,6 +287,8 @@ def _candidates(
     kinds = set(map(type, value))
     if kinds - {int, str}:
         odd = next(v for v in value if type(v) not in (int, str))
+        if isinstance(odd, float) and abs(odd) > JSON_SAFE:
+            raise RequestError("candidates", f"{odd:.0f} is beyond 2^53: send ids as strings")
         raise RequestError("candidates", f"{odd!r} is neither an integer nor a string")
     if len(kinds) > 1:
         raise RequestError("candidates", "integers and strings are mixed; send one kind")
@@ -290,9 +298,23 @@ def _candidates(
             odd = next(v for v in value if abs(v) > JSON_SAFE)
             raise RequestError("candidates", f"{odd} is beyond 2^53: send ids as strings")
         return _distinct(np.array(value, np.int64)), None
+    if limits.ids.kind == "integer" and (spelt := _spelt(value)) is not None:
+        return _distinct(spelt), None
     keys = [_item_key(v, "candidates", limits.ids) for v in value]
     originals = dict(zip(reversed(keys), reversed(value), strict=True))
     return _distinct(np.array(keys, np.int64)), originals
+
+
+def _spelt(texts: list[str]) -> NDArray[np.int64] | None:
+    """The integers that ``texts`` spell, a fifth of the cost of one look at each; None if unsure.
+
+    Only texts that are just how the integer is written pass, so the answer can spell them again.
+    """
+    try:
+        found = np.array(list(map(int, texts)), np.int64)
+    except (ValueError, OverflowError):
+        return None
+    return found if list(map(str, found.tolist())) == texts else None
 
 
 def _item_key(value: Any, field: str, ids: ItemIds) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numba as nb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -41,31 +42,59 @@ def as_of(
         times: timestamp[us, UTC] [n].
         columns: what to fetch of each joined row; ``event_timestamp`` is always there.
     """
+    asked = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    encoded = asked.dictionary_encode()
     with duckdb.connect() as db:
         db.execute("SET threads = 1; SET TimeZone = 'UTC'")
-        asked = pa.table({"i": np.arange(len(keys)), "key": keys, "t": times})
-        db.register("asked", asked)
         table = f"read_parquet('{folder}/*.parquet', filename = true, file_row_number = true)"
-        db.execute(
-            f"""CREATE TEMP TABLE joined AS
-            WITH present AS (
-                SELECT {key_column} AS key, event_timestamp, filename AS f, file_row_number AS r
-                FROM {table} WHERE {key_column} IN (SELECT DISTINCT key FROM asked))
-            SELECT i, f, r FROM asked ASOF JOIN present
-            ON asked.key = present.key AND asked.t >= present.event_timestamp"""
+        db.register(
+            "wanted",
+            pa.table({"key": encoded.dictionary, "code": np.arange(len(encoded.dictionary))}),
         )
-        db.execute(
-            """CREATE TEMP TABLE wanted AS
-            SELECT f, r, row_number() OVER () - 1 AS n FROM (SELECT DISTINCT f, r FROM joined)"""
+        present = db.sql(
+            f"""SELECT code, epoch_us(event_timestamp) AS t, filename AS f, file_row_number AS r
+            FROM {table} v JOIN wanted ON v.{key_column} = wanted.key ORDER BY code, t"""
+        ).to_arrow_table()
+        bounds = np.searchsorted(present["code"].to_numpy(), np.arange(len(encoded.dictionary) + 1))
+        at = _latest(
+            encoded.indices.to_numpy().astype(np.int64),
+            micros(times),
+            bounds,
+            present["t"].to_numpy(),
         )
+        chosen, index = np.unique(at[at >= 0], return_inverse=True)
+        found = present.select(["f", "r"]).take(pa.array(chosen))
+        db.register("found", found.append_column("n", pa.array(np.arange(len(chosen)))))
         names = ", ".join(f"v.{c}" for c in ("event_timestamp", *columns))
         values = db.sql(
             f"""SELECT {names}, n FROM {table} v
-            JOIN wanted ON v.filename = wanted.f AND v.file_row_number = wanted.r"""
+            JOIN found ON v.filename = found.f AND v.file_row_number = found.r ORDER BY n"""
         ).to_arrow_table()
-        pairs = db.execute("SELECT i, n FROM joined JOIN wanted USING (f, r)").fetchnumpy()
-    place = np.empty(values.num_rows, np.int64)
-    place[values["n"].to_numpy()] = np.arange(values.num_rows)
-    index = np.full(len(keys), MISSING, np.int64)
-    index[pairs["i"]] = place[pairs["n"]]
-    return AsOf(index, values.drop_columns(["n"]))
+    out = np.full(len(asked), MISSING, np.int64)
+    out[at >= 0] = index.reshape(-1)
+    return AsOf(out, values.drop_columns(["n"]))
+
+
+@nb.njit(cache=True, nogil=True)
+def _latest(
+    codes: NDArray[np.int64],
+    times: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    stamps: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Last row of each asked key whose stamp is at or before the asked time, or -1.
+
+    A binary search in the key's own stamps. DuckDB's ASOF join gives the same, but took 84 s for
+    80,000 pairs against 1.7 million rows of few keys.
+    """
+    out = np.empty(codes.size, np.int64)
+    for i in range(codes.size):
+        low, high = bounds[codes[i]], bounds[codes[i] + 1]
+        at = low + np.searchsorted(stamps[low:high], times[i], side="right") - 1
+        out[i] = at if at >= low else MISSING
+    return out
+
+
+def micros(times: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """timestamp[us] column to int64 microseconds since 1970."""
+    return times.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()

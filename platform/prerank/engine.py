@@ -155,8 +155,8 @@ class Engine:
             if (version := registry.alias_version(alias)) is not None:
                 return alias, version
         raise NotReadyError(
-            f"no model is {registry.CHAMPION}. Promote one: set the alias `{registry.CHAMPION}` on "
-            f"a version of `{registry.MODEL_NAME}` in the MLflow UI, or run `prerank promote`."
+            f"no model is {registry.CHAMPION}. Promote one: in the MLflow UI, give a version of "
+            f"`{registry.MODEL_NAME}` the alias `{registry.CHAMPION}`."
         )
 
     def _load(self, alias: str, version: str, features: OnlineFeatures) -> Loaded:

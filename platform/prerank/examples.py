@@ -23,17 +23,12 @@ from interactrank.engagement import (
 from interactrank.idtable import IdTable
 from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
 from interactrank.text import engagement_keys, ragged, tokens
-from prerank.asof import as_of
+from prerank.asof import as_of, micros
 from prerank.home import Home
 from prerank.negatives import sample_candidates
 
 DAY_US = 86_400_000_000
 HISTORY_COLUMNS = ("item_ids", "actions", "times")
-
-
-def micros(times: pa.ChunkedArray) -> NDArray[np.int64]:
-    """timestamp[us] column to int64 microseconds since 1970."""
-    return times.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
 
 
 def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

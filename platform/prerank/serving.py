@@ -33,11 +33,16 @@ MAX_BODY = 32 << 20
 WRITER_THREADS = 32
 RAW = "application/octet-stream"
 ROUTES = {"/v1/prerank": "POST", "/v1/events": "POST", "/health": "GET", "/ready": "GET"}
+QUIET = {"enable_access_log": False}
+"""A line a request costs more than the metrics that say the same."""
 
 log = logging.getLogger(__name__)
 
 
-@serve.deployment(max_ongoing_requests=WRITER_THREADS)
+# A writer waits for the disk most of its time: it takes no core from the scorers.
+@serve.deployment(
+    max_ongoing_requests=WRITER_THREADS, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+)
 class HistoryWriterDeployment:
     """The one writer of a shard of users. Opens the store when there is one to open."""
 
@@ -68,7 +73,7 @@ class HistoryWriterDeployment:
         return writer
 
 
-@serve.deployment
+@serve.deployment(logging_config=QUIET)
 class PreRanker:
     """HTTP in, HTTP out; the work is :class:`prerank.engine.Engine`'s."""
 

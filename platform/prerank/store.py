@@ -29,6 +29,8 @@ from prerank.home import ENV, Home, write_json
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
 BUSY_TIMEOUT_MS = 30_000
 HISTORY_BATCH = 1_000
+SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
+"""What must agree for materialisation to resume instead of starting over."""
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -165,8 +167,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     state = {
         "until_us": until,
         "cutoff_us": cutoff,
-        "schema_hash": features["schema_hash"],
-        "fingerprint": features["fingerprint"],
+        **{name: features[name] for name in SAME_FEATURES},
         "users": users,
     }
     write_json(materialised_path(home), state)
@@ -185,7 +186,7 @@ def _start(home: Home, features: dict[str, Any], until: int) -> int:
             f"{_time(until)}: it cannot forget. Remove {home.feast} (with Redis: use an empty one) "
             "and materialise again."
         )
-    same = all(before[k] == features[k] for k in ("schema_hash", "fingerprint"))
+    same = all(before.get(name) == features[name] for name in SAME_FEATURES)
     return int(before["until_us"]) if same else 0
 
 

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
+from prerank.asof import micros
 from prerank.catalogue import load_catalogue
 from prerank.errors import DataError
 from prerank.examples import (
-    micros,
     offline_inputs,
     request_arrays,
     sampled_candidates,

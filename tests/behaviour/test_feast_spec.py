@@ -1,0 +1,101 @@
+"""Feast's own ``get_historical_features`` is the specification of our point-in-time join."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from interactrank.engagement import FeatureInputs
+from interactrank.schema import HISTORY_TTL_DAYS
+from interactrank.text import engagement_keys
+from prerank.examples import offline_inputs
+from prerank.home import Home
+
+US = pd.Timedelta(microseconds=1)
+SAMPLED = 150
+
+
+@pytest.fixture(scope="module")
+def store(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """Feast over the tiny world's tables; its registry lies elsewhere, the world stays as it is."""
+    from prerank import store
+
+    root = tmp_path_factory.mktemp("feast")
+    (root / "features").symlink_to(tiny_world.features)
+    return store.apply(Home.at(root))
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_log: pd.DataFrame, tiny_world: Home) -> pd.DataFrame:
+    """Requests of the log, some moved onto the very stamps of rows, some far into the future."""
+    requests = tiny_log.drop_duplicates("request_id").sample(SAMPLED, random_state=9)
+    frame = requests[["query", "user_id", "request_time"]].reset_index(drop=True)
+    times = frame["request_time"].copy()
+    times[0:60:2] = times[0:60:2].dt.floor("h")
+    history = pd.read_parquet(tiny_world.features / "user_history")
+    stamps = history.groupby("user_id")["event_timestamp"].max()
+    own = frame["user_id"].map(stamps)
+    ttl = pd.Timedelta(days=HISTORY_TTL_DAYS)
+    for i in range(60, 100):
+        if own.notna()[i]:
+            # On the stamp, a microsecond before it, and at both sides of the end of its life.
+            times[i] = own[i] + (-US, 0 * US, ttl, ttl + US)[i % 4]
+    frame["request_time"] = times.astype("datetime64[us, UTC]")
+    frame.loc[100:105, "user_id"] = "never seen"
+    frame.loc[106:110, "query"] = "a query of nobody"
+    return frame
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_world: Home, asked: pd.DataFrame) -> FeatureInputs:
+    return offline_inputs(tiny_world, pa.Table.from_pandas(asked))
+
+
+def feasts(store, entities: pd.DataFrame, features: list[str]) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+    found = store.get_historical_features(entities, features).to_df()
+    assert len(found) == len(entities), "Feast lost or doubled rows"
+    return found.sort_values("n", ignore_index=True)
+
+
+def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
+    keys = asked["query"].map(engagement_keys)
+    times = asked["request_time"].repeat(keys.map(len))
+    entities = pd.DataFrame({"engagement_key": keys.explode(), "event_timestamp": times})
+    entities = entities.reset_index(drop=True).assign(n=np.arange(len(ours.key_block)))
+    # Feast drops nothing, but a repeated entity row would come back once.
+    distinct = entities.drop_duplicates(["engagement_key", "event_timestamp"])
+    found = entities.merge(
+        feasts(store, distinct, ["engagement:row"]).drop(columns="n"),
+        on=["engagement_key", "event_timestamp"], how="left", validate="many_to_one",
+    ).sort_values("n")  # fmt: skip
+    missing = 0
+    for k, row in enumerate(found["row"]):
+        block = ours.key_block[k]
+        if row is None or row is pd.NA or isinstance(row, float):
+            assert block < 0, entities.loc[k]
+            missing += 1
+            continue
+        assert block >= 0, entities.loc[k]
+        start = ours.block_start[block]
+        assert ours.blocks[start : start + ours.block_size[block]].tobytes() == bytes(row)
+    assert 0 < missing < 0.5 * len(found)
+
+
+def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
+    entities = pd.DataFrame({"user_id": asked["user_id"], "event_timestamp": asked["request_time"],
+                             "n": np.arange(len(asked))})  # fmt: skip
+    names = ("item_ids", "actions", "times")
+    found = feasts(store, entities, [f"user_history:{n}" for n in names])
+    mine = dict(zip(names, (ours.hist_items, ours.hist_actions, ours.hist_times), strict=True))
+    lengths = []
+    for b, row in enumerate(found.to_dict("records")):
+        lo, hi = ours.hist_offsets[b : b + 2]
+        for name in names:
+            value = row[name]
+            theirs = [] if value is None or np.ndim(value) == 0 else list(value)
+            assert mine[name][lo:hi].tolist() == theirs, (b, name)
+        lengths.append(hi - lo)
+    assert lengths.count(0) > 5
+    assert max(lengths) > 20

@@ -1,0 +1,273 @@
+"""What a caller may send, and what is said about everything else. No Ray, no store."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interactrank.schema import FeatureSchema
+from prerank.api import (
+    AHEAD_US,
+    Limits,
+    PrerankRequest,
+    RequestError,
+    iso,
+    parse_events,
+    parse_json,
+    parse_raw,
+)
+from prerank.ids import ItemIds, event_id, given_event_id
+
+SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
+WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
+REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
+STRINGS = Limits(ItemIds("string", 7), SCHEMA)
+NOW = 1_700_000_000_000_000
+GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
+
+
+def parsed(limits: Limits = WALL, **changes: Any) -> PrerankRequest:
+    return parse_json(orjson.dumps({**GOOD, **changes}), limits, NOW)
+
+
+def refused(limits: Limits = WALL, **changes: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parsed(limits, **changes)
+    assert caught.value.body()["error"]["field"] == caught.value.field
+    return caught.value
+
+
+def test_a_plain_request_gets_every_default() -> None:
+    request = parsed()
+    assert (request.query, request.user_id, request.k) == ("red shoes", "ann", 100)
+    assert request.keys.tolist() == [3, 1, 2]
+    assert request.keys.dtype == np.int64
+    assert request.time_us == NOW
+    assert request.weights.tolist() == [1.0, 0.0]
+    assert not request.explain
+    assert request.request_id
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{nope", "body"),
+        (b"", "body"),
+        (b"[]", "body"),
+        (b"null", "body"),
+        (b'{"user_id": "u", "query": "\\ud800", "candidates": []}', "body"),
+        (b'{"user_id":"u","query":"q","candidates":[1180591620717411303424]}', "candidates"),
+        (b"\xff\xfe", "body"),
+    ],
+)
+def test_a_body_that_is_no_request(body: bytes, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_json(body, WALL, NOW)
+    assert caught.value.field == field
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("query", None, "string"),
+        ("query", "  \n", "empty"),
+        ("query", "x" * 1001, "1001 characters"),
+        ("query", 7, "string"),
+        ("user_id", None, "non-empty"),
+        ("user_id", "", "non-empty"),
+        ("user_id", "u" * 513, "513"),
+        ("user_id", 2**60, "as a string"),
+        ("k", 0, "positive"),
+        ("k", -1, "positive"),
+        ("k", 1.5, "positive"),
+        ("k", True, "positive"),
+        ("k", "10", "positive"),
+        ("candidates", None, "list"),
+        ("candidates", "1,2", "list"),
+        ("candidates", [1, "2"], "mixed"),
+        ("candidates", [1.0], "neither"),
+        ("candidates", [True], "neither"),
+        ("candidates", [None], "neither"),
+        ("candidates", [[1]], "neither"),
+        ("candidates", [2**53 + 1], "as strings"),
+        ("candidates", [-(2**60)], "as strings"),
+        ("candidates", ["one"], "not an integer"),
+        ("weights", [1], "object"),
+        ("weights", {}, "object"),
+        ("weights", {"zzz": 1}, "no head"),
+        ("weights", {"save": 0}, "above 0"),
+        ("explain", 1, "true or false"),
+        ("time", NOW, "replay"),
+        ("colour", "red", "known are"),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_fix(field: str, value: Any, says: str) -> None:
+    error = refused(**{field: value})
+    assert error.field == field
+    assert says in error.message
+    assert error.status == 400
+
+
+@pytest.mark.parametrize("weight", [-1, "1", True, None])
+def test_a_wrong_weight_is_named(weight: Any) -> None:
+    assert refused(weights={"save": weight}).field == "weights.save"
+
+
+def test_too_many_candidates_is_413() -> None:
+    assert refused(candidates=list(range(11))).status == 413
+
+
+def test_weights_are_scaled_to_one_in_the_order_of_heads() -> None:
+    np.testing.assert_allclose(parsed(weights={"save": 3, "engagement": 1}).weights, [0.25, 0.75])
+
+
+def test_no_candidates_is_a_request_like_any_other() -> None:
+    assert parsed(candidates=[]).keys.tolist() == []
+
+
+def test_a_repeated_candidate_is_scored_once() -> None:
+    assert parsed(candidates=[5, 3, 5, 3, 1]).keys.tolist() == [5, 3, 1]
+
+
+def test_ids_come_back_as_they_were_sent() -> None:
+    as_text = parsed(candidates=["12", str(2**60)])
+    assert as_text.keys.tolist() == [12, 2**60]
+    assert as_text.shown(as_text.keys[::-1]) == [str(2**60), "12"]
+    assert "'007'" in refused(candidates=["12", "007"]).message
+    named = parsed(STRINGS, candidates=["b", "a", "b"])
+    assert named.shown(named.keys) == ["b", "a"]
+
+
+def test_an_integer_is_refused_where_ids_are_strings() -> None:
+    assert "quoted" in refused(STRINGS, candidates=[12]).message
+
+
+@pytest.mark.parametrize(
+    "time", ["2023-11-14T22:13:20Z", "2023-11-14T23:13:20+01:00", "2023-11-14 22:13:20", NOW]
+)
+def test_replay_reads_iso_and_microseconds(time: str | int) -> None:
+    assert parsed(REPLAY, time=time).time_us == NOW
+
+
+@pytest.mark.parametrize("time", [None, "yesterday", -1, 1e15, 10**18, True, [], "9" * 30])
+def test_replay_refuses_what_is_no_time(time: Any) -> None:
+    assert refused(REPLAY, time=time).field == "time"
+
+
+def test_the_raw_form_says_the_same() -> None:
+    ids = np.array([3, 1, 3, 2**60], "<i8")
+    fields = {"user_id": "ann", "query": "Red shoes", "k": "2", "explain": "true"}
+    request = parse_raw(ids.tobytes(), fields, WALL, NOW)
+    assert (request.query, request.k, request.explain) == ("red shoes", 2, True)
+    assert request.keys.tolist() == [3, 1, 2**60]
+    assert request.shown(request.keys) == [3, 1, str(2**60)]
+    weighted = parse_raw(b"", {**fields, "weights": '{"save": 1}'}, WALL, NOW)
+    assert weighted.weights.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"k": "two"}, "k"),
+        ({"k": "0"}, "k"),
+        ({"weights": "{"}, "weights"),
+        ({"query": ""}, "query"),
+        ({"time": "1"}, "time"),
+        ({"qurey": "x"}, "qurey"),
+    ],
+)
+def test_raw_fields_are_checked_too(change: dict[str, str], field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_raw(b"", {"user_id": "ann", "query": "red", **change}, WALL, NOW)
+    assert caught.value.field == field
+
+
+def test_a_raw_body_of_odd_length_is_refused() -> None:
+    with pytest.raises(RequestError, match="3 bytes"):
+        parse_raw(b"123", {"user_id": "ann", "query": "red"}, WALL, NOW)
+
+
+EVENT: dict[str, Any] = {"user_id": "ann", "item_id": 5, "action": "click", "event_time": NOW}
+
+
+def events(*rows: Any, limits: Limits = WALL) -> Any:
+    return parse_events(orjson.dumps({"events": list(rows)}), limits, NOW)
+
+
+def test_an_event_has_the_id_that_ingest_gives_it() -> None:
+    plain, own, of_request = events(
+        EVENT, {**EVENT, "event_id": "e1"}, {**EVENT, "request_id": "r1"}
+    )
+    assert plain.event_id == event_id("ann", 5, "click", NOW)
+    assert own.event_id == given_event_id("e1")
+    assert of_request.event_id == event_id("r1", 5, "click", NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"item_id": None}, "item_id"),
+        ({"item_id": "five"}, "item_id"),
+        ({"item_id": 2**60}, "item_id"),
+        ({"action": "zap"}, "action"),
+        ({"action": ["click"]}, "action"),
+        ({"event_time": None}, "event_time"),
+        ({"event_time": "soon"}, "event_time"),
+        ({"event_time": NOW + AHEAD_US + 1}, "event_time"),
+        ({"event_id": {}}, "event_id"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_wrong_event_is_named_by_place_and_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        events(EVENT, {**EVENT, **change})
+    assert caught.value.field == f"events[1].{field}"
+
+
+def test_an_unknown_action_is_answered_with_the_allowed_ones() -> None:
+    with pytest.raises(RequestError, match=r"impression.*click.*save"):
+        events({**EVENT, "action": "zap"})
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"events": {}}', b'{"events": [1]}', b"[", b"[]"])
+def test_a_body_that_holds_no_events(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        parse_events(body, WALL, NOW)
+
+
+def test_replay_accepts_events_of_any_time() -> None:
+    assert events({**EVENT, "event_time": NOW * 2}, limits=REPLAY)[0].time == NOW * 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ["user_id", "query", "candidates", "k", "time", "weights", "explain", "request_id"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON), st.booleans())
+def test_no_json_is_anything_but_read_or_refused(changes: dict[str, Any], replay: bool) -> None:
+    # Any other exception would be a 500.
+    with contextlib.suppress(RequestError):
+        assert parsed(REPLAY if replay else WALL, **changes).query
+
+
+@given(st.dictionaries(st.sampled_from([*EVENT, "event_id", "request_id"]), JSON))
+def test_no_event_is_anything_but_read_or_refused(changes: dict[str, Any]) -> None:
+    with contextlib.suppress(RequestError):
+        assert len(events({**EVENT, **changes})) == 1
+
+
+def test_times_are_answered_in_iso() -> None:
+    assert iso(NOW + 1) == "2023-11-14T22:13:20.000001Z"
+    assert iso(None) is None

@@ -1,0 +1,195 @@
+"""The command line is small and frozen; a user's mistake is one line and a known exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prerank import cli, errors
+from prerank.home import ENV, Home
+
+ROOT = Path(__file__).parents[2]
+
+# A new verb or option is a decision: experiments are configuration files. Change this on purpose.
+VERBS: dict[str, list[str]] = {
+    "simulate": ["--out*", "--preset", "--seed"],
+    "ingest": ["--events*", "--items*", "--mapping", "--workdir"],
+    "features": ["--config", "--workdir"],
+    "materialise": ["--until", "--workdir"],
+    "training-set": ["--workdir"],
+    "train": ["--config", "--oracles", "--workdir"],
+    "evaluate": ["--oracles", "--split", "--version", "--workdir"],
+    "index": ["--version", "--workdir"],
+    "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
+    "demo": ["--workdir"],
+    "env": ["--workdir"],
+}
+EXIT_CODES = {
+    errors.PrerankError: 1,
+    errors.ConfigError: 2,
+    errors.DataError: 3,
+    errors.StateError: 4,
+    errors.NotReadyError: 5,
+}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Verbs export PRERANK_HOME and defaults to their children; take it all back afterwards."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.delenv(ENV, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def test_verbs_and_options_are_frozen() -> None:
+    found = {}
+    for name, parser in verbs().items():
+        own = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+        assert all(a.option_strings for a in own), f"{name} has a positional argument"
+        found[name] = sorted(a.option_strings[0] + "*" * a.required for a in own)
+    assert found == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: prerank {verb}")
+    assert [o for o in VERBS[verb] if o.rstrip("*") not in out] == []
+
+
+def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert [v for v in VERBS if v not in out] == []
+    assert "0 done; 2 configuration; 3 data; 4 a step is missing; 5 not ready" in out
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    assert {kind: kind.exit_code for kind in EXIT_CODES} == EXIT_CODES
+
+
+@pytest.mark.parametrize("error", EXIT_CODES, ids=lambda e: e.__name__)
+def test_a_user_error_is_one_line_and_its_exit_code(
+    error: type[errors.PrerankError], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fails(_: argparse.Namespace) -> None:
+        raise error("the field `x` is wrong. Do y.")
+
+    monkeypatch.setattr(cli, "_env", fails)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["env"])
+    assert stopped.value.code == EXIT_CODES[error]
+    captured = capsys.readouterr()
+    assert captured.err == "prerank env: the field `x` is wrong. Do y.\n"
+    assert captured.out == ""
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: argparse.Namespace) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_env", fails)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["env"])
+
+
+def fails_with(
+    argv: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    err = capsys.readouterr().err
+    assert stopped.value.code == code, err
+    assert err.startswith(f"prerank {argv[0]}: ")
+    assert err.count("\n") == 1, err
+    assert says in err
+
+
+def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.yaml").write_text("train: {epoch: 1}\n")
+    (tmp_path / "map.yaml").write_text("evnts: {}\n")
+    work = ["--workdir", str(tmp_path / "w")]
+    log = ["--events", "e.parquet", "--items", "i.parquet"]
+    fails_with(["simulate", "--out", "s", "--preset", "huge"], 2, "'huge'", capsys)
+    fails_with(["features", "--config", "job.yaml", *work], 2, "'epoch'", capsys)
+    fails_with(["train", "--config", "job.yaml", *work], 2, "'epoch'", capsys)
+    fails_with(["run", "--config", "job.yaml", *log, *work], 2, "'epoch'", capsys)
+    fails_with(["ingest", "--mapping", "map.yaml", *log, *work], 2, "`evnts`", capsys)
+    fails_with(["run", "--mapping", "absent.yaml", *log, *work], 2, "absent.yaml", capsys)
+    fails_with(["materialise", "--until", "soon", *work], 2, "'soon'", capsys)
+    fails_with(["materialise", *work], 4, "prerank features", capsys)
+    assert not (tmp_path / "s").exists()
+
+
+def test_steps_before_their_time_name_the_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_local: None
+) -> None:
+    work = ["--workdir", str(tmp_path / "w")]
+    log = ["--events", "e.parquet", "--items", "i.parquet"]
+    fails_with(["ingest", *log, *work], 2, "e.parquet", capsys)
+    fails_with(["features", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["training-set", *work], 4, "`prerank ingest`", capsys)
+
+
+@pytest.mark.parametrize("verb", ["features", "materialise", "training-set", "train", "env"])
+def test_a_relative_home_is_refused(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(ENV, "state")
+    fails_with([verb], 2, f"{ENV}=state is a relative path", capsys)
+    assert not Path("state").exists()
+
+
+def test_a_home_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    fails_with(["features"], 2, f"{ENV} is not set", capsys)
+
+
+def test_a_relative_workdir_becomes_absolute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--workdir is given at a prompt, where a relative path has a plain meaning."""
+    cli.main(["env", "--workdir", "state"])
+    assert f"{ENV}={tmp_path / 'state'}" in capsys.readouterr().out.replace("'", "")
+
+
+def test_home_refuses_a_relative_path() -> None:
+    with pytest.raises(errors.ConfigError, match="relative path"):
+        Home.at("state")
+
+
+@pytest.mark.parametrize("argv", [[], ["rank"], ["simulate"], ["evaluate", "--split", "train"]])
+def test_wrong_usage_is_argparses(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2
+    assert "usage: prerank" in capsys.readouterr().err
+
+
+def test_the_installed_command() -> None:
+    """In a process of its own: no traceback, nothing on standard output."""
+    env = {k: v for k, v in os.environ.items() if k != ENV} | {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "platform")))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "from prerank.cli import main; main()", "features"],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == f'prerank features: {ENV} is not set. Run: eval "$(prerank env)"\n'

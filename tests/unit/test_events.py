@@ -1,0 +1,181 @@
+"""The single writer: late, repeated, concurrent and replayed events, on a real SQLite store."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from feast import FeatureStore
+
+from interactrank.schema import HISTORY_LENGTH, FeatureSchema
+from prerank.errors import DataError
+from prerank.events import Event, HistoryWriter, merged, read_histories, shard_of
+from prerank.home import Home, write_json
+from prerank.journal import Journal, replay
+from prerank.store import apply
+
+SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
+T0 = 1_700_000_000_000_000
+
+
+def event(n: int, user: str = "ann", action: str = "click", time: int | None = None) -> Event:
+    return Event(user, 100 + n, action, T0 + n if time is None else time, n)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home.at(tmp_path / "home")
+    for table in ("engagement", "user_history"):
+        (home.features / table).mkdir(parents=True)
+    write_json(home.features / "manifest.json", {})
+    return home
+
+
+@pytest.fixture
+def store(home: Home) -> FeatureStore:
+    return apply(home)
+
+
+@pytest.fixture
+def writer(home: Home, store: FeatureStore) -> HistoryWriter:
+    return HistoryWriter(home, store, SCHEMA)
+
+
+def ids(store: FeatureStore, user: str = "ann") -> list[int]:
+    return [entry[3] for entry in read_histories(store, [user])[user]]
+
+
+def test_an_event_is_read_back_with_its_action_and_time(
+    writer: HistoryWriter, store: FeatureStore
+) -> None:
+    written = writer.write([event(1, action="save")])
+    assert (written.accepted, written.passive, written.online) == (1, 0, True)
+    assert read_histories(store, ["ann"])["ann"] == [(101, 2, T0 + 1, 1)]
+
+
+def test_a_late_event_takes_its_place_and_loses_nothing(
+    writer: HistoryWriter, store: FeatureStore
+) -> None:
+    writer.write([event(1), event(5)])
+    writer.write([event(3)])
+    assert ids(store) == [1, 3, 5]
+
+
+def test_a_repeated_event_counts_once(writer: HistoryWriter, store: FeatureStore) -> None:
+    writer.write([event(1), event(1), event(2)])
+    writer.write([event(1)])
+    writer.write([replace(event(2), time=T0 + 99)])
+    assert ids(store) == [1, 2]
+
+
+def test_only_the_last_events_by_time_are_kept(writer: HistoryWriter, store: FeatureStore) -> None:
+    writer.write([event(n) for n in range(50, 50 + HISTORY_LENGTH)])
+    writer.write([event(1)])
+    assert ids(store) == list(range(50, 50 + HISTORY_LENGTH))
+    writer.write([event(1_000)])
+    assert ids(store) == [*range(51, 50 + HISTORY_LENGTH), 1_000]
+
+
+def test_passive_events_are_acknowledged_but_no_history(
+    writer: HistoryWriter, store: FeatureStore
+) -> None:
+    written = writer.write([event(1, action="impression")])
+    assert (written.accepted, written.passive) == (1, 1)
+    assert ids(store) == []
+
+
+def test_an_unknown_action_refuses_the_whole_batch(
+    writer: HistoryWriter, store: FeatureStore
+) -> None:
+    with pytest.raises(DataError, match="click"):
+        writer.write([event(1), event(2, action="zap")])
+    assert ids(store) == []
+
+
+def test_an_empty_batch_is_nothing(writer: HistoryWriter) -> None:
+    assert writer.write([]).accepted == 0
+
+
+def test_concurrent_callers_lose_no_event(writer: HistoryWriter, store: FeatureStore) -> None:
+    batches = [[event(10 * n + i, user=f"user {i}") for i in range(4)] for n in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        written = list(threads.map(writer.write, batches))
+    assert sum(w.accepted for w in written) == 96
+    for i in range(4):
+        assert ids(store, f"user {i}") == [10 * n + i for n in range(24)]
+
+
+def test_what_was_acknowledged_while_the_store_failed_comes_online_later(
+    writer: HistoryWriter, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "push", lambda *args, **kwargs: 1 / 0)
+        assert writer.write([event(1)]).online is False
+    assert writer.write([event(2)]).online is True
+    assert ids(store) == [1, 2]
+
+
+def test_a_restart_replays_the_journal(home: Home, store: FeatureStore) -> None:
+    journal = Journal(home.journal / "writer-000.jsonl")
+    from dataclasses import asdict
+
+    journal.append([asdict(event(1)), asdict(event(2))])
+    with journal.path.open("ab") as file:
+        file.write(b'{"user_id": "ann", "item')
+    writer = HistoryWriter(home, store, SCHEMA)
+    assert writer.replay() == 2
+    assert ids(store) == [1, 2]
+    assert writer.replay() == 0
+    writer.write([event(3)])
+    assert HistoryWriter(home, store, SCHEMA).replay() == 1
+    assert ids(store) == [1, 2, 3]
+
+
+def test_another_number_of_writers_replays_every_journal(home: Home, store: FeatureStore) -> None:
+    users = [f"user {i}" for i in range(12)]
+    HistoryWriter(home, store, SCHEMA).write([event(i, user=u) for i, u in enumerate(users)])
+    (home.feast / "online.db").exists()
+    for shard in range(3):
+        writer = HistoryWriter(home, store, SCHEMA, shard, 3)
+        assert writer.replay() == 12
+    assert all(ids(store, u) == [i] for i, u in enumerate(users))
+    assert {shard_of(u, 3) for u in users} == {0, 1, 2}
+
+
+def test_a_disk_that_refuses_acknowledges_nothing(
+    writer: HistoryWriter, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> int:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Journal, "append", full)
+    with pytest.raises(OSError, match="no space"):
+        writer.write([event(1)])
+    assert ids(store) == []
+
+
+def test_a_backfill_over_live_events_forgets_none(
+    home: Home, store: FeatureStore, writer: HistoryWriter
+) -> None:
+    writer.write([event(9)])
+    old = [(101, 1, T0 + 1, 1), (102, 1, T0 + 2, 2)]
+    HistoryWriter.backfill(home, store).merge_histories({"ann": old})
+    assert ids(store) == [1, 2, 9]
+
+
+def test_merging_is_independent_of_order() -> None:
+    entries = [(1, 1, t, n) for n, t in enumerate((5, 3, 3, 9))]
+    assert merged(entries, []) == merged([], entries[::-1]) == merged(entries[:2], entries[1:])
+
+
+def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.append([{"n": 1}])
+    with journal.path.open("ab") as file:
+        file.write(b'{"n": 2')
+    end = journal.append([{"n": 3}])
+    assert [r["n"] for batch, _ in replay(journal.path) for r in batch] == [1, 3]
+    assert end == journal.path.stat().st_size
+    assert list(replay(journal.path, end)) == []

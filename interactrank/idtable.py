@@ -18,7 +18,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @nb.njit(inline="always", cache=True)
 def _slot(key: int, shift: int) -> int:
-    at: int = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(shift))
+    at: int = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(shift))  # type: ignore[assignment]
     return at
 
 

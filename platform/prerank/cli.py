@@ -63,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
     index = verb("index", _index, "encode the catalogue with a model version", _workdir)
     index.add_argument("--version", help="model version (default: the challenger)")
+    promote = verb(
+        "promote",
+        _promote,
+        "make a version the champion, as the MLflow UI does, after checking that it can be served",
+        _workdir,
+    )
+    promote.add_argument("--version", help="model version (default: the challenger)")
     verb("run", _run, "log to registered, evaluated model, in one go", _log, _config, _oracles,
          _workdir)  # fmt: skip
     demo = verb("demo", _demo, "the whole way on a simulated world, with live requests")
@@ -169,9 +176,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     home = _home(args)
     tracking.connect(home)
-    version = args.version or registry.alias_version("challenger")
-    if version is None:
-        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    version = _version(args)
     connect()
     models = {"interactrank": registry.download(home, version)}
     rival = home.root / "rivals" / "two_tower"
@@ -187,11 +192,28 @@ def _index(args: argparse.Namespace) -> None:
 
     home = _home(args)
     tracking.connect(home)
-    version = args.version or registry.alias_version("challenger")
-    if version is None:
-        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    version = _version(args)
     connect()
     print(build_index(home, registry.download(home, version), version))
+
+
+def _version(args: argparse.Namespace) -> str:
+    from prerank import registry
+
+    version: str | None = args.version or registry.alias_version(registry.CHALLENGER)
+    if version is None:
+        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    return version
+
+
+def _promote(args: argparse.Namespace) -> None:
+    from prerank import registry, tracking
+
+    home = _home(args)
+    tracking.connect(home)
+    version = _version(args)
+    registry.promote(home, version)
+    print(f"version {version} is champion; live replicas follow within seconds")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from interactrank.schema import FeatureSchema
 from prerank.bundle import META, WEIGHTS
-from prerank.errors import NotReadyError
+from prerank.errors import NotReadyError, StateError
 from prerank.home import Home, replaced
 
 MODEL_NAME = "prerank"
@@ -115,3 +116,33 @@ def register(
         client.set_model_version_tag(MODEL_NAME, version, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
     return version
+
+
+def promote(home: Home, version: str) -> None:
+    """Make a version the champion, which live replicas then follow within seconds.
+
+    The MLflow UI can move the alias too; this looks first whether the version can be served.
+
+    Raises:
+        NotReadyError: the version has no item index.
+        StateError: the version's feature columns are not those that are online.
+    """
+    from mlflow import MlflowClient
+
+    from prerank.bundle import load_bundle
+    from prerank.index import load_index
+    from prerank.store import materialised_path
+
+    schema = load_bundle(download(home, version)).schema
+    load_index(home, version)
+    online = home.read_json(materialised_path(home), "prerank materialise")
+    if online["schema_hash"] != schema.hash():
+        features = home.read_json(home.features / "manifest.json", "prerank features")
+        built = FeatureSchema.from_dict(features["schema"])
+        missing = sorted(set(schema.cross) - set(built.cross)) or ["(same names, other layout)"]
+        raise StateError(
+            f"version {version} needs feature columns that are not materialised: "
+            f"{', '.join(missing)}. Run `prerank features` and `prerank materialise`, "
+            "or train again."
+        )
+    MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from prerank.errors import NotReadyError
 from prerank.home import Home
 
 EXPERIMENT = "prerank"
+SERVER_SECONDS = 60.0
 
 
 def tracking_uri(home: Home) -> str:
@@ -22,11 +27,33 @@ def tracking_uri(home: Home) -> str:
     return f"sqlite:///{home.mlflow / 'mlflow.db'}"
 
 
+def _await_server(uri: str) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{uri}/health", timeout=5.0).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline:
+            raise NotReadyError(
+                f"no MLflow server answers at MLFLOW_TRACKING_URI={uri}: start one as the README "
+                "says, or unset the variable to use the embedded store."
+            )
+        time.sleep(0.5)
+
+
 def connect(home: Home) -> str:
-    """Point MLflow at the tracking server and make the experiment; returns the URI."""
+    """Point MLflow at the tracking server and make the experiment; returns the URI.
+
+    Raises:
+        NotReadyError: the server does not answer within a minute.
+    """
     import mlflow
 
     uri = tracking_uri(home)
+    if uri.startswith("http"):
+        _await_server(uri)
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         # Without a server there is nobody to proxy artifacts, and MLflow's own default is a

@@ -1,0 +1,190 @@
+"""The README's cluster block, verbatim, on a real local cluster with a fresh HOME."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+URL = "http://127.0.0.1:8000"
+UPLOAD_LIMIT = 5_000_000
+
+
+def cluster_block() -> str:
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- ci: cluster -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    assert found, "the README has no block marked `ci: cluster`"
+    return found.group(1)
+
+
+def own_processes(home: Path) -> list[psutil.Process]:
+    """Every process that was started with this HOME."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def stop(home: Path) -> None:
+    for process in own_processes(home):
+        process.terminate()
+    _, alive = psutil.wait_procs(own_processes(home), timeout=15)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=15)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    home = tmp_path_factory.mktemp("home")
+    mine = ("RAY_", "MLFLOW_", "PRERANK_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(mine)} | {"HOME": str(home)}
+    log = home / "block.log"
+    script = "set -euo pipefail\n" + cluster_block() + '\necho; echo "PRERANK_HOME=$PRERANK_HOME"\n'
+    try:
+        with log.open("w") as out:
+            done = subprocess.run(
+                ["bash", "-c", script], cwd=ROOT, env=env, stdout=out, stderr=out, timeout=560,
+                check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        assert done.returncode == 0, log.read_text()[-6000:]
+        yield home, log.read_text()
+    finally:
+        stop(home)
+
+
+@pytest.fixture(scope="module")
+def client(cluster: tuple[Path, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=URL, timeout=60) as opened:
+        yield opened
+
+
+def prerank(home: Path, *words: str) -> str:
+    """Run a command with the block's environment."""
+    line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PRERANK_"))}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=env | {"HOME": str(home)}, capture_output=True,
+        text=True, timeout=300, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def live_user(home: Path) -> dict[str, Any]:
+    """A user with a history and their last query, from the ingested log."""
+    import pyarrow.parquet as pq
+
+    day = sorted((home / ".prerank" / "events").glob("day=*"))[-1]
+    events = pq.read_table(day, partitioning=None).to_pandas()
+    row = events[events["action"] == "click"].iloc[-1]
+    items = pq.read_table(home / ".prerank" / "items" / "items.parquet")["item_id"].to_pylist()
+    return {"user_id": row["user_id"], "query": row["query"], "candidates": items[:200], "k": 200}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_the_block_trains_promotes_and_serves(cluster: tuple[Path, str]) -> None:
+    home, log = cluster
+    metrics = json.loads((home / ".prerank" / "metrics.json").read_text())["models"]
+    for rival in ("two_tower", "bm25", "popularity"):
+        assert metrics["interactrank"]["mrr"] > metrics[rival]["mrr"], rival
+    answer = json.loads(log.split("PRERANK_HOME=")[0].strip().splitlines()[-1])
+    assert answer["model_version"] == "1"
+    assert len(answer["items"]) == 2
+    assert (home / ".prerank" / "report.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+def test_the_job_upload_is_small() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert sum((ROOT / f).stat().st_size for f in listed if (ROOT / f).exists()) < UPLOAD_LIMIT
+
+
+@pytest.mark.slow
+def test_ten_thousand_candidates_are_answered(client: httpx.Client) -> None:
+    body = {"user_id": "nobody", "query": "never seen", "candidates": list(range(10_000)), "k": 10}
+    answer = client.post("/v1/prerank", json=body)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert len(found["items"]) == 10
+    assert found["unknown_ids"]
+    scores = [item["score"] for item in found["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.slow
+def test_an_event_changes_the_users_next_request(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    body = live_user(cluster[0]) | {"explain": True}
+    before = client.post("/v1/prerank", json=body).raise_for_status().json()["items"]
+    last = before[-1]
+    event = {
+        "user_id": body["user_id"], "item_id": last["id"], "action": "save",
+        "event_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+    client.post("/v1/events", json={"events": [event]}).raise_for_status()
+    time.sleep(1.1)
+    after = client.post("/v1/prerank", json=body).raise_for_status().json()["items"]
+    changed = next(item for item in after if item["id"] == last["id"])
+    assert changed != last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{", "body"),
+        ({"query": "q", "candidates": [1], "k": 1}, "user_id"),
+        ({"user_id": "u", "query": "q", "candidates": [1], "k": 0}, "k"),
+        ({"user_id": "u", "query": "q", "candidates": [1, "x"], "k": 1}, "candidates"),
+        ({"user_id": "u", "query": "q", "candidates": [1 << 60], "k": 1}, "candidates"),
+    ],
+)
+def test_a_bad_request_is_told_the_field(client: httpx.Client, body: Any, field: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = client.post(
+        "/v1/prerank", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert 400 <= answer.status_code < 500
+    assert field in answer.text
+
+
+@pytest.mark.slow
+def test_moving_the_alias_moves_the_answer_without_a_redeploy(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    home = cluster[0]
+    program = (
+        "from prerank import registry, tracking; from prerank.home import Home;"
+        "from prerank.index import build_index; home = Home.from_env(); tracking.connect(home);"
+        "import mlflow; from prerank.rayrun import connect; connect();"
+        "run = mlflow.start_run(); mlflow.end_run();"
+        "v = registry.register(registry.download(home, '1'), run.info.run_id, {}, {});"
+        "build_index(home, registry.download(home, v), v);"
+        "from mlflow import MlflowClient;"
+        "MlflowClient().set_registered_model_alias('prerank', 'champion', v)"
+    )
+    prerank(home, f'python -c "{program}"')
+    body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+    deadline = time.monotonic() + 30
+    while client.post("/v1/prerank", json=body).json()["model_version"] != "2":
+        assert time.monotonic() < deadline, "the replicas did not follow the alias"
+        time.sleep(0.5)

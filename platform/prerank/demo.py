@@ -79,7 +79,6 @@ def deployed(arguments: dict[str, Any]) -> Iterator[str]:
             raise NotReadyError(f"the deployment is not ready: {answer.text}")
         time.sleep(0.5)
     yield url
-    serve.delete("prerank")
 
 
 def live_request(home: Home) -> LiveRequest:

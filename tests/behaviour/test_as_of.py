@@ -357,9 +357,7 @@ def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int]
             for b in range(len(asked))]  # fmt: skip
 
 
-def test_histories_equal_the_raw_log(
-    tiny_log: pd.DataFrame, tiny_world: Home
-) -> None:
+def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -> None:
     manifest = tiny_world.read_json(tiny_world.manifest, "ingest")
     asked = tiny_log.drop_duplicates("request_id").reset_index(drop=True)
     found = histories(tiny_world, asked[["query", "user_id", "request_time"]])

@@ -1,0 +1,163 @@
+"""Snapshot rows against a recount of the raw events at that snapshot."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from interactrank.rows import Row, unpack
+from interactrank.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
+from prerank.snapshots import LevelPlan, shard_rows
+
+SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",))
+HOUR, DAY = 3_600_000_000, 86_400_000_000
+BY_PREFIX = {level.prefix: level for level in LEVELS}
+
+
+def stream(rng: np.random.Generator, events: int, days: int, cadence: int) -> pd.DataFrame:
+    start = 400 * DAY
+    times = start + rng.integers(0, days * DAY, events)
+    # Some events stand exactly on a cutoff, where "strictly earlier" decides.
+    times = np.where(rng.random(events) < 0.2, times // cadence * cadence, times)
+    frame = pd.DataFrame({
+        "key": rng.choice(["q:a", "q:b", "t:é", "t:z"], events),
+        "item_id": rng.choice([-7, 1, 2, 3, 2**62], events),
+        "action": rng.integers(0, 3, events).astype(np.int8),
+        "time": times,
+    })  # fmt: skip
+    frame["bucket"] = frame.time // cadence
+    return frame.sort_values(["key", "bucket"], kind="stable")
+
+
+def built(frame: pd.DataFrame, level: Level, cadence: int, last: int, lag: int = 0) -> pa.Table:
+    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket")})
+    events = events.append_column("key", pa.array(frame["key"].tolist(), pa.string()))
+    return shard_rows(LevelPlan.of(SCHEMA, level, cadence), events, cadence, lag, last)
+
+
+def micros(table: pa.Table, column: str) -> np.ndarray:
+    return table[column].cast(pa.int64()).to_numpy()
+
+
+def latest(table: pa.Table, level: Level, key: str, cutoff: int) -> Row | None:
+    mine = np.array([k == key for k in table["engagement_key"].to_pylist()], bool)
+    at = np.flatnonzero(mine & (micros(table, "cutoff") <= cutoff))
+    if not len(at):
+        return None
+    return unpack(table["row"][int(at[-1])].as_py(), SCHEMA.columns(level))
+
+
+def recount(
+    frame: pd.DataFrame, level: Level, key: str, snapshot: int, cadence: int
+) -> dict[int, dict[str, float]]:
+    """Item -> column -> count, from the raw times: a window holds whole buckets before cutoff."""
+    cutoff = snapshot * cadence
+    past = frame[(frame.key == key) & (frame.time < cutoff)]
+    counts = {int(i): dict.fromkeys(SCHEMA.columns(level), 0.0) for i in past.item_id}
+    for row in past.itertuples():
+        action = SCHEMA.actions[row.action]
+        for window in level.windows:
+            days = WINDOWS[window]
+            if days is None or row.time >= cutoff - days * DAY:
+                if action not in SCHEMA.passive:
+                    counts[row.item_id][f"{ENGAGE}:{window}"] += 1
+                if level.per_action:
+                    counts[row.item_id][f"{action}:{window}"] += 1
+    return counts
+
+
+CADENCES = [HOUR, 6 * HOUR, DAY]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_latest_row_is_a_recount_at_that_snapshot(level: Level, seed: int) -> None:
+    rng = np.random.default_rng([seed, ord(level.prefix)])
+    cadence = CADENCES[seed % 3]
+    frame = stream(rng, [3, 40, 250, 120][seed], [60, 45, 20, 3][seed], cadence)
+    first, end = frame.bucket.min(), frame.bucket.max() + 40 * DAY // cadence
+    stride = DAY // cadence if level.daily else 1
+    table = built(frame, level, cadence, end)
+    near = (rng.choice(frame.bucket, 40) + rng.choice([0, 1, 2], 40)
+            + rng.choice([0, 7, 30], 40) * DAY // cadence)  # fmt: skip
+    columns = SCHEMA.columns(level)
+    for key in (*frame.key.unique(), "q:never"):
+        for snapshot in (*rng.integers(first - 2, end, 40), *near):
+            row = latest(table, level, key, int(snapshot) * cadence)
+            # A daily level is as old as the last midnight; its events are too.
+            expected = recount(frame, level, key, int(snapshot) // stride * stride, cadence)
+            if row is None:
+                assert not expected
+                continue
+            found = {
+                int(i): dict(zip(columns, np.rint(c).tolist(), strict=True))
+                for i, c in zip(row.ids, row.counts, strict=True)
+            }
+            assert found == expected
+            assert row.distinct == len(expected)
+            assert row.totals.tolist() == [sum(e[c] for e in expected.values()) for c in columns]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
+def test_what_happens_at_or_after_a_cutoff_changes_no_row_before(level: Level) -> None:
+    rng = np.random.default_rng(5)
+    frame = stream(rng, 200, 30, HOUR)
+    end = int(frame.bucket.max()) + 1
+    whole = built(frame, level, HOUR, end)
+    for snapshot in rng.choice(frame.bucket, 8):
+        past = built(frame[frame.time < snapshot * HOUR], level, HOUR, int(snapshot))
+        before = whole.filter(pa.array(micros(whole, "cutoff") <= snapshot * HOUR))
+        assert past.equals(before)
+
+
+def test_rows_are_rewritten_only_where_something_changed() -> None:
+    frame = pd.DataFrame({"key": ["q:a"], "item_id": [3], "action": np.array([1], np.int8),
+                          "bucket": [1000], "time": [1000 * HOUR + 1]})  # fmt: skip
+    table = built(frame, BY_PREFIX["q"], HOUR, 5000, lag=7)
+    cutoffs = micros(table, "cutoff") // HOUR
+    assert cutoffs.tolist() == [1001, 1001 + 7 * 24, 1001 + 30 * 24]
+    assert (micros(table, "event_timestamp") - micros(table, "cutoff")).tolist() == [7, 7, 7]
+    assert micros(built(frame, BY_PREFIX["q"], HOUR, 1168), "cutoff").tolist() == [1001 * HOUR]
+    assert built(frame, BY_PREFIX["q"], HOUR, 1000).num_rows == 0
+
+
+def test_a_daily_level_changes_at_midnight_only() -> None:
+    frame = stream(np.random.default_rng(2), 300, 40, HOUR)
+    table = built(frame, BY_PREFIX["a"], HOUR, int(frame.bucket.max()) + 900)
+    assert table.num_rows > 40
+    assert not (micros(table, "cutoff") % DAY).any()
+
+
+def test_rows_stand_in_order_of_key_and_time_once_each() -> None:
+    frame = stream(np.random.default_rng(3), 400, 40, HOUR)
+    table = built(frame, BY_PREFIX["t"], HOUR, int(frame.bucket.max()))
+    order = list(zip(table["engagement_key"].to_pylist(), micros(table, "cutoff"), strict=True))
+    assert all(a < b for a, b in itertools.pairwise(order))
+
+
+def test_a_shard_with_many_rows_and_bytes_outgrows_its_buffers() -> None:
+    rng = np.random.default_rng(4)
+    events, cadence = 3000, HOUR
+    frame = pd.DataFrame({
+        "key": "a:", "item_id": rng.permutation(events), "time": np.arange(events) * HOUR,
+        "action": np.ones(events, np.int8), "bucket": np.arange(events),
+    })  # fmt: skip
+    level = Level("t", 8, 100, ("7d", "30d", "all"))
+    table = built(frame, level, cadence, events)
+    assert table.num_rows == events
+    assert table["row"].nbytes > 2 << 20
+    for s in (1, 500, 1024, 1025, 2999, 3000):
+        row = unpack(table["row"][s - 1].as_py(), SCHEMA.columns(level))
+        assert row.totals.tolist() == [min(s, 168), min(s, 720), s]
+        assert row.distinct == s
+        assert row.truncated[-1] == max(s - 100, 0)
+
+
+def test_an_empty_shard_has_no_rows() -> None:
+    frame = stream(np.random.default_rng(0), 5, 2, HOUR).iloc[:0]
+    for level in LEVELS:
+        assert built(frame, level, HOUR, 100).num_rows == 0

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numba as nb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from prerank.duck import connection
 
 MISSING = -1
 
@@ -44,8 +45,7 @@ def as_of(
     """
     asked = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
     encoded = asked.dictionary_encode()
-    with duckdb.connect() as db:
-        db.execute("SET threads = 1; SET TimeZone = 'UTC'")
+    with connection() as db:
         table = f"read_parquet('{folder}/*.parquet', filename = true, file_row_number = true)"
         db.register(
             "wanted",

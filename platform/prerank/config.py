@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -12,6 +13,7 @@ from interactrank.model import ModelConfig
 from interactrank.trainer import TrainConfig
 from prerank.errors import ConfigError
 from prerank.features import FeatureConfig
+from prerank.log import OnceLoader
 
 T = TypeVar("T")
 SECTIONS: dict[str, type] = {
@@ -37,38 +39,47 @@ class JobConfig:
         data: Any = {}
         if path is not None:
             try:
-                data = yaml.safe_load(path.read_text()) or {}
+                data = yaml.load(path.read_text(), Loader=OnceLoader) or {}
             except (OSError, yaml.YAMLError) as error:
                 raise ConfigError(f"config {path}: {error}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"config {path}: a mapping of {sorted(SECTIONS)} is expected")
-        if unknown := sorted(set(data) - set(SECTIONS)):
+        if unknown := sorted(map(str, set(data) - set(SECTIONS))):
             raise ConfigError(f"config: unknown section {unknown}; known are {sorted(SECTIONS)}")
-        return cls(**{name: typed(kind, data.get(name) or {}, name)
+        return cls(**{name: typed(kind, {} if data.get(name) is None else data[name], name)
                       for name, kind in SECTIONS.items()})  # fmt: skip
 
 
-def typed(kind: type[T], data: dict[str, Any], where: str) -> T:
+def typed(kind: type[T], data: Any, where: str) -> T:
     """Build a (nested) config dataclass from plain data.
 
     Raises:
         ConfigError: a key is unknown or a value has another type; the message names the key.
     """
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {where}: {data!r} is no mapping of keys to values")
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(data) - known):
+    if unknown := sorted(map(str, set(data) - known)):
         raise ConfigError(f"config {where}: unknown key {unknown}; known are {sorted(known)}")
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        hint = hints[key]
-        if is_dataclass(hint) and isinstance(value, dict):
-            values[key] = typed(hint, value, f"{where}.{key}")  # type: ignore[arg-type]
-        elif hint in (int, float, bool) and (
-            isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float))
-        ):
-            raise ConfigError(
-                f"config {where}.{key}: {value!r} is no {hint.__name__}"
-            )
-        else:
-            values[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    return kind(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    options = get_args(hint)
+    if get_origin(hint) is UnionType:
+        if value is None and type(None) in options:
+            return None
+        (hint,) = (o for o in options if o is not type(None))
+        options = get_args(hint)
+    if is_dataclass(hint):
+        return typed(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"config {where}: {value!r} is no list")
+        return tuple(_value(options[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"config {where}: {value!r} is no {hint.__name__}")
+    return value

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from interactrank.schema import HISTORY_LENGTH, LEVELS, FeatureSchema
 from interactrank.text import engagement_keys
-from prerank.errors import DataError
+from prerank.errors import ConfigError, DataError
 from prerank.home import Home, replaced, write_json
 from prerank.rayrun import ray_map
 from prerank.snapshots import LevelPlan, shard_rows
@@ -42,6 +42,20 @@ class FeatureConfig:
 
     cadence_hours: int | None = None
     lag_minutes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cadence_hours is not None and (
+            self.cadence_hours < 1 or (24 % self.cadence_hours and self.cadence_hours % 24)
+        ):
+            raise ConfigError(
+                f"config features.cadence_hours: {self.cadence_hours} must divide a day, or be "
+                "whole days."
+            )
+        if self.lag_minutes < 0:
+            raise ConfigError(
+                f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
+                "its cutoff, and so leak the future. Give 0 or more."
+            )
 
 
 def schema_of(manifest: dict[str, Any]) -> FeatureSchema:

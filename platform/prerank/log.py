@@ -257,10 +257,11 @@ def _require(column: str, name: str, present: Sequence[str], where: str, section
     )
 
 
-class _OnceLoader(yaml.SafeLoader):
+class OnceLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, refusing a repeated key."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -282,7 +283,7 @@ def load_mapping(path: Path | None) -> LogMapping:
         return LogMapping()
     try:
         # The subclass of SafeLoader builds plain values only, as safe_load does.
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The mapping {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

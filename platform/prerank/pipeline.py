@@ -116,9 +116,7 @@ def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> 
 
     manifest = home.read_json(home.manifest, "prerank ingest")
     measured = results["models"]["interactrank"]
-    metrics = {
-        tracking.metric_name(k): v for k, v in measured.items() if k not in ("ci", "cost")
-    }
+    metrics = {tracking.metric_name(k): v for k, v in measured.items() if k not in ("ci", "cost")}
     version = registry.register(bundle, run_id, metrics, {"dataset": manifest["dataset"]})
     last = pd.Timestamp(manifest["last_time"]).value // 1000
     build_index(home, bundle, version, int(last))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
+from prerank.duck import connection
 from prerank.errors import DataError
 from prerank.home import Home
 
@@ -41,8 +41,7 @@ def plan_splits(home: Home, manifest: dict[str, Any]) -> Splits:
     Raises:
         DataError: a split would be empty.
     """
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
+    with connection(threads=2) as db:
         window = manifest["label_window_hours"]
         eligible = "bool_or(action = 'impression')" if manifest["has_impressions"] else "true"
         events = f"read_parquet('{home.events}/*/*.parquet')"
@@ -89,8 +88,7 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         }
     )
     eligible = "HAVING bool_or(shown)" if manifest["has_impressions"] else ""
-    with duckdb.connect() as db:
-        db.execute("SET threads = 1; SET TimeZone = 'UTC'")
+    with connection() as db:
         db.register("actions", actions)
         return db.sql(
             f"""WITH candidate AS (

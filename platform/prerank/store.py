@@ -18,11 +18,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 from tqdm import tqdm
 
+from prerank.duck import connection
 from prerank.errors import ConfigError, NotReadyError, StateError
 from prerank.home import ENV, Home, write_json
 
@@ -204,8 +204,7 @@ def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> in
     writer = HistoryWriter.backfill(home, store)
     columns = ", ".join(HISTORY_FIELDS)
     users = 0
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'; SET threads = 1")
+    with connection() as db:
         latest = db.execute(
             f"""SELECT user_id, {columns} FROM read_parquet(?)
             WHERE event_timestamp <= make_timestamptz(?)

@@ -73,8 +73,10 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
         found[values] = column.flatten().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         found[offsets] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    found["request"] = table["request"].combine_chunks().flatten().to_numpy().reshape(-1, requests)
-    found["x"] = table["x"].combine_chunks().flatten().to_numpy().reshape(-1, crosses)
+    for name, width in (("request", requests), ("x", crosses)):
+        flat = table[name].combine_chunks().flatten().to_numpy()
+        # Arrow's memory is read-only, which torch warns about.
+        found[name] = flat.reshape(-1, width).copy()
     return RequestArrays(**found)
 
 

@@ -26,7 +26,6 @@ from prerank.simulate import simulate
 from prerank.train import Reader, new_model, total_steps
 from prerank.training_set import event_days, requests_between
 
-pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 BuildHome = Callable[..., Home]
 REQUESTS = 3_000
 TRAIN = TrainConfig(epochs=4, batch_requests=64, warmup_steps=10)

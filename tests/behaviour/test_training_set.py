@@ -101,7 +101,6 @@ def test_table_and_arrays_round_trip(tiny_world: Home) -> None:
     assert np.abs(arrays.x).sum() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="x and request are Arrow's own memory, which is read-only")
 def test_arrays_are_safe_to_give_to_torch(tiny_world: Home) -> None:
     """torch.from_numpy warns of a read-only array, which torch could write to all the same."""
     crosses = len(schema_of(manifest_of(tiny_world)).cross)

@@ -25,6 +25,7 @@ VERBS: dict[str, list[str]] = {
     "train": ["--config", "--oracles", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "index": ["--version", "--workdir"],
+    "promote": ["--version", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
     "env": ["--workdir"],

@@ -72,7 +72,6 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, names: list[str]) -> None
     assert [n for n in names if n not in message] == [], message
 
 
-@pytest.mark.xfail(strict=True, reason="prerank.config.typed does not check these yet")
 @pytest.mark.parametrize(
     ("text", "names"),
     [

@@ -121,10 +121,10 @@ def total_loss(
         )
     for h in range(heads):
         if config.listwise:
+            corrected = output.logits[:, h] - config.log_q_power * batch.log_q
             loss = loss + config.listwise * head_weights[h] * listwise_loss(
-                output.logits[:, h] - config.log_q_power * batch.log_q, batch.labels[:, h], batch.candidate_request,
-                output.queries.shape[0],
-            )  # fmt: skip
+                corrected, batch.labels[:, h], batch.candidate_request, output.queries.shape[0]
+            )
         if config.softmax:
             loss = loss + config.softmax * head_weights[h] * sampled_softmax_loss(
                 output, batch, model.fusion.scale, log_q, h

@@ -26,7 +26,7 @@ class TrainConfig:
     epochs: int = 8
     batch_requests: int = 256
     learning_rate: float = 3e-3
-    fusion_learning_rate: float = 2e-2
+    fusion_learning_rate: float = 5e-2
     weight_decay: float = 1e-4
     warmup_steps: int = 50
     clip_norm: float = 5.0
@@ -167,7 +167,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything needed to resume; :meth:`load_state` takes it back."""
         return {
-            "model": self.model.state_dict(),
+            "model": {k: v.clone() for k, v in self.model.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "seen": self.frequency.seen,

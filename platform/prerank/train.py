@@ -7,7 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from interactrank.batch import Batch, collate
 from interactrank.catalogue import Catalogue
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.stacking import cross_fitted, hold_out, refit
 from interactrank.trainer import TrainConfig, Trainer, fit_statistics
 from prerank.bundle import save_bundle
 from prerank.catalogue import load_catalogue
@@ -29,6 +31,7 @@ from prerank.home import Home
 from prerank.training_set import read_split, to_arrays
 
 STATISTICS_REQUESTS = 4096
+HELD_OUT_BATCHES = 40
 
 
 class Reader:
@@ -77,26 +80,39 @@ def fit(
     reader: Reader,
     batches: Callable[[int], Iterable[Batch]],
     first_epoch: int,
-    after_epoch: Callable[[dict[str, Any], bool], None],
+    after_epoch: Callable[[dict[str, Any], bool, dict[str, Any]], None],
     best: float = -1.0,
 ) -> None:
-    """Run epochs with early stopping; ``after_epoch(metrics, improved)`` reports each.
+    """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
+
+    While ``after_epoch`` runs, the model's fusion is the one stacked on the validation split
+    (:mod:`interactrank.stacking`): that is what is saved. Validation metrics are cross-fitted.
 
     Args:
         trainer: the model and its optimiser.
         reader: reads the validation split.
         batches: epoch number -> this worker's training batches.
         first_epoch: 0, or where a checkpoint left off.
-        after_epoch: called with the epoch's metrics and whether validation MRR improved.
+        after_epoch: called with the epoch's metrics, whether validation MRR improved, and the
+            trainer's state to resume from.
         best: best validation MRR so far.
     """
     config, behind = trainer.config, 0
+    fusion = trainer.model.fusion
     for epoch in range(first_epoch, config.epochs):
-        report = trainer.epoch(epoch, batches(epoch),
-                               reader.split("validation", config.batch_requests))  # fmt: skip
-        improved = report.validation_mrr > best
-        best, behind = max(best, report.validation_mrr), 0 if improved else behind + 1
-        after_epoch({**asdict(report), "best_mrr": best}, improved)
+        report = trainer.epoch(epoch, batches(epoch), ())
+        validation = reader.split("validation", config.batch_requests)
+        held = hold_out(trainer.model, islice(validation, HELD_OUT_BATCHES))
+        loss, mrr = cross_fitted(fusion, held, config.loss)
+        report = replace(report, validation_loss=loss, validation_mrr=mrr)
+        improved = mrr > best
+        best, behind = max(best, mrr), 0 if improved else behind + 1
+        trained = {k: v.clone() for k, v in fusion.state_dict().items()}
+        state = trainer.state()
+        if held and fusion.g is not None:
+            refit(fusion, held, config.loss)
+        after_epoch({**asdict(report), "best_mrr": best}, improved, state)
+        fusion.load_state_dict(trained)
         if behind >= config.patience:
             break
 
@@ -116,7 +132,7 @@ def fit_rival(piece: dict[str, Any]) -> dict[str, Any]:
     trainer = Trainer(model, config, total_steps(home, config))
     history: list[dict[str, Any]] = []
 
-    def after_epoch(metrics: dict[str, Any], improved: bool) -> None:
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         history.append(metrics)
         if improved:
             save_bundle(folder, model, reader.catalogue, {"name": piece["name"]})
@@ -186,12 +202,12 @@ def train_worker(settings: dict[str, Any]) -> None:
         ):  # fmt: skip
             yield reader.batch(table)
 
-    def after_epoch(metrics: dict[str, Any], improved: bool) -> None:
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             if context.get_world_rank() != 0:
                 ray.train.report(metrics)
                 return
-            saved = {"state": trainer.state(), "epoch": metrics["epoch"],
+            saved = {"state": state, "epoch": metrics["epoch"],
                      "best": metrics["best_mrr"]}  # fmt: skip
             torch.save(saved, Path(folder) / "trainer.pt")
             save_bundle(Path(folder) / "bundle", model, reader.catalogue, settings["meta"])

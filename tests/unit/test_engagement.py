@@ -128,7 +128,7 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     return x
 
 
-ITEMS = list(range(-4, 14)) + [2**62, -(2**62)]
+ITEMS = [*range(-4, 14), 2**62, -(2**62)]
 
 
 def random_block(rng: np.random.Generator, level: Level, cap: int | None = None) -> bytes:
@@ -143,9 +143,7 @@ def random_request(seed: int) -> Request:
     rng = np.random.default_rng(seed)
     keys = ["q:ab", "c:ab", *(f"t:{i}" for i in range(rng.integers(0, 4))),
             *(f"g:{i}" for i in range(rng.integers(0, 5))), "a:"]  # fmt: skip
-    rows = {
-        k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys
-    }
+    rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
     times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
     history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t)) for t in times]
     candidates = [int(i) for i in rng.permutation([*ITEMS, 99, 100])[: rng.integers(0, 20)]]

@@ -204,7 +204,7 @@ def test_headline_says_what_was_found() -> None:
     results = full()
     said = headline(results)
     assert said.startswith("interactrank places an engaged item among its three best in 82.0%")
-    assert "19.0 points more than two_tower (interval +18.0 to +20.0 points, p < .001)" in said
+    assert "19.0 points more than two_tower (95% interval +18.0 to +20.0 points, p < .001)" in said
     results["paired"]["interactrank"]["hits@3"] = {"difference": 0.001, "ci": [-0.1, 0.1], "p": 0.9}
     assert "cannot be told apart from two_tower" in headline(results)
     results["paired"]["interactrank"]["hits@3"] = {"difference": -0.05, "ci": [-0.1, 0], "p": 0.05}
@@ -212,6 +212,41 @@ def test_headline_says_what_was_found() -> None:
     assert "bm25 ranks better by MRR: .950 against .860." in headline(results)
     del results["models"]["interactrank"]
     assert headline(results).startswith("bm25 places")
+
+
+def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:
+    results = full()
+    assert "would reach 97.0%" in headline(results)
+    assert "keep 90.0% of engaged items (97.0% at most)" in headline(results)
+    results["reachable_ceiling"] = dict.fromkeys(METRICS, 1.0)
+    assert "100.0%" not in headline(results)
+
+
+def test_only_what_was_measured_has_a_column(tmp_path: Path) -> None:
+    source = page(tmp_path, full()).source
+    for title in ("Difference from", "Where it helps"):
+        part = source[source.index(f"<h2>{title}") :]
+        heads = re.findall(r"<th>([^<]*)</th>", part[: part.index("</thead>")])
+        assert [head for head in heads if head in METRICS] == ["hits@3", "mrr"]
+
+
+def test_times_are_readable(tmp_path: Path) -> None:
+    results = full()
+    results["dataset"]["time_span"] = ("2011-08-11T03:59:04.270000Z", "soon")
+    results["models"]["bm25"]["cost"]["us_per_candidate"] = 8.37e-06
+    text = page(tmp_path, results).text
+    assert "2011-08-11 03:59 UTC to soon" in text
+    assert "< 0.001" in text
+    assert "≤ 0.001" in text
+    assert "e-06" not in text
+
+
+def test_names_of_ours_are_explained(tmp_path: Path) -> None:
+    results = full()
+    assert "The exact query." in page(tmp_path, results).text
+    assert "Item-query popularity" not in page(tmp_path, results).text
+    results["models"]["iqp"] = model(0.4, 0.1)
+    assert "Item-query popularity" in page(tmp_path, results).text
 
 
 def test_terminal_table_is_aligned_ascii() -> None:

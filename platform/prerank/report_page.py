@@ -1,0 +1,155 @@
+"""The page of a report: its style, its sections in order and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from prerank import report_plots as plots
+from prerank import report_tables as tables
+from prerank.report_values import LEAD, RIVAL, Results, ordered
+
+_STYLE = """
+:root{color-scheme:light dark;--page:#fff;--ink:#1c2430;--soft:#5b6675;--line:#d8dee6;
+--best:#e8f1fd;--s0:#1f6fd6;--s1:#d9730d;--s2:#2b8a5b;--s3:#a23fb5;--s4:#c2354b;--s5:#0f8b9d;--s6:#8a6d1d;
+--s7:#6b7280}
+@media(prefers-color-scheme:dark){:root{--page:#14181f;--ink:#e4e9f0;--soft:#9aa6b5;--line:#333c49;
+--best:#1d3350;--s0:#6aa8f7;--s1:#f0a04b;--s2:#5cc490;--s3:#d18ae0;--s4:#f0798b;--s5:#4fc3d4;
+--s6:#d0b052;--s7:#a3acb8}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:2rem 1.25rem 4rem;max-width:66rem;background:var(--page);
+color:var(--ink);font:16px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+h1{font-size:1.6rem;line-height:1.25;margin:0}
+h2{font-size:1.15rem;margin:2.6rem 0 .4rem}
+p,ul,dl{max-width:46rem;margin:.4rem 0 .8rem}
+.lead{font-size:1.15rem;margin:1rem 0}
+.note,figcaption{color:var(--soft);font-size:.88rem}
+figure{margin:.6rem 0;overflow-x:auto}
+svg{width:100%;min-width:38rem;max-width:66rem;height:auto;display:block}
+svg text{font-family:inherit!important}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
+th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:.3rem}
+thead th{color:var(--soft);font-weight:600}
+td small{display:block;color:var(--soft);font-size:.75rem;white-space:pre}
+td.best{background:var(--best);font-weight:700}
+td.best small{font-weight:400}
+tr.aside td{color:var(--soft);font-style:italic}
+dt{font-weight:600;margin-top:.6rem}
+dd{margin:0}
+.facts{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.5rem}
+.facts dt{margin:0;overflow-wrap:anywhere}
+summary{cursor:pointer;color:var(--soft)}
+"""
+
+
+_GLOSSARY = {
+    "hits@k": "Share of requests with at least one engaged item among the k best-ranked "
+    "candidates.",
+    "mrr": "Mean reciprocal rank: 1 / rank of the first engaged item, averaged over requests. "
+    "1 means always first, 0.5 means typically second.",
+    "ndcg@10": "How near the ten best places are to the ideal order; engaged items count less the "
+    "lower they stand.",
+    "recall@cut": "Share of engaged items that survive when only the best tenth of the candidates "
+    "is kept. This is what pre-ranking is for.",
+    "auc": "Chance that an engaged candidate is ranked above one of the same request that was not "
+    "engaged with; 0.5 is guessing.",
+    "reachable ceiling": "The value that a perfect order of the same candidates would have. It is "
+    "below 1 where engaged items are not among the candidates.",
+    "interval": "95% bootstrap interval over requests: where the mean would fall in 95 of 100 "
+    "such samples of requests.",
+    "p": "How often a difference at least this large would arise if both rankers were equally "
+    "good (paired sign-flip test over requests).",
+}
+
+
+_PROTOCOL = (
+    "Requests are split by time: the first are for training, later ones for validation, the last "
+    "for the test. Settings were chosen on validation only.",
+    "Every feature of a request was computed from events before that request; its own events never "
+    "count. Counts come from published snapshots, as they would in production.",
+    "A request is scored when it has at least one engaged item. An engaged item that is not among "
+    "the candidates counts as missed in every metric.",
+    "Candidates with equal scores share their places, so no model gains or loses by the order in "
+    "which candidates happen to be stored.",
+)
+
+
+_RANKERS = {
+    LEAD: "The two towers fused with engagement counts of this query, user and item.",
+    RIVAL: "The same towers and training without those counts and without the user's history.",
+    "iqp": "Item-query popularity: engagements of the item after this very query so far.",
+    "bm25": "How well the words of the query match the item's title.",
+    "popularity": "Engagements of the item after any query so far.",
+    "truth": "Oracle: the engagement probability that the simulated world itself used.",
+    "observer": "Oracle: that probability as far as a perfect reader of the log could know it.",
+}
+
+_SLICES = {
+    "head query": "Engaged with often before the request.",
+    "torso query": "Engaged with some times before.",
+    "tail query": "Engaged with seldom or never before.",
+    "new user": "No engagement of the user before the request.",
+    "new item": "An engaged item had just appeared, or had no engagement yet.",
+}
+
+_FEATURES = {
+    "q": "The exact query. “q:engage:7d” is the item's share of the engagements that this query "
+    "had in the last seven days.",
+    "c": "The same for the query without spaces.",
+    "t": "The same for the query's words.",
+    "g": "The same for pieces of four letters, which stand in for misspelt and unseen queries.",
+    "a": "The same for all queries together: popularity.",
+    "user": "What this user did with this item before.",
+    "item": "The item alone.",
+    "thin": "The feature named after it, counting more the less is known of the query.",
+}
+
+
+def _weights(results: Results) -> str:
+    """The weights with the meaning of the families that occur."""
+    weights = results.get("fusion_weights", [])
+    plot = plots.weights(weights)
+    if not plot:
+        return ""
+    note = "Weights of standardised features: bars to the right raise an item's score."
+    if len(weights) > plots.MOST_WEIGHTS:
+        note += f" The {plots.MOST_WEIGHTS} heaviest of {len(weights)}."
+    families = {name.split(":", 1)[0] for name, _ in weights if ":" in name}
+    return f'{plot}<p class="note">{note}</p>' + _explained(_FEATURES, families)
+
+
+def _explained(words: dict[str, str], used: Iterable[str]) -> str:
+    chosen = set(used)
+    return tables.definitions([(k, v) for k, v in words.items() if k in chosen], "facts note")
+
+
+def page(results: Results, lead: str) -> str:
+    """The HTML page; ``lead`` is the result in plain words."""
+    name, split = results["dataset"]["name"], results.get("split", "test")
+    shown = [*ordered(results["models"]), *results.get("oracles", {})]
+    who = _explained({k: _RANKERS[k] for k in shown if k in _RANKERS}, shown)
+    slices = plots.slices(results) + tables.slices(results)
+    sections = [
+        ("Metrics", tables.metrics(results) + plots.bars(results) + who),
+        (f"Difference from {RIVAL}, request by request", tables.paired(results)),
+        ("Where it helps: slices", slices + _explained(_SLICES, results.get("slices", {}))),
+        ("Quality against cost", plots.cost(results) + tables.cost(results)),
+        ("Learning curves", plots.curves(results)),
+        ("What the fusion weighs", _weights(results)),
+        ("Data", tables.data(results)),
+        ("How it was measured", tables.bullets(_PROTOCOL)),
+        ("Ingest", tables.bullets(results.get("ingest", []))),
+        ("Features", tables.bullets(results.get("features", []))),
+        ("Time per stage", tables.stages(results)),
+        ("Glossary", tables.definitions(_GLOSSARY.items())),
+    ]
+    body = "\n".join(f"<h2>{escape(title)}</h2>\n{html}" for title, html in sections if html)
+    title = escape(f"Pre-ranking on {name}: {split} results")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
+        f'<p class="lead">{escape(lead)}</p>\n{body}\n</body></html>\n'
+    )

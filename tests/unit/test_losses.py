@@ -1,0 +1,210 @@
+"""Each loss against the formula, written out request by request in NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from interactrank.batch import Batch
+from interactrank.losses import (
+    ItemFrequency,
+    LossConfig,
+    listwise_loss,
+    pointwise_loss,
+    sampled_softmax_loss,
+    total_loss,
+)
+from interactrank.model import Output
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def bce(logit: float, label: float) -> float:
+    p = 1 / (1 + math.exp(-logit))
+    return -math.log(p if label else 1 - p)
+
+
+def batch_of(
+    request: Tensor, item: Tensor, labels: Tensor, weights: Tensor | None = None,
+    log_q: Tensor | None = None,
+) -> Batch:  # fmt: skip
+    none, n = torch.zeros(0), len(request)
+    return Batch(
+        text=none, text_offsets=none, hist_items=none, hist_actions=none, hist_hours=none,
+        hist_mask=none, request=none, x=none, candidate_request=request, candidate_item=item,
+        items={}, labels=labels, weights=torch.ones(n) if weights is None else weights,
+        log_q=torch.zeros(n) if log_q is None else log_q,
+    )  # fmt: skip
+
+
+@given(SEEDS, st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_pointwise(seed: int, focal: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 9))
+    logits, labels = rng.normal(0, 3, (n, 3)), rng.integers(0, 2, (n, 3)).astype(float)
+    weights, heads = rng.random(n) + 0.1, np.array([0.5, 0.2, 0.3])
+    expected = 0.0
+    for h in range(3):
+        total = 0.0
+        for i in range(n):
+            loss = bce(logits[i, h], labels[i, h])
+            p = 1 / (1 + math.exp(-logits[i, h]))
+            p_t = p if labels[i, h] else 1 - p
+            total += weights[i] * loss * ((1 - p_t) ** 2 if focal else 1)
+        expected += heads[h] * total / weights.sum()
+    found = pointwise_loss(*(torch.tensor(v) for v in (logits, labels, weights, heads)), focal)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_pointwise_of_extreme_logits_is_finite() -> None:
+    logits = torch.tensor([[200.0], [-200.0]], requires_grad=True)
+    for focal in (False, True):
+        loss = pointwise_loss(
+            logits, torch.tensor([[0.0], [1.0]]), torch.ones(2), torch.ones(1), focal
+        )
+        assert float(loss.detach()) == pytest.approx(200.0)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.isfinite().all()
+    nothing = pointwise_loss(logits, torch.zeros(2, 1), torch.zeros(2), torch.ones(1), False)
+    assert float(nothing.detach()) == 0.0
+
+
+def listwise_by_hand(logits: list[float], labels: list[int], request: list[int], b: int) -> float:
+    losses = []
+    for r in range(b):
+        mine = [i for i, q in enumerate(request) if q == r]
+        positive = [i for i in mine if labels[i]]
+        if not positive or len(positive) == len(mine):
+            continue
+        mass = sum(math.exp(logits[i]) for i in mine)
+        losses.append(-sum(logits[i] - math.log(mass) for i in positive) / len(positive))
+    return sum(losses) / max(len(losses), 1)
+
+
+@given(SEEDS)
+@settings(deadline=None, max_examples=60)
+def test_listwise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    b, n = 5, int(rng.integers(1, 20))
+    # Candidates of a request need not stand together, and some requests have none.
+    request, labels = rng.integers(0, b, n), rng.integers(0, 2, n)
+    logits = rng.normal(0, 4, n)
+    found = listwise_loss(
+        torch.tensor(logits), torch.tensor(labels.astype(float)), torch.tensor(request), b
+    )
+    expected = listwise_by_hand(logits.tolist(), labels.tolist(), request.tolist(), b)
+    assert float(found) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_listwise_ignores_requests_that_teach_no_order() -> None:
+    request = torch.tensor([0, 0, 1, 1, 2])
+    logits = torch.tensor([1.0, 2.0, 3.0, -1.0, 9.0], requires_grad=True)
+    loss = listwise_loss(logits, torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]), request, 4)
+    assert float(loss.detach()) == 0.0
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient.any()
+
+
+def test_listwise_stands_large_logits_and_does_not_see_a_shift() -> None:
+    request = torch.tensor([0, 0, 1, 1])
+    logits, labels = torch.tensor([0.3, 1.0, -2.0, 0.5]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    base = float(listwise_loss(logits, labels, request, 2))
+    moved = logits.double() + torch.tensor([1e4, 1e4, -1e4, -1e4], dtype=torch.float64)
+    assert float(listwise_loss(moved, labels.double(), request, 2)) == pytest.approx(base, rel=1e-6)
+
+
+@given(SEEDS)
+@settings(deadline=None, max_examples=60)
+def test_sampled_softmax(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    b, u, n, heads = 3, 6, 9, 2
+    pairs = rng.choice(b * u, n, replace=False)
+    request, item = pairs // u, pairs % u
+    labels = rng.integers(0, 2, (n, heads)).astype(np.float32)
+    labels[0, 1] = 1.0
+    queries, items = rng.normal(size=(b, heads, 4)), rng.normal(size=(u, 4))
+    log_q, scale, head = np.log(rng.random(u)), 2.5, 1
+    losses = []
+    for i in range(n):
+        if not labels[i, head]:
+            continue
+        own = {int(item[j]) for j in range(n) if request[j] == request[i] and labels[j, head]}
+
+        def logit(p: int, r: int = int(request[i])) -> float:
+            return scale * float(queries[r, head] @ items[p]) - float(log_q[p])
+
+        rivals = [logit(p) for p in range(u) if p not in own]
+        mine = logit(int(item[i]))
+        losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *rivals])))
+    found = sampled_softmax_loss(
+        Output(torch.zeros(n, heads), torch.tensor(queries), torch.tensor(items)),
+        batch_of(torch.tensor(request), torch.tensor(item), torch.tensor(labels)),
+        torch.tensor(scale, dtype=torch.float64), torch.tensor(log_q), head,
+    )  # fmt: skip
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+
+
+def test_sampled_softmax_without_a_positive_is_a_zero_with_gradient() -> None:
+    queries = torch.randn(2, 1, 3, requires_grad=True)
+    loss = sampled_softmax_loss(
+        Output(torch.zeros(2, 1), queries, torch.randn(2, 3)),
+        batch_of(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, 1)),
+        torch.tensor(1.0), torch.zeros(2), 0,
+    )  # fmt: skip
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert queries.grad is not None
+    assert not queries.grad.any()
+
+
+class Scaled:
+    class fusion:
+        scale = torch.tensor(3.0)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    request, item = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 2, 1, 3])
+    labels = torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0], [1, 1]])
+    weights = torch.tensor([1.0, 2, 1, 1, 3])
+    log_q = torch.log(torch.tensor([1.0, 0.2, 0.5, 0.1, 1.0]))
+    batch = batch_of(request, item, labels, weights, log_q)
+    output = Output(
+        torch.randn(5, 2, generator=rng), torch.randn(2, 2, 3, generator=rng),
+        torch.randn(4, 3, generator=rng),
+    )  # fmt: skip
+    item_q = torch.log(torch.tensor([0.3, 0.5, 0.1, 0.9]))
+    config = LossConfig(0.1, True, 0.7, 0.2, power, (6.0, 2.0, 99.0))
+    shares = torch.tensor([0.75, 0.25])
+    expected = 0.1 * pointwise_loss(
+        output.logits, labels, weights * torch.exp(log_q) ** -power, shares, True
+    )
+    for h in range(2):
+        listed = listwise_loss(output.logits[:, h] - power * log_q, labels[:, h], request, 2)
+        sampled = sampled_softmax_loss(output, batch, torch.tensor(3.0), item_q, h)
+        expected = expected + shares[h] * (0.7 * listed + 0.2 * sampled)
+    found = total_loss(Scaled(), output, batch, item_q, config)  # type: ignore[arg-type]
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_item_frequency_is_the_share_of_batches_that_held_the_item() -> None:
+    frequency = ItemFrequency(5)
+    batches = [[0, 1, 2], [1, 2], [2, 4], [2]]
+    for n, rows in enumerate(batches, 1):
+        found = frequency.update(torch.tensor(rows))
+        expected = [math.log(sum(r in b for b in batches[:n]) / n) for r in rows]
+        assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_item_frequency_counts_an_item_once_a_batch() -> None:
+    frequency = ItemFrequency(3)
+    frequency.update(torch.tensor([0]))
+    assert frequency.update(torch.tensor([1, 1])).exp().tolist() == pytest.approx([0.5, 0.5])

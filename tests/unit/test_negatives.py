@@ -1,0 +1,159 @@
+"""Sampled candidates: reproducible, own request only, and with the right probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from interactrank.engagement import FeatureInputs, level_code
+from interactrank.idtable import IdTable
+from interactrank.rows import pack
+from interactrank.schema import LEVELS, FeatureSchema
+from prerank.negatives import FAR, HARD, NEAR, sample_candidates
+
+SCHEMA = FeatureSchema(("click",), (), ("engagement",))
+TABLE = IdTable(np.arange(1000, 1400)[::-1].copy())
+NONE = np.zeros(0, np.int64)
+
+
+def block(ids: list[int], counts: list[float]) -> bytes:
+    columns = SCHEMA.columns(LEVELS[0])
+    held = np.array(sorted(ids), np.int64)
+    count = np.array(counts, np.float64)[np.argsort(ids)]
+    return pack(held, np.repeat(count[:, None], len(columns), 1), columns, LEVELS[0])
+
+
+def inputs(rows: list[bytes | None], histories: list[list[int]]) -> FeatureInputs:
+    """One q: row and one history a request."""
+    held = [r for r in rows if r is not None]
+    sizes = np.array([len(r) for r in held], np.int64)
+    present = np.array([r is not None for r in rows])
+    events = np.array([i for h in histories for i in h], np.int64)
+    lengths = np.cumsum([0] + [len(h) for h in histories]).astype(np.int64)
+    n = len(rows)
+    return FeatureInputs(
+        time=np.zeros(n, np.int64),
+        blocks=np.frombuffer(b"".join(held), np.uint8),
+        block_start=np.cumsum(sizes) - sizes,
+        block_size=sizes,
+        key_block=np.where(present, np.cumsum(present) - 1, -1),
+        key_level=np.full(n, level_code("q:x")),
+        key_offsets=np.arange(n + 1),
+        hist_items=events,
+        hist_actions=np.zeros(len(events), np.int64),
+        hist_times=np.zeros(len(events), np.int64),
+        hist_offsets=lengths,
+        tokens=np.ones(n, np.int64),
+    )
+
+
+def sampled(
+    rows: list[bytes | None], histories: list[list[int]], seeds: list[int],
+    positives: list[list[int]],
+) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
+    ids, log_q, offsets = sample_candidates(
+        inputs(rows, histories),
+        np.array(seeds, np.int64),
+        np.array([p for own in positives for p in own], np.int64),
+        np.cumsum([0] + [len(own) for own in positives]).astype(np.int64),
+        TABLE,
+    )
+    bounds = offsets[1:-1]
+    return list(zip(np.split(ids, bounds), np.split(log_q, bounds), strict=True))
+
+
+def requests(n: int) -> tuple[list[bytes | None], list[list[int]], list[int], list[list[int]]]:
+    rng = np.random.default_rng(n)
+    rows: list[bytes | None] = [None]
+    for size in rng.integers(0, 120, n - 1):
+        ids = rng.choice(np.arange(990, 1410), size, replace=False).tolist()
+        rows.append(block(ids, rng.integers(0, 30, size).tolist()))
+    histories = [rng.integers(990, 1410, rng.integers(0, 30)).tolist() for _ in range(n)]
+    positives = [rng.choice(np.arange(1000, 1400), rng.integers(0, 5), replace=False).tolist()
+                 for _ in range(n)]  # fmt: skip
+    return rows, histories, rng.integers(0, 2**32 - 1, n).tolist(), positives
+
+
+def test_a_request_draws_the_same_alone_and_among_others() -> None:
+    rows, histories, seeds, positives = requests(12)
+    together = sampled(rows, histories, seeds, positives)
+    backwards = sampled(rows[::-1], histories[::-1], seeds[::-1], positives[::-1])[::-1]
+    for b, (ids, log_q) in enumerate(together):
+        alone, alone_q = sampled([rows[b]], [histories[b]], [seeds[b]], [positives[b]])[0]
+        assert ids.tolist() == alone.tolist() == backwards[b][0].tolist()
+        assert log_q.tolist() == alone_q.tolist() == backwards[b][1].tolist()
+
+
+def test_another_seed_draws_others() -> None:
+    rows, histories, _, positives = requests(3)
+    first = sampled(rows, histories, [1, 2, 3], positives)
+    second = sampled(rows, histories, [4, 5, 6], positives)
+    assert all(set(a.tolist()) != set(b.tolist()) for (a, _), (b, _) in zip(first, second,
+               strict=True))  # fmt: skip
+
+
+def test_positives_come_first_and_nothing_repeats() -> None:
+    rows, histories, seeds, positives = requests(20)
+    for own, (ids, log_q) in zip(positives, sampled(rows, histories, seeds, positives),
+                                 strict=True):  # fmt: skip
+        assert ids[: len(own)].tolist() == own
+        assert not log_q[: len(own)].any()
+        assert len(set(ids.tolist())) == len(ids)
+        assert set(ids.tolist()) <= set(TABLE.ids.tolist())
+        assert (log_q <= 0).all()
+        assert len(ids) <= len(own) + HARD + NEAR + FAR
+
+
+def test_repeated_and_unknown_positives_count_once_and_never() -> None:
+    ids, _ = sampled([None], [[]], [0], [[1005, 1005, 7, 1006]])[0]
+    assert ids[:2].tolist() == [1005, 1006]
+    assert sorted(set(ids.tolist())) == sorted(ids.tolist())
+    assert 7 not in ids
+
+
+def test_a_small_catalogue_is_taken_whole() -> None:
+    table = IdTable(np.arange(20))
+    ids, log_q, offsets = sample_candidates(
+        inputs([None], [[]]), np.array([3]), np.array([4]), np.array([0, 1]), table
+    )
+    assert sorted(ids.tolist()) == list(range(20))
+    assert not log_q.any()
+    assert offsets.tolist() == [0, 20]
+
+
+def test_hard_are_the_items_the_row_speaks_for_most() -> None:
+    items = list(range(1000, 1100))
+    counts = [float(1 + (i * 37) % 100) for i in range(100)]
+    best = {i for i, c in zip(items, counts, strict=True) if c > 100 - HARD}
+    for seed in range(5):
+        ids, log_q = sampled([block(items, counts)], [[]], [seed], [[]])[0]
+        assert set(ids[:HARD].tolist()) == best
+        assert not log_q[:HARD].any()
+
+
+def test_a_recently_touched_item_is_hard() -> None:
+    items = list(range(1000, 1100))
+    ids, _ = sampled([block(items, [1.0] * 100)], [[1300, 1301]], [1], [[]])[0]
+    assert {1300, 1301} <= set(ids[:HARD].tolist())
+
+
+def test_log_q_is_the_share_of_draws_that_hold_the_item() -> None:
+    items = list(range(1000, 1100))
+    row = block(items, [float(i) for i in range(1, 101)])
+    draws, positives = 6000, [1350, 1040]
+    found = sampled([row] * draws, [[]] * draws, list(range(draws)), [positives] * draws)
+    held = np.zeros(400)
+    claimed = np.full(400, np.nan)
+    for ids, log_q in found:
+        held[ids - 1000] += 1
+        before = claimed[ids - 1000]
+        assert (np.isnan(before) | np.isclose(before, log_q)).all()
+        claimed[ids - 1000] = log_q
+    share, expected = held / draws, np.exp(claimed)
+    error = np.sqrt(expected * (1 - expected) / draws)
+    assert (np.abs(share - expected) <= 5 * error + 1e-9).all()
+    near, far = 100 - HARD - 1, 300 - 1
+    assert sorted(set(np.round(expected, 5).tolist())) == pytest.approx(
+        sorted([1.0, NEAR / near, FAR / far]), abs=1e-4
+    )

@@ -240,7 +240,8 @@ def main() -> None:
             "of_ceiling": flops / mid / top,
         }
         print(
-            f"{label:24} {1e3 * mid:9.2f} {1e3 * low:8.2f} {1e3 * high:8.2f} {examples / mid:11,.0f} "
+            f"{label:24} {1e3 * mid:9.2f} {1e3 * low:8.2f} {1e3 * high:8.2f} "
+            f"{examples / mid:11,.0f} "
             f"{base / mid:6.2f} {flops / mid / 1e12:8.2f} {flops / mid / top:10.1%}",
             flush=True,
         )

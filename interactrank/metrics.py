@@ -245,6 +245,12 @@ def paired_test(
     return PairedTest(observed, interval, (1 + extreme) / (n + 1))
 
 
+def mean(values: NDArray[np.float64]) -> float:
+    """Mean over the requests where a metric is defined; NaN where it is defined nowhere."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
 def summarise(
     per_request: Mapping[str, NDArray[np.float64]], n: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
@@ -252,10 +258,7 @@ def summarise(
 
     NaN requests are left out; a metric that is NaN everywhere has a NaN mean and interval.
     """
-    summary: dict[str, Any] = {}
-    for name, values in per_request.items():
-        kept = values[~np.isnan(values)]
-        summary[name] = float(kept.mean()) if kept.size else float("nan")
+    summary: dict[str, Any] = {name: mean(values) for name, values in per_request.items()}
     summary["ci"] = {name: list(bootstrap_ci(v, n, seed)) for name, v in per_request.items()}
     return summary
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interactrank.batch import Batch
 from interactrank.losses import LossConfig, listwise_loss, pointwise_loss
-from interactrank.metrics import request_metrics
+from interactrank.metrics import mean, request_metrics
 from interactrank.model import Fusion, InteractRank
 
 ITERATIONS = 40
@@ -139,4 +139,4 @@ def cross_fitted(
         fusion.load_state_dict(start)
     if not ranks:
         return float("nan"), float("nan")
-    return float(np.mean(losses)), float(np.nanmean(np.concatenate(ranks)))
+    return float(np.mean(losses)), mean(np.concatenate(ranks))

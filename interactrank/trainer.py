@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interactrank.batch import Batch
 from interactrank.losses import ItemFrequency, LossConfig, total_loss
-from interactrank.metrics import request_metrics
+from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank, Output
 
 
@@ -162,7 +162,7 @@ class Trainer:
             ranks.append(request_metrics(scores, positive, offsets)["mrr"])
         if not losses:
             return math.nan, math.nan
-        return float(np.mean(losses)), float(np.nanmean(np.concatenate(ranks)))
+        return float(np.mean(losses)), mean(np.concatenate(ranks))
 
     def state(self) -> dict[str, Any]:
         """Everything needed to resume; :meth:`load_state` takes it back."""

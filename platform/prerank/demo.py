@@ -23,7 +23,7 @@ from prerank import environment
 from prerank.config import JobConfig
 from prerank.errors import NotReadyError
 from prerank.home import Home
-from prerank.log import load_mapping
+from prerank.log import LogMapping
 from prerank.report import metrics_table
 from prerank.services import free_port, mlflow_server
 
@@ -160,7 +160,8 @@ def demo(workdir: Path | None = None) -> None:
     with mlflow_server(home) as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         with ray_cluster():
-            results = run(home, world / "events", world / "items.parquet", load_mapping(None),
+            mapping = LogMapping(name="a simulated pin board")
+            results = run(home, world / "events", world / "items.parquet", mapping,
                           JobConfig.load(None), oracles=world)  # fmt: skip
             ready = time.perf_counter()
             with deployed({"clock": "replay", "allow_unpromoted": True}) as url:

@@ -110,9 +110,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["env"])
 
 
-def fails_with(
-    argv: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def fails_with(argv: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(argv)
     err = capsys.readouterr().err

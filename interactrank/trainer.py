@@ -21,7 +21,8 @@ from interactrank.model import InteractRank, Output
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimiser and schedule. ``patience`` counts epochs without a better validation MRR."""
+    """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
+    in validation MRR over the best before."""
 
     epochs: int = 8
     batch_requests: int = 256
@@ -31,6 +32,7 @@ class TrainConfig:
     warmup_steps: int = 50
     clip_norm: float = 5.0
     patience: int = 2
+    least_gain: float = 1e-3
     bf16: bool = False
     seed: int = 7
     loss: LossConfig = field(default_factory=LossConfig)

@@ -106,7 +106,8 @@ def fit(
         loss, mrr = cross_fitted(fusion, held, config.loss)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)
         improved = mrr > best
-        best, behind = max(best, mrr), 0 if improved else behind + 1
+        behind = 0 if mrr > best + config.least_gain else behind + 1
+        best = max(best, mrr)
         trained = {k: v.clone() for k, v in fusion.state_dict().items()}
         state = trainer.state()
         if held and fusion.g is not None:

@@ -22,7 +22,8 @@ from interactrank.model import InteractRank, Output
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
-    in validation MRR over the best before."""
+    in validation MRR over the best before.
+    """
 
     epochs: int = 8
     batch_requests: int = 256

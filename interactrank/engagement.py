@@ -9,7 +9,7 @@ IQP (paper, cross features): IQP_{a,w}(q, p) = C_a(p, q; w) / C_a(q; w). A raw r
 invisible beside a cosine, and a ratio over one click is no evidence, hence per key and column
     L = log1p(S C(p) / (C + alpha)) / log1p(S),
 and over the keys of a level (tokens, sub-words) the mean of L weighted by rarity,
-    w_k = 1 - log(1 + C_k) / log(2 + C_all).
+    w_k = max(1 - log(1 + C_k) / log(2 + C_all), 0.05), over the keys that have a row.
 A linear g cannot shift weight from counts to back-off as a query gets thinner, so two columns carry
 that product, n / (C_q + n) times the feature.
 Items absent from a truncated row count as its residual, truncated mass / (distinct - K).

@@ -47,6 +47,9 @@ class TowerBody(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # Without it, an input that says nothing comes out as the zero vector, at which normalising
+        # has a gradient of 1e12.
+        nn.init.normal_(self.mlp[-1].bias, std=0.1)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs] -> [B, out]."""

@@ -40,7 +40,7 @@ class Scored:
         """Positions of the best ``k``, best first; ties by item id."""
         n = len(self.ids)
         kept = np.arange(n)
-        if k < n:
+        if 0 < k < n:
             # Every candidate tied with the k-th must be seen before ids break the tie.
             threshold = np.partition(self.scores, n - k)[n - k]
             kept = np.flatnonzero(self.scores >= threshold)

@@ -46,6 +46,7 @@ def ray_local() -> Iterator[None]:
     import ray
 
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",

@@ -47,7 +47,7 @@ def ray_cluster() -> Iterator[None]:
     from ray import serve
 
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         yield
     finally:

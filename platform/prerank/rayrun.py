@@ -27,7 +27,8 @@ def connect() -> None:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not os.environ.get("RAY_ADDRESS"):
-        options["include_dashboard"] = False
+        # Said outright: Ray would else join any cluster it finds on this machine.
+        options |= {"address": "local", "include_dashboard": False}
     ray.init(**options)
 
 

@@ -31,6 +31,7 @@ START = pd.Timestamp("2024-03-01T23:59:00Z")
 def local_ray() -> Iterator[None]:
     path = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",

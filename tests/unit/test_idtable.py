@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interactrank.idtable import IdTable, rows_reference, table_bits
@@ -15,6 +15,7 @@ EDGES = st.sampled_from([0, -1, 1, 2**63 - 1, -(2**63), 2**53 + 1, 2**32])
 IDS = st.one_of(INT64, EDGES, st.integers(-40, 40), st.integers(0, 40).map(lambda i: i << 55))
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, unique=True, max_size=200), st.lists(IDS, max_size=100))
 def test_equals_the_sorted_definition(ids: list[int], unknown: list[int]) -> None:
     held = np.array(ids, np.int64)
@@ -25,6 +26,7 @@ def test_equals_the_sorted_definition(ids: list[int], unknown: list[int]) -> Non
     assert found[len(unknown) : len(unknown) + len(ids)].tolist() == list(range(len(ids)))
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, unique=True, max_size=50), st.lists(IDS, max_size=50))
 def test_an_absent_id_has_no_row(ids: list[int], wanted: list[int]) -> None:
     found = IdTable(np.array(ids, np.int64)).rows(np.array(wanted, np.int64))
@@ -51,6 +53,7 @@ def test_an_empty_table_knows_nothing() -> None:
     assert IdTable(np.zeros(0, np.int64)).rows(np.array([0, -1])).tolist() == [-1, -1]
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, unique=True, min_size=1, max_size=60), st.data())
 def test_a_repeated_id_is_refused(ids: list[int], data: st.DataObject) -> None:
     again = data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=5))
@@ -58,6 +61,7 @@ def test_a_repeated_id_is_refused(ids: list[int], data: st.DataObject) -> None:
         IdTable(np.array(ids + again, np.int64))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000))
 def test_tables_stay_at_most_half_full(n: int) -> None:
     assert 2 * n <= 1 << table_bits(n) < max(4 * n, 16)

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ def tables(draw: st.DrawFn, columns: int) -> tuple[NDArray[np.int64], NDArray[np
     return ids, draw(hnp.arrays(np.float64, (len(ids), columns), elements=COUNTS))
 
 
+@settings(deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
 def test_what_is_packed_comes_back(level: Level, data: st.DataObject) -> None:
@@ -60,6 +61,7 @@ def test_what_is_packed_comes_back(level: Level, data: st.DataObject) -> None:
     assert row.distinct == len(ids)
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 12))
 def test_a_capped_row_accounts_for_everything_it_cut(data: st.DataObject, cap: int) -> None:
     level = level_of(cap)
@@ -78,6 +80,7 @@ def test_a_capped_row_accounts_for_everything_it_cut(data: st.DataObject, cap: i
         assert mass[kept].min() >= mass[~kept].max()
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, (25, 4), elements=st.integers(0, 3).map(float)), st.integers(1, 25))
 def test_kept_are_most_mass_then_most_counts_then_the_lower_id(
     counts: NDArray[np.float64], cap: int
@@ -95,6 +98,7 @@ def test_mass_is_all_engagement_of_all_time() -> None:
         assert SCHEMA.columns(level)[mass_column(level)] == "engage:all"
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 8e6))
 def test_a_count_keeps_its_relative_error(count: float) -> None:
     restored = float(DECODE[quantise(np.array([count]))[0]])
@@ -117,6 +121,7 @@ def test_written_codes_are_those_of_quantise() -> None:
     assert row.counts.tolist() == DECODE[quantise(counts)].tolist()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 64))
 def test_rows_can_stand_end_to_end_aligned(items: int, columns: int) -> None:
     exact = HEADER_BYTES + 8 * columns + 8 * items + 2 * items * columns
@@ -124,6 +129,7 @@ def test_rows_can_stand_end_to_end_aligned(items: int, columns: int) -> None:
     assert exact <= row_bytes(items, columns) < exact + 8
 
 
+@settings(deadline=None)
 @given(st.integers(0, 20), st.integers(1, 9))
 def test_a_block_is_as_long_as_announced(items: int, columns: int) -> None:
     names = tuple(f"a{i}:all" for i in range(columns))

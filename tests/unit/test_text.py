@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interactrank.rows import row_bytes
@@ -39,6 +39,7 @@ def by_level(keys: list[str]) -> dict[str, list[str]]:
     return found
 
 
+@settings(deadline=None)
 @given(TEXT)
 @example("İstanbul")
 @example("ΑΣ Σ")
@@ -59,6 +60,7 @@ def test_spellings_that_mean_the_same_are_one() -> None:
     assert normalise("  Caf\u0065\u0301\t LATTE\n") == "café latte" == normalise("ＣＡＦÉ latte")
 
 
+@settings(deadline=None)
 @given(TEXT.map(normalise))
 @example(LONG)
 @example("")
@@ -74,11 +76,13 @@ def test_keys_stay_within_every_cap(query: str) -> None:
     assert keys == engagement_keys(query)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_stays_within_the_budget_of_keys(text: str) -> None:
     assert len(engagement_keys(text)) <= MAX_KEYS_PER_REQUEST
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["red", "shoe", "boots", "x", "wide-fit"]), max_size=5))
 def test_a_short_query_keeps_all_its_words_and_pieces(words: list[str]) -> None:
     query = " ".join(words)
@@ -125,6 +129,7 @@ def test_the_fullest_request_fits_the_byte_budget() -> None:
     assert total <= MAX_BYTES_PER_REQUEST
 
 
+@settings(deadline=None)
 @given(st.text("ab^", max_size=12), st.integers(1, 5))
 def test_grams_cover_the_word(word: str, size: int) -> None:
     pieces = grams(word, size)
@@ -133,6 +138,7 @@ def test_grams_cover_the_word(word: str, size: int) -> None:
     assert all(p in word and len(p) == min(size, len(word)) for p in pieces)
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_text_features_are_bounded_and_never_the_empty_bucket(text: str) -> None:
     found = text_features(text)
@@ -148,6 +154,7 @@ def test_text_features_see_order_and_parts_of_words() -> None:
     assert len(text_features("")) == len(text_features("?!")) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(TEXT, max_size=6))
 def test_ragged_keeps_each_text_apart(texts: list[str]) -> None:
     values, offsets = ragged(texts)

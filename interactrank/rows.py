@@ -9,8 +9,7 @@ Layout, little endian, every part a multiple of 8 bytes so that kernels may read
     zero padding to a multiple of 8
 
 ``truncated`` over ``distinct - K`` is what an item absent from a truncated row gets: its smoothed
-residual. Whole
-counts keep a relative error of at most 2e-4, and stop at 8.8 million.
+residual. Whole counts keep a relative error of at most 2e-4, and stop at 8.8 million.
 """
 
 from __future__ import annotations

@@ -84,6 +84,15 @@ def prerank(home: Path, *words: str) -> str:
     return done.stdout
 
 
+def catalogue(home: Path) -> list[int]:
+    """Item ids of the ingested catalogue."""
+    import pyarrow.parquet as pq
+
+    items = pq.read_table(home / ".prerank" / "items" / "items.parquet")
+    ids: list[int] = items["item_id"].to_pylist()
+    return ids
+
+
 def live_user(home: Path) -> dict[str, Any]:
     """A user with a history and their last query, from the ingested log."""
     import pyarrow.parquet as pq
@@ -91,8 +100,8 @@ def live_user(home: Path) -> dict[str, Any]:
     day = sorted((home / ".prerank" / "events").glob("day=*"))[-1]
     events = pq.read_table(day, partitioning=None).to_pandas()
     row = events[events["action"] == "click"].iloc[-1]
-    items = pq.read_table(home / ".prerank" / "items" / "items.parquet")["item_id"].to_pylist()
-    return {"user_id": row["user_id"], "query": row["query"], "candidates": items[:200], "k": 200}
+    items = catalogue(home)[:200]
+    return {"user_id": row["user_id"], "query": row["query"], "candidates": items, "k": 200}
 
 
 @pytest.mark.slow
@@ -118,8 +127,12 @@ def test_the_job_upload_is_small() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_candidates_are_answered(client: httpx.Client) -> None:
-    body = {"user_id": "nobody", "query": "never seen", "candidates": list(range(10_000)), "k": 10}
+def test_ten_thousand_candidates_are_answered(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    known = catalogue(cluster[0])
+    candidates = known + list(range(10_000 - len(known)))
+    body = {"user_id": "nobody", "query": "never seen", "candidates": candidates, "k": 10}
     answer = client.post("/v1/prerank", json=body)
     assert answer.status_code == 200
     found = answer.json()

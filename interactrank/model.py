@@ -26,6 +26,10 @@ from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.sequence import SequenceEncoder
 from interactrank.text import TEXT_BUCKETS
 
+LEAST_STD = 0.05
+NEVER_VARIES = 1e6
+"""Scale of a feature that did not vary in training: it says nothing then, nor when it does."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -165,9 +169,9 @@ class Fusion(nn.Module):
     def fit(self, sample: Tensor) -> None:
         """Set the standardisation of x from training candidates [n, X]."""
         self.mean.copy_(sample.mean(0))
-        self.std.copy_(sample.std(0, unbiased=False))
-        # A feature that never varies in training says nothing: it must not blow up when it does.
-        self.std[self.std < 1e-6] = 1e6
+        # A feature rarely seen in training must not be stretched when it is met: x is of order 1.
+        self.std.copy_(sample.std(0, unbiased=False).clamp(min=LEAST_STD))
+        self.std[sample.std(0, unbiased=False) < 1e-6] = NEVER_VARIES
 
     def prior(self, x: Tensor) -> Tensor:
         """g(x) [N] for cross features x [N, X]."""

@@ -29,6 +29,7 @@ from prerank.services import free_port, mlflow_server
 
 READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
+DAY_US = 86_400_000_000
 PROBES = 30
 
 
@@ -138,10 +139,10 @@ def converse(url: str, request: LiveRequest) -> None:
         title = request.titles.get(int(last["id"]), "")
         print(f"\nPOST /v1/events   the user saves the item ranked last: {last['id']} "
               f"({title}), score {last['score']:.3f}")  # fmt: skip
-        later = body | {"time": shifted(body["time"], MINUTE_US), "k": len(body["candidates"])}
+        later = body | {"time": shifted(body["time"], 2 * DAY_US), "k": len(body["candidates"])}
         items = client.post("/v1/prerank", json=later).raise_for_status().json()["items"]
         place, now = next((i, x) for i, x in enumerate(items, 1) if x["id"] == last["id"])
-        print(f"   a minute later the same request ranks it {place} of {len(items)}, "
+        print(f"   two days later the same request ranks it {place} of {len(items)}, "
               f"score {now['score']:.3f}")  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interactrank.catalogue import Catalogue
+from interactrank.engagement import FeatureInputs, request_features
 from interactrank.idtable import IdTable
-from interactrank.schema import HISTORY_LENGTH
+from interactrank.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.text import ragged
 
 HOUR_US = 3.6e9
 
@@ -50,6 +53,28 @@ class RequestArrays:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     log_q: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @classmethod
+    def of(
+        cls, schema: FeatureSchema, queries: list[str], inputs: FeatureInputs,
+        **candidates: NDArray[Any],
+    ) -> RequestArrays:  # fmt: skip
+        """Put the request side together from as-of ``inputs``; training and serving both do so.
+
+        ``candidates`` are the candidate side's arrays by name: candidates, offsets, x, labels, ….
+        """
+        text, text_offsets = ragged(queries)
+        return cls(
+            time=inputs.time,
+            text=text,
+            text_offsets=text_offsets,
+            hist_items=inputs.hist_items,
+            hist_actions=inputs.hist_actions,
+            hist_times=inputs.hist_times,
+            hist_offsets=inputs.hist_offsets,
+            request=request_features(schema, inputs),
+            **candidates,
+        )
 
     def __len__(self) -> int:
         return len(self.time)

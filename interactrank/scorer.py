@@ -16,10 +16,9 @@ from torch import Tensor
 
 from interactrank.batch import RequestArrays, collate
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import FeatureInputs, cross_features, request_features
+from interactrank.engagement import FeatureInputs, cross_features
 from interactrank.idtable import IdTable
 from interactrank.model import InteractRank
-from interactrank.text import ragged
 
 
 @dataclass(frozen=True)
@@ -96,17 +95,11 @@ class Scorer:
 
     def query_vectors(self, query: str, inputs: FeatureInputs) -> Tensor:
         """Unit query vectors of the heads [H, D]; no candidate enters."""
-        text, text_offsets = ragged([query])
         none = np.zeros(0, np.int64)
-        arrays = RequestArrays(
-            time=inputs.time,
-            text=text,
-            text_offsets=text_offsets,
-            hist_items=inputs.hist_items,
-            hist_actions=inputs.hist_actions,
-            hist_times=inputs.hist_times,
-            hist_offsets=inputs.hist_offsets,
-            request=request_features(self.model.schema, inputs),
+        arrays = RequestArrays.of(
+            self.model.schema,
+            [query],
+            inputs,
             candidates=none,
             offsets=np.zeros(2, np.int64),
             x=np.zeros((0, len(self.model.schema.cross)), np.float32),

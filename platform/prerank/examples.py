@@ -18,11 +18,10 @@ from interactrank.engagement import (
     FeatureInputs,
     cross_features,
     level_code,
-    request_features,
 )
 from interactrank.idtable import IdTable
 from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
-from interactrank.text import engagement_keys, ragged, tokens
+from interactrank.text import engagement_keys, tokens
 from prerank.asof import as_of, micros
 from prerank.home import Home
 from prerank.negatives import sample_candidates
@@ -177,18 +176,12 @@ def request_arrays(
     table: IdTable,
 ) -> RequestArrays:
     """Compute x and the request statistics, and put the arrays of B requests together."""
-    text, text_offsets = ragged(queries)
     rows = table.rows(candidates.ids)
     created = np.where(rows >= 0, catalogue.created[np.maximum(rows, 0)], 0)
-    return RequestArrays(
-        time=inputs.time,
-        text=text,
-        text_offsets=text_offsets,
-        hist_items=inputs.hist_items,
-        hist_actions=inputs.hist_actions,
-        hist_times=inputs.hist_times,
-        hist_offsets=inputs.hist_offsets,
-        request=request_features(schema, inputs),
+    return RequestArrays.of(
+        schema,
+        queries,
+        inputs,
         candidates=candidates.ids,
         offsets=candidates.offsets,
         x=cross_features(schema, inputs, candidates.ids, candidates.offsets, created),

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 
 from prerank.features import FeatureConfig, build_features
 from prerank.home import Home
@@ -25,6 +26,10 @@ from prerank.ingest import ingest
 from prerank.log import LogMapping
 from prerank.simulate import simulate
 from prerank.training_set import build_training_set
+
+# How fast examples are drawn tells how busy the machine is, and nothing of the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 ROOT = Path(__file__).parents[1]
 REQUESTS = 600

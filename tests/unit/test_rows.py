@@ -70,7 +70,8 @@ def test_a_capped_row_accounts_for_everything_it_cut(data: st.DataObject, cap: i
     row = unpack(pack(ids, counts, columns, level), columns)
     kept = np.isin(ids, row.ids)
     assert len(row.ids) == min(cap, len(ids))
-    assert (np.diff(row.ids) > 0).all()
+    # No difference: that of ids far apart would not fit int64.
+    assert (row.ids[1:] > row.ids[:-1]).all()
     assert row.distinct == len(ids)
     assert row.totals.tolist() == counts.sum(0).tolist()
     assert row.truncated.tolist() == counts[~kept].sum(0).tolist()

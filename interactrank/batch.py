@@ -18,6 +18,7 @@ from torch import Tensor
 from interactrank.catalogue import Catalogue
 from interactrank.engagement import FeatureInputs, request_features
 from interactrank.idtable import IdTable
+from interactrank.performing import PERFORMING_LENGTH, performing_items
 from interactrank.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.text import ragged
 
@@ -32,6 +33,8 @@ class RequestArrays:
         time: int64 [B], microseconds since 1970.
         text, text_offsets: hashed query text, int32 [T], int64 [B + 1].
         hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
+        performing, performing_counts: int64 and float32 [P], the query's most engaged items, best
+            first; ``performing_offsets`` [B + 1] (:mod:`interactrank.performing`).
         request: float32 [B, R] statistics (schema.REQUEST_NUMERIC).
         candidates: int64 [N]; ``offsets`` int64 [B + 1].
         x: float32 [N, X] cross features.
@@ -46,6 +49,9 @@ class RequestArrays:
     hist_actions: NDArray[np.int64]
     hist_times: NDArray[np.int64]
     hist_offsets: NDArray[np.int64]
+    performing: NDArray[np.int64]
+    performing_counts: NDArray[np.float32]
+    performing_offsets: NDArray[np.int64]
     request: NDArray[np.float32]
     candidates: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -64,6 +70,7 @@ class RequestArrays:
         ``candidates`` are the candidate side's arrays by name: candidates, offsets, x, labels, ….
         """
         text, text_offsets = ragged(queries)
+        performing, performing_counts, performing_offsets = performing_items(inputs)
         return cls(
             time=inputs.time,
             text=text,
@@ -72,6 +79,9 @@ class RequestArrays:
             hist_actions=inputs.hist_actions,
             hist_times=inputs.hist_times,
             hist_offsets=inputs.hist_offsets,
+            performing=performing,
+            performing_counts=performing_counts,
+            performing_offsets=performing_offsets,
             request=request_features(schema, inputs),
             **candidates,
         )
@@ -84,7 +94,8 @@ class RequestArrays:
 class Batch:
     """Tensors of a batch; shapes as in :mod:`interactrank.model`.
 
-    ``text_offsets`` [B] in EmbeddingBag's form; ``hist_*`` [B, L], most recent first; ``items``:
+    ``text_offsets`` [B] in EmbeddingBag's form; ``hist_*`` [B, L], most recent first;
+    ``performing`` [B, K] item rows and ``performing_share`` [B, K], 0 for padding; ``items``:
     inputs of the U distinct items, to which ``candidate_item`` [N] points.
     """
 
@@ -94,6 +105,8 @@ class Batch:
     hist_actions: Tensor
     hist_hours: Tensor
     hist_mask: Tensor
+    performing: Tensor
+    performing_share: Tensor
     request: Tensor
     x: Tensor
     candidate_request: Tensor
@@ -143,6 +156,19 @@ def padded_history(
     )
 
 
+def padded_performing(
+    arrays: RequestArrays, table: IdTable
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Performing items as [B, K]: item rows, and shares of their counts (sum 1, or all 0)."""
+    lengths = np.diff(arrays.performing_offsets)
+    mask = np.arange(PERFORMING_LENGTH) < lengths[:, None]
+    rows = np.zeros(mask.shape, np.int64)
+    share = np.zeros(mask.shape, np.float32)
+    rows[mask] = table.rows(arrays.performing) + 1
+    share[mask] = arrays.performing_counts
+    return rows, share / np.maximum(share.sum(1, keepdims=True), np.float32(1e-6))
+
+
 def item_inputs(
     catalogue: Catalogue,
     rows: NDArray[np.int64],
@@ -185,6 +211,7 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
     code = rows * 4 + text_known * 2 + category_known
     distinct, position = np.unique(code, return_inverse=True)
     hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
+    performing, share = padded_performing(arrays, table)
     as_tensor = torch.from_numpy
     return Batch(
         text=as_tensor(arrays.text.astype(np.int64)),
@@ -193,6 +220,8 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
         hist_actions=as_tensor(hist_actions),
         hist_hours=as_tensor(hist_hours),
         hist_mask=as_tensor(mask),
+        performing=as_tensor(performing),
+        performing_share=as_tensor(share),
         request=as_tensor(arrays.request),
         x=as_tensor(arrays.x),
         candidate_request=as_tensor(request),

@@ -70,9 +70,9 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """In-batch softmax of each positive against the distinct items of the batch (paper, aux. loss).
 
-    Only the dot enters (no cross feature is needed for a negative). ``log_q`` [U] is the log
-    probability that the item stands in a batch; it is taken off positive and negative logits
-    alike. Other positives of the same request are no negatives.
+    Only the dot enters, times the requests' ``scale`` [B] (no cross feature is needed for a
+    negative). ``log_q`` [U] is the log probability that the item stands in a batch; it is taken off
+    positive and negative logits alike. Other positives of the same request are no negatives.
     """
     positive = batch.labels[:, head] > 0
     request, item = batch.candidate_request[positive], batch.candidate_item[positive]
@@ -82,7 +82,7 @@ def sampled_softmax_loss(
         output.queries.shape[0], output.items.shape[0], dtype=torch.bool, device=item.device
     )
     engaged[request, item] = True
-    logits = scale * output.queries[:, head] @ output.items.T - log_q
+    logits = scale.unsqueeze(1) * output.queries[:, head] @ output.items.T - log_q
     own = logits[request, item]
     others = logits.masked_fill(engaged, float("-inf"))[request]
     return (torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own).mean()
@@ -119,6 +119,7 @@ def total_loss(
             head_weights,
             config.focal,
         )
+    scale = model.fusion.coefficients(batch.request).scale
     for h in range(heads):
         if config.listwise:
             corrected = output.logits[:, h] - config.log_q_power * batch.log_q
@@ -127,6 +128,6 @@ def total_loss(
             )
         if config.softmax:
             loss = loss + config.softmax * head_weights[h] * sampled_softmax_loss(
-                output, batch, model.fusion.scale, log_q, h
+                output, batch, scale, log_q, h
             )
     return loss

@@ -1,9 +1,7 @@
-"""InteractRank: query tower, item tower, and their fusion with engagement cross features.
+"""InteractRank: query tower and item tower, fused with engagement cross features.
 
-    logit_h(u, q, p) = a <q_h(u, q), p(p)> + g(x(u, q, p)) + c_h,     a > 0          (paper, eq. of
-the projection layer). The head weights w of a request (sum 1) fuse on logits,
-    sum_h w_h logit_h = a <sum_h w_h q_h, p> + g(x) + sum_h w_h c_h,
-so serving needs one dot product a candidate.
+    logit_h(u, q, p) = a <q_h(u, q), p(p)> + g(x(u, q, p)) + c_h,     a > 0
+(:mod:`interactrank.fusion`).
 
 Shapes: B requests, N candidates of all of them, U distinct items, H heads, D width, X cross
 features, R request statistics.
@@ -14,28 +12,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interactrank.batch import Batch
 from interactrank.catalogue import CATEGORY_BUCKETS, Catalogue
+from interactrank.fusion import Fusion
 from interactrank.masknet import Numeric, TowerBody
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.sequence import SequenceEncoder
+from interactrank.sequence import PerformingEncoder, SequenceEncoder
 from interactrank.text import TEXT_BUCKETS
-
-LEAST_STD = 0.05
-NEVER_VARIES = 1e6
-"""Scale of a feature that did not vary in training: it says nothing then, nor when it does."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and parts. Defaults suit two CPU cores; the paper's towers are ``paper()``.
 
-    ``cross`` and ``history`` off is the vanilla two-tower. ``fusion_hidden`` 0 keeps g linear.
+    ``cross`` off takes out whatever comes from engagement rows: cross features, query statistics
+    and performing items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
+    fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x.
     """
 
     width: int = 64
@@ -48,6 +44,8 @@ class ModelConfig:
     id_dropout: float = 0.1
     cross: bool = True
     history: bool = True
+    performing: bool = True
+    gated: bool = True
     fusion_hidden: int = 0
 
     @classmethod
@@ -123,6 +121,10 @@ class QueryTower(nn.Module):
         if config.history:
             self.sequence = SequenceEncoder(ids, len(schema.actions), config.text_width)
             inputs += 2 * config.id_width
+        self.performing: PerformingEncoder | None = None
+        if config.cross and config.performing:
+            self.performing = PerformingEncoder(ids, config.text_width)
+            inputs += 2 * config.id_width
         self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
         inputs += self.numeric.width if self.numeric else 0
         self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
@@ -137,48 +139,12 @@ class QueryTower(nn.Module):
                 self.sequence(text, batch.hist_items, batch.hist_actions, batch.hist_hours,
                               batch.hist_mask)
             )  # fmt: skip
+        if self.performing is not None:
+            parts.append(self.performing(text, batch.performing, batch.performing_share))
         if self.numeric is not None:
             parts.append(self.numeric(batch.request))
         out = self.body(torch.cat(parts, dim=1)).view(-1, self.heads, self.width)
         return F.normalize(out, dim=-1)
-
-
-class Fusion(nn.Module):
-    """a * dot + g(x) + c_h, with a kept positive; the dot never enters g."""
-
-    def __init__(self, config: ModelConfig, schema: FeatureSchema) -> None:
-        super().__init__()
-        crosses = len(schema.cross) if config.cross else 0
-        self.log_scale = nn.Parameter(torch.tensor(float(np.log(10.0))))
-        self.bias = nn.Parameter(torch.zeros(len(schema.heads)))
-        self.register_buffer("mean", torch.zeros(crosses))
-        self.register_buffer("std", torch.ones(crosses))
-        self.g: nn.Module | None = None
-        if crosses and config.fusion_hidden:
-            self.g = nn.Sequential(nn.Linear(crosses, config.fusion_hidden), nn.ReLU(),
-                                   nn.Linear(config.fusion_hidden, 1, bias=False))  # fmt: skip
-        elif crosses:
-            self.g = nn.Linear(crosses, 1, bias=False)
-            nn.init.constant_(self.g.weight, 0.1)
-
-    @property
-    def scale(self) -> Tensor:
-        """A > 0, at most 100."""
-        return self.log_scale.exp().clamp(max=100.0)
-
-    def fit(self, sample: Tensor) -> None:
-        """Set the standardisation of x from training candidates [n, X]."""
-        self.mean.copy_(sample.mean(0))
-        # A feature rarely seen in training must not be stretched when it is met: x is of order 1.
-        self.std.copy_(sample.std(0, unbiased=False).clamp(min=LEAST_STD))
-        self.std[sample.std(0, unbiased=False) < 1e-6] = NEVER_VARIES
-
-    def prior(self, x: Tensor) -> Tensor:
-        """g(x) [N] for cross features x [N, X]."""
-        if self.g is None:
-            return x.new_zeros(x.shape[0])
-        out: Tensor = self.g((x - self.mean) / self.std).squeeze(-1)
-        return out
 
 
 class InteractRank(nn.Module):
@@ -193,7 +159,10 @@ class InteractRank(nn.Module):
         nn.init.normal_(self.ids.weight, std=0.05)
         self.query_tower = QueryTower(config, schema, self.text, self.ids)
         self.item_tower = ItemTower(config, catalogue, self.text, self.ids)
-        self.fusion = Fusion(config, schema)
+        self.fusion = Fusion(
+            len(schema.cross) if config.cross else 0, len(REQUEST_NUMERIC), len(schema.heads),
+            config.gated, config.fusion_hidden,
+        )  # fmt: skip
         self.register_buffer("known", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
@@ -203,16 +172,20 @@ class InteractRank(nn.Module):
 
     def encode_queries(self, batch: Batch) -> Tensor:
         """Unit query vectors [B, H, D]."""
-        rows = batch.hist_items
-        return self.query_tower(batch.replace(hist_items=rows * self.known[rows]))
+        history, performing = batch.hist_items, batch.performing
+        return self.query_tower(
+            batch.replace(
+                hist_items=history * self.known[history],
+                performing=performing * self.known[performing],
+            )
+        )
 
     def forward(self, batch: Batch) -> Output:
         """Logits of every candidate of the batch, with the vectors they came from."""
         queries, items = self.encode_queries(batch), self.encode_items(batch.items)
         candidate_items = items[batch.candidate_item]
         dots = torch.einsum("nhd,nd->nh", queries[batch.candidate_request], candidate_items)
-        prior = self.fusion.prior(batch.x)
-        logits = self.fusion.scale * dots + prior.unsqueeze(1) + self.fusion.bias
+        logits = self.fusion.logits(dots, batch.x, batch.request, batch.candidate_request)
         return Output(logits, queries, items)
 
 

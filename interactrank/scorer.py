@@ -25,8 +25,9 @@ from interactrank.model import InteractRank
 class Scored:
     """Scores of the known candidates of one request, in the order given.
 
-    ``ids`` int64 [n], ``scores`` float32 [n] = scale x ``dots`` + ``priors`` + bias;
-    ``unknown`` int64 [m]: candidates the index does not hold.
+    ``ids`` int64 [n], ``scores`` float32 [n] = ``scale`` x ``dots`` + ``priors`` + ``constant``;
+    ``priors`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does not
+    hold.
     """
 
     ids: NDArray[np.int64]
@@ -34,6 +35,8 @@ class Scored:
     dots: NDArray[np.float32]
     priors: NDArray[np.float32]
     unknown: NDArray[np.int64]
+    scale: float
+    constant: float
 
     def top(self, k: int) -> NDArray[np.int64]:
         """Positions of the best ``k``, best first; ties by item id."""
@@ -85,16 +88,22 @@ class Scorer:
         ids, rows = candidates[known], rows[known]
         model = self.model
         x = cross_features(model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows])
-        weights = torch.from_numpy(head_weights)
-        fused = weights @ self.query_vectors(query, inputs)
+        folded = model.fusion.fold(torch.from_numpy(head_weights))
+        queries, request = self.query_side(query, inputs)
+        coefficients = model.fusion.coefficients(request)
+        fused = folded.heads @ queries
         gathered = self.vectors[torch.from_numpy(rows)]
         dots = torch.mv(gathered, fused.to(gathered.dtype)).float()
-        priors = model.fusion.prior(torch.from_numpy(x))
-        scores = model.fusion.scale * dots + priors + weights @ model.fusion.bias
-        return Scored(ids, scores.numpy(), dots.numpy(), priors.numpy(), candidates[~known])
+        of = torch.zeros(len(ids), dtype=torch.int64)
+        priors = folded.prior * model.fusion.prior(torch.from_numpy(x), coefficients, of)
+        scores = coefficients.scale * dots + priors + folded.constant
+        return Scored(
+            ids, scores.numpy(), dots.numpy(), priors.numpy(), candidates[~known],
+            float(coefficients.scale), float(folded.constant),
+        )  # fmt: skip
 
-    def query_vectors(self, query: str, inputs: FeatureInputs) -> Tensor:
-        """Unit query vectors of the heads [H, D]; no candidate enters."""
+    def query_side(self, query: str, inputs: FeatureInputs) -> tuple[Tensor, Tensor]:
+        """Unit query vectors of the heads [H, D] and statistics [1, R]; no candidate enters."""
         none = np.zeros(0, np.int64)
         arrays = RequestArrays.of(
             self.model.schema,
@@ -106,5 +115,4 @@ class Scorer:
             labels=none,
         )
         batch = collate(arrays, self.catalogue, self.rows, len(self.model.schema.heads))
-        vectors: Tensor = self.model.encode_queries(batch)[0]
-        return vectors
+        return self.model.encode_queries(batch)[0], batch.request

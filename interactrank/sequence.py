@@ -1,6 +1,6 @@
-"""The user-sequence encoder: what the searcher engaged with lately, seen from the query.
+"""The query tower's sequences: the searcher's engagements, and items that perform for the query.
 
-Shapes: B requests, L events (most recent first), d width.
+Shapes: B requests, L events (most recent first), K performing items, d width.
 """
 
 from __future__ import annotations
@@ -59,3 +59,25 @@ class SequenceEncoder(nn.Module):
         # A row that is all padding would be softmax of nothing, NaN: it attends to zeros instead.
         attention = torch.nan_to_num(scores.softmax(dim=1))
         return torch.cat((pooled, torch.einsum("bld,bl->bd", x, attention)), dim=1)
+
+
+class PerformingEncoder(nn.Module):
+    """Items that perform for the query: their expected embedding, and attention from the query.
+
+    pool(X) = sum_t s_t x_t for shares s of the query's engagements; attention adds log s_t to its
+    scores. Where the reference code learns a weight per position, the shares are known.
+    """
+
+    def __init__(self, items: nn.Embedding, query_width: int) -> None:
+        super().__init__()
+        self.items = items
+        self.query = nn.Linear(query_width, items.embedding_dim)
+
+    def forward(self, query: Tensor, items: Tensor, share: Tensor) -> Tensor:
+        """Encode [B, K] item rows with ``share`` [B, K] (0 is padding) as [B, 2 d]."""
+        x = self.items(items)
+        pooled = torch.einsum("bkd,bk->bd", x, share.to(x.dtype))
+        scores = torch.einsum("bkd,bd->bk", x, self.query(query)) / math.sqrt(x.shape[-1])
+        # log 0 = -inf is the padding mask; a query without any performing item attends to zeros.
+        attention = torch.nan_to_num((scores + share.log()).softmax(dim=1))
+        return torch.cat((pooled, torch.einsum("bkd,bk->bd", x, attention.to(x.dtype))), dim=1)

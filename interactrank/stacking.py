@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from interactrank.batch import Batch
+from interactrank.fusion import Fusion
 from interactrank.losses import LossConfig, listwise_loss, pointwise_loss
 from interactrank.metrics import mean, request_metrics
-from interactrank.model import Fusion, InteractRank
+from interactrank.model import InteractRank
 
 ITERATIONS = 40
+NEWTON_STEPS, RIDGE = 30, 1e-6
 PULL = 1e-3
 """Strength of the L2 pull of g towards what training found."""
 
@@ -29,11 +31,13 @@ PULL = 1e-3
 class HeldOut:
     """A held-out batch with its dots: all that the fusion needs of it.
 
-    ``dots`` [N, H], ``x`` [N, X], ``labels`` [N, H], ``weights``, ``log_q`` and ``request`` [N].
+    ``dots`` [N, H], ``x`` [N, X], ``statistics`` [B, R], ``labels`` [N, H], ``weights``, ``log_q``
+    and ``request`` [N].
     """
 
     dots: Tensor
     x: Tensor
+    statistics: Tensor
     labels: Tensor
     weights: Tensor
     log_q: Tensor
@@ -57,7 +61,7 @@ def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
         b = batch.to(device)
         # Cloned out of inference mode, so that the fusion may be differentiated over them.
         dots = _dots(model, b).clone()
-        out.append(HeldOut(dots, b.x, b.labels, b.weights, b.log_q, b.candidate_request,
+        out.append(HeldOut(dots, b.x, b.request, b.labels, b.weights, b.log_q, b.candidate_request,
                            len(b.text_offsets)))  # fmt: skip
     return out
 
@@ -69,7 +73,7 @@ def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> 
     head_weights = loss.new_tensor(config.head_weights[:heads])
     head_weights = head_weights / head_weights.sum()
     for h in held:
-        logits = fusion.scale * h.dots + fusion.prior(h.x).unsqueeze(1) + fusion.bias
+        logits = fusion.logits(h.dots, h.x, h.statistics, h.request)
         weights = h.weights * torch.exp(-config.log_q_power * h.log_q)
         loss = loss + config.pointwise * pointwise_loss(
             logits, h.labels, weights, head_weights, config.focal
@@ -91,7 +95,7 @@ def refit(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> None:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = fusion_loss(fusion, held, config)
-        if fusion.g is not None:
+        if fusion.crosses:
             pulls = zip(parameters, start, strict=True)
             loss = loss + PULL * sum(((p - s) ** 2).sum() for p, s in pulls)
         loss.backward()
@@ -104,12 +108,46 @@ def refit(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> None:
                 parameter.copy_(before)
 
 
+def calibrate(fusion: Fusion, held: Sequence[HeldOut]) -> None:
+    """Fit slope and shift of each head so that sigmoid(logit) is a probability (Platt 1999).
+
+    By Newton's method on the unweighted log loss, so that row weights, which train the order, do
+    not bend the probabilities. Meaningful only for candidates that were shown. A head without a
+    positive and a negative, or whose slope would not be positive, is left as it is.
+    """
+    labels = torch.cat([h.labels for h in held]).double()
+    with torch.no_grad():
+        fusion.slope.fill_(1.0)
+        fusion.shift.fill_(0.0)
+        logits = torch.cat([fusion.logits(h.dots, h.x, h.statistics, h.request) for h in held])
+        for head in range(labels.shape[1]):
+            slope, shift = _platt(logits[:, head].double(), labels[:, head])
+            if slope > 0:
+                fusion.slope[head], fusion.shift[head] = slope, shift
+
+
+def _platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Slope and shift that minimise the log loss of one head; slope 0 where there is none."""
+    if labels.min() == labels.max():
+        return 0.0, 0.0
+    design = torch.stack((logits, torch.ones_like(logits)), 1)
+    found = logits.new_tensor([1.0, 0.0])
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(design @ found)
+        gradient = design.T @ (p - labels) / len(labels)
+        curvature = design.T @ (design * (p * (1 - p)).unsqueeze(1)) / len(labels)
+        step = torch.linalg.solve(curvature + RIDGE * torch.eye(2).double(), gradient)
+        # A full step may overshoot where the curve is flat: none is longer than 2.
+        found = found - step * min(1.0, 2.0 / float(step.norm().clamp(min=1e-12)))
+    return (float(found[0]), float(found[1])) if found.isfinite().all() else (0.0, 0.0)
+
+
 @torch.no_grad()
 def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
     """Reciprocal rank of each held-out request for the ranking head, a batch an array."""
     out = []
     for h in held:
-        scores = fusion.scale * h.dots[:, 0] + fusion.prior(h.x)
+        scores = fusion.logits(h.dots, h.x, h.statistics, h.request)[:, 0]
         counts = torch.bincount(h.request, minlength=h.requests).cpu().numpy()
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
         positive = h.labels[:, 0].cpu().numpy() > 0
@@ -131,7 +169,7 @@ def cross_fitted(
         fitted, measured = held[1 - fold :: 2], held[fold::2]
         if not measured:
             continue
-        if fitted and fusion.g is not None:
+        if fitted and fusion.crosses:
             refit(fusion, fitted, config)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))

@@ -56,7 +56,7 @@ def fit_statistics(model: InteractRank, batches: Iterable[Batch]) -> None:
     """Set the standardisation of x and the ranges of request statistics from training batches."""
     sample = list(batches)
     if model.config.cross:
-        model.fusion.fit(torch.cat([b.x for b in sample]))
+        model.fusion.fit(torch.cat([b.x for b in sample]), torch.cat([b.request for b in sample]))
         assert model.query_tower.numeric is not None
         model.query_tower.numeric.fit(torch.cat([b.request for b in sample]))
 

@@ -128,10 +128,9 @@ def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
     from prerank.bundle import load_bundle
 
     model = load_bundle(bundle).model
-    g = model.fusion.g
-    if g is None or not hasattr(g, "weight"):
+    if not model.fusion.crosses:
         return []
-    weights = zip(model.schema.cross, g.weight[0].tolist(), strict=True)
+    weights = zip(model.schema.cross, model.fusion.weight.tolist(), strict=True)
     return sorted(((n, float(w)) for n, w in weights), key=lambda nw: -abs(nw[1]))
 
 

@@ -110,7 +110,7 @@ def fit(
         best = max(best, mrr)
         trained = {k: v.clone() for k, v in fusion.state_dict().items()}
         state = trainer.state()
-        if held and fusion.g is not None:
+        if held and fusion.crosses:
             refit(fusion, held, config.loss)
         after_epoch({**asdict(report), "best_mrr": best}, improved, state)
         fusion.load_state_dict(trained)

@@ -40,6 +40,8 @@ RAGGED = {
     "hist_items": ("hist_items", "hist_offsets"),
     "hist_actions": ("hist_actions", "hist_offsets"),
     "hist_times": ("hist_times", "hist_offsets"),
+    "performing": ("performing", "performing_offsets"),
+    "performing_counts": ("performing_counts", "performing_offsets"),
     "candidates": ("candidates", "offsets"),
     "labels": ("labels", "offsets"),
     "weights": ("weights", "offsets"),

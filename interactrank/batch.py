@@ -7,6 +7,8 @@ once a distinct item, however often either stands in the batch.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,11 +96,13 @@ class RequestArrays:
 class Batch:
     """Tensors of a batch; shapes as in :mod:`interactrank.model`.
 
-    ``text_offsets`` [B] in EmbeddingBag's form; ``hist_*`` [B, L], most recent first;
-    ``performing`` [B, K] item rows and ``performing_share`` [B, K], 0 for padding; ``items``:
-    inputs of the U distinct items, to which ``candidate_item`` [N] points.
+    ``query`` [B] is equal for equal queries; ``text_offsets`` [B] in EmbeddingBag's form;
+    ``hist_*`` [B, L], most recent first; ``performing`` [B, K] item rows and ``performing_share``
+    [B, K], 0 for padding; ``items``: inputs of the U distinct items, to which ``candidate_item``
+    [N] points.
     """
 
+    query: Tensor
     text: Tensor
     text_offsets: Tensor
     hist_items: Tensor
@@ -201,6 +205,14 @@ def label_matrix(labels: NDArray[np.int64], heads: int) -> NDArray[np.float32]:
     return ((labels[:, None] >> np.arange(heads)) & 1).astype(np.float32)
 
 
+def query_codes(arrays: RequestArrays) -> NDArray[np.int64]:
+    """A code of each request's query text [B]."""
+    bounds = arrays.text_offsets
+    return np.array(
+        [zlib.crc32(arrays.text[a:b].tobytes()) for a, b in itertools.pairwise(bounds)], np.int64
+    )
+
+
 def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: int) -> Batch:
     """Put a batch together. ``table`` is ``catalogue.table()``, built once by the caller."""
     counts = np.diff(arrays.offsets)
@@ -214,6 +226,7 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
     performing, share = padded_performing(arrays, table)
     as_tensor = torch.from_numpy
     return Batch(
+        query=as_tensor(query_codes(arrays)),
         text=as_tensor(arrays.text.astype(np.int64)),
         text_offsets=as_tensor(arrays.text_offsets[:-1].astype(np.int64)),
         hist_items=as_tensor(hist_items),

@@ -72,19 +72,20 @@ def sampled_softmax_loss(
 
     Only the dot enters, times the requests' ``scale`` [B] (no cross feature is needed for a
     negative). ``log_q`` [U] is the log probability that the item stands in a batch; it is taken off
-    positive and negative logits alike. Other positives of the same request are no negatives.
+    positive and negative logits alike. No negative is the positive's own item, as it may stand in
+    the batch twice (its text known and not yet known), nor what requests of the same query engaged.
     """
     positive = batch.labels[:, head] > 0
     request, item = batch.candidate_request[positive], batch.candidate_item[positive]
     if not request.numel():
         return output.queries.sum() * 0.0
-    engaged = torch.zeros(
-        output.queries.shape[0], output.items.shape[0], dtype=torch.bool, device=item.device
-    )
-    engaged[request, item] = True
+    rows, row_of = batch.items["rows"].unique(return_inverse=True)
+    queries, query_of = batch.query.unique(return_inverse=True)
+    engaged = torch.zeros(len(queries), len(rows), dtype=torch.bool, device=item.device)
+    engaged[query_of[request], row_of[item]] = True
     logits = scale.unsqueeze(1) * output.queries[:, head] @ output.items.T - log_q
     own = logits[request, item]
-    others = logits.masked_fill(engaged, float("-inf"))[request]
+    others = logits[request].masked_fill(engaged[query_of[request]][:, row_of], float("-inf"))
     return (torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own).mean()
 
 

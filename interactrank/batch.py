@@ -37,6 +37,7 @@ class RequestArrays:
         x: float32 [N, X] cross features.
         labels: int64 [N], bit h is head h. weights: float32 [N].
         log_q: float32 [N], log probability that the candidate was sampled; 0 if it was shown.
+        segments: int64 [B, S], bucket of each segment column's value (text.segment_bucket).
     """
 
     time: NDArray[np.int64]
@@ -53,6 +54,7 @@ class RequestArrays:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     log_q: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     @classmethod
     def of(
@@ -73,6 +75,7 @@ class RequestArrays:
             hist_times=inputs.hist_times,
             hist_offsets=inputs.hist_offsets,
             request=request_features(schema, inputs),
+            segments=_segments(schema, inputs),
             **candidates,
         )
 
@@ -80,12 +83,19 @@ class RequestArrays:
         return len(self.time)
 
 
+def _segments(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.int64]:
+    """Buckets [B, S]; a request that says nothing of its context has every segment missing."""
+    if inputs.segments.size:
+        return inputs.segments
+    return np.zeros((len(inputs.time), len(schema.segments)), np.int64)
+
+
 @dataclass
 class Batch:
     """Tensors of a batch; shapes as in :mod:`interactrank.model`.
 
     ``text_offsets`` [B] in EmbeddingBag's form; ``hist_*`` [B, L], most recent first; ``items``:
-    inputs of the U distinct items, to which ``candidate_item`` [N] points.
+    inputs of the U distinct items, to which ``candidate_item`` [N] points; ``segments`` [B, S].
     """
 
     text: Tensor
@@ -102,6 +112,7 @@ class Batch:
     labels: Tensor
     weights: Tensor
     log_q: Tensor
+    segments: Tensor = field(default_factory=lambda: torch.zeros((0, 0), dtype=torch.int64))
 
     def replace(self, **changes: Tensor) -> Batch:
         """A copy with some tensors exchanged."""
@@ -201,4 +212,5 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
         labels=as_tensor(label_matrix(arrays.labels, heads)),
         weights=as_tensor(arrays.weights.astype(np.float32)),
         log_q=as_tensor(arrays.log_q.astype(np.float32)),
+        segments=as_tensor(arrays.segments),
     )

@@ -24,8 +24,9 @@ from interactrank.catalogue import CATEGORY_BUCKETS, Catalogue
 from interactrank.masknet import Numeric, TowerBody
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.sequence import SequenceEncoder
-from interactrank.text import TEXT_BUCKETS
+from interactrank.text import SEGMENT_BUCKETS, TEXT_BUCKETS
 
+SEGMENT_WIDTH = 8
 LEAST_STD = 0.05
 NEVER_VARIES = 1e6
 """Scale of a feature that did not vary in training: it says nothing then, nor when it does."""
@@ -108,7 +109,7 @@ class ItemTower(nn.Module):
 
 
 class QueryTower(nn.Module):
-    """Query text, user history and request statistics -> unit vectors [B, H, D].
+    """Query text, user history, request statistics and context -> unit vectors [B, H, D].
 
     No candidate enters it (invariant "decoupling"): its vector is the same whatever is scored.
     """
@@ -125,6 +126,12 @@ class QueryTower(nn.Module):
             inputs += 2 * config.id_width
         self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
         inputs += self.numeric.width if self.numeric else 0
+        self.segments = nn.ModuleList(
+            nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments
+        )
+        for table in self.segments:
+            nn.init.normal_(table.weight, std=0.02)
+        inputs += SEGMENT_WIDTH * len(self.segments)
         self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
                               self.heads * config.width, config.dropout)  # fmt: skip
 
@@ -139,6 +146,7 @@ class QueryTower(nn.Module):
             )  # fmt: skip
         if self.numeric is not None:
             parts.append(self.numeric(batch.request))
+        parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
         out = self.body(torch.cat(parts, dim=1)).view(-1, self.heads, self.width)
         return F.normalize(out, dim=-1)
 

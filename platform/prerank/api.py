@@ -8,7 +8,7 @@ everything else in the query string.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ from prerank.fields import (
     Limits,
     RequestError,
     candidates_of,
+    context_of,
     count_of,
     distinct,
     flag_of,
@@ -44,7 +45,9 @@ MAX_EVENTS = 10_000
 AHEAD_US = 300_000_000
 """Wall clock: an event may lie this far ahead, for clocks that disagree."""
 
-_FIELDS = {"request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain"}
+_FIELDS = {
+    "request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain", "context",
+}  # fmt: skip
 _EVENT_FIELDS = {"user_id", "item_id", "action", "event_time", "event_id", "request_id"}
 
 
@@ -59,6 +62,7 @@ class PrerankRequest:
         as_text: the caller sent integer ids as text.
         time_us: microseconds since 1970, of this deployment's clock.
         weights: float32 [H], summing to 1.
+        context: value of every segment column in the schema's order, "" where missing.
     """
 
     request_id: str
@@ -71,6 +75,7 @@ class PrerankRequest:
     weights: NDArray[np.float32]
     explain: bool
     as_text: bool = False
+    context: Mapping[str, str] = field(default_factory=dict)
 
     def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
         """``keys`` in the caller's form; as text where JSON would lose digits."""
@@ -100,6 +105,7 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         time_us=request_time_of(data.get("time"), limits, now_us),
         weights=weights_of(data.get("weights"), limits.schema),
         explain=flag_of(data.get("explain", False)),
+        context=context_of(data.get("context"), limits.schema),
         as_text=originals is None
         and bool(data["candidates"])
         and isinstance(data["candidates"][0], str),
@@ -132,8 +138,13 @@ def parse_raw(
         originals=None,
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k),
         time_us=request_time_of(fields.get("time"), limits, now_us),
-        weights=weights_of(json_value(fields.get("weights")), limits.schema),
+        weights=weights_of(
+            json_value(fields.get("weights"), "weights", '{"engagement": 1}'), limits.schema
+        ),
         explain=fields.get("explain", "") in ("1", "true"),
+        context=context_of(
+            json_value(fields.get("context"), "context", '{"country": "DE"}'), limits.schema
+        ),
     )
 
 
@@ -172,9 +183,9 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
     if not limits.replay and time > now_us + AHEAD_US:
         raise RequestError(f"{where}.event_time", "lies in the future; check its unit and clock")
     given, request = row.get("event_id"), row.get("request_id")
-    for field, value in (("event_id", given), ("request_id", request)):
+    for name, value in (("event_id", given), ("request_id", request)):
         if value is not None:
-            name_of(value, f"{where}.{field}")
+            name_of(value, f"{where}.{name}")
     key = (
         given_event_id(str(given))
         if given is not None

@@ -203,7 +203,7 @@ class Engine:
         return self._answer(request, loaded, self._features)
 
     def _answer(self, request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
-        read = features.read(request.query, request.user_id, request.time_us)
+        read = features.read(request.query, request.user_id, request.time_us, request.context)
         scorer, inputs = loaded.scorer, read.inputs
         try:
             scored = scorer.score(request.query, inputs, request.keys, request.weights)

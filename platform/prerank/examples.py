@@ -21,10 +21,11 @@ from interactrank.engagement import (
 )
 from interactrank.idtable import IdTable
 from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
-from interactrank.text import engagement_keys, tokens
+from interactrank.text import tokens
 from prerank.asof import as_of, micros
 from prerank.home import Home
 from prerank.negatives import sample_candidates
+from prerank.requests import context_columns, distinct_searches
 
 DAY_US = 86_400_000_000
 HISTORY_COLUMNS = ("item_ids", "actions", "times")
@@ -43,15 +44,14 @@ def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.
 def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     """Features of past requests, joined as of each request's time from the feature tables.
 
-    ``requests`` needs ``query``, ``user_id`` and ``request_time``.
+    ``requests`` needs ``query``, ``user_id`` and ``request_time``, and ``context`` where the log
+    has segments.
     """
-    queries = requests["query"].combine_chunks().dictionary_encode()
-    names = queries.dictionary.to_pylist()
-    keys = [engagement_keys(q) for q in names]
-    query = queries.indices.to_numpy()
-    counts = np.array([len(k) for k in keys], np.int64)[query]
-    flat = [k for q in query for k in keys[q]]
-    of = np.repeat(np.arange(len(query)), counts)
+    searches = distinct_searches(requests["query"], context_columns(requests))
+    keys, search = searches.keys(), searches.code
+    counts = np.array([len(k) for k in keys], np.int64)[search]
+    flat = [k for s in search for k in keys[s]]
+    of = np.repeat(np.arange(len(search)), counts)
     times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
     joined = as_of(
         home.features / "engagement",
@@ -74,7 +74,8 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
         hist_actions=history["actions"],
         hist_times=history["times"],
         hist_offsets=history["offsets"],
-        tokens=np.array([len(tokens(q)) for q in names], np.int64)[query],
+        tokens=np.array([len(tokens(q)) for q in searches.queries], np.int64)[search],
+        segments=searches.segments(),
     )
 
 

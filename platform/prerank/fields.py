@@ -59,12 +59,12 @@ def json_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def json_value(text: str | None) -> Any:
-    """The value of a query-string field that holds JSON."""
+def json_value(text: str | None, field: str, example: str) -> Any:
+    """The value of a query-string ``field`` that holds JSON."""
     try:
         return None if text is None else orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise RequestError("weights", 'send a JSON object such as {"engagement": 1}') from None
+        raise RequestError(field, f"send a JSON object such as {example}") from None
 
 
 def only_known(data: Mapping[str, Any], known: set[str], where: str = "") -> None:
@@ -216,6 +216,29 @@ def time_of(value: Any, field: str) -> int:
         return (at - EPOCH) // timedelta(microseconds=1)
     except (TypeError, ValueError, OverflowError):
         raise RequestError(field, f"{value!r} is neither ISO 8601 nor microseconds") from None
+
+
+def context_of(value: Any, schema: FeatureSchema) -> dict[str, str]:
+    """Value of every segment column in the schema's order; "" for what the caller left out."""
+    given = {} if value is None else value
+    if not isinstance(given, dict):
+        raise RequestError(
+            "context", f"send an object segment -> value; segments are {list(schema.segments)}"
+        )
+    if unknown := sorted(set(given) - set(schema.segments)):
+        raise RequestError(
+            f"context.{unknown[0]}", f"is no segment; segments are {list(schema.segments)}"
+        )
+    return {s: _segment(given.get(s), f"context.{s}") for s in schema.segments}
+
+
+def _segment(value: Any, field: str) -> str:
+    """A segment's value spelt as ingest spells it."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return name_of(value, field)
 
 
 def weights_of(value: Any, schema: FeatureSchema) -> NDArray[np.float32]:

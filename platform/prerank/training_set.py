@@ -54,29 +54,36 @@ def to_table(request_ids: list[str], arrays: RequestArrays) -> pa.Table:
     for name, (values, offsets) in RAGGED.items():
         bounds = pa.array(getattr(arrays, offsets).astype(np.int64))
         columns[name] = pa.LargeListArray.from_arrays(bounds, pa.array(getattr(arrays, values)))
+    columns["segments"] = _matrix(arrays.segments, np.arange(len(arrays) + 1))
     columns["request"] = _matrix(arrays.request, np.arange(len(arrays) + 1))
     columns["x"] = _matrix(arrays.x, arrays.offsets)
     return pa.table(columns)
 
 
-def _matrix(values: NDArray[np.float32], rows: NDArray[np.int64]) -> pa.LargeListArray:
+def _matrix(values: NDArray[Any], rows: NDArray[np.int64]) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(
         pa.array(rows * values.shape[1]), pa.array(values.reshape(-1))
     )
 
 
-def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
-    """Arrays of the table's requests, for ``crosses`` columns of x and ``requests`` statistics."""
+def to_arrays(table: pa.Table, crosses: int, requests: int, segments: int = 0) -> RequestArrays:
+    """Arrays of the table's requests, for ``crosses`` columns of x, ``requests`` statistics and
+    ``segments`` segment columns.
+    """
     found: dict[str, NDArray[Any]] = {"time": table["time"].to_numpy()}
     for name, (values, offsets) in RAGGED.items():
         column = table[name].combine_chunks()
         found[values] = column.flatten().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         found[offsets] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    for name, width in (("request", requests), ("x", crosses)):
+    rows = len(table)
+    for name, n, width in (
+        ("request", rows, requests), ("segments", rows, segments),
+        ("x", int(found["offsets"][-1]), crosses),
+    ):  # fmt: skip
         flat = table[name].combine_chunks().flatten().to_numpy()
         # Arrow's memory is read-only, which torch warns about.
-        found[name] = flat.reshape(-1, width).copy()
+        found[name] = flat.reshape(n, width).copy()
     return RequestArrays(**found)
 
 

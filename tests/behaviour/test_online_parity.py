@@ -37,6 +37,7 @@ MANIFEST = {
     "passive": ["impression"],
     "heads": {"engagement": ["click", "save"]},
     "head_order": ["engagement"],
+    "segments": ["country", "device"],
     "numeric": [],
     "rows": {"out": EVENTS},
     "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
@@ -59,6 +60,8 @@ def log() -> pd.DataFrame:
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
             "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
             "event_time": pd.to_datetime(time.astype("datetime64[us]"), utc=True),
+            "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
+            "device": rng.choice(["mobile", "tv"], EVENTS),
             "event_id": rng.integers(-(2**62), 2**62, EVENTS),
         }
     )
@@ -99,7 +102,9 @@ def online(home: Home) -> OnlineFeatures:
 @pytest.fixture(scope="module")
 def requests(events: pd.DataFrame) -> pd.DataFrame:
     """Sixty of the log's own searches, just after what is online; some of nobody, for nothing."""
-    sample = events.sample(60, random_state=3)[["query", "user_id"]].reset_index(drop=True)
+    sample = events.sample(60, random_state=3).reset_index(drop=True)
+    sample["context"] = sample[["country", "device"]].to_dict("records")
+    sample = sample[["query", "user_id", "context"]]
     sample.loc[:1, "user_id"] = "nobody"
     sample.loc[2:3, "query"] = "zzz qqq"
     return sample
@@ -108,9 +113,11 @@ def requests(events: pd.DataFrame) -> pd.DataFrame:
 CANDIDATES = np.arange(ITEMS, dtype=np.int64)
 
 
-def as_table(query: str, user: str, time: int) -> pa.Table:
+def as_table(query: str, user: str, context: dict[str, str], time: int) -> pa.Table:
     stamp = pa.array([time], pa.timestamp("us", tz="UTC"))
-    return pa.table({"query": [query], "user_id": [user], "request_time": stamp})
+    return pa.table(
+        {"query": [query], "user_id": [user], "request_time": stamp, "context": [context]}
+    )
 
 
 def crosses(inputs: Any) -> np.ndarray:
@@ -124,19 +131,35 @@ def test_online_features_equal_offline_ones(
 ) -> None:
     schema, filled = schema_of(MANIFEST), 0
     of_request = [i for i, name in enumerate(schema.cross) if name.startswith(("q:", "user:"))]
-    for query, user in requests.itertuples(index=False):
-        there = offline_inputs(home, as_table(query, user, UNTIL))
-        here = online.read(query, user, UNTIL)
+    segmented, of_segment = 0, schema.cross.index("s:engage:all")
+    for query, user, context in requests.itertuples(index=False):
+        there = offline_inputs(home, as_table(query, user, context, UNTIL))
+        here = online.read(query, user, UNTIL, context)
         assert here.degraded == ()
         x = crosses(here.inputs)
         np.testing.assert_allclose(x, crosses(there), atol=1e-6)
         np.testing.assert_allclose(
             request_features(schema, here.inputs), request_features(schema, there), atol=1e-6
         )
-        for name in ("hist_items", "hist_actions", "hist_times", "key_level", "tokens", "time"):
+        for name in ("hist_items", "hist_actions", "hist_times", "key_level", "tokens", "time",
+                     "segments"):  # fmt: skip
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())
-    assert filled >= 0.9 * len(requests), "the comparison compared nothing"
+        segmented += bool(x[:, of_segment].any())
+    assert min(filled, segmented) >= 0.9 * len(requests), "the comparison compared nothing"
+
+
+def test_another_context_changes_the_segmented_features_alone(
+    online: OnlineFeatures, requests: pd.DataFrame
+) -> None:
+    cross, changed = schema_of(MANIFEST).cross, set()
+    for query, user, _ in requests.itertuples(index=False):
+        one, other = (
+            crosses(online.read(query, user, UNTIL, {"country": c, "device": "tv"}).inputs)
+            for c in ("de", "us")
+        )
+        changed |= {c for c, differs in zip(cross, (one != other).any(0), strict=True) if differs}
+    assert changed == {"s:engage:30d", "s:engage:all"}
 
 
 def test_what_is_read_depends_on_the_query_alone_and_stays_in_budget(
@@ -144,8 +167,9 @@ def test_what_is_read_depends_on_the_query_alone_and_stays_in_budget(
 ) -> None:
     long = " ".join(f"word{i}longer" for i in range(80))
     for query in [*requests["query"], long]:
-        read = online.read(query, "u1", UNTIL)
-        assert read.keys == len(engagement_keys(query)) + 1
+        context = {"country": "de", "device": "tv"}
+        read = online.read(query, "u1", UNTIL, context)
+        assert read.keys == len(engagement_keys(query)) + 1 + len(context)
         assert read.keys <= MAX_KEYS_PER_REQUEST
         assert read.bytes <= MAX_BYTES_PER_REQUEST
     assert online.read(long, "u1", UNTIL).keys > 20
@@ -184,7 +208,9 @@ def test_a_store_that_fails_leaves_the_features_out(
     monkeypatch.setattr(online.store, "get_online_features", lambda *args, **kwargs: 1 / 0)
     read = online.read("red shoe", "u1", UNTIL)
     assert read.degraded == ("engagement", "user_history")
-    counted = [n.startswith(("q:", "t:", "g:", "a:", "user:")) for n in schema_of(MANIFEST).cross]
+    counted = [
+        n.startswith(("q:", "s:", "t:", "g:", "a:", "user:")) for n in schema_of(MANIFEST).cross
+    ]
     assert not crosses(read.inputs)[:, counted].any()
 
 
@@ -200,20 +226,19 @@ def test_materialising_on_brings_what_offline_sees_later(
         state = materialise(later, until, progress=False)
         assert state["until_us"] == until
     online = OnlineFeatures(later)
-    for query, user in requests.head(20).itertuples(index=False):
-        there = offline_inputs(later, as_table(query, user, steps[-1]))
-        np.testing.assert_allclose(
-            crosses(online.read(query, user, steps[-1]).inputs), crosses(there), atol=1e-6
-        )
+    for query, user, context in requests.head(20).itertuples(index=False):
+        there = offline_inputs(later, as_table(query, user, context, steps[-1]))
+        here = online.read(query, user, steps[-1], context)
+        np.testing.assert_allclose(crosses(here.inputs), crosses(there), atol=1e-6)
     with pytest.raises(StateError, match="cannot forget"):
         materialise(later, steps[0], progress=False)
 
 
 def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataFrame) -> None:
     store = apply(home)
-    for query, user in requests.head(8).itertuples(index=False):
-        ours = offline_inputs(home, as_table(query, user, UNTIL))
-        keys = engagement_keys(query)
+    for query, user, context in requests.head(8).itertuples(index=False):
+        ours = offline_inputs(home, as_table(query, user, context, UNTIL))
+        keys = engagement_keys(query, context)
         stamp = pd.to_datetime([UNTIL] * len(keys), unit="us", utc=True).as_unit("us")
         asked = pd.DataFrame({"engagement_key": keys, "event_timestamp": stamp})
         found = store.get_historical_features(asked, ["engagement:row"]).to_df()

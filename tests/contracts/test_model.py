@@ -19,12 +19,14 @@ from interactrank.model import InteractRank, ModelConfig
 from interactrank.rows import pack
 from interactrank.schema import HISTORY_LENGTH, LEVELS, REQUEST_NUMERIC, FeatureSchema
 from interactrank.scorer import Scored, Scorer
-from interactrank.text import engagement_keys, ragged, tokens
+from interactrank.text import engagement_keys, ragged, segment_bucket, tokens
 from prerank.bundle import load_bundle, save_bundle
 
 SCHEMA = FeatureSchema(
-    ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating")
-)
+    ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating"),
+    segments=("country", "device"),
+)  # fmt: skip
+CONTEXT = {"country": "de", "device": ""}
 HOUR = 3_600_000_000
 NOW = 1_600_000_000_000_000
 N_ITEMS = 30
@@ -88,6 +90,7 @@ def arrays(seed: int = 0) -> RequestArrays:
         labels=rng.integers(0, 4, n),
         weights=rng.random(n).astype(np.float32),
         log_q=-rng.random(n).astype(np.float32),
+        segments=rng.integers(0, 9, (b, 2)),
     )
 
 
@@ -106,6 +109,7 @@ def requests_of(source: RequestArrays, chosen: list[int]) -> RequestArrays:
         text=cut(s.text, s.text_offsets),
         text_offsets=bounds(s.text_offsets),
         request=s.request[chosen],
+        segments=s.segments[chosen],
         hist_offsets=bounds(s.hist_offsets),
         offsets=bounds(s.offsets),
         **{f: cut(getattr(s, f), s.hist_offsets)
@@ -450,7 +454,7 @@ def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Pat
 
 def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
     rng = np.random.default_rng(seed)
-    keys = engagement_keys(query)
+    keys = engagement_keys(query, CONTEXT)
     blocks = []
     for key in keys:
         level = LEVELS[level_code(key)]
@@ -471,6 +475,7 @@ def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
         hist_times=NOW - np.arange(events, 0, -1) * HOUR,
         hist_offsets=np.array([0, events]),
         tokens=np.array([len(tokens(query))]),
+        segments=np.array([[segment_bucket(v) for v in CONTEXT.values()]]),
     )
 
 
@@ -495,7 +500,7 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
         hist_offsets=inputs.hist_offsets, request=request_features(SCHEMA, inputs),
         candidates=candidates, offsets=offsets,
         x=cross_features(SCHEMA, inputs, candidates, offsets, created),
-        labels=np.zeros(20, np.int64),
+        labels=np.zeros(20, np.int64), segments=inputs.segments,
     )  # fmt: skip
     scale = float(model.fusion.scale)
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)

@@ -159,11 +159,12 @@ def item_inputs(
     rows: NDArray[np.int64],
     text_known: NDArray[np.bool_],
     category_known: NDArray[np.bool_],
+    embedding_known: NDArray[np.bool_],
 ) -> dict[str, Tensor]:
     """Item tower inputs of item ``rows`` [U] (0 = out of vocabulary).
 
-    ``text_known`` and ``category_known`` bool [U]: false hides an attribute that the request's
-    time does not know yet.
+    ``text_known``, ``category_known`` and ``embedding_known`` bool [U]: false hides an attribute
+    that the request's time does not know yet.
     """
     at = np.maximum(rows - 1, 0)
     real = rows > 0
@@ -171,13 +172,16 @@ def item_inputs(
     lengths = np.where(has_text, catalogue.offsets[at + 1] - catalogue.offsets[at], 0)
     offsets = np.cumsum(lengths) - lengths
     flat = np.repeat(catalogue.offsets[at] - offsets, lengths) + np.arange(lengths.sum())
-    numeric = np.where(real[:, None], catalogue.numeric[at], np.float32("nan"))
+    nan = np.float32("nan")
+    numeric = np.where(real[:, None], catalogue.numeric[at], nan)
+    embedding = np.where((real & embedding_known)[:, None], catalogue.embedding[at], nan)
     return {
         "rows": torch.from_numpy(rows),
         "text": torch.from_numpy(catalogue.text[flat].astype(np.int64)),
         "offsets": torch.from_numpy(offsets),
         "category": torch.from_numpy(np.where(real & category_known, catalogue.category[at], 0)),
         "numeric": torch.from_numpy(numeric.astype(np.float32)),
+        "embedding": torch.from_numpy(embedding),
     }
 
 
@@ -193,8 +197,10 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
     rows = table.rows(arrays.candidates) + 1
     text_known = arrays.time[request] >= catalogue.text_from[0]
     category_known = arrays.time[request] >= catalogue.category_from[0]
-    code = rows * 4 + text_known * 2 + category_known
+    embedding_known = arrays.time[request] >= catalogue.embedding_from[0]
+    code = rows * 8 + text_known * 4 + category_known * 2 + embedding_known
     distinct, position = np.unique(code, return_inverse=True)
+    known = [distinct // bit % 2 == 1 for bit in (4, 2, 1)]
     hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
     as_tensor = torch.from_numpy
     return Batch(
@@ -208,7 +214,7 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
         x=as_tensor(arrays.x),
         candidate_request=as_tensor(request),
         candidate_item=as_tensor(position.reshape(-1).astype(np.int64)),
-        items=item_inputs(catalogue, distinct // 4, distinct // 2 % 2 == 1, distinct % 2 == 1),
+        items=item_inputs(catalogue, distinct // 8, *known),
         labels=as_tensor(label_matrix(arrays.labels, heads)),
         weights=as_tensor(arrays.weights.astype(np.float32)),
         log_q=as_tensor(arrays.log_q.astype(np.float32)),

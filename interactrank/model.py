@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from interactrank.batch import Batch
 from interactrank.catalogue import CATEGORY_BUCKETS, Catalogue
-from interactrank.masknet import Numeric, TowerBody
+from interactrank.masknet import Numeric, Precomputed, TowerBody
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.sequence import SequenceEncoder
 from interactrank.text import SEGMENT_BUCKETS, TEXT_BUCKETS
@@ -87,7 +87,9 @@ class ItemTower(nn.Module):
         self.category = nn.Embedding(CATEGORY_BUCKETS, 16)
         self.numeric = Numeric(catalogue.numeric.shape[1])
         self.numeric.fit(torch.from_numpy(catalogue.numeric))
+        self.embedding = Precomputed(catalogue.embedding.shape[1], config.text_width)
         inputs = config.text_width + config.id_width + 16 + self.numeric.width
+        inputs += self.embedding.width
         self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
                               config.width, config.dropout)  # fmt: skip
         nn.init.normal_(self.category.weight, std=0.02)
@@ -104,6 +106,7 @@ class ItemTower(nn.Module):
             self.ids(rows),
             self.category(item["category"]),
             self.numeric(item["numeric"]),
+            self.embedding(item["embedding"]),
         ]
         return F.normalize(self.body(torch.cat(parts, dim=1)), dim=-1)
 

@@ -96,6 +96,8 @@ class FeatureSchema:
         passive: actions that are exposure rather than engagement (impression, view).
         heads: prediction heads, the first is the ranking head unless request weights say otherwise.
         item_numeric: numeric columns of the item catalogue.
+        item_embedding: its columns that hold a pre-computed embedding: one of vectors, or several
+            of numbers.
         segments: context columns of a request (country, device …). All are read by the query
             tower; level ``s`` counts by the first ``max_keys`` of them.
     """
@@ -105,6 +107,7 @@ class FeatureSchema:
     heads: tuple[str, ...]
     item_numeric: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    item_embedding: tuple[str, ...] = ()
 
     @property
     def engagements(self) -> tuple[str, ...]:

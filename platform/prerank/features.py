@@ -66,6 +66,7 @@ def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
         heads=tuple(manifest["head_order"]),
         item_numeric=tuple(manifest["numeric"]),
         segments=tuple(manifest.get("segments", ())),
+        item_embedding=tuple(manifest.get("embedding", ())),
     )
 
 

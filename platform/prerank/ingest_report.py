@@ -58,7 +58,12 @@ def _iso(micros: int) -> str:
 
 def _fingerprint(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
     """Sixteen hex digits over events and items; the order of files and rows does not enter."""
-    columns = [items[name].cast(pa.string()).to_pylist() for name in items.column_names]
+    columns = [
+        [v and v.hex() for v in items[name].to_pylist()]
+        if pa.types.is_binary(items[name].type)
+        else items[name].cast(pa.string()).to_pylist()
+        for name in items.column_names
+    ]
     lines = [
         SEPARATOR.join("" if v is None else v for v in row) for row in zip(*columns, strict=True)
     ]
@@ -103,6 +108,7 @@ def manifest_of(
         "weight_order": list(weights),
         "segments": list(mapping.segments),
         "numeric": list(mapping.items.numeric),
+        "embedding": list(mapping.items.embedding),
         "valid_from": mapping.valid_from_of(),
         "label_window_hours": mapping.label_window_hours,
         "single_time": checked.single_time,

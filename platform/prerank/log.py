@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from interactrank.schema import ENGAGE
 from prerank.errors import ConfigError
@@ -89,17 +97,28 @@ class EventColumns(_Strict):
 
 
 class ItemColumns(_Strict):
-    """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names."""
+    """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names.
+
+    ``embedding`` is a column of vectors, or the list of the columns that hold the numbers.
+    """
 
     item_id: str | None = None
     title: str | None = None
     category: str | None = None
     created_at: str | None = None
     numeric: tuple[str, ...] = ()
+    embedding: tuple[str, ...] = ()
+
+    @field_validator("embedding", mode="before")
+    @classmethod
+    def _one_column(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _numeric_is_distinct(self) -> ItemColumns:
-        _distinct(self.numeric, {"item_id", "item_ref", "title", "category", "created_at"})
+    def _names_are_distinct(self) -> ItemColumns:
+        taken = {"item_id", "item_ref", "title", "category", "created_at"}
+        _distinct(self.numeric, taken | {"embedding"})
+        _distinct(self.embedding, taken)
         return self
 
 
@@ -108,6 +127,7 @@ class ValidFrom(_Strict):
 
     title: AwareDatetime | None = None
     category: AwareDatetime | None = None
+    embedding: AwareDatetime | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +217,9 @@ class LogMapping(_Strict):
             found[name] = _column(self.items, name, present, where)
         for name in self.items.numeric:
             _require(name, name, present, where, "items.numeric")
+            found[name] = name
+        for name in self.items.embedding:
+            _require(name, name, present, where, "items.embedding")
             found[name] = name
         return {k: v for k, v in found.items() if v}
 

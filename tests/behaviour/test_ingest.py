@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from prerank.catalogue import load_catalogue
 from prerank.errors import ConfigError, DataError
+from prerank.features import schema_of
 from prerank.home import Home
 from prerank.ids import ItemIds, event_id
 from prerank.ingest import ingest
@@ -286,6 +289,43 @@ def test_catalogue_columns(case: Case) -> None:
     assert case.items()["item_ref"].tolist() == [str(i) for i in range(7)]
 
 
+VECTORS = [[1.0, 2.0], None, [3.0, float("nan")], [5.0, float("inf")], [], [7, 8], [9, 10]]
+
+
+def test_embeddings_are_kept_and_bad_ones_set_aside(case: Case) -> None:
+    listed = ITEMS.assign(vec=VECTORS)
+    report = case.ingest(log(), listed, items={"embedding": "vec"})
+    found = [None if v is None else np.frombuffer(v, "<f4").tolist()
+             for v in case.items()["embedding"]]  # fmt: skip
+    assert found == [[1, 2], None, None, None, None, [7, 8], [9, 10]]
+    assert report.manifest["embedding"] == ["vec"]
+    assert "2 embeddings hold NaN or infinite" in str(report)
+    bad = case.quarantine()
+    assert bad["source"].tolist() == ["items.parquet:2", "items.parquet:3"]
+    assert set(bad["reason"]) == {"embedding holds NaN or an infinite number"}
+    catalogue = load_catalogue(case.home, report.manifest)
+    assert catalogue.embedding.shape == (7, 2)
+    assert np.isnan(catalogue.embedding).all(axis=1).tolist() == [False, *[True] * 4, *[False] * 2]
+    assert schema_of(report.manifest).item_embedding == ("vec",)
+
+    pairs = [v if v else [None, None] for v in VECTORS]
+    several = ITEMS.assign(x=[p[0] for p in pairs], y=[p[1] for p in pairs])
+    other = case.ingest(log(), several, items={"embedding": ["x", "y"]})
+    again = load_catalogue(case.home, other.manifest).embedding
+    np.testing.assert_array_equal(again[:2], catalogue.embedding[:2])
+    np.testing.assert_array_equal(again[4:], catalogue.embedding[4:])
+
+
+def test_another_embedding_is_another_log(case: Case) -> None:
+    prints = [
+        case.ingest(log(), ITEMS.assign(vec=[[1.0, x]] * 7), items={"embedding": "vec"}).manifest[
+            "fingerprint"
+        ]
+        for x in (2.0, 3.0, 2.0)
+    ]
+    assert prints[0] == prints[2] != prints[1]
+
+
 def test_legal_oddities(case: Case) -> None:
     frame = log().assign(user_id="only", action="tag").drop(columns=["request_id", "position"])
     frame = frame.drop(columns="request_time").rename(columns={"event_time": "timestamp"})
@@ -337,6 +377,32 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         lambda c: c.ingest(log(), items={"category": "genre"}),
         ConfigError,
         "no column 'genre'",
+    ),
+    "missing embedding": (
+        lambda c: c.ingest(log(), items={"embedding": "vec"}),
+        ConfigError,
+        "no column 'vec'",
+    ),
+    "embeddings of two dimensions": (
+        lambda c: c.ingest(
+            log(), ITEMS.assign(vec=[[1.0, 2.0]] * 6 + [[1.0]]), items={"embedding": "vec"}
+        ),
+        DataError,
+        "vectors of 1 and 2 numbers",
+    ),
+    "embedding of text": (
+        lambda c: c.ingest(log(), items={"embedding": "title"}),
+        ConfigError,
+        "'title' is string",
+    ),
+    "no embedding at all": (
+        lambda c: c.ingest(
+            log(),
+            ITEMS.assign(vec=pd.Series([None] * 7, dtype=object).map(lambda _: [])),
+            items={"embedding": "vec"},
+        ),
+        (ConfigError, DataError),
+        "'vec'",
     ),
     "missing segment": (lambda c: c.ingest(log(), segments=["country"]), ConfigError, "country"),
     "files that differ": (

@@ -50,12 +50,15 @@ def catalogue(**changes: Any) -> Catalogue:
     numeric = rng.random((N_ITEMS, 2)).astype(np.float32) * 50
     numeric[rng.random(numeric.shape) < 0.2] = np.nan
     born = NOW - rng.integers(1, 99, N_ITEMS) * HOUR
+    embedding = rng.normal(size=(N_ITEMS, 3)).astype(np.float32) * 20
+    embedding[rng.random(N_ITEMS) < 0.2] = np.nan
     values: dict[str, Any] = {
         "ids": np.arange(1000, 1000 + N_ITEMS),
         "titles": [" ".join(rng.choice(words, 3)) if i != 7 else "" for i in range(N_ITEMS)],
         "categories": [["", "a", "b"][i % 3] for i in range(N_ITEMS)],
         "numeric": numeric,
         "created": np.where(rng.random(N_ITEMS) < 0.3, 0, born),
+        "embedding": embedding,
     }
     return Catalogue.build(**(values | changes))
 
@@ -152,7 +155,9 @@ def item_vectors(model: InteractRank, of: Catalogue, text: bool = True, cat: boo
                  rows: NDArray[np.int64] | None = None) -> torch.Tensor:  # fmt: skip
     rows = np.arange(len(of) + 1) if rows is None else rows
     n = len(rows)
-    return model.encode_items(item_inputs(of, rows, np.full(n, text), np.full(n, cat)))
+    return model.encode_items(
+        item_inputs(of, rows, np.full(n, text), np.full(n, cat), np.full(n, True))
+    )
 
 
 def close(a: torch.Tensor, b: torch.Tensor, within: float = 1e-5) -> bool:
@@ -195,6 +200,45 @@ def test_item_attributes_move_no_query_vector_and_do_move_items(model: InteractR
     base, changed = model(batch(arrays())), model(batch(arrays(), other))
     assert torch.equal(base.queries, changed.queries)
     assert not close(item_vectors(model, CATALOGUE), item_vectors(model, other), 1e-2)
+
+
+def test_an_embedding_moves_its_item_from_its_time_on(model: InteractRank) -> None:
+    late = catalogue(embedding_from=NOW + 2 * HOUR)
+    never = catalogue(embedding=np.full((N_ITEMS, 3), np.nan, np.float32))
+    source = arrays()
+    with_, without = (model(batch(source, of)).logits for of in (CATALOGUE, never))
+    mixed = model(batch(source, late)).logits
+    # Requests stand an hour apart from NOW on, so the third is the first that knows it.
+    known = source.offsets[2]
+    assert close(mixed[:known], without[:known])
+    assert close(mixed[known:], with_[known:])
+    assert not close(with_[:known], without[:known], 1e-3)
+
+
+def test_another_context_moves_the_query_vector(model: InteractRank) -> None:
+    source = arrays()
+    base = model(batch(source)).queries
+    moved = replace(source, segments=source.segments + np.array([[0, 1]]))
+    assert not close(model(batch(moved)).queries, base, 1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_count_as_missing(model: InteractRank, wrong: float) -> None:
+    numeric, embedding = CATALOGUE.numeric.copy(), CATALOGUE.embedding.copy()
+    numeric[3:9, 0], embedding[3:9, 1] = np.nan, np.nan
+    missing = replace(CATALOGUE, numeric=numeric, embedding=embedding)
+    numeric, embedding = numeric.copy(), embedding.copy()
+    numeric[3:9, 0], embedding[3:9, 1] = wrong, wrong
+    odd = replace(CATALOGUE, numeric=numeric, embedding=embedding)
+    assert torch.equal(item_vectors(model, odd), item_vectors(model, missing))
+    source = arrays()
+    request = source.request.copy()
+    request[:, 6] = np.nan
+    expected = model(batch(replace(source, request=request))).logits
+    request[:, 6] = wrong
+    found = model(batch(replace(source, request=request))).logits
+    assert torch.equal(found, expected)
+    assert found.isfinite().all()
 
 
 def test_a_request_and_its_labels_move_no_item_vector(model: InteractRank) -> None:
@@ -441,7 +485,7 @@ def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Pat
     assert not loaded.model.training
     for f in dataclasses.fields(Catalogue):
         assert np.array_equal(getattr(loaded.catalogue, f.name), getattr(CATALOGUE, f.name),
-                              equal_nan=f.name == "numeric")  # fmt: skip
+                              equal_nan=f.name in ("numeric", "embedding"))  # fmt: skip
     base = model(batch(arrays()))
     again = loaded.model(batch(arrays(), loaded.catalogue))
     assert torch.equal(base.logits, again.logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from prerank.ids import ItemIds, event_id, given_event_id
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
 WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
 REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
+SEGMENTED = Limits(ItemIds("integer"), replace(SCHEMA, segments=("country", "device")))
 STRINGS = Limits(ItemIds("string", 7), SCHEMA)
 NOW = 1_700_000_000_000_000
 GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
@@ -113,6 +115,43 @@ def test_a_wrong_field_is_named_with_the_fix(field: str, value: Any, says: str) 
     assert error.field == field
     assert says in error.message
     assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        (None, {"country": "", "device": ""}),
+        ({}, {"country": "", "device": ""}),
+        ({"device": "tv", "country": "DE"}, {"country": "DE", "device": "tv"}),
+        ({"device": 7, "country": ""}, {"country": "", "device": "7"}),
+        ({"device": True, "country": None}, {"country": "", "device": "true"}),
+    ],
+)
+def test_a_context_holds_every_segment_in_the_schemas_order(
+    given: Any, means: dict[str, str]
+) -> None:
+    for request in (
+        parsed(SEGMENTED, context=given),
+        parse_raw(b"", {"user_id": "a", "query": "q", "context": orjson.dumps(given).decode()},
+                  SEGMENTED, NOW),
+    ):  # fmt: skip
+        assert list(request.context.items()) == list(means.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ("DE", "context"),
+        (["DE"], "context"),
+        ({"planet": "earth"}, "context.planet"),
+        ({"country": 1.5}, "context.country"),
+        ({"country": ["DE"]}, "context.country"),
+        ({"country": "x" * 513}, "context.country"),
+    ],
+)
+def test_a_wrong_context_is_named(given: Any, field: str) -> None:
+    assert refused(SEGMENTED, context=given).field == field
+    assert refused(WALL, context={"country": "DE"}).field == "context.country"
 
 
 @pytest.mark.parametrize("weight", [-1, "1", True, None])

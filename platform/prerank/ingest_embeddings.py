@@ -49,8 +49,8 @@ def read_embeddings(parts: list[pa.Table], names: tuple[str, ...], files: list[s
         )
     columns, bad = [], []
     for values, part, file in zip(found, parts, files, strict=True):
-        missing: NDArray[np.bool_] = np.isnan(values).all(axis=1)
-        odd: NDArray[np.bool_] = ~missing & ~np.isfinite(values).all(axis=1)
+        missing = np.asarray(np.isnan(values).all(axis=1))
+        odd = np.asarray(~missing & ~np.isfinite(values).all(axis=1))
         lost: list[bool] = np.logical_or(missing, odd).tolist()
         rows_of = zip(lost, values.astype("<f4"), strict=True)
         columns.append(

@@ -47,6 +47,7 @@ FRESH_DAYS = 30.0
 THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
+RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
 MISSING_BLOCK = -1
 
 _HOUR_US = 3.6e9
@@ -55,10 +56,13 @@ _POPULARITY, _QUERY = _LEVEL_CODE["a"], _LEVEL_CODE["q"]
 
 
 def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of x's columns: levels in order, then user x item, item, thinness and freshness."""
+    """Names of x's columns: levels in order, user x item, item, thinness, freshness, retriever."""
     levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in schema.columns(lv)]
     touched = [f"user:touched:{a}" for a in _touch_actions(schema)]
-    return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS)
+    retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in schema.retriever]
+    absent = ["retriever:absent"] if retriever else []
+    return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS, *retriever,
+            *absent)  # fmt: skip
 
 
 def _touch_actions(schema: FeatureSchema) -> tuple[str, ...]:
@@ -324,6 +328,7 @@ def cross_features(
     candidates: NDArray[np.int64],
     offsets: NDArray[np.int64],
     created: NDArray[np.int64],
+    retrieved: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cross features of every candidate.
 
@@ -333,6 +338,8 @@ def cross_features(
         candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
         offsets: bounds of each request's candidates.
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
+        retrieved: float32 [N, R], columns ``schema.retriever``, NaN where the retriever said
+            nothing of a candidate; None if it said nothing at all.
 
     Returns:
         float32 [N, X].
@@ -350,7 +357,23 @@ def cross_features(
         plan.columns, plan.mass, plan.spread, plan.support, plan.user_column, plan.touch_column,
         plan.item_column, plan.gram_column, plan.fresh_column, DECODE, x,
     )  # fmt: skip
+    if schema.retriever:
+        _add_retrieved(schema, x, retrieved)
     return x
+
+
+def _add_retrieved(
+    schema: FeatureSchema, x: NDArray[np.float32], retrieved: NDArray[np.float32] | None
+) -> None:
+    """Set the last columns of x: the retriever's values (0 if missing), and where all are."""
+    width = len(schema.retriever)
+    x[:, -1] = 1.0
+    if retrieved is None:
+        return
+    for column, name in enumerate(schema.retriever):
+        values = np.nan_to_num(retrieved[:, column], nan=0.0)
+        x[:, column - width - 1] = np.log1p(values) if name == "rank" else values
+    x[:, -1] = np.isnan(retrieved).all(axis=1)
 
 
 def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:

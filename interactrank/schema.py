@@ -98,6 +98,7 @@ class FeatureSchema:
         item_numeric: numeric columns of the item catalogue.
         item_embedding: its columns that hold a pre-computed embedding: one of vectors, or several
             of numbers.
+        retriever: what the stage before says of each candidate, of "score" and "rank".
         segments: context columns of a request (country, device …). All are read by the query
             tower; level ``s`` counts by the first ``max_keys`` of them.
     """
@@ -108,6 +109,7 @@ class FeatureSchema:
     item_numeric: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
     item_embedding: tuple[str, ...] = ()
+    retriever: tuple[str, ...] = ()
 
     @property
     def engagements(self) -> tuple[str, ...]:

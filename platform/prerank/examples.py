@@ -24,6 +24,7 @@ from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
 from interactrank.text import tokens
 from prerank.asof import as_of, micros
 from prerank.home import Home
+from prerank.log import RETRIEVER
 from prerank.negatives import sample_candidates
 from prerank.requests import context_columns, distinct_searches
 
@@ -101,7 +102,7 @@ class Candidates:
 
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
-    among the candidates.
+    among the candidates; ``retrieved`` float32 [N, R] is what the retriever said of each, or None.
     """
 
     ids: NDArray[np.int64]
@@ -110,12 +111,18 @@ class Candidates:
     weights: NDArray[np.float32]
     log_q: NDArray[np.float32]
     unreachable: NDArray[np.int64]
+    retrieved: NDArray[np.float32] | None = None
 
 
 def shown_candidates(requests: pa.Table) -> Candidates:
     """What each request showed (and what it engaged), as the log has it."""
     items = requests["items"].combine_chunks()
     lengths = pc.list_value_length(items).to_numpy()
+    told = [
+        requests[name].combine_chunks().flatten().to_numpy()
+        for name in RETRIEVER
+        if name in requests.column_names
+    ]
     return Candidates(
         items.flatten().to_numpy(),
         np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
@@ -123,6 +130,7 @@ def shown_candidates(requests: pa.Table) -> Candidates:
         requests["weights"].combine_chunks().flatten().to_numpy().astype(np.float32),
         np.zeros(int(lengths.sum()), np.float32),
         np.zeros(len(items), np.int64),
+        np.stack(told, axis=1) if told else None,
     )
 
 
@@ -185,7 +193,9 @@ def request_arrays(
         inputs,
         candidates=candidates.ids,
         offsets=candidates.offsets,
-        x=cross_features(schema, inputs, candidates.ids, candidates.offsets, created),
+        x=cross_features(
+            schema, inputs, candidates.ids, candidates.offsets, created, candidates.retrieved
+        ),
         labels=candidates.labels,
         weights=candidates.weights,
         log_q=candidates.log_q,

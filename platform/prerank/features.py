@@ -67,6 +67,7 @@ def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
         item_numeric=tuple(manifest["numeric"]),
         segments=tuple(manifest.get("segments", ())),
         item_embedding=tuple(manifest.get("embedding", ())),
+        retriever=tuple(manifest.get("retriever", ())),
     )
 
 

@@ -134,16 +134,15 @@ def not_too_many(n: int, limits: Limits) -> None:
         )
 
 
-def distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct ``keys`` int64 [n] in the order of first appearance."""
-    _, first = np.unique(keys, return_index=True)
-    return keys if len(first) == len(keys) else keys[np.sort(first)]
+def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each distinct one of ``keys`` int64 [n] stands first, ascending."""
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def candidates_of(
     value: Any, limits: Limits
 ) -> tuple[NDArray[np.int64], dict[int, int | str] | None]:
-    """Distinct keys int64 [n], and key -> id as sent where the key does not spell it."""
+    """Keys int64 [n] in the order sent, and key -> id as sent where the key does not spell it."""
     if not isinstance(value, list):
         raise RequestError("candidates", "send a list of item ids (it may be empty)")
     not_too_many(len(value), limits)
@@ -160,12 +159,12 @@ def candidates_of(
         if max(value) > JSON_SAFE or min(value) < -JSON_SAFE:
             odd = next(v for v in value if abs(v) > JSON_SAFE)
             raise RequestError("candidates", f"{odd} is beyond 2^53: send ids as strings")
-        return distinct(np.array(value, np.int64)), None
+        return np.array(value, np.int64), None
     if limits.ids.kind == "integer" and (spelt := _spelt(value)) is not None:
-        return distinct(spelt), None
+        return spelt, None
     keys = [item_key(v, "candidates", limits.ids) for v in value]
     originals = dict(zip(reversed(keys), reversed(value), strict=True))
-    return distinct(np.array(keys, np.int64)), originals
+    return np.array(keys, np.int64), originals
 
 
 def _spelt(texts: list[str]) -> NDArray[np.int64] | None:

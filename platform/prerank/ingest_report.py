@@ -14,7 +14,7 @@ from prerank.errors import DataError
 from prerank.ids import SEPARATOR, hash_all
 from prerank.ingest_checks import Checked
 from prerank.ingest_stages import WRAP
-from prerank.log import LogMapping
+from prerank.log import RETRIEVER, LogMapping
 
 VERSION = 1
 
@@ -92,6 +92,11 @@ def manifest_of(
         raise DataError("Every engagement was quarantined or repeated: no head is left.")
     absent = len(items) - len(checked.catalogue.table)
     warnings = list(checked.warnings)
+    retriever = [name for column, name in RETRIEVER.items() if column in plan.columns]
+    if retriever and "impression" not in actions:
+        # Only engaged items would have one, and having one would tell the label.
+        warnings.append("the retriever's score and rank are left out: the log has no impressions")
+        retriever = []
     if absent:
         warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
     return {
@@ -107,6 +112,7 @@ def manifest_of(
         "weights": weights,
         "weight_order": list(weights),
         "segments": list(mapping.segments),
+        "retriever": retriever,
         "numeric": list(mapping.items.numeric),
         "embedding": list(mapping.items.embedding),
         "valid_from": mapping.valid_from_of(),

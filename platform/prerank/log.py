@@ -8,6 +8,7 @@ Canonical event (one row per request x item x action)::
 
     request_id str | request_time, event_time timestamp[us, UTC] | user_id str | query str
     item_id int64  | action str | position int32, nullable | event_id int64 | segments: str
+    where mapped: retriever_score float32, retriever_rank int32, nullable
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ CANONICAL = (
     "position",
     "event_id",
 )
-"""Event columns in the order in which they are written; segments follow."""
+"""Event columns in the order in which they are written; segments and RETRIEVER follow."""
+
+RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
+"""Optional event columns, and what they are called in the feature schema."""
 
 DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 5.0}
 """Row weights of the paper's reference code, by first match. Defaults, not law."""
@@ -85,6 +89,8 @@ class EventColumns(_Strict):
     request_id: str | None = None
     position: str | None = None
     event_id: str | None = None
+    retriever_score: str | None = None
+    retriever_rank: str | None = None
 
     @model_validator(mode="after")
     def _one_way_to_tell_time(self) -> EventColumns:
@@ -173,7 +179,7 @@ class LogMapping(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> LogMapping:
-        _distinct(self.segments, {*CANONICAL, "day", "timestamp"})
+        _distinct(self.segments, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():
@@ -192,7 +198,7 @@ class LogMapping(_Strict):
         """
         needed = ["user_id", "query", "item_id", *([] if self.action else ["action"])]
         found = {n: _column(self.events, n, present, where, needed=True) for n in needed}
-        for name in ("request_id", "position", "event_id"):
+        for name in ("request_id", "position", "event_id", *RETRIEVER):
             found[name] = _column(self.events, name, present, where)
         asked = _column(self.events, "request_time", present, where)
         happened = _column(self.events, "event_time", present, where)

@@ -126,7 +126,8 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         ``user_id``, ``query``; lists over the candidates it showed or engaged, by position then id:
         ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32 and
         ``shown`` bool. Engagements after the label window are no labels. A log with segments adds
-        ``context``, a struct of them as str: what the request's earliest row says.
+        ``context``, a struct of them as str: what the request's earliest row says. A log with a
+        retriever adds a list float32 of each of its columns, NaN where it said nothing.
     """
     heads = [(h, manifest["heads"][h]) for h in manifest["head_order"]]
     order = manifest["weight_order"]
@@ -143,6 +144,13 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
     )
     eligible = "HAVING bool_or(shown)" if manifest["has_impressions"] else ""
     columns, of_item, of_request = _context_sql(manifest.get("segments", ()))
+    for name in manifest.get("retriever", ()):
+        # What was engaged without being shown would else stand out by lacking a value.
+        of_item += f""", coalesce(min(retriever_{name}) FILTER (action = 'impression'),
+                        min(retriever_{name}), 'NaN'::FLOAT) AS retriever_{name}"""
+        of_request += (
+            f", list(retriever_{name}::FLOAT ORDER BY position, item_id) AS retriever_{name}"
+        )
     with connection() as db:
         db.register("actions", actions)
         return db.sql(

@@ -46,9 +46,8 @@ class Reader:
 
     def batch(self, table: pa.Table) -> Batch:
         """One batch of all requests of ``table``."""
-        schema = self.schema
-        arrays = to_arrays(table, len(schema.cross), len(REQUEST_NUMERIC), len(schema.segments))
-        return collate(arrays, self.catalogue, self.table, len(schema.heads))
+        arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
+        return collate(arrays, self.catalogue, self.table, len(self.schema.heads))
 
     def split(self, name: str, size: int, seed: int | None = None) -> Iterator[Batch]:
         """Batches of a split; with a seed, files and the requests within each are shuffled."""

@@ -66,24 +66,20 @@ def _matrix(values: NDArray[Any], rows: NDArray[np.int64]) -> pa.LargeListArray:
     )
 
 
-def to_arrays(table: pa.Table, crosses: int, requests: int, segments: int = 0) -> RequestArrays:
-    """Arrays of the table's requests, for ``crosses`` columns of x, ``requests`` statistics and
-    ``segments`` segment columns.
-    """
+def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
+    """Arrays of the table's requests, for ``crosses`` columns of x and ``requests`` statistics."""
     found: dict[str, NDArray[Any]] = {"time": table["time"].to_numpy()}
     for name, (values, offsets) in RAGGED.items():
         column = table[name].combine_chunks()
         found[values] = column.flatten().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         found[offsets] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    rows = len(table)
-    for name, n, width in (
-        ("request", rows, requests), ("segments", rows, segments),
-        ("x", int(found["offsets"][-1]), crosses),
-    ):  # fmt: skip
+    segments = table["segments"].combine_chunks().flatten().to_numpy()
+    found["segments"] = segments.reshape(len(table), len(segments) // max(len(table), 1)).copy()
+    for name, width in (("request", requests), ("x", crosses)):
         flat = table[name].combine_chunks().flatten().to_numpy()
         # Arrow's memory is read-only, which torch warns about.
-        found[name] = flat.reshape(n, width).copy()
+        found[name] = flat.reshape(-1, width).copy()
     return RequestArrays(**found)
 
 

@@ -97,8 +97,8 @@ class Examples:
 
 
 @pytest.fixture(scope="module")
-def build_home(build_home: BuildHome) -> BuildHome:
-    """Homes with the segments of ``tiny_world``."""
+def build(build_home: BuildHome) -> BuildHome:
+    """Builds homes with the segments of ``tiny_world``."""
     return partial(build_home, segments=SEGMENTS)
 
 
@@ -133,7 +133,7 @@ def grown(log: pd.DataFrame, *planted: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("anchor", [ON_MIDNIGHT, MIDDLE])
 def test_planted_future_changes_nothing(
     anchor: str, base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
-    build_home: BuildHome, tmp_path: Path,
+    build: BuildHome, tmp_path: Path,
 ) -> None:  # fmt: skip
     own = tiny_log[tiny_log["request_id"] == anchor]
     time = own["request_time"].iloc[0]
@@ -150,7 +150,7 @@ def test_planted_future_changes_nothing(
         plant(tiny_log, likes, time + HOUR),
         plant(tiny_log, likes, time + 8 * DAY),
     ]
-    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items)
+    home = build(tmp_path, grown(tiny_log, *planted), tiny_items)
     after = Examples(home)
     before = [name for name, asked in base.time.items() if asked <= time]
     assert anchor in before
@@ -162,13 +162,13 @@ def test_planted_future_changes_nothing(
 
 
 def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     time = base.time[ON_MIDNIGHT]
     # What a request showed stays, or it would lose candidates; no later engagement does.
     shown = (tiny_log["request_time"] <= time) & (tiny_log["action"] == "impression")
-    after = Examples(build_home(
+    after = Examples(build(
         tmp_path, tiny_log[(tiny_log["event_time"] < time) | shown], tiny_items))  # fmt: skip
     kept = [name for name, asked in base.time.items() if asked <= time]
     assert len(kept) > 250
@@ -176,7 +176,7 @@ def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
 
 
 def test_planted_past_is_seen(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """So the tests above can fail: the last moment before a cutoff counts, the next does not."""
@@ -186,7 +186,7 @@ def test_planted_past_is_seen(
     stranger = own.assign(user_id="nobody")
 
     def rebuilt(name: str, planted: pd.DataFrame) -> Examples:
-        return Examples(build_home(tmp_path / name, grown(tiny_log, planted), tiny_items))
+        return Examples(build(tmp_path / name, grown(tiny_log, planted), tiny_items))
 
     counted = rebuilt("counted", plant(tiny_log, stranger, cutoff - US))
     changed = base.columns_changed(counted, MIDDLE)
@@ -251,13 +251,13 @@ def keyed(log: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("lag_minutes", [0, 30])
 def test_packed_rows_equal_counts_of_the_raw_log(
     lag_minutes: int, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, tiny_world: Home,
-    build_home: BuildHome, tmp_path: Path,
+    build: BuildHome, tmp_path: Path,
 ) -> None:  # fmt: skip
     """A request between a cutoff and its publication sees the older snapshot."""
     home = tiny_world
     if lag_minutes:
         config = FeatureConfig(lag_minutes=lag_minutes)
-        home = build_home(tmp_path, tiny_log, tiny_items, features=config)
+        home = build(tmp_path, tiny_log, tiny_items, features=config)
     lag = pd.Timedelta(minutes=lag_minutes)
     schema = schema_of(home.read_json(home.manifest, "ingest"))
     asked, log = probes(tiny_log, lag), keyed(tiny_log)
@@ -289,7 +289,7 @@ def test_packed_rows_equal_counts_of_the_raw_log(
 
 
 def test_labels_are_engagements_inside_the_window(
-    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome, tmp_path: Path
 ) -> None:
     own = tiny_log[tiny_log["request_id"] == MIDDLE]
     cold = own[~own["item_id"].isin(own.loc[own["action"] != "impression", "item_id"])]
@@ -297,7 +297,7 @@ def test_labels_are_engagements_inside_the_window(
     delays = [pd.Timedelta(seconds=1), DAY, DAY + US]
     planted = [plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE)
                for i, delay in enumerate(delays)]  # fmt: skip
-    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
+    home = build(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
     manifest = home.read_json(home.manifest, "ingest")
     requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest).to_pylist()
     found = next(r for r in requests if r["request_id"] == MIDDLE)
@@ -391,7 +391,7 @@ def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -
     assert longest > 20
 
 
-def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) -> None:
+def test_histories_are_capped_and_expire(build: BuildHome, tmp_path: Path) -> None:
     start = pd.Timestamp("2021-03-01T12:00:00Z")
     clicks: list[dict[str, Any]] = []
     for i in range(150):
@@ -401,7 +401,7 @@ def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) 
     events = pd.DataFrame(clicks).assign(query="shoes", action="click")
     events["request_time"] = events["event_time"]
     items = pd.DataFrame({"item_id": range(150), "title": "shoe"})
-    home = build_home(tmp_path, events, items, segments=[])
+    home = build(tmp_path, events, items, segments=[])
     last, ttl = start + pd.Timedelta(minutes=74), HISTORY_TTL_DAYS * DAY
     asked = [
         ("busy", last), ("busy", last + US), ("busy", last + DAY), ("busy", last + US + ttl),

@@ -18,6 +18,7 @@ import ray
 
 from prerank.catalogue import load_catalogue
 from prerank.errors import ConfigError, DataError
+from prerank.examples import shown_candidates
 from prerank.features import schema_of
 from prerank.home import Home
 from prerank.ids import ItemIds, event_id
@@ -25,6 +26,7 @@ from prerank.ingest import ingest
 from prerank.ingest_report import IngestReport
 from prerank.ingest_stages import read_range
 from prerank.log import LogMapping, load_mapping
+from prerank.requests import read_requests
 
 ROOT = Path(__file__).parents[2]
 START = pd.Timestamp("2024-03-01T23:59:00Z")
@@ -324,6 +326,43 @@ def test_another_embedding_is_another_log(case: Case) -> None:
         for x in (2.0, 3.0, 2.0)
     ]
     assert prints[0] == prints[2] != prints[1]
+
+
+def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
+    frame = log().assign(place=[float(i % 5) for i in range(40)], retriever_score=0.25)
+    clicks = frame["action"] == "click"
+    frame.loc[clicks, "place"] = None
+    frame.loc[2:3, "retriever_score"] = None
+    frame.loc[4, "retriever_score"] = float("inf")
+    frame.loc[6, "place"] = 1.5
+    report = case.ingest(frame, events={"retriever_rank": "place"})
+    assert report.reasons == {"bad retriever_rank": 1, "retriever_score is no finite number": 1}
+    manifest = report.manifest
+    schema = schema_of(manifest)
+    assert schema.retriever == ("score", "rank")
+    assert schema.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
+    files = sorted(case.home.events.glob("day=*/*.parquet"))
+    requests = read_requests(files, manifest)
+    told = shown_candidates(requests).retrieved
+    assert told is not None
+    assert told.dtype == np.float32
+    found = dict(zip(requests["request_id"].to_pylist(),
+                     np.split(told, requests["items"].combine_chunks().offsets[1:-1]),
+                     strict=True))  # fmt: skip
+    nan = float("nan")
+    # By position: the item shown, then the one clicked, whose row names no rank.
+    np.testing.assert_array_equal(found["r0"], np.array([[0.25, 0], [0.25, nan]], np.float32))
+    np.testing.assert_array_equal(found["r1"], np.array([[nan, 2], [nan, nan]], np.float32))
+    plain = case.ingest(log())
+    assert plain.manifest["retriever"] == []
+    files = sorted(case.home.events.glob("day=*/*.parquet"))
+    assert shown_candidates(read_requests(files, plain.manifest)).retrieved is None
+
+
+def test_without_impressions_the_retriever_would_tell_the_label(case: Case) -> None:
+    report = case.ingest(log().assign(action="click", retriever_score=1.0))
+    assert report.manifest["retriever"] == []
+    assert "the log has no impressions" in str(report)
 
 
 def test_legal_oddities(case: Case) -> None:

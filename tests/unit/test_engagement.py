@@ -228,6 +228,26 @@ def test_a_request_may_lack_some_segments_or_all() -> None:
     assert features([none])[0, at] == 0
 
 
+def test_what_the_retriever_said_enters_as_it_is_and_as_missing() -> None:
+    request = Request(candidates=[1, 2, 3, 4])
+    told = np.array([[0.5, 0], [np.nan, 7], [-2, np.nan], [np.nan, np.nan]], np.float32)
+    names = ("retriever:score", "retriever:log_rank", "retriever:absent")
+
+    def columns(retriever: tuple[str, ...], told: NDArray[np.float32] | None) -> list[list[float]]:
+        schema = replace(SCHEMA, retriever=retriever)
+        assert set(schema.cross) - set(SCHEMA.cross) <= set(names)
+        none, bounds = np.zeros(4, np.int64), np.array([0, 4])
+        x = cross_features(schema, as_inputs([request]), np.arange(1, 5), bounds, none, told)
+        assert (x[:, : len(SCHEMA.cross)] == features([request])).all()
+        return [x[:, schema.cross.index(n)].tolist() for n in names if n in schema.cross]
+
+    logs = [0, float(np.log1p(np.float32(7))), 0, 0]
+    assert columns(("score", "rank"), told) == [[0.5, 0, -2, 0], logs, [0, 0, 0, 1]]
+    assert columns(("rank",), told[:, 1:]) == [logs, [0, 0, 1, 1]]
+    assert columns(("score",), None) == [[0, 0, 0, 0], [1, 1, 1, 1]]
+    assert columns((), None) == []
+
+
 def test_an_item_is_fresh_for_thirty_days_only() -> None:
     level = BY_PREFIX["q"]
     columns = SCHEMA.columns(level)

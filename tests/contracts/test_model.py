@@ -24,7 +24,7 @@ from prerank.bundle import load_bundle, save_bundle
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating"),
-    segments=("country", "device"),
+    segments=("country", "device"), retriever=("score", "rank"),
 )  # fmt: skip
 CONTEXT = {"country": "de", "device": ""}
 HOUR = 3_600_000_000
@@ -538,17 +538,24 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     text, text_offsets = ragged([query])
     created = CATALOGUE.created[TABLE.rows(candidates)]
     offsets = np.array([0, len(candidates)])
+    told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
+    told[::3] = np.nan
     source = RequestArrays(
         time=inputs.time, text=text, text_offsets=text_offsets, hist_items=inputs.hist_items,
         hist_actions=inputs.hist_actions, hist_times=inputs.hist_times,
         hist_offsets=inputs.hist_offsets, request=request_features(SCHEMA, inputs),
         candidates=candidates, offsets=offsets,
-        x=cross_features(SCHEMA, inputs, candidates, offsets, created),
+        x=cross_features(SCHEMA, inputs, candidates, offsets, created, told),
         labels=np.zeros(20, np.int64), segments=inputs.segments,
     )  # fmt: skip
     scale = float(model.fusion.scale)
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
-    scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS)
+    scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
+    # An unknown candidate in front must not shift what was said of the others.
+    shifted = scorer_of(model).score(
+        query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
+    )
+    np.testing.assert_allclose(shifted.priors, scored.priors, atol=1e-5)
     assert scored.ids.tolist() == candidates.tolist()
     # Within 2e-2 of the dot, which bf16 rounds; g(x) and the bias are exact.
     assert np.abs(scored.scores - expected.numpy()).max() <= 2e-2 * scale

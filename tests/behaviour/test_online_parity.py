@@ -10,20 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from interactrank.batch import collate
+from interactrank.catalogue import Catalogue
 from interactrank.engagement import cross_features, request_features
+from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
+from interactrank.scorer import Scorer
 from interactrank.text import engagement_keys
 from prerank import features
+from prerank.api import Limits, named, parse_json
+from prerank.bundle import Bundle
+from prerank.engine import Engine, Loaded, ServeConfig
 from prerank.errors import NotReadyError, StateError
 from prerank.events import Event, HistoryWriter
-from prerank.examples import offline_inputs
+from prerank.examples import Candidates, offline_inputs, request_arrays
 from prerank.features import FeatureConfig, build_features, schema_of
 from prerank.home import Home, write_json
+from prerank.ids import ItemIds
+from prerank.index import encode_slice
 from prerank.online import OnlineFeatures
 from prerank.store import apply, materialise, materialised_path
 
@@ -38,6 +49,7 @@ MANIFEST = {
     "heads": {"engagement": ["click", "save"]},
     "head_order": ["engagement"],
     "segments": ["country", "device"],
+    "retriever": ["rank"],
     "numeric": [],
     "rows": {"out": EVENTS},
     "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
@@ -160,6 +172,60 @@ def test_another_context_changes_the_segmented_features_alone(
         )
         changed |= {c for c, differs in zip(cross, (one != other).any(0), strict=True) if differs}
     assert changed == {"s:engage:30d", "s:engage:all"}
+
+
+def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank, Catalogue]:
+    """An engine with an untrained model, whose context embeddings are large enough to matter."""
+    schema = schema_of(MANIFEST)
+    catalogue = Catalogue.build(CANDIDATES, [f"item {i}" for i in CANDIDATES], [""] * ITEMS,
+                                np.zeros((ITEMS, 0), np.float32),
+                                np.zeros(ITEMS, np.int64))  # fmt: skip
+    torch.manual_seed(0)
+    model = InteractRank(ModelConfig(), schema, catalogue).eval()
+    for table in model.query_tower.segments:
+        torch.nn.init.normal_(table.weight, std=3.0)
+    vectors = encode_slice(Bundle(model, schema, catalogue, {}), 0, ITEMS, UNTIL)
+    limits = Limits(ItemIds("integer"), schema, replay=True)
+    engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
+    scorer = Scorer(model, catalogue, CANDIDATES, vectors)
+    engine._features = online
+    engine._loaded = Loaded("1", "champion", scorer, limits, schema.hash())
+    return engine, model, catalogue
+
+
+def test_served_scores_and_features_are_the_offline_ones(
+    home: Home, online: OnlineFeatures, requests: pd.DataFrame
+) -> None:
+    engine, model, catalogue = served_by(home, online)
+    schema, table, none = model.schema, catalogue.table(), np.zeros(ITEMS, np.int64)
+    ranks = np.where(CANDIDATES % 3, CANDIDATES % 7, np.nan)
+    moved = 0
+    for query, user, context in requests.head(15).itertuples(index=False):
+        chosen = [{"id": int(i), "rank": None if np.isnan(r) else int(r)}
+                  for i, r in zip(CANDIDATES, ranks, strict=True)]  # fmt: skip
+        body = {"user_id": user, "query": query, "context": context, "candidates": chosen,
+                "k": ITEMS, "time": UNTIL, "explain": True}  # fmt: skip
+
+        def answered(body: dict[str, Any]) -> dict[int, dict[str, Any]]:
+            asked = parse_json(orjson.dumps(body), engine.limits(), 0)
+            return {item["id"]: item for item in engine.answer(asked).body["items"]}
+
+        served, plain = answered(body), answered(body | {"context": {}})
+        candidates = Candidates(CANDIDATES, np.array([0, ITEMS]), none, none.astype(np.float32),
+                                none.astype(np.float32), none[:1],
+                                ranks[:, None].astype(np.float32))  # fmt: skip
+        inputs = offline_inputs(home, as_table(query, user, context, UNTIL))
+        arrays = request_arrays(schema, [query], inputs, candidates, catalogue, table)
+        with torch.inference_mode():
+            logits = model(collate(arrays, catalogue, table, 1)).logits[:, 0].numpy()
+        scores = np.array([served[i]["score"] for i in CANDIDATES])
+        within = 2e-2 * model.fusion.scale.item()
+        assert np.abs(scores - logits).max() <= within
+        for i, x in zip(CANDIDATES, arrays.x, strict=True):
+            assert served[i]["features"] == pytest.approx(named(schema.cross, x), abs=1e-6)
+        without = np.array([plain[i]["score"] for i in CANDIDATES])
+        moved += bool(np.abs(without - logits).max() > 2 * within)
+    assert moved >= 10, "the context did not matter to any score"
 
 
 def test_what_is_read_depends_on_the_query_alone_and_stays_in_budget(

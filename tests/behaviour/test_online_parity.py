@@ -221,6 +221,11 @@ def test_served_scores_and_features_are_the_offline_ones(
         scores = np.array([served[i]["score"] for i in CANDIDATES])
         within = 2e-2 * model.fusion.scale.item()
         assert np.abs(scores - logits).max() <= within
+        with torch.inference_mode():
+            priors = model.fusion.prior(torch.from_numpy(arrays.x)).numpy()
+        np.testing.assert_allclose(
+            [served[i]["prior"] for i in CANDIDATES], priors, rtol=1e-5, atol=1e-5
+        )
         for i, x in zip(CANDIDATES, arrays.x, strict=True):
             assert served[i]["features"] == pytest.approx(named(schema.cross, x), abs=1e-6)
         without = np.array([plain[i]["score"] for i in CANDIDATES])

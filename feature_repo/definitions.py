@@ -24,7 +24,8 @@ engagement_key = Entity(
     name="engagement_key",
     join_keys=["engagement_key"],
     value_type=ValueType.STRING,
-    description="A prefixed text: q: query, c: query without spaces, t: token, g: 4-gram, a: all.",
+    description="A prefixed text: q: query, s: query in a segment, c: query without spaces, "
+    "t: token, g: 4-gram, a: all.",
 )
 user = Entity(
     name="user",

@@ -42,6 +42,7 @@ class RequestArrays:
         x: float32 [N, X] cross features.
         labels: int64 [N], bit h is head h. weights: float32 [N].
         log_q: float32 [N], log probability that the candidate was sampled; 0 if it was shown.
+        segments: int64 [B, S], bucket of each segment column's value (text.segment_bucket).
     """
 
     time: NDArray[np.int64]
@@ -61,6 +62,7 @@ class RequestArrays:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     log_q: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     @classmethod
     def of(
@@ -85,11 +87,19 @@ class RequestArrays:
             performing_counts=performing_counts,
             performing_offsets=performing_offsets,
             request=request_features(schema, inputs),
+            segments=_segments(schema, inputs),
             **candidates,
         )
 
     def __len__(self) -> int:
         return len(self.time)
+
+
+def _segments(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.int64]:
+    """Buckets [B, S]; a request that says nothing of its context has every segment missing."""
+    if inputs.segments.size:
+        return inputs.segments
+    return np.zeros((len(inputs.time), len(schema.segments)), np.int64)
 
 
 @dataclass
@@ -99,7 +109,7 @@ class Batch:
     ``query`` [B] is equal for equal queries; ``text_offsets`` [B] in EmbeddingBag's form;
     ``hist_*`` [B, L], most recent first; ``performing`` [B, K] item rows and ``performing_share``
     [B, K], 0 for padding; ``items``: inputs of the U distinct items, to which ``candidate_item``
-    [N] points.
+    [N] points; ``segments`` [B, S].
     """
 
     query: Tensor
@@ -119,6 +129,7 @@ class Batch:
     labels: Tensor
     weights: Tensor
     log_q: Tensor
+    segments: Tensor = field(default_factory=lambda: torch.zeros((0, 0), dtype=torch.int64))
 
     def replace(self, **changes: Tensor) -> Batch:
         """A copy with some tensors exchanged."""
@@ -178,11 +189,12 @@ def item_inputs(
     rows: NDArray[np.int64],
     text_known: NDArray[np.bool_],
     category_known: NDArray[np.bool_],
+    embedding_known: NDArray[np.bool_],
 ) -> dict[str, Tensor]:
     """Item tower inputs of item ``rows`` [U] (0 = out of vocabulary).
 
-    ``text_known`` and ``category_known`` bool [U]: false hides an attribute that the request's
-    time does not know yet.
+    ``text_known``, ``category_known`` and ``embedding_known`` bool [U]: false hides an attribute
+    that the request's time does not know yet.
     """
     at = np.maximum(rows - 1, 0)
     real = rows > 0
@@ -190,13 +202,16 @@ def item_inputs(
     lengths = np.where(has_text, catalogue.offsets[at + 1] - catalogue.offsets[at], 0)
     offsets = np.cumsum(lengths) - lengths
     flat = np.repeat(catalogue.offsets[at] - offsets, lengths) + np.arange(lengths.sum())
-    numeric = np.where(real[:, None], catalogue.numeric[at], np.float32("nan"))
+    nan = np.float32("nan")
+    numeric = np.where(real[:, None], catalogue.numeric[at], nan)
+    embedding = np.where((real & embedding_known)[:, None], catalogue.embedding[at], nan)
     return {
         "rows": torch.from_numpy(rows),
         "text": torch.from_numpy(catalogue.text[flat].astype(np.int64)),
         "offsets": torch.from_numpy(offsets),
         "category": torch.from_numpy(np.where(real & category_known, catalogue.category[at], 0)),
         "numeric": torch.from_numpy(numeric.astype(np.float32)),
+        "embedding": torch.from_numpy(embedding),
     }
 
 
@@ -213,15 +228,40 @@ def query_codes(arrays: RequestArrays) -> NDArray[np.int64]:
     )
 
 
-def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: int) -> Batch:
-    """Put a batch together. ``table`` is ``catalogue.table()``, built once by the caller."""
+def item_codes(
+    catalogue: Catalogue, rows: NDArray[np.int64], time: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Item rows [n] with what is known of them at ``time`` [n] or [1], three bits each."""
+    text, category, embedding = (
+        time >= start[0]
+        for start in (catalogue.text_from, catalogue.category_from, catalogue.embedding_from)
+    )
+    return rows * 8 + text * 4 + category * 2 + embedding
+
+
+def collate(
+    arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: int,
+    negatives: NDArray[np.int64] | None = None,
+) -> Batch:  # fmt: skip
+    """Put a batch together.
+
+    Args:
+        arrays: the requests.
+        catalogue: the items.
+        table: ``catalogue.table()``, built once by the caller.
+        heads: H.
+        negatives: catalogue positions int64 [n] that join the batch's items as negatives of the
+            sampled softmax, beside the candidates of the batch.
+    """
     counts = np.diff(arrays.offsets)
     request = np.repeat(np.arange(len(arrays)), counts)
     rows = table.rows(arrays.candidates) + 1
-    text_known = arrays.time[request] >= catalogue.text_from[0]
-    category_known = arrays.time[request] >= catalogue.category_from[0]
-    code = rows * 4 + text_known * 2 + category_known
+    code = item_codes(catalogue, rows, arrays.time[request])
+    if negatives is not None:
+        others = item_codes(catalogue, negatives + 1, arrays.time.max(initial=0, keepdims=True))
+        code = np.concatenate((code, others))
     distinct, position = np.unique(code, return_inverse=True)
+    known = [distinct // bit % 2 == 1 for bit in (4, 2, 1)]
     hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
     performing, share = padded_performing(arrays, table)
     as_tensor = torch.from_numpy
@@ -238,9 +278,10 @@ def collate(arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: 
         request=as_tensor(arrays.request),
         x=as_tensor(arrays.x),
         candidate_request=as_tensor(request),
-        candidate_item=as_tensor(position.reshape(-1).astype(np.int64)),
-        items=item_inputs(catalogue, distinct // 4, distinct // 2 % 2 == 1, distinct % 2 == 1),
+        candidate_item=as_tensor(position.reshape(-1)[: len(rows)].astype(np.int64)),
+        items=item_inputs(catalogue, distinct // 8, *known),
         labels=as_tensor(label_matrix(arrays.labels, heads)),
         weights=as_tensor(arrays.weights.astype(np.float32)),
         log_q=as_tensor(arrays.log_q.astype(np.float32)),
+        segments=as_tensor(arrays.segments),
     )

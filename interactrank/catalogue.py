@@ -31,8 +31,9 @@ class Catalogue:
         category: int64 [n], hashed; 0 is "none".
         numeric: float32 [n, K], NaN is "missing".
         created: int64 [n], microseconds since 1970, 0 is "unknown".
-        text_from, category_from: int64 [1]; requests before this time (microseconds) see the
-            attribute as missing. 0 is "always known".
+        embedding: float32 [n, E], pre-computed; E may be 0, a row of NaN is "missing".
+        text_from, category_from, embedding_from: int64 [1]; requests before this time
+            (microseconds) see the attribute as missing. 0 is "always known".
     """
 
     ids: NDArray[np.int64]
@@ -43,6 +44,8 @@ class Catalogue:
     created: NDArray[np.int64]
     text_from: NDArray[np.int64]
     category_from: NDArray[np.int64]
+    embedding: NDArray[np.float32]
+    embedding_from: NDArray[np.int64]
 
     @classmethod
     def build(
@@ -54,15 +57,18 @@ class Catalogue:
         created: NDArray[np.int64],
         text_from: int = 0,
         category_from: int = 0,
+        embedding: NDArray[np.float32] | None = None,
+        embedding_from: int = 0,
     ) -> Catalogue:
         """Hash the text of n items whose ``ids`` are ascending."""
+        vectors = np.zeros((len(ids), 0), np.float32) if embedding is None else embedding
         text, offsets = ragged(titles)
         category = [
             1 + zlib.crc32(c.encode()) % (CATEGORY_BUCKETS - 1) if c else 0 for c in categories
         ]
         return cls(
             ids, text, offsets, np.array(category, np.int64), numeric, created,
-            np.array([text_from]), np.array([category_from]),
+            np.array([text_from]), np.array([category_from]), vectors, np.array([embedding_from]),
         )  # fmt: skip
 
     def __len__(self) -> int:

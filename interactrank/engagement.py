@@ -17,7 +17,7 @@ Items absent from a truncated row count as its residual, truncated mass / (disti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba as nb
 import numpy as np
@@ -42,7 +42,12 @@ SPREAD_ALL, SUPPORT_ALL = 1e5, 100.0
 THIN_QUERY, THIN_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
 ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
+FRESH_DAYS = 30.0
+"""Younger items count as fresh; their say needs no long record to be believed."""
 THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
+FRESH_CROSS = ("fresh:q:engage:30d",)
+"""A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
+RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
 MISSING_BLOCK = -1
 
 _HOUR_US = 3.6e9
@@ -51,9 +56,18 @@ _POPULARITY, _QUERY = _LEVEL_CODE["a"], _LEVEL_CODE["q"]
 
 
 def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of x's columns: levels in order, then user x item, item, and thinness."""
+    """Names of x's columns: levels in order, user x item, item, thinness, freshness, retriever."""
     levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in schema.columns(lv)]
-    return (*levels, *USER_CROSS, *ITEM_CROSS, *THIN_CROSS)
+    touched = [f"user:touched:{a}" for a in _touch_actions(schema)]
+    retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in schema.retriever]
+    absent = ["retriever:absent"] if retriever else []
+    return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS, *retriever,
+            *absent)  # fmt: skip
+
+
+def _touch_actions(schema: FeatureSchema) -> tuple[str, ...]:
+    """Actions that ``user:touched`` is split by: none where there is but one to touch with."""
+    return schema.engagements if len(schema.engagements) > 1 else ()
 
 
 def level_code(key: str) -> int:
@@ -73,6 +87,7 @@ class FeatureInputs:
             ``key_level`` int64 likewise, ``key_offsets`` int64 [B + 1].
         hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
         tokens: int64 [B], word tokens of the query.
+        segments: int64 [B, S], bucket of each segment column's value; [0, 0] if none was given.
     """
 
     time: NDArray[np.int64]
@@ -87,11 +102,12 @@ class FeatureInputs:
     hist_times: NDArray[np.int64]
     hist_offsets: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A schema's levels as flat arrays for the kernels."""
+    """A schema's levels as flat arrays for the kernels. ``touch_column``: by action code, or -1."""
 
     first_column: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -100,12 +116,17 @@ class _Plan:
     spread: NDArray[np.float64]
     support: NDArray[np.float64]
     user_column: int
+    touch_column: NDArray[np.int64]
+    item_column: int
     gram_column: int
+    fresh_column: int
 
     @classmethod
     def of(cls, schema: FeatureSchema) -> _Plan:
         widths = np.array([len(schema.columns(lv)) for lv in LEVELS])
         popular = np.array([lv.prefix == "a" for lv in LEVELS])
+        user, touch = int(widths.sum()), _touch_actions(schema)
+        own = user + len(USER_CROSS)
         return cls(
             first_column=np.cumsum(widths) - widths,
             columns=widths,
@@ -113,8 +134,13 @@ class _Plan:
             mass=np.array([mass_column(lv) for lv in LEVELS]),
             spread=np.where(popular, SPREAD_ALL, SPREAD),
             support=np.where(popular, SUPPORT_ALL, SUPPORT),
-            user_column=int(widths.sum()),
+            user_column=user,
+            touch_column=np.array(
+                [own + touch.index(a) if a in touch else -1 for a in schema.actions], np.int64
+            ),
+            item_column=own + len(touch),
             gram_column=int(np.cumsum(widths)[_LEVEL_CODE["g"]]) - 1,
+            fresh_column=schema.columns(LEVELS[_QUERY]).index("engage:30d"),
         )
 
 
@@ -190,10 +216,14 @@ def _add_user(
     slots: NDArray[np.int32],
     shift: int,
     items: NDArray[np.int64],
+    actions: NDArray[np.int64],
     times: NDArray[np.int64],
     now: int,
+    touch_column: NDArray[np.int64],
 ) -> None:
-    """User x item features of the history (oldest first) into x[:, column : column + 6]."""
+    """User x item features of the history (oldest first) into x[:, column : column + 6], and
+    which action touched an item into x[:, touch_column[action]].
+    """
     for e in range(items.size - 1, max(items.size - 1 - HISTORY_LENGTH, -1), -1):
         at = find(items[e], ids, slots, shift)
         if at < 0:
@@ -205,6 +235,8 @@ def _add_user(
             x[at, column + 2] = np.exp(-hours)
             x[at, column + 3] = np.exp(-hours / 24.0)
             x[at, column + 4] = np.exp(-hours / 720.0)
+        if touch_column[actions[e]] >= 0:
+            x[at, touch_column[actions[e]]] = 1.0
         count = np.expm1(x[at, column + 5]) + 1.0
         x[at, column + 5] = np.log1p(count)
 
@@ -212,8 +244,9 @@ def _add_user(
 @nb.njit(cache=True, nogil=True)
 def _features(  # type: ignore[no-untyped-def]
     time, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
-    hist_times, hist_offsets, candidates, created, offsets, first_column, columns, mass, spread,
-    support, user_column, gram_column, decode, x,
+    hist_actions, hist_times, hist_offsets, candidates, created, offsets, first_column, columns,
+    mass, spread, support, user_column, touch_column, item_column, gram_column, fresh_column,
+    decode, x,
 ):  # fmt: skip
     for b in range(time.size):
         lo, hi = offsets[b], offsets[b + 1]
@@ -249,21 +282,23 @@ def _features(  # type: ignore[no-untyped-def]
                 _add_level(mine, first_column[level], ids, slots, shift, row, columns[level],
                            share, spread[level], support[level], decode)  # fmt: skip
         h0, h1 = hist_offsets[b], hist_offsets[b + 1]
-        _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_times[h0:h1],
-                  time[b])  # fmt: skip
+        _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_actions[h0:h1],
+                  hist_times[h0:h1], time[b], touch_column)  # fmt: skip
         for c in range(ids.size):
             born = created[lo + c]
             known = 0 < born <= time[b]
             days = (time[b] - born) / (24.0 * _HOUR_US) if known else 0.0
-            mine[c, user_column + 6] = np.log1p(days)
-            mine[c, user_column + 7] = 0.0 if known else 1.0
+            mine[c, item_column] = np.log1p(days)
+            mine[c, item_column + 1] = 0.0 if known else 1.0
             scaled = mine[c, first_column[_POPULARITY] + mass[_POPULARITY]]
             ratio = np.expm1(scaled * np.log1p(spread[_POPULARITY])) / spread[_POPULARITY]
-            mine[c, user_column + 8] = np.log1p(ratio * (total_all + support[_POPULARITY]))
+            mine[c, item_column + 2] = np.log1p(ratio * (total_all + support[_POPULARITY]))
             thin = THIN_QUERY / (total_query + THIN_QUERY)
-            mine[c, user_column + 9] = thin * mine[c, gram_column]
+            mine[c, item_column + 3] = thin * mine[c, gram_column]
             thin = THIN_USER / (total_query + THIN_USER)
-            mine[c, user_column + 10] = thin * mine[c, user_column + 1]
+            mine[c, item_column + 4] = thin * mine[c, user_column + 1]
+            if known and days < FRESH_DAYS:
+                mine[c, item_column + 5] = mine[c, fresh_column]
 
 
 def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
@@ -293,6 +328,7 @@ def cross_features(
     candidates: NDArray[np.int64],
     offsets: NDArray[np.int64],
     created: NDArray[np.int64],
+    retrieved: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cross features of every candidate.
 
@@ -302,6 +338,8 @@ def cross_features(
         candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
         offsets: bounds of each request's candidates.
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
+        retrieved: float32 [N, R], columns ``schema.retriever``, NaN where the retriever said
+            nothing of a candidate; None if it said nothing at all.
 
     Returns:
         float32 [N, X].
@@ -314,11 +352,28 @@ def cross_features(
     x = np.zeros((len(candidates), len(schema.cross)), np.float32)
     _features(
         inputs.time, inputs.blocks, inputs.block_start, inputs.block_size, inputs.key_block,
-        inputs.key_level, inputs.key_offsets, inputs.hist_items, inputs.hist_times,
-        inputs.hist_offsets, candidates, created, offsets, plan.first_column, plan.columns,
-        plan.mass, plan.spread, plan.support, plan.user_column, plan.gram_column, DECODE, x,
+        inputs.key_level, inputs.key_offsets, inputs.hist_items, inputs.hist_actions,
+        inputs.hist_times, inputs.hist_offsets, candidates, created, offsets, plan.first_column,
+        plan.columns, plan.mass, plan.spread, plan.support, plan.user_column, plan.touch_column,
+        plan.item_column, plan.gram_column, plan.fresh_column, DECODE, x,
     )  # fmt: skip
+    if schema.retriever:
+        _add_retrieved(schema, x, retrieved)
     return x
+
+
+def _add_retrieved(
+    schema: FeatureSchema, x: NDArray[np.float32], retrieved: NDArray[np.float32] | None
+) -> None:
+    """Set the last columns of x: the retriever's values (0 if missing), and where all are."""
+    width = len(schema.retriever)
+    x[:, -1] = 1.0
+    if retrieved is None:
+        return
+    for column, name in enumerate(schema.retriever):
+        values = np.nan_to_num(retrieved[:, column], nan=0.0)
+        x[:, column - width - 1] = np.log1p(values) if name == "rank" else values
+    x[:, -1] = np.isnan(retrieved).all(axis=1)
 
 
 def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:

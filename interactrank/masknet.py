@@ -95,3 +95,25 @@ class Numeric(nn.Module):
         z = (v - self.mean) / self.std
         mixed = (torch.stack((raw, log, z), dim=-1) * self.mix.softmax(dim=-1)).sum(-1)
         return torch.cat((mixed.masked_fill(missing, 0.0), missing.float()), dim=1)
+
+
+class Precomputed(nn.Module):
+    """A given embedding, LayerNorm and a linear map, with an indicator of a missing one beside it.
+
+    A missing embedding (NaN) is zeros after the map. Without embeddings the output has no columns.
+    """
+
+    def __init__(self, inputs: int, out: int) -> None:
+        super().__init__()
+        self.width = out + 1 if inputs else 0
+        self.project = (
+            nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, out)) if inputs else None
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[B, inputs] -> [B, width]."""
+        if self.project is None:
+            return values
+        missing = ~values.isfinite().all(dim=1, keepdim=True)
+        given = self.project(values.masked_fill(missing, 0.0)).masked_fill(missing, 0.0)
+        return torch.cat((given, missing.float()), dim=1)

@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from interactrank.batch import Batch
 from interactrank.catalogue import CATEGORY_BUCKETS, Catalogue
 from interactrank.fusion import Fusion
-from interactrank.masknet import Numeric, TowerBody
+from interactrank.masknet import Numeric, Precomputed, TowerBody
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.sequence import PerformingEncoder, SequenceEncoder
-from interactrank.text import TEXT_BUCKETS
+from interactrank.text import SEGMENT_BUCKETS, TEXT_BUCKETS
+
+SEGMENT_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ class ItemTower(nn.Module):
         self.category = nn.Embedding(CATEGORY_BUCKETS, 16)
         self.numeric = Numeric(catalogue.numeric.shape[1])
         self.numeric.fit(torch.from_numpy(catalogue.numeric))
+        self.embedding = Precomputed(catalogue.embedding.shape[1], config.text_width)
         inputs = config.text_width + config.id_width + 16 + self.numeric.width
+        inputs += self.embedding.width
         self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
                               config.width, config.dropout)  # fmt: skip
         nn.init.normal_(self.category.weight, std=0.02)
@@ -101,12 +105,13 @@ class ItemTower(nn.Module):
             self.ids(rows),
             self.category(item["category"]),
             self.numeric(item["numeric"]),
+            self.embedding(item["embedding"]),
         ]
         return F.normalize(self.body(torch.cat(parts, dim=1)), dim=-1)
 
 
 class QueryTower(nn.Module):
-    """Query text, user history and request statistics -> unit vectors [B, H, D].
+    """Query text, user history, request statistics and context -> unit vectors [B, H, D].
 
     No candidate enters it (invariant "decoupling"): its vector is the same whatever is scored.
     """
@@ -127,6 +132,12 @@ class QueryTower(nn.Module):
             inputs += 2 * config.id_width
         self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
         inputs += self.numeric.width if self.numeric else 0
+        self.segments = nn.ModuleList(
+            nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments
+        )
+        for table in self.segments:
+            nn.init.normal_(table.weight, std=0.02)
+        inputs += SEGMENT_WIDTH * len(self.segments)
         self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
                               self.heads * config.width, config.dropout)  # fmt: skip
 
@@ -143,6 +154,7 @@ class QueryTower(nn.Module):
             parts.append(self.performing(text, batch.performing, batch.performing_share))
         if self.numeric is not None:
             parts.append(self.numeric(batch.request))
+        parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
         out = self.body(torch.cat(parts, dim=1)).view(-1, self.heads, self.width)
         return F.normalize(out, dim=-1)
 

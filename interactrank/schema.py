@@ -4,8 +4,9 @@ Training, batch evaluation and serving all derive what they read and write from
 :class:`FeatureSchema`. Nothing else names a feature.
 
 Vocabulary
-    level    a family of engagement keys, from exact to general: ``q`` the query, ``c`` the query
-             without spaces, ``t`` its tokens, ``g`` its character 4-grams, ``a`` all queries
+    level    a family of engagement keys, from exact to general: ``q`` the query, ``s`` the query
+             within a segment of searchers (a country, a device), ``c`` the query without spaces,
+             ``t`` its tokens, ``g`` its character 4-grams, ``a`` all queries
     column   one count of a packed engagement row, ``"<action>:<window>"``
     cross    one feature of a (user, query, item) triple; enters the fusion beside the dot product
 """
@@ -39,7 +40,8 @@ class Level:
 
     ``max_keys`` bounds the keys one request reads at this level, ``cap`` the items one row holds.
     ``windows`` end with "all". A ``daily`` level changes with the last snapshot of a day only: its
-    rows are long and drift slowly.
+    rows are long and drift slowly. A ``segmented`` level has one key a segment column, and only
+    logs that declare segments have it.
     """
 
     prefix: str
@@ -48,10 +50,12 @@ class Level:
     windows: tuple[str, ...]
     per_action: bool = False
     daily: bool = False
+    segmented: bool = False
 
 
 LEVELS: tuple[Level, ...] = (
     Level("q", 1, 2000, ("7d", "30d", "all"), per_action=True),
+    Level("s", 3, 200, ("30d", "all"), segmented=True),
     Level("c", 1, 500, ("30d", "all")),
     Level("t", 8, 500, ("7d", "30d", "all")),
     Level("g", 24, 256, ("7d", "30d", "all")),
@@ -92,12 +96,20 @@ class FeatureSchema:
         passive: actions that are exposure rather than engagement (impression, view).
         heads: prediction heads, the first is the ranking head unless request weights say otherwise.
         item_numeric: numeric columns of the item catalogue.
+        item_embedding: its columns that hold a pre-computed embedding: one of vectors, or several
+            of numbers.
+        retriever: what the stage before says of each candidate, of "score" and "rank".
+        segments: context columns of a request (country, device …). All are read by the query
+            tower; level ``s`` counts by the first ``max_keys`` of them.
     """
 
     actions: tuple[str, ...]
     passive: tuple[str, ...]
     heads: tuple[str, ...]
     item_numeric: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
+    item_embedding: tuple[str, ...] = ()
+    retriever: tuple[str, ...] = ()
 
     @property
     def engagements(self) -> tuple[str, ...]:
@@ -105,7 +117,12 @@ class FeatureSchema:
         return tuple(a for a in self.actions if a not in self.passive)
 
     def counted(self, level: Level) -> tuple[str, ...]:
-        """Actions with columns of their own at ``level``; ``engage`` always comes first."""
+        """Actions with columns of their own at ``level``; ``engage`` always comes first.
+
+        None for a segmented level of a log without segments: it has no rows and no features.
+        """
+        if level.segmented and not self.segments:
+            return ()
         # With one action, "engage" already is that action: a second copy would cost bytes only.
         single = len(self.actions) == 1
         return (ENGAGE, *self.actions) if level.per_action and not single else (ENGAGE,)

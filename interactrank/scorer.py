@@ -74,6 +74,7 @@ class Scorer:
         inputs: FeatureInputs,
         candidates: NDArray[np.int64],
         head_weights: NDArray[np.float32],
+        retrieved: NDArray[np.float32] | None = None,
     ) -> Scored:
         """Score distinct ``candidates`` int64 [N] of one normalised ``query``.
 
@@ -82,12 +83,16 @@ class Scorer:
             inputs: features of exactly this one request.
             candidates: distinct item ids.
             head_weights: float32 [H], summing to 1; heads are fused on logits.
+            retrieved: float32 [N, R], as in :func:`cross_features`.
         """
         rows = self.table.rows(candidates)
         known = rows >= 0
         ids, rows = candidates[known], rows[known]
         model = self.model
-        x = cross_features(model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows])
+        x = cross_features(
+            model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows],
+            None if retrieved is None else retrieved[known],
+        )  # fmt: skip
         folded = model.fusion.fold(torch.from_numpy(head_weights))
         queries, request = self.query_side(query, inputs)
         coefficients = model.fusion.coefficients(request)

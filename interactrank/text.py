@@ -6,7 +6,7 @@ import itertools
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,12 @@ from interactrank.schema import LEVELS
 GRAM = 4
 TEXT_BUCKETS = 1 << 15
 MAX_TEXT_FEATURES = 96
+SEGMENT_BUCKETS = 1 << 10
 
 _TOKEN = re.compile(r"\w+", re.UNICODE)
 _MAX_KEYS = {level.prefix: level.max_keys for level in LEVELS}
+_ESCAPES = str.maketrans({"%": "%25", "=": "%3D", "|": "%7C"})
+NO_CONTEXT: Mapping[str, str] = {}
 
 
 def normalise(text: str) -> str:
@@ -40,17 +43,32 @@ def grams(word: str, size: int = GRAM) -> list[str]:
     return list(dict.fromkeys(word[i : i + size] for i in range(len(word) - size + 1)))
 
 
-def engagement_keys(query: str) -> list[str]:
-    """Keys whose packed rows serve ``query`` (normalised), general order q, c, t…, g…, a.
+def segment_key(column: str, value: str, query: str) -> str:
+    """Key of ``query`` among the searchers whose ``column`` is ``value``; unambiguous."""
+    return f"s:{column.translate(_ESCAPES)}={value.translate(_ESCAPES)}|{query}"
 
-    Over the cap of a level the longest tokens and evenly spread grams are kept: length stands in
-    for rarity, so that the choice needs no statistics and is the same at any time, offline and
-    online.
+
+def segment_bucket(value: str) -> int:
+    """Embedding row of a segment's value: in [1, SEGMENT_BUCKETS), 0 for "" (missing)."""
+    return 1 + zlib.crc32(value.encode()) % (SEGMENT_BUCKETS - 1) if value else 0
+
+
+def engagement_keys(query: str, context: Mapping[str, str] = NO_CONTEXT) -> list[str]:
+    """Keys whose packed rows serve ``query`` (normalised), in the order q, s…, c, t…, g…, a.
+
+    ``context`` holds the request's value of each segment column, in the schema's order; "" is
+    missing and has no key. Segment columns beyond the cap of their level have none either.
+
+    Over the cap of another level the longest tokens and evenly spread grams are kept: length
+    stands in for rarity, so that the choice needs no statistics and is the same at any time,
+    offline and online.
     """
     words = tokens(query)
     compact = "".join(_TOKEN.findall(query))
     chosen = sorted(words, key=lambda w: (-len(w), w))[: _MAX_KEYS["t"]]
     keys = [f"q:{query}"]
+    columns = list(context)[: _MAX_KEYS["s"]]
+    keys += [segment_key(c, context[c], query) for c in columns if context[c]]
     if compact:
         keys.append(f"c:{compact}")
     keys += [f"t:{w}" for w in words if w in set(chosen)]

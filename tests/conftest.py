@@ -125,6 +125,6 @@ def tiny_world(
     tiny_log: pd.DataFrame,
     tiny_items: pd.DataFrame,
 ) -> Home:
-    """Home of the tiny log with features and training set. Read only."""
+    """Home of the tiny log and its segments, with features and training set. Read only."""
     root = tmp_path_factory.mktemp("world")
-    return build_home(root, tiny_log, tiny_items, training_set=True)
+    return build_home(root, tiny_log, tiny_items, training_set=True, segments=["country", "device"])

@@ -8,7 +8,7 @@ everything else in the query string.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -22,14 +22,14 @@ from prerank.fields import (
     Limits,
     RequestError,
     candidates_of,
+    context_of,
     count_of,
-    distinct,
+    first_appearances,
     flag_of,
     item_key,
     json_object,
     json_value,
     name_of,
-    not_too_many,
     only_known,
     query_of,
     request_id_of,
@@ -38,13 +38,17 @@ from prerank.fields import (
     weights_of,
 )
 from prerank.ids import JSON_SAFE, event_id, given_event_id
+from prerank.retrieved import Retrieved, raw_candidates, retriever_of
 
 DEFAULT_K = 100
 MAX_EVENTS = 10_000
 AHEAD_US = 300_000_000
 """Wall clock: an event may lie this far ahead, for clocks that disagree."""
 
-_FIELDS = {"request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain"}
+_FIELDS = {
+    "request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain", "context",
+    "retriever_scores", "retriever_ranks",
+}  # fmt: skip
 _EVENT_FIELDS = {"user_id", "item_id", "action", "event_time", "event_id", "request_id"}
 
 
@@ -59,6 +63,8 @@ class PrerankRequest:
         as_text: the caller sent integer ids as text.
         time_us: microseconds since 1970, of this deployment's clock.
         weights: float32 [H], summing to 1.
+        context: value of every segment column in the schema's order, "" where missing.
+        retrieved: what the retriever said of each of ``keys``.
     """
 
     request_id: str
@@ -71,6 +77,8 @@ class PrerankRequest:
     weights: NDArray[np.float32]
     explain: bool
     as_text: bool = False
+    context: Mapping[str, str] = field(default_factory=dict)
+    retrieved: Retrieved = None
 
     def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
         """``keys`` in the caller's form; as text where JSON would lose digits."""
@@ -89,20 +97,22 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     """
     data = json_object(body)
     only_known(data, _FIELDS)
-    keys, originals = candidates_of(data.get("candidates"), limits)
+    ids, retrieved = retriever_of(data, limits.schema)
+    keys, originals = candidates_of(ids, limits)
+    first = first_appearances(keys)
     return PrerankRequest(
         request_id=request_id_of(data.get("request_id")),
         user_id=name_of(data.get("user_id"), "user_id"),
         query=query_of(data.get("query")),
-        keys=keys,
+        keys=keys[first],
         originals=originals,
         k=count_of(data.get("k", DEFAULT_K)),
         time_us=request_time_of(data.get("time"), limits, now_us),
         weights=weights_of(data.get("weights"), limits.schema),
         explain=flag_of(data.get("explain", False)),
-        as_text=originals is None
-        and bool(data["candidates"])
-        and isinstance(data["candidates"][0], str),
+        context=context_of(data.get("context"), limits.schema),
+        retrieved=None if retrieved is None else retrieved[first],
+        as_text=originals is None and bool(ids) and isinstance(ids[0], str),
     )
 
 
@@ -111,29 +121,35 @@ def parse_raw(
 ) -> PrerankRequest:
     """Read the fast form: ``body`` int64 ids, ``fields`` the query string.
 
-    With string ids the body holds their int64 keys, and so does the answer.
+    With ``retriever=score,rank`` (or one of them) a float32 of each follows for every id, column
+    by column, NaN for "nothing said". With string ids the body holds their int64 keys, and so does
+    the answer.
 
     Raises:
         RequestError: naming the field and the fix.
     """
-    only_known(fields, _FIELDS - {"candidates"})
-    if len(body) % 8:
-        raise RequestError(
-            "candidates", f"{len(body)} bytes are no whole number of little-endian int64 ids"
-        )
-    ids = np.frombuffer(body, "<i8").astype(np.int64)
-    not_too_many(len(ids), limits)
+    only_known(
+        fields, _FIELDS - {"candidates", "retriever_scores", "retriever_ranks"} | {"retriever"}
+    )
+    ids, retrieved = raw_candidates(body, fields.get("retriever", ""), limits)
+    first = first_appearances(ids)
     k = fields.get("k", str(DEFAULT_K))
     return PrerankRequest(
         request_id=request_id_of(fields.get("request_id")),
         user_id=name_of(fields.get("user_id"), "user_id"),
         query=query_of(fields.get("query")),
-        keys=distinct(ids),
+        keys=ids[first],
+        retrieved=None if retrieved is None else retrieved[first],
         originals=None,
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k),
         time_us=request_time_of(fields.get("time"), limits, now_us),
-        weights=weights_of(json_value(fields.get("weights")), limits.schema),
+        weights=weights_of(
+            json_value(fields.get("weights"), "weights", '{"engagement": 1}'), limits.schema
+        ),
         explain=fields.get("explain", "") in ("1", "true"),
+        context=context_of(
+            json_value(fields.get("context"), "context", '{"country": "DE"}'), limits.schema
+        ),
     )
 
 
@@ -172,9 +188,9 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
     if not limits.replay and time > now_us + AHEAD_US:
         raise RequestError(f"{where}.event_time", "lies in the future; check its unit and clock")
     given, request = row.get("event_id"), row.get("request_id")
-    for field, value in (("event_id", given), ("request_id", request)):
+    for name, value in (("event_id", given), ("request_id", request)):
         if value is not None:
-            name_of(value, f"{where}.{field}")
+            name_of(value, f"{where}.{name}")
     key = (
         given_event_id(str(given))
         if given is not None

@@ -56,10 +56,11 @@ def load_bundle(folder: Path) -> Bundle:
     meta = json.loads((folder / META).read_text())
     schema = FeatureSchema.from_dict(meta["schema"])
     if schema.hash() != meta["schema_hash"]:
+        lost = [name for name in meta["cross_features"] if name not in schema.cross]
         raise StateError(
             f"the model in {folder} was trained with feature schema {meta['schema_hash']}, this "
-            f"code computes {schema.hash()}: install the code version {meta['code_version']}, or "
-            "train again."
+            f"code computes {schema.hash()}{' without ' + ', '.join(lost) if lost else ''}: "
+            f"install the code version {meta['code_version']}, or train again."
         )
     catalogue = Catalogue.load(folder / CATALOGUE)
     model = InteractRank(ModelConfig.from_dict(meta["model"]), schema, catalogue)

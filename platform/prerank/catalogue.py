@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from interactrank.catalogue import Catalogue
 from prerank.errors import StateError
@@ -32,7 +34,20 @@ def load_catalogue(home: Home, manifest: dict[str, Any]) -> Catalogue:
         created=created.astype(np.int64),
         text_from=_since(manifest, "title"),
         category_from=_since(manifest, "category"),
+        embedding=_vectors(items["embedding"]) if manifest.get("embedding") else None,
+        embedding_from=_since(manifest, "embedding"),
     )
+
+
+def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Embeddings float32 [n, E] from their bytes; NaN where an item has none."""
+    rows = [None if v is None else np.frombuffer(v, "<f4") for v in column.to_pylist()]
+    width = next(len(r) for r in rows if r is not None)
+    out = np.full((len(rows), width), np.nan, np.float32)
+    for at, row in enumerate(rows):
+        if row is not None:
+            out[at] = row
+    return out
 
 
 def _since(manifest: dict[str, Any], attribute: str) -> int:

@@ -31,6 +31,7 @@ READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
 DAY_US = 86_400_000_000
 PROBES = 30
+SEGMENTS = ("country", "device")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def live_request(home: Home) -> LiveRequest:
         "candidates": [int(i) for i in shown],
         "k": 5,
         "time": manifest["last_time"],
+        "context": {name: last[name] for name in manifest["segments"]},
     }
     return LiveRequest(body, titles)
 
@@ -161,7 +163,7 @@ def demo(workdir: Path | None = None) -> None:
     with mlflow_server(home) as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         with ray_cluster():
-            mapping = LogMapping(name="a simulated pin board")
+            mapping = LogMapping(name="a simulated pin board", segments=SEGMENTS)
             results = run(home, world / "events", world / "items.parquet", mapping,
                           JobConfig.load(None), oracles=world)  # fmt: skip
             ready = time.perf_counter()

@@ -203,16 +203,20 @@ class Engine:
         return self._answer(request, loaded, self._features)
 
     def _answer(self, request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
-        read = features.read(request.query, request.user_id, request.time_us)
+        read = features.read(request.query, request.user_id, request.time_us, request.context)
         scorer, inputs = loaded.scorer, read.inputs
         try:
-            scored = scorer.score(request.query, inputs, request.keys, request.weights)
+            scored = scorer.score(
+                request.query, inputs, request.keys, request.weights, request.retrieved
+            )
         except RowError as error:
             log.error("scoring without engagement rows: %s", error)
             inputs = without_rows(inputs)
             degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
             read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
-            scored = scorer.score(request.query, inputs, request.keys, request.weights)
+            scored = scorer.score(
+                request.query, inputs, request.keys, request.weights, request.retrieved
+            )
         top = scored.top(request.k)
         items = [
             {"id": shown, "score": score}
@@ -221,7 +225,9 @@ class Engine:
             )
         ]
         if request.explain:
-            for item, parts in zip(items, _parts(scorer, scored, top, inputs), strict=True):
+            for item, parts in zip(
+                items, _parts(scorer, scored, top, inputs, request), strict=True
+            ):
                 item.update(parts)
         body = {
             "request_id": request.request_id,
@@ -262,12 +268,18 @@ def without_rows(inputs: FeatureInputs) -> FeatureInputs:
     )  # fmt: skip
 
 
-def _parts(scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs) -> list[dict[str, Any]]:
+def _parts(
+    scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs, request: PrerankRequest
+) -> list[dict[str, Any]]:
     """Dot, prior and non-zero cross features of the items ``top``."""
     ids = scored.ids[top]
     created = scorer.created[scorer.table.rows(ids)]
     schema = scorer.model.schema
-    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created)
+    retrieved = request.retrieved
+    if retrieved is not None:
+        order = np.argsort(request.keys)
+        retrieved = retrieved[order[np.searchsorted(request.keys, ids, sorter=order)]]
+    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retrieved)
     return [
         {"dot": float(scored.dots[at]), "prior": float(scored.priors[at]),
          "features": named(schema.cross, x[i])}

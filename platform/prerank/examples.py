@@ -21,10 +21,12 @@ from interactrank.engagement import (
 )
 from interactrank.idtable import IdTable
 from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
-from interactrank.text import engagement_keys, tokens
+from interactrank.text import tokens
 from prerank.asof import as_of, micros
 from prerank.home import Home
+from prerank.log import RETRIEVER
 from prerank.negatives import sample_candidates
+from prerank.requests import context_columns, distinct_searches
 
 DAY_US = 86_400_000_000
 HISTORY_COLUMNS = ("item_ids", "actions", "times")
@@ -43,15 +45,14 @@ def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.
 def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     """Features of past requests, joined as of each request's time from the feature tables.
 
-    ``requests`` needs ``query``, ``user_id`` and ``request_time``.
+    ``requests`` needs ``query``, ``user_id`` and ``request_time``, and ``context`` where the log
+    has segments.
     """
-    queries = requests["query"].combine_chunks().dictionary_encode()
-    names = queries.dictionary.to_pylist()
-    keys = [engagement_keys(q) for q in names]
-    query = queries.indices.to_numpy()
-    counts = np.array([len(k) for k in keys], np.int64)[query]
-    flat = [k for q in query for k in keys[q]]
-    of = np.repeat(np.arange(len(query)), counts)
+    searches = distinct_searches(requests["query"], context_columns(requests))
+    keys, search = searches.keys(), searches.code
+    counts = np.array([len(k) for k in keys], np.int64)[search]
+    flat = [k for s in search for k in keys[s]]
+    of = np.repeat(np.arange(len(search)), counts)
     times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
     joined = as_of(
         home.features / "engagement",
@@ -74,7 +75,8 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
         hist_actions=history["actions"],
         hist_times=history["times"],
         hist_offsets=history["offsets"],
-        tokens=np.array([len(tokens(q)) for q in names], np.int64)[query],
+        tokens=np.array([len(tokens(q)) for q in searches.queries], np.int64)[search],
+        segments=searches.segments(),
     )
 
 
@@ -100,7 +102,7 @@ class Candidates:
 
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
-    among the candidates.
+    among the candidates; ``retrieved`` float32 [N, R] is what the retriever said of each, or None.
     """
 
     ids: NDArray[np.int64]
@@ -109,12 +111,18 @@ class Candidates:
     weights: NDArray[np.float32]
     log_q: NDArray[np.float32]
     unreachable: NDArray[np.int64]
+    retrieved: NDArray[np.float32] | None = None
 
 
 def shown_candidates(requests: pa.Table) -> Candidates:
     """What each request showed (and what it engaged), as the log has it."""
     items = requests["items"].combine_chunks()
     lengths = pc.list_value_length(items).to_numpy()
+    told = [
+        requests[name].combine_chunks().flatten().to_numpy()
+        for name in RETRIEVER
+        if name in requests.column_names
+    ]
     return Candidates(
         items.flatten().to_numpy(),
         np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
@@ -122,6 +130,7 @@ def shown_candidates(requests: pa.Table) -> Candidates:
         requests["weights"].combine_chunks().flatten().to_numpy().astype(np.float32),
         np.zeros(int(lengths.sum()), np.float32),
         np.zeros(len(items), np.int64),
+        np.stack(told, axis=1) if told else None,
     )
 
 
@@ -184,7 +193,9 @@ def request_arrays(
         inputs,
         candidates=candidates.ids,
         offsets=candidates.offsets,
-        x=cross_features(schema, inputs, candidates.ids, candidates.offsets, created),
+        x=cross_features(
+            schema, inputs, candidates.ids, candidates.offsets, created, candidates.retrieved
+        ),
         labels=candidates.labels,
         weights=candidates.weights,
         log_q=candidates.log_q,

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.schema import HISTORY_LENGTH, LEVELS, FeatureSchema
-from interactrank.text import engagement_keys
 from prerank.errors import ConfigError, DataError
 from prerank.home import Home, replaced, write_json
 from prerank.rayrun import ray_map
+from prerank.requests import Searches, distinct_searches
 from prerank.snapshots import LevelPlan, shard_rows
 
 HOUR_US = 3_600_000_000
@@ -65,6 +65,9 @@ def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
         passive=tuple(a for a in manifest["passive"] if a in manifest["actions"]),
         heads=tuple(manifest["head_order"]),
         item_numeric=tuple(manifest["numeric"]),
+        segments=tuple(manifest.get("segments", ())),
+        item_embedding=tuple(manifest.get("embedding", ())),
+        retriever=tuple(manifest.get("retriever", ())),
     )
 
 
@@ -118,7 +121,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
 
 def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
     schema = FeatureSchema.from_dict(piece["schema"])
-    columns = ["user_id", "query", "item_id", "action", "event_time", "event_id"]
+    columns = ["user_id", "query", "item_id", "action", "event_time", "event_id", *schema.segments]
     events = pa.concat_tables(
         pq.read_table(f, columns=columns, partitioning=None) for f in piece["files"]
     )
@@ -128,7 +131,7 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
     time = events["event_time"].cast(pa.int64()).to_numpy()
     scratch = Path(piece["scratch"])
     keyed = explode(
-        events["query"],
+        distinct_searches(events["query"], {c: events[c] for c in schema.segments}),
         events["item_id"].to_numpy(),
         action,
         engaged,
@@ -143,7 +146,7 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
 
 
 def explode(
-    queries: pa.ChunkedArray,
+    searches: Searches,
     items: NDArray[np.int64],
     actions: NDArray[np.int8],
     engaged: NDArray[np.bool_],
@@ -152,20 +155,19 @@ def explode(
 ) -> pa.Table:
     """One row per event and engagement key: ``key``, ``item_id``, ``action``, ``bucket``.
 
-    Passive events enter only the exact query's row, the one level that counts them.
+    Passive events enter only the exact query's row, the one level that counts them. A segment is
+    the one that the event's own row names.
     """
-    encoded = queries.combine_chunks().dictionary_encode()
-    keys = [engagement_keys(q) for q in encoded.dictionary.to_pylist()]
+    keys, search = searches.keys(), searches.code
     counts = np.array([len(k) for k in keys], dtype=np.int64)
     starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-    query = encoded.indices.to_numpy()
-    lengths = np.where(engaged, counts[query], int(per_action))
-    event = np.repeat(np.arange(len(query)), lengths)
+    lengths = np.where(engaged, counts[search], int(per_action))
+    event = np.repeat(np.arange(len(search)), lengths)
     within = np.arange(len(event)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     names = pa.array([k for ks in keys for k in ks], pa.string()).dictionary_encode()
     return pa.table(
         {
-            "key": names.take(pa.array(starts[query[event]] + within)),
+            "key": names.take(pa.array(starts[search[event]] + within)),
             "item_id": items[event],
             "action": actions[event],
             "bucket": buckets[event],

@@ -59,12 +59,12 @@ def json_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def json_value(text: str | None) -> Any:
-    """The value of a query-string field that holds JSON."""
+def json_value(text: str | None, field: str, example: str) -> Any:
+    """The value of a query-string ``field`` that holds JSON."""
     try:
         return None if text is None else orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise RequestError("weights", 'send a JSON object such as {"engagement": 1}') from None
+        raise RequestError(field, f"send a JSON object such as {example}") from None
 
 
 def only_known(data: Mapping[str, Any], known: set[str], where: str = "") -> None:
@@ -134,16 +134,15 @@ def not_too_many(n: int, limits: Limits) -> None:
         )
 
 
-def distinct(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct ``keys`` int64 [n] in the order of first appearance."""
-    _, first = np.unique(keys, return_index=True)
-    return keys if len(first) == len(keys) else keys[np.sort(first)]
+def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each distinct one of ``keys`` int64 [n] stands first, ascending."""
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def candidates_of(
     value: Any, limits: Limits
 ) -> tuple[NDArray[np.int64], dict[int, int | str] | None]:
-    """Distinct keys int64 [n], and key -> id as sent where the key does not spell it."""
+    """Keys int64 [n] in the order sent, and key -> id as sent where the key does not spell it."""
     if not isinstance(value, list):
         raise RequestError("candidates", "send a list of item ids (it may be empty)")
     not_too_many(len(value), limits)
@@ -160,12 +159,12 @@ def candidates_of(
         if max(value) > JSON_SAFE or min(value) < -JSON_SAFE:
             odd = next(v for v in value if abs(v) > JSON_SAFE)
             raise RequestError("candidates", f"{odd} is beyond 2^53: send ids as strings")
-        return distinct(np.array(value, np.int64)), None
+        return np.array(value, np.int64), None
     if limits.ids.kind == "integer" and (spelt := _spelt(value)) is not None:
-        return distinct(spelt), None
+        return spelt, None
     keys = [item_key(v, "candidates", limits.ids) for v in value]
     originals = dict(zip(reversed(keys), reversed(value), strict=True))
-    return distinct(np.array(keys, np.int64)), originals
+    return np.array(keys, np.int64), originals
 
 
 def _spelt(texts: list[str]) -> NDArray[np.int64] | None:
@@ -216,6 +215,29 @@ def time_of(value: Any, field: str) -> int:
         return (at - EPOCH) // timedelta(microseconds=1)
     except (TypeError, ValueError, OverflowError):
         raise RequestError(field, f"{value!r} is neither ISO 8601 nor microseconds") from None
+
+
+def context_of(value: Any, schema: FeatureSchema) -> dict[str, str]:
+    """Value of every segment column in the schema's order; "" for what the caller left out."""
+    given = {} if value is None else value
+    if not isinstance(given, dict):
+        raise RequestError(
+            "context", f"send an object segment -> value; segments are {list(schema.segments)}"
+        )
+    if unknown := sorted(set(given) - set(schema.segments)):
+        raise RequestError(
+            f"context.{unknown[0]}", f"is no segment; segments are {list(schema.segments)}"
+        )
+    return {s: _segment(given.get(s), f"context.{s}") for s in schema.segments}
+
+
+def _segment(value: Any, field: str) -> str:
+    """A segment's value spelt as ingest spells it."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return name_of(value, field)
 
 
 def weights_of(value: Any, schema: FeatureSchema) -> NDArray[np.float32]:

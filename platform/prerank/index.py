@@ -41,10 +41,10 @@ def encode_slice(bundle: Bundle, start: int, stop: int, as_of_us: int) -> Tensor
     """Unit vectors bf16 [stop - start, D] of catalogue items, as known at a time."""
     rows = np.arange(start + 1, stop + 1)
     catalogue = bundle.catalogue
-    text = np.full(len(rows), as_of_us >= catalogue.text_from[0])
-    category = np.full(len(rows), as_of_us >= catalogue.category_from[0])
+    since = (catalogue.text_from, catalogue.category_from, catalogue.embedding_from)
+    known = [np.full(len(rows), as_of_us >= start[0]) for start in since]
     with torch.inference_mode():
-        vectors = bundle.model.encode_items(item_inputs(catalogue, rows, text, category))
+        vectors = bundle.model.encode_items(item_inputs(catalogue, rows, *known))
     return vectors.to(torch.bfloat16)
 
 

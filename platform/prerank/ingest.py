@@ -57,6 +57,8 @@ def ingest(events: Path, items: Path, home: Home, mapping: LogMapping) -> Ingest
     staged = {name: scratch / name for name in ("buckets", "events", "quarantine")}
     for folder in staged.values():
         folder.mkdir(parents=True)
+    if len(checked.catalogue.quarantined):
+        pq.write_table(checked.catalogue.quarantined, staged["quarantine"] / "items.parquet")
     try:
         first = _stage_one(checked, staged)
         if first["quarantined"] == first["in"]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from prerank.columns import UTC_US, check_times, is_numeric, to_text, to_time
 from prerank.errors import ConfigError, DataError
 from prerank.ids import ItemIds
+from prerank.ingest_embeddings import QUARANTINE_SCHEMA, read_embeddings
 from prerank.log import LogMapping
 
 
@@ -23,14 +24,17 @@ class RawCatalogue:
 
     Attributes:
         table: ``item_ref``, ``title``, ``category`` str without nulls, ``created_at``
-            timestamp[us, UTC], numeric columns float32; one row an item.
+            timestamp[us, UTC], numeric columns float32, and ``embedding`` (bytes of float32, null
+            if missing) where one is mapped; one row an item.
         integer_column: the id column is numeric (12 rather than '12').
         warnings: what the report should say.
+        quarantined: rows that lost their embedding, in QUARANTINE_SCHEMA.
     """
 
     table: pa.Table
     integer_column: bool
     warnings: tuple[str, ...]
+    quarantined: pa.Table
 
     @property
     def refs(self) -> list[str]:
@@ -43,8 +47,10 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
     """Read the mapped columns of the catalogue (in memory: an item is a few hundred bytes).
 
     Raises:
-        ConfigError: a numeric column is none, or ``created_at`` lands in 1970 or beyond 2199.
-        DataError: unreadable, or an item stands twice with different attributes.
+        ConfigError: a numeric or embedding column is none, or ``created_at`` lands in 1970 or
+            beyond 2199.
+        DataError: unreadable, an item stands twice with different attributes, or embeddings differ
+            in their dimension.
     """
     wanted = list(dict.fromkeys(columns.values()))
     try:
@@ -56,8 +62,21 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
         raise DataError(
             "The catalogue's files mix '12' and 12 as item ids: store the column in one type."
         )
-    raw = pa.concat_tables([_canonical(p, columns, mapping) for p in parts])
-    warnings = []
+    tables = [_canonical(p, columns, mapping) for p in parts]
+    warnings, bad = [], QUARANTINE_SCHEMA.empty_table()
+    if names := mapping.items.embedding:
+        found = read_embeddings(parts, names, [f.name for f in files])
+        tables = [
+            t.append_column("embedding", column)
+            for t, column in zip(tables, found.columns, strict=True)
+        ]
+        bad = found.quarantined
+        if len(bad):
+            warnings.append(
+                f"{len(bad)} embeddings hold NaN or infinite numbers: they count as missing, and "
+                "their catalogue rows stand in the quarantine"
+            )
+    raw = pa.concat_tables(tables)
     known = raw.filter(pc.fill_null(pc.not_equal(raw["item_ref"], ""), False))
     if len(known) < len(raw):
         warnings.append(f"{len(raw) - len(known)} catalogue rows without an item id were left out")
@@ -73,7 +92,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
         warnings.append(f"{len(known) - len(table)} repeated catalogue rows were left out")
     if len(table) and not pc.any(pc.not_equal(table["title"], "")).as_py():
         warnings.append("no item has a title: map one under `items.title`, or text teaches nothing")
-    return RawCatalogue(table, integer_columns.pop(), tuple(warnings))
+    return RawCatalogue(table, integer_columns.pop(), tuple(warnings), bad)
 
 
 def _canonical(raw: pa.Table, columns: dict[str, str], mapping: LogMapping) -> pa.Table:

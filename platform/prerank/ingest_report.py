@@ -14,7 +14,7 @@ from prerank.errors import DataError
 from prerank.ids import SEPARATOR, hash_all
 from prerank.ingest_checks import Checked
 from prerank.ingest_stages import WRAP
-from prerank.log import LogMapping
+from prerank.log import RETRIEVER, LogMapping
 
 VERSION = 1
 
@@ -58,7 +58,12 @@ def _iso(micros: int) -> str:
 
 def _fingerprint(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
     """Sixteen hex digits over events and items; the order of files and rows does not enter."""
-    columns = [items[name].cast(pa.string()).to_pylist() for name in items.column_names]
+    columns = [
+        [v and v.hex() for v in items[name].to_pylist()]
+        if pa.types.is_binary(items[name].type)
+        else items[name].cast(pa.string()).to_pylist()
+        for name in items.column_names
+    ]
     lines = [
         SEPARATOR.join("" if v is None else v for v in row) for row in zip(*columns, strict=True)
     ]
@@ -87,6 +92,11 @@ def manifest_of(
         raise DataError("Every engagement was quarantined or repeated: no head is left.")
     absent = len(items) - len(checked.catalogue.table)
     warnings = list(checked.warnings)
+    retriever = [name for column, name in RETRIEVER.items() if column in plan.columns]
+    if retriever and "impression" not in actions:
+        # Only engaged items would have one, and having one would tell the label.
+        warnings.append("the retriever's score and rank are left out: the log has no impressions")
+        retriever = []
     if absent:
         warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
     return {
@@ -102,7 +112,9 @@ def manifest_of(
         "weights": weights,
         "weight_order": list(weights),
         "segments": list(mapping.segments),
+        "retriever": retriever,
         "numeric": list(mapping.items.numeric),
+        "embedding": list(mapping.items.embedding),
         "valid_from": mapping.valid_from_of(),
         "label_window_hours": mapping.label_window_hours,
         "single_time": checked.single_time,

@@ -20,6 +20,7 @@ from prerank.columns import EARLIEST, LATEST, UTC_US, to_text, to_time
 from prerank.ids import SEPARATOR, ItemIds, hash_all
 
 _MISSING = "{} is missing"
+_RETRIEVER = (("retriever_score", pa.float32()), ("retriever_rank", pa.int32()))
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class RowPlan:
                 ("position", pa.int32()),
                 ("event_id", pa.int64()),
                 *((name, pa.string()) for name in self.segments),
+                *((name, kind) for name, kind in _RETRIEVER if name in self.columns),
                 ("content", pa.int64()),
             ]
         )
@@ -72,15 +74,15 @@ class RowPlan:
         return pa.schema(fields)
 
 
-def _position(array: pa.Array) -> NDArray[np.float64]:
-    """Positions as float64; null is NaN and what is no number is -1, which the schema refuses."""
+def _numbers(array: pa.Array, refused: float) -> NDArray[np.float64]:
+    """A column as float64; null is NaN, what is no number ``refused``, as the schema does it."""
     numbers = pd.to_numeric(array.to_pandas(), errors="coerce").to_numpy(
         np.float64, na_value=np.nan
     )
     odd = np.isnan(numbers) & np.asarray(array.is_valid())
     if pa.types.is_floating(array.type):
         odd &= ~np.asarray(pc.is_nan(array).fill_null(False))
-    return np.where(odd, -1.0, numbers)
+    return np.where(odd, refused, numbers)
 
 
 def _mapped(array: pa.Array, mapping: dict[str, str]) -> pa.Array:
@@ -120,7 +122,13 @@ def canonical(batch: pa.Table, plan: RowPlan) -> pd.DataFrame:
     fields["item_id"] = items.to_pandas()
     fields["item_key"], fields["item_fits"] = item_keys(items, plan.ids)
     if "position" in raw:
-        fields["position"] = _position(raw["position"])
+        fields["position"] = _numbers(raw["position"], -1.0)
+    if "retriever_score" in raw:
+        with np.errstate(over="ignore"):
+            scores = _numbers(raw["retriever_score"], np.inf).astype(np.float32)
+        fields["retriever_score"] = scores.astype(np.float64)
+    if "retriever_rank" in raw:
+        fields["retriever_rank"] = _numbers(raw["retriever_rank"], -1.0)
     for name in plan.segments:
         fields[name] = to_text(raw[name]).fill_null("").to_pandas()
     return pd.DataFrame(fields)
@@ -149,8 +157,14 @@ def row_schema() -> pandera.DataFrameSchema:
         within = pandera.Check.in_range(EARLIEST, LATEST, include_max=False, error=error)
         return pandera.Column(None, within, nullable=False)
 
+    def count(name: str) -> pandera.Column:
+        error = f"bad {name}"
+        within = pandera.Check.in_range(0, 2**31 - 1, error=error)
+        whole = pandera.Check(lambda s: s == np.floor(s), error=error)
+        return pandera.Column(None, [within, whole], nullable=True, required=False)
+
     optional = {"request_id"}
-    whole = pandera.Check(lambda s: s == np.floor(s), error="bad position")
+    finite = pandera.Check(lambda s: np.isfinite(s), error="retriever_score is no finite number")
     return pandera.DataFrameSchema(
         {
             "request_time": time("request_time"),
@@ -167,12 +181,9 @@ def row_schema() -> pandera.DataFrameSchema:
                 pandera.Check(lambda s: s, error="item_id is not an integer, the log's ids are"),
             ),
             "action": text("action"),
-            "position": pandera.Column(
-                None,
-                [pandera.Check.in_range(0, 2**31 - 1, error="bad position"), whole],
-                nullable=True,
-                required=False,
-            ),
+            "position": count("position"),
+            "retriever_rank": count("retriever_rank"),
+            "retriever_score": pandera.Column(None, finite, nullable=True, required=False),
         }
     )
 
@@ -208,7 +219,13 @@ def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Tab
     for name in ("request_time", "event_time"):
         columns[name] = pa.array(frame[name]).cast(UTC_US).cast(pa.int64())
     columns["item_id"] = pa.array(frame["item_key"], pa.int64())
-    columns["position"] = _nullable_int32(frame)
+    columns["position"] = _nullable_int32(frame, "position")
+    if "retriever_score" in frame:
+        columns["retriever_score"] = pa.Array.from_pandas(
+            frame["retriever_score"], type=pa.float32()
+        )
+    if "retriever_rank" in frame:
+        columns["retriever_rank"] = _nullable_int32(frame, "retriever_rank")
     if "request_id" in frame:
         columns["request_id"] = pa.array(frame["request_id"], text)
     else:
@@ -226,10 +243,10 @@ def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Tab
     return pa.table([columns[n] for n in plan.bucket_schema.names], schema=plan.bucket_schema)
 
 
-def _nullable_int32(frame: pd.DataFrame) -> pa.Array:
-    if "position" not in frame:
+def _nullable_int32(frame: pd.DataFrame, name: str) -> pa.Array:
+    if name not in frame:
         return pa.nulls(len(frame), pa.int32())
-    values = frame["position"].to_numpy()
+    values = frame[name].to_numpy()
     null = np.isnan(values)
     return pa.array(np.where(null, 0, values).astype(np.int32), mask=null)
 

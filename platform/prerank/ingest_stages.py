@@ -24,16 +24,13 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from prerank.errors import DataError
+from prerank.ingest_embeddings import QUARANTINE_SCHEMA
 from prerank.ingest_rows import RowPlan, canonical, good_rows, reasons
 
 BATCH_ROWS = 65_536
 STAGE_MEMORY = "512MB"
 DAY_US = 86_400_000_000
 WRAP = 1 << 64
-
-QUARANTINE_SCHEMA = pa.schema(
-    [("reason", pa.string()), ("row", pa.string()), ("source", pa.string())]
-)
 
 
 def read_range(

@@ -8,6 +8,7 @@ Canonical event (one row per request x item x action)::
 
     request_id str | request_time, event_time timestamp[us, UTC] | user_id str | query str
     item_id int64  | action str | position int32, nullable | event_id int64 | segments: str
+    where mapped: retriever_score float32, retriever_rank int32, nullable
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from interactrank.schema import ENGAGE
 from prerank.errors import ConfigError
@@ -40,7 +49,10 @@ CANONICAL = (
     "position",
     "event_id",
 )
-"""Event columns in the order in which they are written; segments follow."""
+"""Event columns in the order in which they are written; segments and RETRIEVER follow."""
+
+RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
+"""Optional event columns, and what they are called in the feature schema."""
 
 DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 5.0}
 """Row weights of the paper's reference code, by first match. Defaults, not law."""
@@ -77,6 +89,8 @@ class EventColumns(_Strict):
     request_id: str | None = None
     position: str | None = None
     event_id: str | None = None
+    retriever_score: str | None = None
+    retriever_rank: str | None = None
 
     @model_validator(mode="after")
     def _one_way_to_tell_time(self) -> EventColumns:
@@ -89,17 +103,28 @@ class EventColumns(_Strict):
 
 
 class ItemColumns(_Strict):
-    """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names."""
+    """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names.
+
+    ``embedding`` is a column of vectors, or the list of the columns that hold the numbers.
+    """
 
     item_id: str | None = None
     title: str | None = None
     category: str | None = None
     created_at: str | None = None
     numeric: tuple[str, ...] = ()
+    embedding: tuple[str, ...] = ()
+
+    @field_validator("embedding", mode="before")
+    @classmethod
+    def _one_column(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _numeric_is_distinct(self) -> ItemColumns:
-        _distinct(self.numeric, {"item_id", "item_ref", "title", "category", "created_at"})
+    def _names_are_distinct(self) -> ItemColumns:
+        taken = {"item_id", "item_ref", "title", "category", "created_at"}
+        _distinct(self.numeric, taken | {"embedding"})
+        _distinct(self.embedding, taken)
         return self
 
 
@@ -108,6 +133,7 @@ class ValidFrom(_Strict):
 
     title: AwareDatetime | None = None
     category: AwareDatetime | None = None
+    embedding: AwareDatetime | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +179,7 @@ class LogMapping(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> LogMapping:
-        _distinct(self.segments, {*CANONICAL, "day", "timestamp"})
+        _distinct(self.segments, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():
@@ -172,7 +198,7 @@ class LogMapping(_Strict):
         """
         needed = ["user_id", "query", "item_id", *([] if self.action else ["action"])]
         found = {n: _column(self.events, n, present, where, needed=True) for n in needed}
-        for name in ("request_id", "position", "event_id"):
+        for name in ("request_id", "position", "event_id", *RETRIEVER):
             found[name] = _column(self.events, name, present, where)
         asked = _column(self.events, "request_time", present, where)
         happened = _column(self.events, "event_time", present, where)
@@ -197,6 +223,9 @@ class LogMapping(_Strict):
             found[name] = _column(self.items, name, present, where)
         for name in self.items.numeric:
             _require(name, name, present, where, "items.numeric")
+            found[name] = name
+        for name in self.items.embedding:
+            _require(name, name, present, where, "items.embedding")
             found[name] = name
         return {k: v for k, v in found.items() if v}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from interactrank.schema import (
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
 )
-from interactrank.text import engagement_keys, tokens
+from interactrank.text import NO_CONTEXT, engagement_keys, segment_bucket, tokens
 from prerank.events import Entry, read_histories
 from prerank.home import Home
 from prerank.store import materialised_path, open_store
@@ -62,15 +63,18 @@ class OnlineFeatures:
         self._state = materialised_path(home)
         self._cutoff: tuple[int, int | None] = (-1, None)
 
-    def read(self, query: str, user_id: str, now_us: int) -> OnlineRead:
+    def read(
+        self, query: str, user_id: str, now_us: int, context: Mapping[str, str] = NO_CONTEXT
+    ) -> OnlineRead:
         """Features of a request made now.
 
         Args:
             query: normalised text.
             user_id: may be unknown.
             now_us: the request's time, microseconds since 1970; events at or after it are unseen.
+            context: value of every segment column in the schema's order, "" where missing.
         """
-        keys = engagement_keys(query)
+        keys = engagement_keys(query, context)
         assert len(keys) < MAX_KEYS_PER_REQUEST, "schema.LEVELS allow more keys than the budget"
         degraded = []
         blocks: list[bytes] = []
@@ -87,7 +91,7 @@ class OnlineFeatures:
         except Exception:
             log.exception("the user's history could not be read")
             degraded.append("user_history")
-        inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us)
+        inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us, context)
         size = len(inputs.blocks) + 32 * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
@@ -117,9 +121,10 @@ def visible(history: list[Entry], now_us: int) -> list[Entry]:
 
 
 def request_inputs(
-    query: str, keys: list[str], rows: list[bytes], history: list[Entry], now_us: int
-) -> FeatureInputs:
-    """Inputs of one request (B = 1) from its packed rows (empty = missing) and history."""
+    query: str, keys: list[str], rows: list[bytes], history: list[Entry], now_us: int,
+    context: Mapping[str, str] = NO_CONTEXT,
+) -> FeatureInputs:  # fmt: skip
+    """Inputs of one request (B = 1) from its packed rows (empty = missing), history and context."""
     sizes = np.array([len(r) for r in rows], np.int64)
     found = sizes > 0
     size = sizes[found]
@@ -137,6 +142,7 @@ def request_inputs(
         hist_times=times,
         hist_offsets=np.array([0, len(history)], np.int64),
         tokens=np.array([len(tokens(query))], np.int64),
+        segments=np.array([[segment_bucket(v) for v in context.values()]], np.int64),
     )
 
 

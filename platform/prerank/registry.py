@@ -137,9 +137,8 @@ def promote(home: Home, version: str) -> None:
     load_index(home, version)
     online = home.read_json(materialised_path(home), "prerank materialise")
     if online["schema_hash"] != schema.hash():
-        features = home.read_json(home.features / "manifest.json", "prerank features")
-        built = FeatureSchema.from_dict(features["schema"])
-        missing = sorted(set(schema.cross) - set(built.cross)) or ["(same names, other layout)"]
+        there = FeatureSchema.from_dict(online["schema"])
+        missing = sorted(set(schema.cross) - set(there.cross)) or ["(same names, other layout)"]
         raise StateError(
             f"version {version} needs feature columns that are not materialised: "
             f"{', '.join(missing)}. Run `prerank features` and `prerank materialise`, "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from interactrank.text import engagement_keys, segment_bucket
 from prerank.duck import connection
 from prerank.errors import DataError
 from prerank.home import Home
@@ -33,6 +37,55 @@ class Splits:
         if request_time_us < self.validation_from:
             return "train"
         return "validation" if request_time_us < self.test_from else "test"
+
+
+@dataclass(frozen=True)
+class Searches:
+    """The distinct searches (a query in a context) of n rows.
+
+    ``code`` int64 [n] points each row to its entry of ``queries`` and ``contexts``; a context is a
+    value for each segment column in the schema's order, "" where it is missing.
+    """
+
+    queries: list[str]
+    contexts: list[dict[str, str]]
+    code: NDArray[np.int64]
+
+    def keys(self) -> list[list[str]]:
+        """Engagement keys of each search."""
+        return [engagement_keys(q, c) for q, c in zip(self.queries, self.contexts, strict=True)]
+
+    def segments(self) -> NDArray[np.int64]:
+        """Buckets of the n rows' segments, int64 [n, S]."""
+        found = [[segment_bucket(v) for v in c.values()] for c in self.contexts]
+        width = len(found[0]) if found else 0
+        return np.array(found, np.int64).reshape(len(found), width)[self.code]
+
+
+def distinct_searches(
+    queries: pa.ChunkedArray, context: Mapping[str, pa.Array | pa.ChunkedArray]
+) -> Searches:
+    """Group rows by query [n] and segment columns (name -> str [n], null counts as missing)."""
+    code = np.zeros(len(queries), np.int64)
+    columns = []
+    for column in (queries, *context.values()):
+        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        encoded = whole.fill_null("").dictionary_encode()
+        columns.append(encoded)
+        # Compact after every column, so that the product of the sizes cannot overflow.
+        code = code * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy()
+        _, first, code = np.unique(code, return_index=True, return_inverse=True)
+    texts = [c.take(pa.array(first)).to_pylist() for c in columns]
+    contexts = [dict(zip(context, values, strict=True)) for values in zip(*texts[1:], strict=True)]
+    return Searches(texts[0], contexts or [{} for _ in texts[0]], code)
+
+
+def context_columns(requests: pa.Table) -> dict[str, pa.Array]:
+    """Segment columns of the requests, from their ``context`` where they have one."""
+    if "context" not in requests.column_names:
+        return {}
+    context = requests["context"].combine_chunks()
+    return {f.name: context.field(i) for i, f in enumerate(context.type)}
 
 
 def plan_splits(home: Home, manifest: dict[str, Any]) -> Splits:
@@ -72,7 +125,9 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         One row a request, by time: ``request_id``, ``request_time`` timestamp[us, UTC],
         ``user_id``, ``query``; lists over the candidates it showed or engaged, by position then id:
         ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32 and
-        ``shown`` bool. Engagements after the label window are no labels.
+        ``shown`` bool. Engagements after the label window are no labels. A log with segments adds
+        ``context``, a struct of them as str: what the request's earliest row says. A log with a
+        retriever adds a list float32 of each of its columns, NaN where it said nothing.
     """
     heads = [(h, manifest["heads"][h]) for h in manifest["head_order"]]
     order = manifest["weight_order"]
@@ -88,6 +143,14 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         }
     )
     eligible = "HAVING bool_or(shown)" if manifest["has_impressions"] else ""
+    columns, of_item, of_request = _context_sql(manifest.get("segments", ()))
+    for name in manifest.get("retriever", ()):
+        # What was engaged without being shown would else stand out by lacking a value.
+        of_item += f""", coalesce(min(retriever_{name}) FILTER (action = 'impression'),
+                        min(retriever_{name}), 'NaN'::FLOAT) AS retriever_{name}"""
+        of_request += (
+            f", list(retriever_{name}::FLOAT ORDER BY position, item_id) AS retriever_{name}"
+        )
     with connection() as db:
         db.register("actions", actions)
         return db.sql(
@@ -96,8 +159,8 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
                     min(user_id) AS user_id, min(query) AS query, min(position) AS position,
                     bool_or(action = 'impression') AS shown,
                     coalesce(bit_or(mask) FILTER (timely), 0) AS mask,
-                    coalesce(arg_min(weight, rank) FILTER (timely), 1.0) AS weight
-                FROM (SELECT *, event_time <= request_time
+                    coalesce(arg_min(weight, rank) FILTER (timely), 1.0) AS weight {of_item}
+                FROM (SELECT {columns}, event_time <= request_time
                           + INTERVAL ({manifest["label_window_hours"]}) HOUR AS timely
                       FROM read_parquet(?)) JOIN actions USING (action)
                 GROUP BY request_id, item_id)
@@ -106,7 +169,22 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
                 list(item_id ORDER BY position, item_id) AS items,
                 list(mask ORDER BY position, item_id) AS labels,
                 list(weight::FLOAT ORDER BY position, item_id) AS weights,
-                list(shown ORDER BY position, item_id) AS shown
+                list(shown ORDER BY position, item_id) AS shown {of_request}
             FROM candidate GROUP BY request_id {eligible} ORDER BY request_time, request_id""",
             params=[[str(f) for f in files]],
         ).to_arrow_table()
+
+
+def _context_sql(segments: Sequence[str]) -> tuple[str, str, str]:
+    """SQL for what to read of the events, and what to add for an item and for a request."""
+    if not segments:
+        return "*", "", ""
+    names = ['"' + s.replace('"', '""') + '"' for s in segments]
+    packed = ", ".join(f"{n} := coalesce({n}, '')" for n in names)
+    # Left out by name, because a team's column may be called like one of ours.
+    return (
+        f"* EXCLUDE ({', '.join(names)}), struct_pack({packed}) AS context",
+        ", arg_min(context, (event_time, event_id)) AS context,"
+        " min((event_time, event_id)) AS first_row",
+        ", arg_min(context, first_row) AS context",
+    )

@@ -148,7 +148,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
 
     Returns:
         What is written to ``materialised.json``: until_us, cutoff_us (the latest snapshot's),
-        schema_hash, fingerprint, users.
+        schema_hash, fingerprint, schema, users.
 
     Raises:
         StateError: no features, or the online store already holds a later state.
@@ -168,6 +168,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         "until_us": until,
         "cutoff_us": cutoff,
         **{name: features[name] for name in SAME_FEATURES},
+        "schema": features["schema"],
         "users": users,
     }
     write_json(materialised_path(home), state)

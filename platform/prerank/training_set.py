@@ -56,12 +56,13 @@ def to_table(request_ids: list[str], arrays: RequestArrays) -> pa.Table:
     for name, (values, offsets) in RAGGED.items():
         bounds = pa.array(getattr(arrays, offsets).astype(np.int64))
         columns[name] = pa.LargeListArray.from_arrays(bounds, pa.array(getattr(arrays, values)))
+    columns["segments"] = _matrix(arrays.segments, np.arange(len(arrays) + 1))
     columns["request"] = _matrix(arrays.request, np.arange(len(arrays) + 1))
     columns["x"] = _matrix(arrays.x, arrays.offsets)
     return pa.table(columns)
 
 
-def _matrix(values: NDArray[np.float32], rows: NDArray[np.int64]) -> pa.LargeListArray:
+def _matrix(values: NDArray[Any], rows: NDArray[np.int64]) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(
         pa.array(rows * values.shape[1]), pa.array(values.reshape(-1))
     )
@@ -75,6 +76,8 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
         found[values] = column.flatten().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
         found[offsets] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    segments = table["segments"].combine_chunks().flatten().to_numpy()
+    found["segments"] = segments.reshape(len(table), len(segments) // max(len(table), 1)).copy()
     for name, width in (("request", requests), ("x", crosses)):
         flat = table[name].combine_chunks().flatten().to_numpy()
         # Arrow's memory is read-only, which torch warns about.

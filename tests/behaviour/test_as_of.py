@@ -8,6 +8,7 @@ count over the raw log by plain pandas.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from prerank.features import FeatureConfig, schema_of
 from prerank.home import Home
 from prerank.requests import read_requests
 
+SEGMENTS = ["country", "device"]
 ON_MIDNIGHT, MIDDLE = "r0000000300", "r0000000305"
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
 US = pd.Timedelta(microseconds=1)
@@ -65,6 +67,7 @@ class Examples:
         self.x: dict[str, dict[int, np.ndarray]] = {}
         self.request: dict[str, bytes] = {}
         self.history: dict[str, tuple[bytes, bytes, bytes]] = {}
+        self.segments = dict(zip(self.time, arrays.segments.tolist(), strict=True))
         for b, name in enumerate(self.time):
             lo, hi = arrays.offsets[b : b + 2]
             items = arrays.candidates[lo:hi].tolist()
@@ -89,7 +92,14 @@ class Examples:
             not self.columns_changed(other, name)
             and self.request[name] == other.request[name]
             and self.history[name] == other.history[name]
+            and self.segments[name] == other.segments[name]
         )
+
+
+@pytest.fixture(scope="module")
+def build(build_home: BuildHome) -> BuildHome:
+    """Builds homes with the segments of ``tiny_world``."""
+    return partial(build_home, segments=SEGMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +113,7 @@ def plant(
     """Saves at ``at`` of the users, queries and items of ``likes``; requests of their own, made at
     the same time, unless ``request_id`` says otherwise.
     """
-    rows = likes[["user_id", "query", "item_id"]].reset_index(drop=True)
+    rows = likes[["user_id", "query", "item_id", *SEGMENTS]].reset_index(drop=True)
     tag = f"{at.value}-{request_id or 'planted'}-" + rows.index.astype(str)
     asked = log.loc[log["request_id"] == request_id, "request_time"]
     return rows.assign(
@@ -113,8 +123,6 @@ def plant(
         event_time=at,
         action="save",
         position=pd.array([None] * len(rows), dtype="Int32"),
-        country="us",
-        device="mobile",
     )
 
 
@@ -125,7 +133,7 @@ def grown(log: pd.DataFrame, *planted: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("anchor", [ON_MIDNIGHT, MIDDLE])
 def test_planted_future_changes_nothing(
     anchor: str, base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
-    build_home: BuildHome, tmp_path: Path,
+    build: BuildHome, tmp_path: Path,
 ) -> None:  # fmt: skip
     own = tiny_log[tiny_log["request_id"] == anchor]
     time = own["request_time"].iloc[0]
@@ -142,7 +150,7 @@ def test_planted_future_changes_nothing(
         plant(tiny_log, likes, time + HOUR),
         plant(tiny_log, likes, time + 8 * DAY),
     ]
-    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items)
+    home = build(tmp_path, grown(tiny_log, *planted), tiny_items)
     after = Examples(home)
     before = [name for name, asked in base.time.items() if asked <= time]
     assert anchor in before
@@ -154,13 +162,13 @@ def test_planted_future_changes_nothing(
 
 
 def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     time = base.time[ON_MIDNIGHT]
     # What a request showed stays, or it would lose candidates; no later engagement does.
     shown = (tiny_log["request_time"] <= time) & (tiny_log["action"] == "impression")
-    after = Examples(build_home(
+    after = Examples(build(
         tmp_path, tiny_log[(tiny_log["event_time"] < time) | shown], tiny_items))  # fmt: skip
     kept = [name for name, asked in base.time.items() if asked <= time]
     assert len(kept) > 250
@@ -168,7 +176,7 @@ def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
 
 
 def test_planted_past_is_seen(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """So the tests above can fail: the last moment before a cutoff counts, the next does not."""
@@ -178,11 +186,11 @@ def test_planted_past_is_seen(
     stranger = own.assign(user_id="nobody")
 
     def rebuilt(name: str, planted: pd.DataFrame) -> Examples:
-        return Examples(build_home(tmp_path / name, grown(tiny_log, planted), tiny_items))
+        return Examples(build(tmp_path / name, grown(tiny_log, planted), tiny_items))
 
     counted = rebuilt("counted", plant(tiny_log, stranger, cutoff - US))
     changed = base.columns_changed(counted, MIDDLE)
-    assert {"q:engage:7d", "q:save:all", "g:engage:30d"} <= changed
+    assert {"q:engage:7d", "q:save:all", "s:engage:30d", "g:engage:30d"} <= changed
     assert not changed & set(USER_CROSS)
     assert base.request[MIDDLE] != counted.request[MIDDLE]
     assert base.history[MIDDLE] == counted.history[MIDDLE]
@@ -193,7 +201,7 @@ def test_planted_past_is_seen(
     remembered = rebuilt("remembered", plant(tiny_log, own, time - US))
     changed = base.columns_changed(remembered, MIDDLE)
     assert set(USER_CROSS) - {"user:decay_30d", "user:decay_1d"} <= changed
-    assert not {c for c in changed if c[:2] in ("q:", "c:", "t:", "g:", "a:")}
+    assert not {c for c in changed if c[:2] in ("q:", "s:", "c:", "t:", "g:", "a:")}
     assert base.history[MIDDLE] != remembered.history[MIDDLE]
 
 
@@ -228,31 +236,37 @@ def probes(log: pd.DataFrame, lag: pd.Timedelta) -> pd.DataFrame:
         cutoff = times[i].floor("D" if i % 4 else "h")
         times[i] = cutoff + lag + US * int(rng.integers(-1, 2))
     return pd.DataFrame({"query": asked["query"], "user_id": asked["user_id"],
-                         "request_time": times})  # fmt: skip
+                         "request_time": times,
+                         "context": asked[SEGMENTS].to_dict("records")})  # fmt: skip
 
 
 def keyed(log: pd.DataFrame) -> pd.DataFrame:
-    keys = {q: frozenset(engagement_keys(q)) for q in log["query"].unique()}
-    return log.assign(keys=log["query"].map(keys), engaged=log["action"] != "impression")
+    searches = log[["query", *SEGMENTS]]
+    keys = {s: frozenset(engagement_keys(s[0], dict(zip(SEGMENTS, s[1:], strict=True))))
+            for s in searches.drop_duplicates().itertuples(index=False, name=None)}  # fmt: skip
+    mine = [keys[s] for s in searches.itertuples(index=False, name=None)]
+    return log.assign(keys=mine, engaged=log["action"] != "impression")
 
 
 @pytest.mark.parametrize("lag_minutes", [0, 30])
 def test_packed_rows_equal_counts_of_the_raw_log(
     lag_minutes: int, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, tiny_world: Home,
-    build_home: BuildHome, tmp_path: Path,
+    build: BuildHome, tmp_path: Path,
 ) -> None:  # fmt: skip
     """A request between a cutoff and its publication sees the older snapshot."""
     home = tiny_world
     if lag_minutes:
         config = FeatureConfig(lag_minutes=lag_minutes)
-        home = build_home(tmp_path, tiny_log, tiny_items, features=config)
+        home = build(tmp_path, tiny_log, tiny_items, features=config)
     lag = pd.Timedelta(minutes=lag_minutes)
     schema = schema_of(home.read_json(home.manifest, "ingest"))
     asked, log = probes(tiny_log, lag), keyed(tiny_log)
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
     seen = 0
     for b, probe in asked.iterrows():
-        for k, key in enumerate(engagement_keys(probe["query"]), inputs.key_offsets[b]):
+        keys = engagement_keys(probe["query"], probe["context"])
+        assert len([k for k in keys if k.startswith("s:")]) == len(SEGMENTS)
+        for k, key in enumerate(keys, inputs.key_offsets[b]):
             level = LEVELS[inputs.key_level[k]]
             cutoff = (probe["request_time"] - lag).floor("D" if level.daily else "h")
             expected = brute_counts(log, schema, key, cutoff)
@@ -275,7 +289,7 @@ def test_packed_rows_equal_counts_of_the_raw_log(
 
 
 def test_labels_are_engagements_inside_the_window(
-    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome, tmp_path: Path
+    tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome, tmp_path: Path
 ) -> None:
     own = tiny_log[tiny_log["request_id"] == MIDDLE]
     cold = own[~own["item_id"].isin(own.loc[own["action"] != "impression", "item_id"])]
@@ -283,7 +297,7 @@ def test_labels_are_engagements_inside_the_window(
     delays = [pd.Timedelta(seconds=1), DAY, DAY + US]
     planted = [plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE)
                for i, delay in enumerate(delays)]  # fmt: skip
-    home = build_home(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
+    home = build(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
     manifest = home.read_json(home.manifest, "ingest")
     requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest).to_pylist()
     found = next(r for r in requests if r["request_id"] == MIDDLE)
@@ -377,7 +391,7 @@ def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -
     assert longest > 20
 
 
-def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) -> None:
+def test_histories_are_capped_and_expire(build: BuildHome, tmp_path: Path) -> None:
     start = pd.Timestamp("2021-03-01T12:00:00Z")
     clicks: list[dict[str, Any]] = []
     for i in range(150):
@@ -387,7 +401,7 @@ def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) 
     events = pd.DataFrame(clicks).assign(query="shoes", action="click")
     events["request_time"] = events["event_time"]
     items = pd.DataFrame({"item_id": range(150), "title": "shoe"})
-    home = build_home(tmp_path, events, items)
+    home = build(tmp_path, events, items, segments=[])
     last, ttl = start + pd.Timedelta(minutes=74), HISTORY_TTL_DAYS * DAY
     asked = [
         ("busy", last), ("busy", last + US), ("busy", last + DAY), ("busy", last + US + ttl),

@@ -45,6 +45,7 @@ def asked(tiny_log: pd.DataFrame, tiny_world: Home) -> pd.DataFrame:
     frame["request_time"] = times.astype("datetime64[us, UTC]")
     frame.loc[100:105, "user_id"] = "never seen"
     frame.loc[106:110, "query"] = "a query of nobody"
+    frame["context"] = requests[["country", "device"]].to_dict("records")
     return frame
 
 
@@ -60,7 +61,7 @@ def feasts(store, entities: pd.DataFrame, features: list[str]) -> pd.DataFrame: 
 
 
 def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
-    keys = asked["query"].map(engagement_keys)
+    keys = asked.apply(lambda r: engagement_keys(r["query"], r["context"]), axis=1)
     times = asked["request_time"].repeat(keys.map(len))
     entities = pd.DataFrame({"engagement_key": keys.explode(), "event_timestamp": times})
     entities = entities.reset_index(drop=True).assign(n=np.arange(len(ours.key_block)))

@@ -10,20 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from interactrank.batch import collate
+from interactrank.catalogue import Catalogue
 from interactrank.engagement import cross_features, request_features
+from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
+from interactrank.scorer import Scorer
 from interactrank.text import engagement_keys
 from prerank import features
+from prerank.api import Limits, named, parse_json
+from prerank.bundle import Bundle
+from prerank.engine import Engine, Loaded, ServeConfig
 from prerank.errors import NotReadyError, StateError
 from prerank.events import Event, HistoryWriter
-from prerank.examples import offline_inputs
+from prerank.examples import Candidates, offline_inputs, request_arrays
 from prerank.features import FeatureConfig, build_features, schema_of
 from prerank.home import Home, write_json
+from prerank.ids import ItemIds
+from prerank.index import encode_slice
 from prerank.online import OnlineFeatures
 from prerank.store import apply, materialise, materialised_path
 
@@ -37,6 +48,8 @@ MANIFEST = {
     "passive": ["impression"],
     "heads": {"engagement": ["click", "save"]},
     "head_order": ["engagement"],
+    "segments": ["country", "device"],
+    "retriever": ["rank"],
     "numeric": [],
     "rows": {"out": EVENTS},
     "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
@@ -59,6 +72,8 @@ def log() -> pd.DataFrame:
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
             "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
             "event_time": pd.to_datetime(time.astype("datetime64[us]"), utc=True),
+            "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
+            "device": rng.choice(["mobile", "tv"], EVENTS),
             "event_id": rng.integers(-(2**62), 2**62, EVENTS),
         }
     )
@@ -99,7 +114,9 @@ def online(home: Home) -> OnlineFeatures:
 @pytest.fixture(scope="module")
 def requests(events: pd.DataFrame) -> pd.DataFrame:
     """Sixty of the log's own searches, just after what is online; some of nobody, for nothing."""
-    sample = events.sample(60, random_state=3)[["query", "user_id"]].reset_index(drop=True)
+    sample = events.sample(60, random_state=3).reset_index(drop=True)
+    sample["context"] = sample[["country", "device"]].to_dict("records")
+    sample = sample[["query", "user_id", "context"]]
     sample.loc[:1, "user_id"] = "nobody"
     sample.loc[2:3, "query"] = "zzz qqq"
     return sample
@@ -108,9 +125,11 @@ def requests(events: pd.DataFrame) -> pd.DataFrame:
 CANDIDATES = np.arange(ITEMS, dtype=np.int64)
 
 
-def as_table(query: str, user: str, time: int) -> pa.Table:
+def as_table(query: str, user: str, context: dict[str, str], time: int) -> pa.Table:
     stamp = pa.array([time], pa.timestamp("us", tz="UTC"))
-    return pa.table({"query": [query], "user_id": [user], "request_time": stamp})
+    return pa.table(
+        {"query": [query], "user_id": [user], "request_time": stamp, "context": [context]}
+    )
 
 
 def crosses(inputs: Any) -> np.ndarray:
@@ -124,19 +143,94 @@ def test_online_features_equal_offline_ones(
 ) -> None:
     schema, filled = schema_of(MANIFEST), 0
     of_request = [i for i, name in enumerate(schema.cross) if name.startswith(("q:", "user:"))]
-    for query, user in requests.itertuples(index=False):
-        there = offline_inputs(home, as_table(query, user, UNTIL))
-        here = online.read(query, user, UNTIL)
+    segmented, of_segment = 0, schema.cross.index("s:engage:all")
+    for query, user, context in requests.itertuples(index=False):
+        there = offline_inputs(home, as_table(query, user, context, UNTIL))
+        here = online.read(query, user, UNTIL, context)
         assert here.degraded == ()
         x = crosses(here.inputs)
         np.testing.assert_allclose(x, crosses(there), atol=1e-6)
         np.testing.assert_allclose(
             request_features(schema, here.inputs), request_features(schema, there), atol=1e-6
         )
-        for name in ("hist_items", "hist_actions", "hist_times", "key_level", "tokens", "time"):
+        for name in ("hist_items", "hist_actions", "hist_times", "key_level", "tokens", "time",
+                     "segments"):  # fmt: skip
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())
-    assert filled >= 0.9 * len(requests), "the comparison compared nothing"
+        segmented += bool(x[:, of_segment].any())
+    assert min(filled, segmented) >= 0.9 * len(requests), "the comparison compared nothing"
+
+
+def test_another_context_changes_the_segmented_features_alone(
+    online: OnlineFeatures, requests: pd.DataFrame
+) -> None:
+    cross, changed = schema_of(MANIFEST).cross, set()
+    for query, user, _ in requests.itertuples(index=False):
+        one, other = (
+            crosses(online.read(query, user, UNTIL, {"country": c, "device": "tv"}).inputs)
+            for c in ("de", "us")
+        )
+        changed |= {c for c, differs in zip(cross, (one != other).any(0), strict=True) if differs}
+    assert changed == {"s:engage:30d", "s:engage:all"}
+
+
+def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank, Catalogue]:
+    """An engine with an untrained model, whose context embeddings are large enough to matter."""
+    schema = schema_of(MANIFEST)
+    catalogue = Catalogue.build(CANDIDATES, [f"item {i}" for i in CANDIDATES], [""] * ITEMS,
+                                np.zeros((ITEMS, 0), np.float32),
+                                np.zeros(ITEMS, np.int64))  # fmt: skip
+    torch.manual_seed(0)
+    model = InteractRank(ModelConfig(), schema, catalogue).eval()
+    for table in model.query_tower.segments:
+        torch.nn.init.normal_(table.weight, std=3.0)
+    vectors = encode_slice(Bundle(model, schema, catalogue, {}), 0, ITEMS, UNTIL)
+    limits = Limits(ItemIds("integer"), schema, replay=True)
+    engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
+    scorer = Scorer(model, catalogue, CANDIDATES, vectors)
+    engine._features = online
+    engine._loaded = Loaded("1", "champion", scorer, limits, schema.hash())
+    return engine, model, catalogue
+
+
+def test_served_scores_and_features_are_the_offline_ones(
+    home: Home, online: OnlineFeatures, requests: pd.DataFrame
+) -> None:
+    engine, model, catalogue = served_by(home, online)
+    schema, table, none = model.schema, catalogue.table(), np.zeros(ITEMS, np.int64)
+    ranks = np.where(CANDIDATES % 3, CANDIDATES % 7, np.nan)
+    moved = 0
+    for query, user, context in requests.head(15).itertuples(index=False):
+        chosen = [{"id": int(i), "rank": None if np.isnan(r) else int(r)}
+                  for i, r in zip(CANDIDATES, ranks, strict=True)]  # fmt: skip
+        body = {"user_id": user, "query": query, "context": context, "candidates": chosen,
+                "k": ITEMS, "time": UNTIL, "explain": True}  # fmt: skip
+
+        def answered(body: dict[str, Any]) -> dict[int, dict[str, Any]]:
+            asked = parse_json(orjson.dumps(body), engine.limits(), 0)
+            return {item["id"]: item for item in engine.answer(asked).body["items"]}
+
+        served, plain = answered(body), answered(body | {"context": {}})
+        candidates = Candidates(CANDIDATES, np.array([0, ITEMS]), none, none.astype(np.float32),
+                                none.astype(np.float32), none[:1],
+                                ranks[:, None].astype(np.float32))  # fmt: skip
+        inputs = offline_inputs(home, as_table(query, user, context, UNTIL))
+        arrays = request_arrays(schema, [query], inputs, candidates, catalogue, table)
+        with torch.inference_mode():
+            logits = model(collate(arrays, catalogue, table, 1)).logits[:, 0].numpy()
+        scores = np.array([served[i]["score"] for i in CANDIDATES])
+        within = 2e-2 * model.fusion.scale.item()
+        assert np.abs(scores - logits).max() <= within
+        with torch.inference_mode():
+            priors = model.fusion.prior(torch.from_numpy(arrays.x)).numpy()
+        np.testing.assert_allclose(
+            [served[i]["prior"] for i in CANDIDATES], priors, rtol=1e-5, atol=1e-5
+        )
+        for i, x in zip(CANDIDATES, arrays.x, strict=True):
+            assert served[i]["features"] == pytest.approx(named(schema.cross, x), abs=1e-6)
+        without = np.array([plain[i]["score"] for i in CANDIDATES])
+        moved += bool(np.abs(without - logits).max() > 2 * within)
+    assert moved >= 10, "the context did not matter to any score"
 
 
 def test_what_is_read_depends_on_the_query_alone_and_stays_in_budget(
@@ -144,8 +238,9 @@ def test_what_is_read_depends_on_the_query_alone_and_stays_in_budget(
 ) -> None:
     long = " ".join(f"word{i}longer" for i in range(80))
     for query in [*requests["query"], long]:
-        read = online.read(query, "u1", UNTIL)
-        assert read.keys == len(engagement_keys(query)) + 1
+        context = {"country": "de", "device": "tv"}
+        read = online.read(query, "u1", UNTIL, context)
+        assert read.keys == len(engagement_keys(query)) + 1 + len(context)
         assert read.keys <= MAX_KEYS_PER_REQUEST
         assert read.bytes <= MAX_BYTES_PER_REQUEST
     assert online.read(long, "u1", UNTIL).keys > 20
@@ -184,7 +279,9 @@ def test_a_store_that_fails_leaves_the_features_out(
     monkeypatch.setattr(online.store, "get_online_features", lambda *args, **kwargs: 1 / 0)
     read = online.read("red shoe", "u1", UNTIL)
     assert read.degraded == ("engagement", "user_history")
-    counted = [n.startswith(("q:", "t:", "g:", "a:", "user:")) for n in schema_of(MANIFEST).cross]
+    counted = [
+        n.startswith(("q:", "s:", "t:", "g:", "a:", "user:")) for n in schema_of(MANIFEST).cross
+    ]
     assert not crosses(read.inputs)[:, counted].any()
 
 
@@ -200,20 +297,19 @@ def test_materialising_on_brings_what_offline_sees_later(
         state = materialise(later, until, progress=False)
         assert state["until_us"] == until
     online = OnlineFeatures(later)
-    for query, user in requests.head(20).itertuples(index=False):
-        there = offline_inputs(later, as_table(query, user, steps[-1]))
-        np.testing.assert_allclose(
-            crosses(online.read(query, user, steps[-1]).inputs), crosses(there), atol=1e-6
-        )
+    for query, user, context in requests.head(20).itertuples(index=False):
+        there = offline_inputs(later, as_table(query, user, context, steps[-1]))
+        here = online.read(query, user, steps[-1], context)
+        np.testing.assert_allclose(crosses(here.inputs), crosses(there), atol=1e-6)
     with pytest.raises(StateError, match="cannot forget"):
         materialise(later, steps[0], progress=False)
 
 
 def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataFrame) -> None:
     store = apply(home)
-    for query, user in requests.head(8).itertuples(index=False):
-        ours = offline_inputs(home, as_table(query, user, UNTIL))
-        keys = engagement_keys(query)
+    for query, user, context in requests.head(8).itertuples(index=False):
+        ours = offline_inputs(home, as_table(query, user, context, UNTIL))
+        keys = engagement_keys(query, context)
         stamp = pd.to_datetime([UNTIL] * len(keys), unit="us", utc=True).as_unit("us")
         asked = pd.DataFrame({"engagement_key": keys, "event_timestamp": stamp})
         found = store.get_historical_features(asked, ["engagement:row"]).to_df()

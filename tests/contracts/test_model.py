@@ -19,12 +19,14 @@ from interactrank.model import InteractRank, ModelConfig
 from interactrank.rows import pack
 from interactrank.schema import HISTORY_LENGTH, LEVELS, REQUEST_NUMERIC, FeatureSchema
 from interactrank.scorer import Scored, Scorer
-from interactrank.text import engagement_keys, ragged, tokens
+from interactrank.text import engagement_keys, ragged, segment_bucket, tokens
 from prerank.bundle import load_bundle, save_bundle
 
 SCHEMA = FeatureSchema(
-    ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating")
-)
+    ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating"),
+    segments=("country", "device"), retriever=("score", "rank"),
+)  # fmt: skip
+CONTEXT = {"country": "de", "device": ""}
 HOUR = 3_600_000_000
 NOW = 1_600_000_000_000_000
 N_ITEMS = 30
@@ -48,12 +50,15 @@ def catalogue(**changes: Any) -> Catalogue:
     numeric = rng.random((N_ITEMS, 2)).astype(np.float32) * 50
     numeric[rng.random(numeric.shape) < 0.2] = np.nan
     born = NOW - rng.integers(1, 99, N_ITEMS) * HOUR
+    embedding = rng.normal(size=(N_ITEMS, 3)).astype(np.float32) * 20
+    embedding[rng.random(N_ITEMS) < 0.2] = np.nan
     values: dict[str, Any] = {
         "ids": np.arange(1000, 1000 + N_ITEMS),
         "titles": [" ".join(rng.choice(words, 3)) if i != 7 else "" for i in range(N_ITEMS)],
         "categories": [["", "a", "b"][i % 3] for i in range(N_ITEMS)],
         "numeric": numeric,
         "created": np.where(rng.random(N_ITEMS) < 0.3, 0, born),
+        "embedding": embedding,
     }
     return Catalogue.build(**(values | changes))
 
@@ -88,6 +93,7 @@ def arrays(seed: int = 0) -> RequestArrays:
         labels=rng.integers(0, 4, n),
         weights=rng.random(n).astype(np.float32),
         log_q=-rng.random(n).astype(np.float32),
+        segments=rng.integers(0, 9, (b, 2)),
     )
 
 
@@ -106,6 +112,7 @@ def requests_of(source: RequestArrays, chosen: list[int]) -> RequestArrays:
         text=cut(s.text, s.text_offsets),
         text_offsets=bounds(s.text_offsets),
         request=s.request[chosen],
+        segments=s.segments[chosen],
         hist_offsets=bounds(s.hist_offsets),
         offsets=bounds(s.offsets),
         **{f: cut(getattr(s, f), s.hist_offsets)
@@ -148,7 +155,9 @@ def item_vectors(model: InteractRank, of: Catalogue, text: bool = True, cat: boo
                  rows: NDArray[np.int64] | None = None) -> torch.Tensor:  # fmt: skip
     rows = np.arange(len(of) + 1) if rows is None else rows
     n = len(rows)
-    return model.encode_items(item_inputs(of, rows, np.full(n, text), np.full(n, cat)))
+    return model.encode_items(
+        item_inputs(of, rows, np.full(n, text), np.full(n, cat), np.full(n, True))
+    )
 
 
 def close(a: torch.Tensor, b: torch.Tensor, within: float = 1e-5) -> bool:
@@ -191,6 +200,45 @@ def test_item_attributes_move_no_query_vector_and_do_move_items(model: InteractR
     base, changed = model(batch(arrays())), model(batch(arrays(), other))
     assert torch.equal(base.queries, changed.queries)
     assert not close(item_vectors(model, CATALOGUE), item_vectors(model, other), 1e-2)
+
+
+def test_an_embedding_moves_its_item_from_its_time_on(model: InteractRank) -> None:
+    late = catalogue(embedding_from=NOW + 2 * HOUR)
+    never = catalogue(embedding=np.full((N_ITEMS, 3), np.nan, np.float32))
+    source = arrays()
+    with_, without = (model(batch(source, of)).logits for of in (CATALOGUE, never))
+    mixed = model(batch(source, late)).logits
+    # Requests stand an hour apart from NOW on, so the third is the first that knows it.
+    known = source.offsets[2]
+    assert close(mixed[:known], without[:known])
+    assert close(mixed[known:], with_[known:])
+    assert not close(with_[:known], without[:known], 1e-3)
+
+
+def test_another_context_moves_the_query_vector(model: InteractRank) -> None:
+    source = arrays()
+    base = model(batch(source)).queries
+    moved = replace(source, segments=source.segments + np.array([[0, 1]]))
+    assert not close(model(batch(moved)).queries, base, 1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_count_as_missing(model: InteractRank, wrong: float) -> None:
+    numeric, embedding = CATALOGUE.numeric.copy(), CATALOGUE.embedding.copy()
+    numeric[3:9, 0], embedding[3:9, 1] = np.nan, np.nan
+    missing = replace(CATALOGUE, numeric=numeric, embedding=embedding)
+    numeric, embedding = numeric.copy(), embedding.copy()
+    numeric[3:9, 0], embedding[3:9, 1] = wrong, wrong
+    odd = replace(CATALOGUE, numeric=numeric, embedding=embedding)
+    assert torch.equal(item_vectors(model, odd), item_vectors(model, missing))
+    source = arrays()
+    request = source.request.copy()
+    request[:, 6] = np.nan
+    expected = model(batch(replace(source, request=request))).logits
+    request[:, 6] = wrong
+    found = model(batch(replace(source, request=request))).logits
+    assert torch.equal(found, expected)
+    assert found.isfinite().all()
 
 
 def test_a_request_and_its_labels_move_no_item_vector(model: InteractRank) -> None:
@@ -437,7 +485,7 @@ def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Pat
     assert not loaded.model.training
     for f in dataclasses.fields(Catalogue):
         assert np.array_equal(getattr(loaded.catalogue, f.name), getattr(CATALOGUE, f.name),
-                              equal_nan=f.name == "numeric")  # fmt: skip
+                              equal_nan=f.name in ("numeric", "embedding"))  # fmt: skip
     base = model(batch(arrays()))
     again = loaded.model(batch(arrays(), loaded.catalogue))
     assert torch.equal(base.logits, again.logits)
@@ -450,7 +498,7 @@ def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Pat
 
 def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
     rng = np.random.default_rng(seed)
-    keys = engagement_keys(query)
+    keys = engagement_keys(query, CONTEXT)
     blocks = []
     for key in keys:
         level = LEVELS[level_code(key)]
@@ -471,6 +519,7 @@ def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
         hist_times=NOW - np.arange(events, 0, -1) * HOUR,
         hist_offsets=np.array([0, events]),
         tokens=np.array([len(tokens(query))]),
+        segments=np.array([[segment_bucket(v) for v in CONTEXT.values()]]),
     )
 
 
@@ -489,17 +538,24 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     text, text_offsets = ragged([query])
     created = CATALOGUE.created[TABLE.rows(candidates)]
     offsets = np.array([0, len(candidates)])
+    told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
+    told[::3] = np.nan
     source = RequestArrays(
         time=inputs.time, text=text, text_offsets=text_offsets, hist_items=inputs.hist_items,
         hist_actions=inputs.hist_actions, hist_times=inputs.hist_times,
         hist_offsets=inputs.hist_offsets, request=request_features(SCHEMA, inputs),
         candidates=candidates, offsets=offsets,
-        x=cross_features(SCHEMA, inputs, candidates, offsets, created),
-        labels=np.zeros(20, np.int64),
+        x=cross_features(SCHEMA, inputs, candidates, offsets, created, told),
+        labels=np.zeros(20, np.int64), segments=inputs.segments,
     )  # fmt: skip
     scale = float(model.fusion.scale)
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
-    scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS)
+    scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
+    # An unknown candidate in front must not shift what was said of the others.
+    shifted = scorer_of(model).score(
+        query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
+    )
+    np.testing.assert_allclose(shifted.priors, scored.priors, atol=1e-5)
     assert scored.ids.tolist() == candidates.tolist()
     # Within 2e-2 of the dot, which bf16 rounds; g(x) and the bias are exact.
     assert np.abs(scored.scores - expected.numpy()).max() <= 2e-2 * scale

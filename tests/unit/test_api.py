@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from prerank.ids import ItemIds, event_id, given_event_id
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
 WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
 REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
+RETRIEVED = Limits(ItemIds("integer"), replace(SCHEMA, retriever=("score", "rank")))
+SEGMENTED = Limits(ItemIds("integer"), replace(SCHEMA, segments=("country", "device")))
 STRINGS = Limits(ItemIds("string", 7), SCHEMA)
 NOW = 1_700_000_000_000_000
 GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
@@ -113,6 +116,109 @@ def test_a_wrong_field_is_named_with_the_fix(field: str, value: Any, says: str) 
     assert error.field == field
     assert says in error.message
     assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        (None, {"country": "", "device": ""}),
+        ({}, {"country": "", "device": ""}),
+        ({"device": "tv", "country": "DE"}, {"country": "DE", "device": "tv"}),
+        ({"device": 7, "country": ""}, {"country": "", "device": "7"}),
+        ({"device": True, "country": None}, {"country": "", "device": "true"}),
+    ],
+)
+def test_a_context_holds_every_segment_in_the_schemas_order(
+    given: Any, means: dict[str, str]
+) -> None:
+    for request in (
+        parsed(SEGMENTED, context=given),
+        parse_raw(b"", {"user_id": "a", "query": "q", "context": orjson.dumps(given).decode()},
+                  SEGMENTED, NOW),
+    ):  # fmt: skip
+        assert list(request.context.items()) == list(means.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ("DE", "context"),
+        (["DE"], "context"),
+        ({"planet": "earth"}, "context.planet"),
+        ({"country": 1.5}, "context.country"),
+        ({"country": ["DE"]}, "context.country"),
+        ({"country": "x" * 513}, "context.country"),
+    ],
+)
+def test_a_wrong_context_is_named(given: Any, field: str) -> None:
+    assert refused(SEGMENTED, context=given).field == field
+    assert refused(WALL, context={"country": "DE"}).field == "context.country"
+
+
+def nan_as_none(values: Any) -> list[list[float | None]]:
+    return [[None if np.isnan(v) else float(v) for v in row] for row in values]
+
+
+def test_what_the_retriever_said_follows_its_candidate() -> None:
+    ids, scores, ranks = [3, 1, 3, 2], [0.5, None, 9, -1], [4, 0, 9, None]
+    expected = [[0.5, 4], [None, 0], [-1, None]]
+    objects = [{"id": 3, "score": 0.5, "rank": 4}, {"id": 1, "rank": 0},
+               {"id": 3, "score": 9, "rank": 9}, {"id": 2, "score": -1}]  # fmt: skip
+    columns = np.array([scores, ranks], np.float32).tobytes()
+    fields = {"user_id": "a", "query": "q", "retriever": "score,rank"}
+    for request in (
+        parsed(RETRIEVED, candidates=ids, retriever_scores=scores, retriever_ranks=ranks),
+        parsed(RETRIEVED, candidates=objects),
+        parse_raw(np.array(ids, "<i8").tobytes() + columns, fields, RETRIEVED, NOW),
+    ):
+        assert request.keys.tolist() == [3, 1, 2]
+        assert request.retrieved is not None
+        assert nan_as_none(request.retrieved) == expected
+    one = parsed(RETRIEVED, candidates=ids, retriever_ranks=ranks).retrieved
+    assert one is not None
+    assert nan_as_none(one) == [[None, 4], [None, 0], [None, None]]
+    assert parsed(RETRIEVED, candidates=ids).retrieved is None
+    assert parsed(RETRIEVED, candidates=[{"id": 3}]).retrieved is None
+    assert parsed(WALL, candidates=[{"id": 3}, {"id": 4}]).keys.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"retriever_scores": [1, 2]}, "retriever_scores"),
+        ({"retriever_scores": 1}, "retriever_scores"),
+        ({"retriever_scores": [1, 2, "3"]}, "retriever_scores"),
+        ({"retriever_scores": [1, 2, True]}, "retriever_scores"),
+        ({"retriever_scores": [1, 2, 1e300]}, "retriever_scores"),
+        ({"retriever_ranks": [1, 2, -1]}, "retriever_ranks"),
+        ({"retriever_ranks": [1, 2, 1.5]}, "retriever_ranks"),
+        ({"candidates": [{"id": 1}, 2]}, "candidates"),
+        ({"candidates": [{"score": 1}]}, "candidates"),
+        ({"candidates": [{"id": 1, "colour": 2}]}, "candidates[0].colour"),
+        ({"candidates": 7, "retriever_ranks": []}, "candidates"),
+    ],
+)
+def test_wrong_words_of_the_retriever_are_named(changes: dict[str, Any], field: str) -> None:
+    assert refused(RETRIEVED, **changes).field == field
+
+
+def test_a_model_that_knows_no_retriever_says_so() -> None:
+    assert refused(retriever_scores=[1, 2, 3]).field == "retriever_scores"
+    ranked = Limits(ItemIds("integer"), replace(SCHEMA, retriever=("rank",)))
+    error = refused(ranked, candidates=[{"id": 1, "score": 1}])
+    assert error.field == "retriever_scores"
+    assert "['rank']" in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "told", "field"),
+    [(b"\0" * 13, "score", "candidates"), (b"\0" * 12, "colour", "retriever"),
+     (b"\0" * 8 + b"\0\0\x80\x7f", "score", "retriever_scores")],
+)  # fmt: skip
+def test_a_wrong_raw_body_of_the_retriever_is_named(body: bytes, told: str, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_raw(body, {"user_id": "a", "query": "q", "retriever": told}, RETRIEVED, NOW)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("weight", [-1, "1", True, None])

@@ -21,7 +21,9 @@ from interactrank.engagement import (
 from interactrank.rows import RowError, pack, unpack
 from interactrank.schema import LEVELS, REQUEST_NUMERIC, FeatureSchema, Level
 
-SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement", "save"))
+SCHEMA = FeatureSchema(
+    ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country", "device")
+)
 HOUR, DAY = 3_600_000_000, 24 * 3_600_000_000
 NOW = 1_600_000_000_000_000
 BY_PREFIX = {level.prefix: level for level in LEVELS}
@@ -114,6 +116,9 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     x |= dict.fromkeys((f"user:decay_{d}" for d in ("1h", "1d", "30d")), 0.0)
     x["user:touched"], x["user:count"] = float(bool(at)), math.log1p(len(at))
     x["user:rank_recency"] = 1 / (1 + at[0]) if at else 0.0
+    for action in ("click", "save"):
+        code = schema.actions.index(action)
+        x[f"user:touched:{action}"] = float((item, code) in [(e, a) for e, a, _ in recent])
     if at:
         hours = (request.time - recent[at[0]][2]) / HOUR
         for name, scale in (("1h", 1), ("1d", 24), ("30d", 720)):
@@ -125,6 +130,8 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     x["item:log_popularity"] = math.log1p(popularity)
     x["thin:g:engage:all"] = 10 / (c_query + 10) * x["g:engage:all"]
     x["thin:user:rank_recency"] = 3 / (c_query + 3) * x["user:rank_recency"]
+    fresh = known and request.time - born < 30 * DAY
+    x["fresh:q:engage:30d"] = x["q:engage:30d"] if fresh else 0.0
     return x
 
 
@@ -141,13 +148,15 @@ def random_block(rng: np.random.Generator, level: Level, cap: int | None = None)
 
 def random_request(seed: int) -> Request:
     rng = np.random.default_rng(seed)
-    keys = ["q:ab", "c:ab", *(f"t:{i}" for i in range(rng.integers(0, 4))),
+    keys = ["q:ab", "s:country=de|ab", "s:device=tv|ab", "c:ab",
+            *(f"t:{i}" for i in range(rng.integers(0, 4))),
             *(f"g:{i}" for i in range(rng.integers(0, 5))), "a:"]  # fmt: skip
     rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
     times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
     history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t)) for t in times]
     candidates = [int(i) for i in rng.permutation([*ITEMS, 99, 100])[: rng.integers(0, 20)]]
-    born = {c: int(rng.choice([0, NOW - 3 * DAY, NOW, NOW + DAY])) for c in candidates}
+    births = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY]
+    born = {c: int(rng.choice(births)) for c in candidates}
     return Request(rows, history, candidates, born, int(rng.integers(0, 6)))
 
 
@@ -195,6 +204,59 @@ def test_nothing_known_is_all_zero_but_the_unknown_age() -> None:
     expected[:, SCHEMA.cross.index("item:age_unknown")] = 1.0
     assert (x == expected).all()
     assert features([]).shape == (0, len(SCHEMA.cross))
+
+
+def test_a_log_without_segments_or_with_one_action_pays_nothing_for_them() -> None:
+    plain = FeatureSchema(("view", "click", "save"), ("view",), ("engagement", "save"))
+    more = set(SCHEMA.cross) - set(plain.cross)
+    assert more == {"s:engage:30d", "s:engage:all"}
+    assert plain.hash() != SCHEMA.hash()
+    assert replace(SCHEMA, segments=("country", "os")).hash() != SCHEMA.hash()
+    single = FeatureSchema(("view", "click"), ("view",), ("engagement",))
+    assert [c for c in single.cross if c.startswith("user:touched")] == ["user:touched"]
+
+
+def test_a_request_may_lack_some_segments_or_all() -> None:
+    level, rng = BY_PREFIX["s"], np.random.default_rng(4)
+    block = random_block(rng, level, 12)
+    item = int(unpack(block, SCHEMA.columns(level)).ids[0])
+    both = Request({"s:country=de|x": block, "s:device=tv|x": None}, candidates=[item])
+    one = Request({"s:country=de|x": block}, candidates=[item])
+    none = Request({"q:x": None}, candidates=[item])
+    at = SCHEMA.cross.index("s:engage:all")
+    assert features([both])[0, at] == features([one])[0, at] > 0
+    assert features([none])[0, at] == 0
+
+
+def test_what_the_retriever_said_enters_as_it_is_and_as_missing() -> None:
+    request = Request(candidates=[1, 2, 3, 4])
+    told = np.array([[0.5, 0], [np.nan, 7], [-2, np.nan], [np.nan, np.nan]], np.float32)
+    names = ("retriever:score", "retriever:log_rank", "retriever:absent")
+
+    def columns(retriever: tuple[str, ...], told: NDArray[np.float32] | None) -> list[list[float]]:
+        schema = replace(SCHEMA, retriever=retriever)
+        assert set(schema.cross) - set(SCHEMA.cross) <= set(names)
+        none, bounds = np.zeros(4, np.int64), np.array([0, 4])
+        x = cross_features(schema, as_inputs([request]), np.arange(1, 5), bounds, none, told)
+        assert (x[:, : len(SCHEMA.cross)] == features([request])).all()
+        return [x[:, schema.cross.index(n)].tolist() for n in names if n in schema.cross]
+
+    logs = [0, float(np.log1p(np.float32(7))), 0, 0]
+    assert columns(("score", "rank"), told) == [[0.5, 0, -2, 0], logs, [0, 0, 0, 1]]
+    assert columns(("rank",), told[:, 1:]) == [logs, [0, 0, 1, 1]]
+    assert columns(("score",), None) == [[0, 0, 0, 0], [1, 1, 1, 1]]
+    assert columns((), None) == []
+
+
+def test_an_item_is_fresh_for_thirty_days_only() -> None:
+    level = BY_PREFIX["q"]
+    columns = SCHEMA.columns(level)
+    row = pack(np.arange(4), np.full((4, len(columns)), 9.0), columns, level)
+    born = {0: NOW - 30 * DAY, 1: NOW - 30 * DAY + HOUR, 2: 0, 3: NOW + HOUR}
+    x = features([Request({"q:x": row}, candidates=[0, 1, 2, 3], created=born)])
+    iqp, fresh = (x[:, SCHEMA.cross.index(c)] for c in ("q:engage:30d", "fresh:q:engage:30d"))
+    assert (iqp > 0).all()
+    assert fresh.tolist() == [0, iqp[1], 0, 0]
 
 
 def test_an_empty_row_says_no_more_than_no_row() -> None:

@@ -79,6 +79,10 @@ def test_explicit_null_switches_a_canonical_column_off() -> None:
         ("actions: {c: 'click:7d'}", "pattern"),
         ("segments: [country, country]", "listed twice"),
         ("segments: [query]", "canonical column"),
+        ("segments: [retriever_rank]", "canonical column"),
+        ("items: {embedding: [v, v]}", "listed twice"),
+        ("items: {embedding: title}", "canonical column"),
+        ("items: {embedding: 7}", "items.embedding"),
         ("label_window_hours: 0", "label_window_hours"),
     ],
 )
@@ -233,3 +237,18 @@ def test_times_that_cannot_be_meant(array: pa.Array, unit: str | None, message: 
 def test_text_of_numbers() -> None:
     assert to_text(pa.array([12.0, None, np.nan, 12.5])).to_pylist() == ["12", None, None, "12.5"]
     assert to_text(pa.array([7, None], pa.int8())).to_pylist() == ["7", None]
+
+
+def test_the_mapping_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    snippet = text.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "mapping.yaml").write_text(snippet)
+    mapping = load_mapping(tmp_path / "mapping.yaml")
+    assert mapping.segments == ("country", "device")
+    assert mapping.items.embedding == ("vector",)
+    assert mapping.valid_from_of() == {"embedding": "2024-03-01T00:00:00Z"}
+    events = mapping.event_columns([*CANONICAL, "bm25", "place", "country", "device"], "log")
+    assert events.columns["retriever_score"] == "bm25"
+    assert events.columns["retriever_rank"] == "place"
+    items = mapping.item_columns(["item_id", "price", "vector"], "items")
+    assert items["vector"] == "vector"

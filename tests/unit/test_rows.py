@@ -25,7 +25,9 @@ from interactrank.rows import (
 )
 from interactrank.schema import LEVELS, ROW_VERSION, FeatureSchema, Level
 
-SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
+SCHEMA = FeatureSchema(
+    ("impression", "click", "save"), ("impression",), ("engagement",), segments=("country",)
+)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 COUNTS = st.integers(0, 1999).map(float)
 

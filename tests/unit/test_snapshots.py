@@ -13,7 +13,7 @@ from interactrank.rows import Row, unpack
 from interactrank.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
 from prerank.snapshots import LevelPlan, shard_rows
 
-SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",))
+SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 BY_PREFIX = {level.prefix: level for level in LEVELS}
 

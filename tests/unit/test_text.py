@@ -18,16 +18,21 @@ from interactrank.schema import (
 )
 from interactrank.text import (
     MAX_TEXT_FEATURES,
+    SEGMENT_BUCKETS,
     TEXT_BUCKETS,
     engagement_keys,
     grams,
     normalise,
     ragged,
+    segment_bucket,
+    segment_key,
     text_features,
 )
 
 WORDY = st.lists(st.text("abcdefgh0é漢", min_size=1, max_size=12), max_size=40).map(" ".join)
 TEXT = st.one_of(st.text(), WORDY)
+CONTEXTS = st.dictionaries(st.text(max_size=3), st.text("ab=|% ", max_size=3), max_size=5)
+SEARCH = st.tuples(*[st.text("ab=|%", max_size=4)] * 3)
 LONG = " ".join(f"word{i}{'x' * (i % 7)}" for i in range(60))
 
 
@@ -61,19 +66,40 @@ def test_spellings_that_mean_the_same_are_one() -> None:
 
 
 @settings(deadline=None)
-@given(TEXT.map(normalise))
-@example(LONG)
-@example("")
-@example("!!! ???")
-def test_keys_stay_within_every_cap(query: str) -> None:
-    keys = engagement_keys(query)
+@given(TEXT.map(normalise), CONTEXTS)
+@example(LONG, {})
+@example("", {"country": "de"})
+@example("!!! ???", {"country": "de", "device": ""})
+def test_keys_stay_within_every_cap(query: str, context: dict[str, str]) -> None:
+    keys = engagement_keys(query, context)
     levels = by_level(keys)
     assert len(keys) <= MAX_KEYS_PER_REQUEST
     assert len(set(keys)) == len(keys)
     assert all(len(levels[level.prefix]) <= level.max_keys for level in LEVELS)
     assert keys[0] == f"q:{query}"
     assert keys[-1] == "a:"
-    assert keys == engagement_keys(query)
+    assert keys == engagement_keys(query, dict(context))
+    assert len(levels["s"]) == sum(bool(v) for v in list(context.values())[:3])
+    # Whatever the context, the other keys are those of the query alone.
+    assert [k for k in keys if not k.startswith("s:")] == engagement_keys(query)
+
+
+@settings(deadline=None)
+@given(SEARCH, SEARCH)
+@example(("c", "a|b", "q"), ("c", "a", "b|q"))
+@example(("c=a", "b", "q"), ("c", "a=b", "q"))
+@example(("c", "%7C", "q"), ("c", "|", "q"))
+def test_two_searches_share_a_segment_key_only_if_they_are_one(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    assert (segment_key(*one) == segment_key(*other)) == (one == other)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_segments_bucket_is_zero_only_where_it_is_missing(value: str) -> None:
+    assert (segment_bucket(value) == 0) == (value == "")
+    assert 0 <= segment_bucket(value) < SEGMENT_BUCKETS
 
 
 @settings(deadline=None)
@@ -122,8 +148,9 @@ def test_keys_and_hashes_are_the_same_in_another_process() -> None:
 
 
 def test_the_fullest_request_fits_the_byte_budget() -> None:
-    schema = FeatureSchema(("view", "click", "save", "long_click"), ("view",), ("engagement",))
-    full = by_level(engagement_keys(LONG))
+    actions, segments = ("view", "click", "save", "long_click"), ("country", "device", "gender")
+    schema = FeatureSchema(actions, ("view",), ("engagement",), segments=segments)
+    full = by_level(engagement_keys(LONG, dict.fromkeys(segments, "x")))
     total = sum(lv.max_keys * row_bytes(lv.cap, len(schema.columns(lv))) for lv in LEVELS)
     assert {p: len(k) for p, k in full.items()} == {lv.prefix: lv.max_keys for lv in LEVELS}
     assert total <= MAX_BYTES_PER_REQUEST

@@ -1,0 +1,76 @@
+"""Promotion looks first whether a version's features are there; no MLflow server, no Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interactrank.catalogue import Catalogue
+from interactrank.model import InteractRank, ModelConfig
+from interactrank.schema import FeatureSchema
+from prerank import index, registry
+from prerank.bundle import META, load_bundle, save_bundle
+from prerank.errors import StateError
+from prerank.home import Home, write_json
+from prerank.store import materialised_path
+
+PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
+RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
+CATALOGUE = Catalogue.build(np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32),
+                            np.zeros(3, np.int64))  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home.at(tmp_path / "home")
+    model = InteractRank(ModelConfig(mask_width=8, hidden=(8,)), RICH, CATALOGUE)
+    save_bundle(home.root / "models" / "3", model, CATALOGUE, {})
+    return home
+
+
+def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> list[Any]:
+    """Aliases set by promoting version 3 when the features of ``online`` are materialised."""
+    calls: list[Any] = []
+
+    class Client:
+        def set_registered_model_alias(self, *args: str) -> None:
+            calls.append(args)
+
+    patch.setattr("mlflow.MlflowClient", Client)
+    patch.setattr(index, "load_index", lambda *_: None)
+    state = {"schema_hash": online.hash(), "schema": online.to_dict()}
+    write_json(materialised_path(home), state)
+    registry.promote(home, "3")
+    return calls
+
+
+def test_a_version_whose_features_are_online_is_promoted(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert promoted(home, RICH, monkeypatch) == [("prerank", "champion", "3")]
+
+
+def test_a_version_whose_features_are_not_online_is_refused_by_name(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StateError, match="not materialised") as caught:
+        promoted(home, PLAIN, monkeypatch)
+    for name in ("s:engage:30d", "s:engage:all", "retriever:log_rank", "retriever:absent"):
+        assert name in str(caught.value)
+    with pytest.raises(StateError, match="same names, other layout"):
+        promoted(home, replace(RICH, segments=("device",)), monkeypatch)
+
+
+def test_a_model_that_names_a_feature_its_schema_lacks_is_refused_by_name(home: Home) -> None:
+    folder = home.root / "models" / "3"
+    meta = json.loads((folder / META).read_text())
+    meta["cross_features"].append("q:purchase:7d")
+    meta["schema_hash"] = "0" * 16
+    write_json(folder / META, meta)
+    with pytest.raises(StateError, match="without q:purchase:7d"):
+        load_bundle(folder)

@@ -51,8 +51,9 @@ class JobConfig:
         known = [*SECTIONS, "rivals"]
         if unknown := sorted(map(str, set(data) - set(known))):
             raise ConfigError(f"config: unknown section {unknown}; known are {sorted(known)}")
-        sections: dict[str, Any] = {name: typed(kind, {} if data.get(name) is None else data[name], name)
-                    for name, kind in SECTIONS.items()}  # fmt: skip
+        sections: dict[str, Any] = {}
+        for name, kind in SECTIONS.items():
+            sections[name] = typed(kind, {} if data.get(name) is None else data[name], name)
         return cls(**sections, rivals=_rivals(data.get("rivals", DEFAULT)))
 
 

@@ -74,10 +74,14 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
             trials.append({"l2": ridge, "log_q_power": power, "validation_mrr": mrr})
             if mrr > best:
                 best, kept = mrr, w / std
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"weights": kept}, folder / WEIGHTS)
-    write_meta(folder, schema, {"architecture": "linear"})
+    save(folder, schema, kept)
     return trials
+
+
+def save(folder: Path, schema: FeatureSchema, weights: NDArray[np.float32]) -> None:
+    """Write what :class:`LinearRanker` reads; ``weights`` float32 [X] of raw x."""
+    write_meta(folder, schema, {"architecture": "linear"})
+    save_file({"weights": weights}, folder / WEIGHTS)
 
 
 class LinearRanker:

@@ -93,11 +93,15 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
         if kept is None or mrr > best:
             best, kept = mrr, booster
     assert kept is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.save_model(str(folder / TREES), num_iteration=kept.best_iteration)
-    catalogue.save(folder / CATALOGUE)
-    write_meta(folder, schema, {"architecture": "trees"})
+    save(folder, schema, catalogue, kept)
     return trials
+
+
+def save(folder: Path, schema: FeatureSchema, catalogue: Catalogue, booster: Any) -> None:
+    """Write what :class:`TreesRanker` reads: LightGBM's text model up to its best round."""
+    write_meta(folder, schema, {"architecture": "trees"})
+    booster.save_model(str(folder / TREES), num_iteration=booster.best_iteration)
+    catalogue.save(folder / CATALOGUE)
 
 
 def visits(booster: Any) -> float:

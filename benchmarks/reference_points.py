@@ -161,13 +161,14 @@ def prior_of(ranker: TorchRanker) -> Score:
 
 
 def rankers(home: Home, schema: FeatureSchema, folder: Path) -> dict[str, Score]:
-    """Every ranker by name; a linear model or trees that ``home`` lacks are fitted in ``folder``."""
+    """Every ranker by name; what ``home`` lacks of the fitted ones is fitted in ``folder``."""
     own = fitted(home) | trained(home)
     for name, fit in FITTED.items():
         if name not in own:
             began = time.perf_counter()
             trials = fit(home, schema, folder / name, SEED)
-            print(f"{name}: {trials}, {time.perf_counter() - began:.0f} s")
+            best = max(trials, key=lambda t: t["validation_mrr"])
+            print(f"{name}: {best}, of {len(trials)} trials, {time.perf_counter() - began:.0f} s")
             own[name] = folder / name
     std = stored(home, schema, "train", 5_000, SEED).x.std(axis=0)
     rule = np.zeros(len(schema.cross), np.float32)

@@ -27,6 +27,7 @@ from interactrank.batch import Batch, RequestArrays, collate
 from interactrank.catalogue import Catalogue
 from interactrank.losses import total_loss
 from interactrank.model import InteractRank, ModelConfig, Output
+from interactrank.performing import PERFORMING_LENGTH
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.trainer import TrainConfig, Trainer
 
@@ -65,6 +66,9 @@ def requests(n: int, per: int, items: int, rng: np.random.Generator) -> RequestA
         hist_actions=np.zeros(n * history, np.int64),
         hist_times=np.full(n * history, 10**15 - 10**10),
         hist_offsets=np.arange(n + 1) * history,
+        performing=rng.integers(0, items, n * PERFORMING_LENGTH),
+        performing_counts=np.ones(n * PERFORMING_LENGTH, np.float32),
+        performing_offsets=np.arange(n + 1) * PERFORMING_LENGTH,
         request=rng.random((n, len(REQUEST_NUMERIC)), np.float32),
         candidates=chosen.ravel(),
         offsets=np.arange(n + 1) * per,
@@ -166,11 +170,14 @@ def parts(trainer: Trainer, batch: Batch, steps: int, device: str) -> dict[str, 
 
         return call
 
+    dots = torch.zeros(len(batch.x), len(model.schema.heads), device=device)
     median = lambda f: spread(timed(f, steps, device))[0]  # noqa: E731
     return {
         "query tower": median(auto(lambda: model.encode_queries(batch))),
         "item tower": median(auto(lambda: model.encode_items(batch.items))),
-        "fusion": median(auto(lambda: model.fusion.prior(batch.x))),
+        "fusion": median(
+            auto(lambda: model.fusion.logits(dots, batch.x, batch.request, batch.candidate_request))
+        ),
         "loss": median(auto(lambda: total_loss(model, full, batch, log_q, trainer.config.loss))),
         "whole step": median(lambda: trainer.step(batch)),
     }

@@ -118,7 +118,7 @@ class Fusion(nn.Module):
         if not self.crosses:
             return x.new_zeros(x.shape[0])
         x = (x - self.x_mean) / self.x_std
-        out = (x * coefficients.weights[request]).sum(-1)
+        out = torch.einsum("nx,nx->n", x, coefficients.weights[request])
         if self.hidden is not None:
             out = out + self.hidden(x).squeeze(-1)
         return out

@@ -27,7 +27,10 @@ class MaskBlock(nn.Module):
 
 
 class TowerBody(nn.Module):
-    """LayerNorm, ``blocks`` parallel MaskNet blocks on the same input, MLP, linear output."""
+    """LayerNorm, ``blocks`` parallel MaskNet blocks on the same input, MLP, linear output.
+
+    No blocks leaves a plain MLP.
+    """
 
     def __init__(
         self, inputs: int, blocks: int, width: int, hidden: tuple[int, ...], out: int,
@@ -37,7 +40,7 @@ class TowerBody(nn.Module):
         self.norm = nn.LayerNorm(inputs)
         self.blocks = nn.ModuleList(MaskBlock(inputs, width, dropout) for _ in range(blocks))
         layers: list[nn.Module] = []
-        size = blocks * width
+        size = blocks * width or inputs
         for h in hidden:
             layers += [nn.Linear(size, h), nn.ReLU(), nn.LayerNorm(h)]
             size = h
@@ -53,9 +56,27 @@ class TowerBody(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, inputs] -> [B, out]."""
+        return self.layers(features)[-1]
+
+    def layers(self, features: Tensor) -> list[Tensor]:
+        """Every layer's output, [B, its width]: the blocks', each hidden layer's, [B, out]."""
         v = self.norm(features)
-        out: Tensor = self.mlp(torch.cat([block(v) for block in self.blocks], dim=1))
-        return out
+        found = []
+        if self.blocks:
+            v = torch.cat([block(v) for block in self.blocks], dim=1)
+            found.append(v)
+        for step in self.mlp:
+            v = step(v)
+            if isinstance(step, nn.LayerNorm):
+                found.append(v)
+        return [*found, v]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of :meth:`layers`."""
+        linear = [m for m in self.mlp if isinstance(m, nn.Linear)]
+        blocks = (linear[0].in_features,) if self.blocks else ()
+        return (*blocks, *(m.out_features for m in linear))
 
 
 class Numeric(nn.Module):

@@ -33,7 +33,9 @@ class ModelConfig:
 
     ``cross`` off takes out whatever comes from engagement rows: cross features, query statistics
     and performing items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
-    fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x.
+    fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x. ``mask_blocks``
+    0 makes the tower bodies plain MLPs. ``pooling``, ``attention`` and ``time_encoding`` are the
+    parts of the sequence encoder.
     """
 
     width: int = 64
@@ -46,9 +48,16 @@ class ModelConfig:
     id_dropout: float = 0.1
     cross: bool = True
     history: bool = True
+    pooling: bool = True
+    attention: bool = True
+    time_encoding: bool = True
     performing: bool = True
     gated: bool = True
     fusion_hidden: int = 0
+
+    def __post_init__(self) -> None:
+        if self.history and not (self.pooling or self.attention):
+            raise ValueError("history needs pooling or attention; set history: false to drop it")
 
     @classmethod
     def paper(cls) -> ModelConfig:
@@ -95,6 +104,10 @@ class ItemTower(nn.Module):
 
     def forward(self, item: dict[str, Tensor]) -> Tensor:
         """Encode items given by ``Batch.items`` (see :func:`interactrank.batch.item_inputs`)."""
+        return F.normalize(self.layers(item)[-1], dim=-1)
+
+    def layers(self, item: dict[str, Tensor]) -> list[Tensor]:
+        """Outputs of the body's layers (:meth:`interactrank.masknet.TowerBody.layers`)."""
         rows = item["rows"]
         if self.training and self.id_dropout:
             # Some ids are hidden so that the out-of-vocabulary path learns what text can tell.
@@ -107,7 +120,7 @@ class ItemTower(nn.Module):
             self.numeric(item["numeric"]),
             self.embedding(item["embedding"]),
         ]
-        return F.normalize(self.body(torch.cat(parts, dim=1)), dim=-1)
+        return self.body.layers(torch.cat(parts, dim=1))
 
 
 class QueryTower(nn.Module):
@@ -124,8 +137,10 @@ class QueryTower(nn.Module):
         self.sequence: SequenceEncoder | None = None
         inputs = config.text_width
         if config.history:
-            self.sequence = SequenceEncoder(ids, len(schema.actions), config.text_width)
-            inputs += 2 * config.id_width
+            self.sequence = SequenceEncoder(ids, len(schema.actions), config.text_width,
+                                            config.pooling, config.attention,
+                                            config.time_encoding)  # fmt: skip
+            inputs += self.sequence.width
         self.performing: PerformingEncoder | None = None
         if config.cross and config.performing:
             self.performing = PerformingEncoder(ids, config.text_width)
@@ -143,6 +158,11 @@ class QueryTower(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, H, D]."""
+        out = self.layers(batch)[-1].view(-1, self.heads, self.width)
+        return F.normalize(out, dim=-1)
+
+    def layers(self, batch: Batch) -> list[Tensor]:
+        """Outputs of the body's layers; the last is [B, H D]."""
         text = self.text(batch.text, batch.text_offsets)
         parts = [text]
         if self.sequence is not None:
@@ -155,8 +175,7 @@ class QueryTower(nn.Module):
         if self.numeric is not None:
             parts.append(self.numeric(batch.request))
         parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
-        out = self.body(torch.cat(parts, dim=1)).view(-1, self.heads, self.width)
-        return F.normalize(out, dim=-1)
+        return self.body.layers(torch.cat(parts, dim=1))
 
 
 class InteractRank(nn.Module):
@@ -177,28 +196,50 @@ class InteractRank(nn.Module):
         )  # fmt: skip
         self.register_buffer("known", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 
+    def known_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``item`` with ids that were never trained sent down the unknown-id path."""
+        return {**item, "rows": item["rows"] * self.known[item["rows"]]}
+
+    def known_sequences(self, batch: Batch) -> Batch:
+        """``batch`` with its sequences' untrained ids sent down the unknown-id path."""
+        history, performing = batch.hist_items, batch.performing
+        return batch.replace(
+            hist_items=history * self.known[history],
+            performing=performing * self.known[performing],
+        )
+
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
-        """Unit item vectors [U, D]; items whose id was never trained take the unknown-id path."""
-        rows = item["rows"]
-        return self.item_tower({**item, "rows": rows * self.known[rows]})
+        """Unit item vectors [U, D]."""
+        return self.item_tower(self.known_items(item))
 
     def encode_queries(self, batch: Batch) -> Tensor:
         """Unit query vectors [B, H, D]."""
-        history, performing = batch.hist_items, batch.performing
-        return self.query_tower(
-            batch.replace(
-                hist_items=history * self.known[history],
-                performing=performing * self.known[performing],
-            )
-        )
+        return self.query_tower(self.known_sequences(batch))
 
-    def forward(self, batch: Batch) -> Output:
-        """Logits of every candidate of the batch, with the vectors they came from."""
+    def match(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D]."""
         queries, items = self.encode_queries(batch), self.encode_items(batch.items)
         candidate_items = items[batch.candidate_item]
         dots = torch.einsum("nhd,nd->nh", queries[batch.candidate_request], candidate_items)
+        return dots, queries, items
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits of every candidate of the batch, with the vectors they came from."""
+        dots, queries, items = self.match(batch)
         logits = self.fusion.logits(dots, batch.x, batch.request, batch.candidate_request)
         return Output(logits, queries, items)
+
+    def cost(self) -> tuple[float, float]:
+        """FLOPs and bytes read per candidate, after the towers.
+
+        A multiply-add is two FLOPs, as in torch's own counter; element-wise steps, and what folds
+        into per-request constants, are not counted. 64 dimensions and 7 cross features make the
+        paper's 142. Item vectors are bf16, cross features fp32.
+        """
+        crosses = self.fusion.crosses
+        hidden = self.config.fusion_hidden
+        g = crosses + (crosses * hidden + hidden if crosses else 0)
+        return 2.0 * (self.config.width + g), 2.0 * self.config.width + 4.0 * crosses
 
 
 @dataclass

@@ -24,11 +24,15 @@ class SequenceEncoder(nn.Module):
 
     pool(X) = sum_t w_t x_t over positions; attend(q, X) = sum_t softmax_t(q·x_t / sqrt d) x_t.
     Unlike the public reference code, padding is masked in both, and the result of an empty
-    sequence is exactly zero.
+    sequence is exactly zero. Either half, and the time embedding, may be left out.
     """
 
-    def __init__(self, items: nn.Embedding, actions: int, query_width: int) -> None:
+    def __init__(
+        self, items: nn.Embedding, actions: int, query_width: int, pooling: bool = True,
+        attention: bool = True, time_encoding: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.pooling, self.attention, self.time_encoding = pooling, attention, time_encoding
         width = items.embedding_dim
         self.items = items
         self.actions = nn.Embedding(actions, width)
@@ -37,6 +41,11 @@ class SequenceEncoder(nn.Module):
         self.query = nn.Linear(query_width, width)
         nn.init.normal_(self.actions.weight, std=0.02)
         nn.init.normal_(self.time.weight, std=0.02)
+
+    @property
+    def width(self) -> int:
+        """Width of the output: d for each half."""
+        return (self.pooling + self.attention) * self.items.embedding_dim
 
     def forward(
         self, query: Tensor, items: Tensor, actions: Tensor, hours: Tensor, mask: Tensor
@@ -51,17 +60,23 @@ class SequenceEncoder(nn.Module):
             mask: bool [B, L], true where there is an event.
 
         Returns:
-            [B, 2 d]: pooled and attended.
+            [B, width]: pooled, then attended.
         """
-        bucket = (hours.clamp(min=0).log().floor().clamp(-1, TIME_EDGES) + 1).long()
-        x = self.items(items) + self.actions(actions) + self.time(bucket)
+        x = self.items(items) + self.actions(actions)
+        if self.time_encoding:
+            bucket = (hours.clamp(min=0).log().floor().clamp(-1, TIME_EDGES) + 1).long()
+            x = x + self.time(bucket)
         x = x * mask.unsqueeze(-1)
-        pooled = torch.einsum("bld,l->bd", x, self.position_weight[: x.shape[1]].to(x.dtype))
-        scores = torch.einsum("bld,bd->bl", x, self.query(query)) / math.sqrt(x.shape[-1])
-        scores = scores.masked_fill(~mask, float("-inf"))
-        # A row that is all padding would be softmax of nothing, NaN: it attends to zeros instead.
-        attention = torch.nan_to_num(scores.softmax(dim=1))
-        return torch.cat((pooled, torch.einsum("bld,bl->bd", x, attention)), dim=1)
+        parts = []
+        if self.pooling:
+            weight = self.position_weight[: x.shape[1]].to(x.dtype)
+            parts.append(torch.einsum("bld,l->bd", x, weight))
+        if self.attention:
+            scores = torch.einsum("bld,bd->bl", x, self.query(query)) / math.sqrt(x.shape[-1])
+            scores = scores.masked_fill(~mask, float("-inf"))
+            # A row that is all padding would be softmax of nothing, NaN: it attends to zeros.
+            parts.append(torch.einsum("bld,bl->bd", x, torch.nan_to_num(scores.softmax(dim=1))))
+        return torch.cat(parts, dim=1)
 
 
 class PerformingEncoder(nn.Module):

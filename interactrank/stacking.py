@@ -47,9 +47,7 @@ class HeldOut:
 
 @torch.inference_mode()
 def _dots(model: InteractRank, batch: Batch) -> Tensor:
-    queries, items = model.encode_queries(batch), model.encode_items(batch.items)
-    picked = items[batch.candidate_item]
-    return torch.einsum("nhd,nd->nh", queries[batch.candidate_request], picked)
+    return model.match(batch)[0]
 
 
 def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
@@ -156,12 +154,12 @@ def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
 
 
 def cross_fitted(
-    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig
+    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True
 ) -> tuple[float, float]:
     """Loss and MRR of held-out requests under fusions fitted on *other* held-out requests.
 
     Two folds of alternating batches: no request is measured with a fusion that saw it. The
-    fusion is left as it was.
+    fusion is left as it was. Without ``stacking`` it is measured as it is.
     """
     start = {k: v.clone() for k, v in fusion.state_dict().items()}
     losses, ranks = [], []
@@ -169,7 +167,7 @@ def cross_fitted(
         fitted, measured = held[1 - fold :: 2], held[fold::2]
         if not measured:
             continue
-        if fitted and fusion.crosses:
+        if stacking and fitted and fusion.crosses:
             refit(fusion, fitted, config)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))

@@ -22,7 +22,8 @@ from interactrank.model import InteractRank, Output
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
-    in validation MRR over the best before.
+    in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
+    (:mod:`interactrank.stacking`).
     """
 
     epochs: int = 8
@@ -35,6 +36,7 @@ class TrainConfig:
     patience: int = 2
     least_gain: float = 1e-3
     bf16: bool = False
+    stacking: bool = True
     seed: int = 7
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -107,7 +109,7 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """Total loss of a batch on the device."""
-        log_q = self.frequency.update(batch.items["rows"])
+        log_q = self.frequency.update(batch.items["rows"]) * self.config.loss.softmax_log_q
         with self.autocast():
             output = self.forward(batch)
         full = Output(output.logits.float(), output.queries.float(), output.items.float())

@@ -10,8 +10,9 @@ from typing import Any
 
 from safetensors.torch import load_model, save_model
 
+from interactrank.baselines import architecture, build, config_of
 from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig
+from interactrank.model import InteractRank
 from interactrank.schema import FeatureSchema
 from prerank.errors import StateError
 
@@ -36,19 +37,25 @@ def save_bundle(
     # save_model writes the embeddings that both towers share once.
     save_model(model, str(folder / WEIGHTS))
     catalogue.save(folder / CATALOGUE)
+    own = {"architecture": architecture(model.config), "model": model.config.to_dict()}
+    write_meta(folder, model.schema, {**meta, **own})
+
+
+def write_meta(folder: Path, schema: FeatureSchema, meta: dict[str, Any]) -> None:
+    """Write model.json: what a ranker was fitted on, so that no other schema feeds it."""
     full = {
         **meta,
-        "model": model.config.to_dict(),
-        "schema": model.schema.to_dict(),
-        "schema_hash": model.schema.hash(),
-        "cross_features": model.schema.cross,
+        "schema": schema.to_dict(),
+        "schema_hash": schema.hash(),
+        "cross_features": schema.cross,
         "code_version": version("interactrank-platform"),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / META).write_text(json.dumps(full, indent=2, default=str) + "\n")
 
 
-def load_bundle(folder: Path) -> Bundle:
-    """Read what :func:`save_bundle` wrote.
+def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
+    """Read what :func:`write_meta` wrote.
 
     Raises:
         StateError: the model was written for another feature schema than this code computes.
@@ -62,7 +69,18 @@ def load_bundle(folder: Path) -> Bundle:
             f"code computes {schema.hash()}{' without ' + ', '.join(lost) if lost else ''}: "
             f"install the code version {meta['code_version']}, or train again."
         )
+    return schema, meta
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read what :func:`save_bundle` wrote.
+
+    Raises:
+        StateError: the model was written for another feature schema than this code computes.
+    """
+    schema, meta = read_meta(folder)
     catalogue = Catalogue.load(folder / CATALOGUE)
-    model = InteractRank(ModelConfig.from_dict(meta["model"]), schema, catalogue)
+    config = config_of(meta.get("architecture", "interactrank"), meta["model"])
+    model = build(config, schema, catalogue)
     load_model(model, folder / WEIGHTS)
     return Bundle(model.eval(), schema, catalogue, meta)

@@ -17,6 +17,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   the whole way     prerank run --events E --items I [--mapping M] --workdir W
   see it work       prerank demo
   stage by stage    prerank ingest | features | materialise | training-set | train | index
+  what a part pays  prerank ablate (resumable: run it again and it goes on)
   on a cluster      eval "$(prerank env)"; see the README
 """
 EPILOG = """\
@@ -61,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
                     _workdir)  # fmt: skip
     evaluate.add_argument("--version", help="model version (default: the challenger)")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    ablate = verb("ablate", _ablate, "leave out each part of the model in turn, measure the loss",
+                  _config, _workdir)  # fmt: skip
+    ablate.add_argument("--seeds", type=int, default=3, help="seeds of each variant (default 3)")
+    ablate.add_argument("--split", choices=("validation", "test"), default="validation")
     index = verb("index", _index, "encode the catalogue with a model version", _workdir)
     index.add_argument("--version", help="model version (default: the challenger)")
     promote = verb(
@@ -90,7 +95,9 @@ def _workdir(p: argparse.ArgumentParser) -> None:
 
 
 def _config(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--config", type=Path, help="YAML with features, model and train sections")
+    p.add_argument(
+        "--config", type=Path, help="YAML with features, model and train sections, and rivals"
+    )
 
 
 def _oracles(p: argparse.ArgumentParser) -> None:
@@ -173,16 +180,27 @@ def _evaluate(args: argparse.Namespace) -> None:
     from prerank.evaluate import evaluate
     from prerank.rayrun import connect
     from prerank.report import metrics_table
+    from prerank.rivals import fitted
 
     home = _home(args)
     tracking.connect(home)
     version = _version(args)
     connect()
-    models = {"interactrank": registry.download(home, version)}
-    rival = home.root / "rivals" / "two_tower"
-    if rival.exists():
-        models["two_tower"] = rival
+    models = fitted(home) | {"interactrank": registry.download(home, version)}
     print(metrics_table(evaluate(home, models, args.split, args.oracles)))  # type: ignore[arg-type]
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    from prerank.ablate import ablate, table
+    from prerank.config import JobConfig
+    from prerank.rayrun import connect
+    from prerank.trials import Budget
+
+    config, home = JobConfig.load(args.config), _home(args)
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
+    connect()
+    print(table(ablate(home, config, args.seeds, Budget(split=args.split))))
 
 
 def _index(args: argparse.Namespace) -> None:

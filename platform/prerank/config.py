@@ -14,6 +14,7 @@ from interactrank.trainer import TrainConfig
 from prerank.errors import ConfigError
 from prerank.features import FeatureConfig
 from prerank.log import OnceLoader
+from prerank.rivals import DEFAULT, RIVALS
 
 T = TypeVar("T")
 SECTIONS: dict[str, type] = {
@@ -24,10 +25,13 @@ SECTIONS: dict[str, type] = {
 
 
 class JobConfig:
-    """``features``, ``model`` and ``train`` sections of a job."""
+    """``features``, ``model`` and ``train`` sections of a job, and the ``rivals`` it fits."""
 
-    def __init__(self, features: FeatureConfig, model: ModelConfig, train: TrainConfig) -> None:
-        self.features, self.model, self.train = features, model, train
+    def __init__(
+        self, features: FeatureConfig, model: ModelConfig, train: TrainConfig,
+        rivals: tuple[str, ...] = DEFAULT,
+    ) -> None:  # fmt: skip
+        self.features, self.model, self.train, self.rivals = features, model, train, rivals
 
     @classmethod
     def load(cls, path: Path | None) -> JobConfig:
@@ -44,10 +48,21 @@ class JobConfig:
                 raise ConfigError(f"config {path}: {error}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"config {path}: a mapping of {sorted(SECTIONS)} is expected")
-        if unknown := sorted(map(str, set(data) - set(SECTIONS))):
-            raise ConfigError(f"config: unknown section {unknown}; known are {sorted(SECTIONS)}")
-        return cls(**{name: typed(kind, {} if data.get(name) is None else data[name], name)
-                      for name, kind in SECTIONS.items()})  # fmt: skip
+        known = [*SECTIONS, "rivals"]
+        if unknown := sorted(map(str, set(data) - set(known))):
+            raise ConfigError(f"config: unknown section {unknown}; known are {sorted(known)}")
+        sections: dict[str, Any] = {}
+        for name, kind in SECTIONS.items():
+            sections[name] = typed(kind, {} if data.get(name) is None else data[name], name)
+        return cls(**sections, rivals=_rivals(data.get("rivals", DEFAULT)))
+
+
+def _rivals(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, (list, tuple)):
+        raise ConfigError(f"config rivals: {names!r} is no list of {sorted(RIVALS)}")
+    if unknown := [n for n in names if n not in RIVALS]:
+        raise ConfigError(f"config rivals: unknown {unknown}; known are {sorted(RIVALS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def typed(kind: type[T], data: Any, where: str) -> T:
@@ -62,7 +77,11 @@ def typed(kind: type[T], data: Any, where: str) -> T:
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(map(str, set(data) - known)):
         raise ConfigError(f"config {where}: unknown key {unknown}; known are {sorted(known)}")
-    return kind(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+    values = {k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"config {where}: {error}") from None
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

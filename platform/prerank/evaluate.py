@@ -26,6 +26,7 @@ from interactrank.metrics import (
     summarise,
 )
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from prerank.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.catalogue import load_catalogue
 from prerank.errors import DataError
 from prerank.examples import catalogue_candidates, offline_inputs, request_arrays, shown_candidates
@@ -33,7 +34,7 @@ from prerank.features import schema_of
 from prerank.home import Home, replaced
 from prerank.rayrun import ray_map
 from prerank.requests import Splits
-from prerank.rivals import Bm25Ranker, ColumnRanker, Ranker, TorchRanker
+from prerank.rivals import Ranker, load_ranker
 from prerank.training_set import event_days, requests_between
 
 CANDIDATES_PER_CHUNK = 600_000
@@ -46,14 +47,14 @@ HEAD_QUERY, TORSO_QUERY = 100.0, 10.0
 
 
 def rankers(home: Home, schema: FeatureSchema, models: dict[str, str]) -> list[Ranker]:
-    """The rankers of a report; ``models`` maps a name to its bundle folder."""
+    """The rankers of a report; ``models`` maps a name to the folder of what was fitted."""
     items = pq.read_table(home.items, columns=["title"])
     manifest = home.read_json(home.manifest, "prerank ingest")
     return [
         ColumnRanker("popularity", schema, "a:engage:all"),
         Bm25Ranker(load_catalogue(home, manifest), items["title"].to_pylist()),
         ColumnRanker("iqp", schema, "q:engage:all"),
-        *(TorchRanker(name, Path(folder)) for name, folder in models.items()),
+        *(load_ranker(name, Path(folder)) for name, folder in models.items()),
     ]
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from prerank import tracking
+from prerank import rivals, tracking
 from prerank.config import JobConfig
 from prerank.features import build_features
 from prerank.home import Home
 from prerank.log import LogMapping
-from prerank.rayrun import connect
+from prerank.rayrun import connect, ray_map
 from prerank.report import metrics_table, write_metrics, write_report
 
 PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
@@ -60,20 +60,18 @@ def train_and_evaluate(
     home: Home, config: JobConfig, stages: Stages, name: str, oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train InteractRank and its neural rival, evaluate, register as challenger, index.
+    """Fit InteractRank and its rivals, evaluate, register as challenger, index.
 
     Returns:
         The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
     """
-    import ray
-
+    from prerank.ablate import load_ablations
     from prerank.evaluate import evaluate
-    from prerank.train import fit_rival, run_training
+    from prerank.train import run_training
 
     connect()
     manifest = home.read_json(home.manifest, "prerank ingest")
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    rival = replace(config.model, cross=False, history=False)
     params = {k: getattr(config.train, k) for k in PARAMETERS} | {
         "fingerprint": manifest["fingerprint"], "dataset": manifest["dataset"],
     }  # fmt: skip
@@ -84,19 +82,26 @@ def train_and_evaluate(
                 "fingerprint": manifest["fingerprint"], "splits": training["splits"],
                 "actions": manifest["actions"], "heads": manifest["heads"]}  # fmt: skip
         with stages("train"):
-            # It reserves no core: on two of them the model's own data tasks would get none.
-            rival_task = ray.remote(num_cpus=0)(fit_rival).remote({
-                "home": str(home.root), "name": "two_tower", "model": rival.to_dict(),
-                "train": asdict(config.train), "folder": str(home.root / "rivals" / "two_tower"),
-            })  # fmt: skip
+            # Before the model, a core each: beside it, on two cores, they would take the cores
+            # of its data tasks.
+            ray_map(
+                rivals.fit_rival,
+                rivals.pieces(home, config.rivals, config.model, config.train),
+                "rivals",
+            )
             bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,
                                            tracking.tracking_uri(home), run_id, meta)  # fmt: skip
-            other = ray.get(rival_task)
         with stages("evaluate"):
-            models = {"two_tower": Path(other["folder"]), "interactrank": bundle}
+            models = {n: rivals.folder_of(home, n) for n in config.rivals} | {
+                "interactrank": bundle
+            }
             results = evaluate(home, models, oracles=oracles)
+        others = {name: rivals.history(home, name) for name in config.rivals}
         results |= {
-            "training": {"interactrank": history, "two_tower": other["history"]},
+            "training": {"interactrank": history}
+            | {n: rows for n, rows in others.items() if n in rivals.NEURAL},
+            "fits": {n: rows for n, rows in others.items() if n in rivals.FITTED},
+            "ablations": load_ablations(home),
             "fusion_weights": fusion_weights(bundle),
             "stages": stages.seconds,
             **(about or {}),

@@ -2,23 +2,30 @@
 
 A ranker sees the same requests and candidates and gives one score a candidate; how it got them is
 its own affair. Counts that a ranker uses are the as-of columns of x, never a count of its own.
+What is fitted uses the stored training examples, chooses on validation, and is a folder under
+``rivals/`` that :func:`load_ranker` reads.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from interactrank.batch import RequestArrays, collate
-from interactrank.catalogue import Catalogue
-from interactrank.idtable import IdTable
-from interactrank.schema import FeatureSchema
-from interactrank.text import normalise, tokens
-from prerank.bundle import load_bundle
+from interactrank.baselines import ARCHITECTURES, architecture, config_of
+from interactrank.batch import RequestArrays
+from interactrank.model import ModelConfig
+from interactrank.trainer import TrainConfig
+from prerank.baselines import linear, trees
+from prerank.baselines.neural import TorchRanker
+from prerank.bundle import META, read_meta
+from prerank.home import Home, write_json
 
 
 class Ranker(Protocol):
@@ -33,66 +40,101 @@ class Ranker(Protocol):
         ...
 
 
-class ColumnRanker:
-    """Ranks by one cross feature: popularity is ``a:engage:all``, IQP alone ``q:engage:all``."""
+@dataclass(frozen=True)
+class Neural:
+    """How a neural rival differs from the job's own ``model`` and ``train`` sections.
 
-    def __init__(self, name: str, schema: FeatureSchema, column: str) -> None:
-        self.name, self.flops, self.bytes = name, 0.0, 4.0
-        self.column = schema.cross.index(column)
+    ``train`` holds what ``benchmarks/tune.py`` chose for it, on validation, with as many trials as
+    the model itself had.
+    """
 
-    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
-        """The column itself."""
-        return arrays.x[:, self.column]
+    architecture: str = "interactrank"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
 
-
-class Bm25Ranker:
-    """BM25 (bm25s, Lucene's variant) of the query against item titles that the time knows."""
-
-    name = "bm25"
-
-    def __init__(self, catalogue: Catalogue, titles: list[str]) -> None:
-        import bm25s
-
-        self.catalogue = catalogue
-        words = [tokens(normalise(t)) for t in titles]
-        self.table: IdTable = catalogue.table()
-        self.known = {w for ws in words for w in ws}
-        self.index = bm25s.BM25(method="lucene")
-        if self.known:
-            self.index.index(words, show_progress=False)
-        self.flops, self.bytes = 8.0, 16.0
-
-    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
-        """Okapi BM25 with Lucene's IDF; 0 where no word meets or the text is not known yet."""
-        out = np.zeros(len(arrays.candidates), np.float32)
-        rows = self.table.rows(arrays.candidates)
-        for b, query in enumerate(queries):
-            words = [w for w in tokens(query) if w in self.known]
-            lo, hi = arrays.offsets[b], arrays.offsets[b + 1]
-            if words and arrays.time[b] >= self.catalogue.text_from[0]:
-                scores = self.index.get_scores(words)
-                out[lo:hi] = np.where(rows[lo:hi] >= 0, scores[np.maximum(rows[lo:hi], 0)], 0.0)
-        return out
+    def configs(self, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+        """The rival's own configs, of the job's sizes."""
+        own = config_of(self.architecture, model.to_dict() | dict(self.model))
+        return own, replace(train, **self.train)
 
 
-class TorchRanker:
-    """A trained bundle: InteractRank itself, or a neural rival."""
+NEURAL: dict[str, Neural] = {
+    "two_tower": Neural(model={"cross": False, "history": False}),
+    "two_tower_sequence": Neural(model={"cross": False}),
+    "inttower": Neural("inttower", model={"cross": False}),
+}
+FITTED = {"linear": linear.fit, "trees": trees.fit}
+RIVALS = (*FITTED, *NEURAL)
+"""Names that a job's ``rivals`` may list. popularity, BM25 and IQP cost nothing to have."""
+DEFAULT = ("linear", "two_tower")
+HISTORY = "history.json"
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.bundle = name, load_bundle(folder)
-        self.table = self.bundle.catalogue.table()
-        width, config = self.bundle.model.config.width, self.bundle.model.config
-        crosses = len(self.bundle.schema.cross) if config.cross else 0
-        hidden = config.fusion_hidden
-        linear = 2 * crosses * max(hidden, 1) + 2 * hidden
-        # 2n - 1 for an n-wide dot, then scale, prior and one more addition each.
-        self.flops = 2.0 * width - 1 + 1 + (linear + 1 if crosses else 0)
-        self.bytes = 2.0 * width + 4.0 * crosses
 
-    @torch.inference_mode()
-    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
-        """Logit of the first head."""
-        heads = len(self.bundle.schema.heads)
-        output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
-        logits: NDArray[np.float32] = output.logits[:, 0].numpy()
-        return logits
+def pieces(
+    home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
+) -> list[dict[str, str]]:
+    """What :func:`fit_rival` needs of each rival, the longest first."""
+    out = []
+    for name in sorted(names, key=lambda n: n in FITTED):
+        config: dict[str, Any] = {"seed": train.seed}
+        if name in NEURAL:
+            own, its_train = NEURAL[name].configs(model, train)
+            config = {"architecture": architecture(own), "model": own.to_dict(),
+                      "train": asdict(its_train)}  # fmt: skip
+        out.append({"home": str(home.root), "name": name, "config": json.dumps(config)})
+    return out
+
+
+def fit_rival(piece: dict[str, str]) -> dict[str, str]:
+    """Fit one rival (a Ray task); what happened stands in its folder, see :func:`history`."""
+    import torch
+
+    from prerank.features import schema_of
+
+    torch.set_num_threads(1)
+    home, name, config = Home.at(piece["home"]), piece["name"], json.loads(piece["config"])
+    folder = folder_of(home, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    if name in NEURAL:
+        from prerank.train import fit_neural
+
+        rows = fit_neural(home, name, folder, config)
+    else:
+        schema = schema_of(home.read_json(home.manifest, "prerank ingest"))
+        rows = FITTED[name](home, schema, folder, config["seed"])
+    write_json(folder / HISTORY, {"rows": rows})
+    return {"name": name}
+
+
+def history(home: Home, name: str) -> list[dict[str, Any]]:
+    """The epochs of a neural rival, or the trials that a fit chose from."""
+    rows: list[dict[str, Any]] = home.read_json(folder_of(home, name) / HISTORY, "prerank train")[
+        "rows"
+    ]
+    return rows
+
+
+def folder_of(home: Home, name: str) -> Path:
+    """Where a fitted rival lies."""
+    return home.root / "rivals" / name
+
+
+def fitted(home: Home) -> dict[str, Path]:
+    """Folders of the rivals that a home has, by name."""
+    found = {name: folder_of(home, name) for name in RIVALS}
+    return {name: folder for name, folder in found.items() if (folder / META).exists()}
+
+
+def load_ranker(name: str, folder: Path) -> Ranker:
+    """The ranker of a folder that a fit wrote: a bundle, the linear model or the trees.
+
+    Raises:
+        StateError: it was fitted on another feature schema than this code computes.
+    """
+    _, meta = read_meta(folder)
+    kinds: dict[str, Callable[[str, Path], Ranker]] = {
+        "linear": linear.LinearRanker,
+        "trees": trees.TreesRanker,
+        **dict.fromkeys(ARCHITECTURES, TorchRanker),
+    }
+    return kinds[meta.get("architecture", "interactrank")](name, folder)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from ray.train import UserCallback
 
+from interactrank.baselines import build, config_of
 from interactrank.batch import Batch, collate
 from interactrank.catalogue import Catalogue
 from interactrank.model import InteractRank, ModelConfig
@@ -49,9 +50,13 @@ class Reader:
         arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
         return collate(arrays, self.catalogue, self.table, len(self.schema.heads))
 
+    def tables(self, name: str) -> Iterator[pa.Table]:
+        """Tables of a split, in time order."""
+        yield from read_split(self.home, name)
+
     def split(self, name: str, size: int, seed: int | None = None) -> Iterator[Batch]:
         """Batches of a split; with a seed, files and the requests within each are shuffled."""
-        tables = list(read_split(self.home, name))
+        tables = list(self.tables(name))
         rng = np.random.default_rng(seed)
         for i in rng.permutation(len(tables)) if seed is not None else range(len(tables)):
             table = tables[i]
@@ -64,9 +69,9 @@ class Reader:
 def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
     """A seeded model with its feature statistics set from the first training requests."""
     torch.manual_seed(train.seed)
-    model = InteractRank(config, reader.schema, reader.catalogue)
+    model = build(config, reader.schema, reader.catalogue)
     tables, rows = [], 0
-    for table in read_split(reader.home, "train"):
+    for table in reader.tables("train"):
         tables.append(table.slice(0, STATISTICS_REQUESTS - rows))
         rows += len(tables[-1])
         if rows >= STATISTICS_REQUESTS:
@@ -103,14 +108,14 @@ def fit(
         report = trainer.epoch(epoch, batches(epoch), ())
         validation = reader.split("validation", config.batch_requests)
         held = hold_out(trainer.model, islice(validation, HELD_OUT_BATCHES))
-        loss, mrr = cross_fitted(fusion, held, config.loss)
+        loss, mrr = cross_fitted(fusion, held, config.loss, config.stacking)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)
         improved = mrr > best
         behind = 0 if mrr > best + config.least_gain else behind + 1
         best = max(best, mrr)
         trained = {k: v.clone() for k, v in fusion.state_dict().items()}
         state = trainer.state()
-        if held and fusion.crosses:
+        if config.stacking and held and fusion.crosses:
             refit(fusion, held, config.loss)
         after_epoch({**asdict(report), "best_mrr": best}, improved, state)
         fusion.load_state_dict(trained)
@@ -124,23 +129,33 @@ def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
     return config.epochs * max(-(-summary["train_requests"] // config.batch_requests // workers), 1)
 
 
-def fit_rival(piece: dict[str, Any]) -> dict[str, Any]:
-    """Train a torch rival (a Ray task): same reader, loop and budget as the model, no registry."""
-    home, folder = Home.at(piece["home"]), Path(piece["folder"])
-    reader = Reader(home)
-    config = typed(TrainConfig, piece["train"], "train")
-    model = new_model(reader, ModelConfig.from_dict(piece["model"]), config)
+def fit_neural(
+    home: Home, name: str, folder: Path, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Train a neural rival: same reader, loop and budget as the model, no registry.
+
+    Args:
+        home: with a training set.
+        name: the rival's.
+        folder: where the best epoch's bundle goes.
+        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
+
+    Returns:
+        The epochs' metrics.
+    """
+    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
+    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
     trainer = Trainer(model, config, total_steps(home, config))
     history: list[dict[str, Any]] = []
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         history.append(metrics)
         if improved:
-            save_bundle(folder, model, reader.catalogue, {"name": piece["name"]})
+            save_bundle(folder, model, reader.catalogue, {"name": name})
 
     fit(trainer, reader, lambda e: reader.split("train", config.batch_requests, config.seed + e),
         0, after_epoch)  # fmt: skip
-    return {"folder": str(folder), "history": history}
+    return history
 
 
 class MlflowCallback(UserCallback):

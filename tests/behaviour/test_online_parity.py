@@ -219,10 +219,12 @@ def test_served_scores_and_features_are_the_offline_ones(
         with torch.inference_mode():
             logits = model(collate(arrays, catalogue, table, 1)).logits[:, 0].numpy()
         scores = np.array([served[i]["score"] for i in CANDIDATES])
-        within = 2e-2 * model.fusion.scale.item()
-        assert np.abs(scores - logits).max() <= within
         with torch.inference_mode():
-            priors = model.fusion.prior(torch.from_numpy(arrays.x)).numpy()
+            coefficients = model.fusion.coefficients(torch.from_numpy(arrays.request))
+            of = torch.zeros(len(arrays.x), dtype=torch.int64)
+            priors = model.fusion.prior(torch.from_numpy(arrays.x), coefficients, of).numpy()
+        within = 2e-2 * coefficients.scale.item()
+        assert np.abs(scores - logits).max() <= within
         np.testing.assert_allclose(
             [served[i]["prior"] for i in CANDIDATES], priors, rtol=1e-5, atol=1e-5
         )

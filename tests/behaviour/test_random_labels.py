@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from interactrank.batch import collate
 from interactrank.metrics import request_metrics
 from interactrank.model import ModelConfig
 from interactrank.trainer import TrainConfig, Trainer
+from prerank.bundle import save_bundle
 from prerank.examples import offline_inputs, request_arrays, shown_candidates
 from prerank.home import Home
 from prerank.requests import Splits
+from prerank.rivals import FITTED, NEURAL, Neural, Ranker, load_ranker
 from prerank.simulate import simulate
 from prerank.train import Reader, new_model, total_steps
 from prerank.training_set import event_days, requests_between
@@ -29,6 +29,7 @@ from prerank.training_set import event_days, requests_between
 BuildHome = Callable[..., Home]
 REQUESTS = 3_000
 TRAIN = TrainConfig(epochs=4, batch_requests=64, warmup_steps=10)
+SCORERS = ("interactrank", *NEURAL, *FITTED)
 MODEL = ModelConfig(width=16, text_width=16, id_width=8, mask_blocks=1, mask_width=32, hidden=(32,))
 
 
@@ -60,28 +61,37 @@ def permuted(log: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.concat([log[log["action"] == "impression"], engaged[log.columns]], ignore_index=True)
 
 
-def held_out_auc(home: Home) -> tuple[float, float]:
-    """Mean AUC over the test requests, and its standard error, of a briefly trained model."""
+def trained(home: Home, name: str, folder: Path) -> Ranker:
+    """A briefly trained scorer of each kind."""
     reader = Reader(home)
-    trainer = Trainer(new_model(reader, MODEL, TRAIN), TRAIN, total_steps(home, TRAIN))
-    for epoch in range(TRAIN.epochs):
+    if name in FITTED:
+        FITTED[name](home, reader.schema, folder, TRAIN.seed)
+        return load_ranker(name, folder)
+    model, train = NEURAL.get(name, Neural()).configs(MODEL, TRAIN)
+    trainer = Trainer(new_model(reader, model, train), train, total_steps(home, train))
+    for epoch in range(train.epochs):
         trainer.model.train()
-        for batch in reader.split("train", TRAIN.batch_requests, TRAIN.seed + epoch):
+        for batch in reader.split("train", train.batch_requests, train.seed + epoch):
             trainer.step(batch)
-    trainer.model.eval()
+    save_bundle(folder, trainer.model, reader.catalogue, {})
+    return load_ranker(name, folder)
+
+
+def held_out_auc(home: Home, ranker: Ranker) -> tuple[float, float]:
+    """Mean AUC over the test requests, and its standard error."""
+    reader = Reader(home)
     manifest = home.read_json(home.manifest, "ingest")
     made = home.read_json(home.training_set / "manifest.json", "training-set")
     splits = Splits(**made["splits"])
     auc = []
     for files in event_days(home, splits.test_from, splits.closed_before):
         requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
+        queries = requests["query"].to_pylist()
         arrays = request_arrays(
-            reader.schema, requests["query"].to_pylist(), offline_inputs(home, requests),
-            shown_candidates(requests), reader.catalogue, reader.table,
+            reader.schema, queries, offline_inputs(home, requests), shown_candidates(requests),
+            reader.catalogue, reader.table,
         )  # fmt: skip
-        batch = collate(arrays, reader.catalogue, reader.table, len(reader.schema.heads))
-        with torch.inference_mode():
-            scores = trainer.model(batch).logits[:, 0].double().numpy()
+        scores = ranker.score(arrays, queries).astype(np.float64)
         auc.append(request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets)["auc"])
     values = np.concatenate(auc)
     values = values[~np.isnan(values)]
@@ -104,20 +114,36 @@ def test_permutation_keeps_the_log_lawful(world: tuple[pd.DataFrame, pd.DataFram
     assert (before != after.loc[before.index]).mean() > 0.9
 
 
-def test_random_labels_teach_nothing(
-    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def random_home(
+    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Home:  # fmt: skip
     log, items = world
-    home = build_home(tmp_path, permuted(log, 1), items, training_set=True)
-    auc, error = held_out_auc(home)
+    folder = tmp_path_factory.mktemp("random")
+    return build_home(folder, permuted(log, 1), items, training_set=True)
+
+
+@pytest.fixture(scope="module")
+def true_home(
+    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Home:  # fmt: skip
+    log, items = world
+    return build_home(tmp_path_factory.mktemp("true"), log, items, training_set=True)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_random_labels_teach_nothing(name: str, random_home: Home, tmp_path: Path) -> None:
+    auc, error = held_out_auc(random_home, trained(random_home, name, tmp_path))
     assert error < 0.02, "the test has no power"
     assert abs(auc - 0.5) < 3 * error, f"AUC {auc:.3f} of {error:.3f}"
 
 
-def test_true_labels_teach(
-    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome, tmp_path: Path
-) -> None:
-    log, items = world
-    auc, error = held_out_auc(build_home(tmp_path, log, items, training_set=True))
-    assert auc > 0.6
-    assert auc - 0.5 > 6 * error, f"AUC {auc:.3f} of {error:.3f}"
+@pytest.mark.parametrize("name", SCORERS)
+def test_true_labels_teach(name: str, true_home: Home, tmp_path: Path) -> None:
+    auc, error = held_out_auc(true_home, trained(true_home, name, tmp_path))
+    # A rival without cross features has little to learn from 2,000 requests.
+    sure = 3 if name in NEURAL else 6
+    assert auc > (0.5 if name in NEURAL else 0.6)
+    assert auc - 0.5 > sure * error, f"AUC {auc:.3f} of {error:.3f}"

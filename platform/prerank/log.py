@@ -179,7 +179,9 @@ class LogMapping(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> LogMapping:
-        _distinct(self.segments, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
+        # SQL does not tell the case of a column's name apart.
+        folded = [name.lower() for name in self.segments]
+        _distinct(folded, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():

@@ -430,9 +430,9 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         "vectors of 1 and 2 numbers",
     ),
     "embedding of text": (
-        lambda c: c.ingest(log(), items={"embedding": "title"}),
+        lambda c: c.ingest(log(), ITEMS.assign(vec=ITEMS["title"]), items={"embedding": "vec"}),
         ConfigError,
-        "'title' is string",
+        "'vec' is (large_)?string",
     ),
     "no embedding at all": (
         lambda c: c.ingest(

@@ -80,6 +80,8 @@ def test_explicit_null_switches_a_canonical_column_off() -> None:
         ("segments: [country, country]", "listed twice"),
         ("segments: [query]", "canonical column"),
         ("segments: [retriever_rank]", "canonical column"),
+        ("segments: [Query]", "canonical column"),
+        ("segments: [country, Country]", "listed twice"),
         ("items: {embedding: [v, v]}", "listed twice"),
         ("items: {embedding: title}", "canonical column"),
         ("items: {embedding: 7}", "items.embedding"),

@@ -145,6 +145,8 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ingest", *log, *work], 2, "e.parquet", capsys)
     fails_with(["features", *work], 4, "`prerank ingest`", capsys)
     fails_with(["training-set", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 
 @pytest.mark.parametrize("verb", ["features", "materialise", "training-set", "train", "env"])

@@ -1,0 +1,141 @@
+"""Fitted rivals: what they choose by, what they find, and the switches that ablations use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.samples import SCHEMA, arrays, batch, new_model
+
+from interactrank.batch import RequestArrays
+from interactrank.losses import LossConfig
+from interactrank.masknet import TowerBody
+from interactrank.metrics import mean, request_metrics
+from interactrank.model import ModelConfig
+from interactrank.trainer import TrainConfig, Trainer
+from prerank.baselines import linear
+from prerank.baselines.stored import expected_mrr
+from prerank.rivals import DEFAULT, NEURAL, RIVALS
+
+SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
+
+
+def ragged(sizes: list[int], **changes: object) -> RequestArrays:
+    n = sum(sizes)
+    base = replace(
+        arrays(), offsets=np.concatenate(([0], np.cumsum(sizes))), candidates=np.arange(n),
+        time=np.zeros(len(sizes), np.int64), labels=np.zeros(n, np.int64),
+        log_q=np.zeros(n, np.float32), x=np.zeros((n, len(SCHEMA.cross)), np.float32),
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_sampled_negative_counts_as_often_as_it_stands_for(seed: int) -> None:
+    """Spelling each negative out 1 / Q times gives the plain metric of the whole catalogue."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 8, 4).tolist()
+    labels = (rng.random(sum(sizes)) < 0.3).astype(np.int64)
+    labels[0] = 1
+    times = np.where(labels, 1, rng.integers(1, 5, sum(sizes)))
+    scores = rng.integers(0, 4, sum(sizes)).astype(np.float64)
+    sampled = ragged(sizes, labels=labels, log_q=-np.log(times).astype(np.float32))
+    request = np.repeat(np.repeat(np.arange(4), sizes), times)
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(request, minlength=4))))
+    spelt = request_metrics(np.repeat(scores, times), np.repeat(labels > 0, times), offsets)
+    assert expected_mrr(scores, sampled) == pytest.approx(mean(spelt["mrr"]), abs=1e-5)
+
+
+def test_nothing_to_measure_is_nan() -> None:
+    assert np.isnan(expected_mrr(np.ones(3), ragged([3])))
+    assert np.isnan(expected_mrr(np.zeros(0), ragged([])))
+
+
+def test_the_linear_model_finds_the_column_that_decides() -> None:
+    rng = np.random.default_rng(0)
+    sizes, n = [6] * 80, 480
+    x = rng.random((n, len(SCHEMA.cross))).astype(np.float32)
+    best = x[:, 5].reshape(80, 6).argmax(1) + 6 * np.arange(80)
+    labels = np.zeros(n, np.int64)
+    labels[best] = 1
+    train = ragged(sizes, x=x, labels=labels)
+    std = x.std(0)
+    found = linear.solve(train, std, 0.5, 1e-3)
+    assert np.abs(found).argmax() == 5
+    assert found[5] > 0
+    fresh = rng.random((n, len(SCHEMA.cross))).astype(np.float32)
+    at = fresh[:, 5].reshape(80, 6).argmax(1) + 6 * np.arange(80)
+    marks = np.zeros(n, np.int64)
+    marks[at] = 1
+    assert expected_mrr(fresh @ (found / std), ragged(sizes, x=fresh, labels=marks)) > 0.75
+
+
+def test_log_q_moves_the_linear_model_only_where_candidates_were_sampled() -> None:
+    source = arrays()
+    std = np.ones(len(SCHEMA.cross), np.float32)
+    shown = replace(source, log_q=source.log_q * 0)
+    half, whole = (linear.solve(shown, std, p, 1e-2) for p in (0.5, 1.0))
+    assert np.array_equal(half, whole)
+    sampled = replace(source, log_q=source.log_q * 5)
+    half, whole = (linear.solve(sampled, std, p, 1e-2) for p in (0.5, 1.0))
+    assert not np.allclose(half, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("blocks", [0, 2])
+def test_a_tower_body_tells_all_its_layers(blocks: int) -> None:
+    torch.manual_seed(0)
+    body = TowerBody(10, blocks, 6, (7, 5), 4, 0.0).eval()
+    v = torch.randn(3, 10)
+    layers = body.layers(v)
+    assert [layer.shape[1] for layer in layers] == list(body.widths)
+    assert body.widths == ((12,) if blocks else ()) + (7, 5, 4)
+    assert torch.equal(layers[-1], body(v))
+    assert len(body.blocks) == blocks
+
+
+@pytest.mark.parametrize("part", ["pooling", "attention", "time_encoding"])
+def test_a_part_of_the_sequence_that_is_off_does_nothing(part: str) -> None:
+    moved = {
+        "pooling": lambda s: s.position_weight, "attention": lambda s: s.query.weight,
+        "time_encoding": lambda s: s.time.weight,
+    }[part]  # fmt: skip
+    with torch.no_grad():
+        for on in (True, False):
+            model = new_model(replace(SMALL, **{part: on}))
+            before = model(batch(arrays())).queries
+            moved(model.query_tower.sequence).add_(
+                torch.randn(moved(model.query_tower.sequence).shape)
+            )
+            after = model(batch(arrays())).queries
+            assert torch.equal(before, after) != on, part
+
+
+def test_history_without_a_way_to_read_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="history: false"):
+        ModelConfig(pooling=False, attention=False)
+    ModelConfig(pooling=False, attention=False, history=False)
+
+
+def test_without_its_correction_the_in_batch_softmax_is_another_loss() -> None:
+    losses = []
+    for corrected in (True, False):
+        config = TrainConfig(loss=LossConfig(softmax_log_q=corrected, pointwise=0, listwise=0))
+        trainer = Trainer(new_model(replace(SMALL, dropout=0.0, id_dropout=0.0)), config, 10)
+        trainer.step(batch(requests := arrays()))
+        with torch.no_grad():
+            losses.append(float(trainer.loss(batch(replace(requests, x=requests.x * 2)))))
+    assert losses[0] != losses[1]
+
+
+def test_every_neural_rival_has_the_jobs_sizes_and_budget() -> None:
+    train = TrainConfig(epochs=3, seed=11)
+    for name, rival in NEURAL.items():
+        model, own = rival.configs(SMALL, train)
+        assert (model.width, model.hidden, own.epochs, own.seed) == (8, (16,), 3, 11), name
+        assert not model.cross
+    assert set(DEFAULT) <= set(RIVALS)

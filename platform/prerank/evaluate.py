@@ -37,6 +37,8 @@ from prerank.rivals import Bm25Ranker, ColumnRanker, Ranker, TorchRanker
 from prerank.training_set import event_days, requests_between
 
 CANDIDATES_PER_CHUNK = 600_000
+REQUESTS_PER_TASK = 2_000
+"""Fewer than a training-set task takes: a whole catalogue a request is more work than its join."""
 CEILING = "ceiling"
 RIVAL = "two_tower"
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
@@ -87,12 +89,14 @@ def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
     frames, seconds, candidates_seen = [], dict.fromkeys((r.name for r in all_rankers), 0.0), 0
+    # Joined once: a join scans the feature table, however few requests it is for.
+    joined = offline_inputs(home, requests)
     for start in range(0, requests.num_rows, step):
         chunk = requests.slice(start, step)
         candidates = shown_candidates(chunk) if shown else catalogue_candidates(
             chunk, catalogue.ids)  # fmt: skip
         queries = chunk["query"].to_pylist()
-        inputs = offline_inputs(home, chunk)
+        inputs = joined.slice(start, start + chunk.num_rows)
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         positive = arrays.labels & 1 > 0
         ids = chunk["request_id"].to_pylist()
@@ -164,7 +168,7 @@ def evaluate(
             "oracles": str(oracles) if oracles else None, "out": str(out),
             "from_us": low, "to_us": high,
         }  # fmt: skip
-        groups = event_days(home, low, high)
+        groups = event_days(home, low, high, REQUESTS_PER_TASK)
         pieces = [common | {"files": f, "task": i} for i, f in enumerate(groups)]
         done = ray_map(_evaluate_task, pieces, "evaluate")
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]

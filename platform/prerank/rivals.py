@@ -22,7 +22,11 @@ from prerank.bundle import load_bundle
 
 
 class Ranker(Protocol):
-    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work."""
+    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work.
+
+    A ranker whose scores are estimates of engagement may also have ``probabilities(arrays,
+    queries)``, [N, H] in [0, 1]; its calibration is then reported.
+    """
 
     name: str
     flops: float
@@ -96,3 +100,11 @@ class TorchRanker:
         output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
         logits: NDArray[np.float32] = output.logits[:, 0].numpy()
         return logits
+
+    @torch.inference_mode()
+    def probabilities(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Engagement probability by head [N, H]."""
+        heads = len(self.bundle.schema.heads)
+        output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
+        chances: NDArray[np.float32] = output.logits.sigmoid().numpy()
+        return chances

@@ -165,10 +165,11 @@ def _cells(
             f"""WITH cell AS (
                 SELECT {key}, place, count(*) AS shown, sum(engaged)::BIGINT AS engaged
                 FROM shown GROUP BY {key}, place),
-            moved AS (SELECT *, dense_rank() OVER (ORDER BY {key}) - 1 AS stratum FROM cell
+            moved AS (SELECT * FROM cell
                 QUALIFY count(*) OVER (PARTITION BY {key}) > 1
                     AND sum(engaged) OVER (PARTITION BY {key}) > 0)
-            SELECT {", ".join(CELL)} FROM moved"""
+            SELECT dense_rank() OVER (ORDER BY {key}) - 1 AS stratum, place, shown, engaged
+            FROM moved"""
         ).to_arrow_table()
 
 

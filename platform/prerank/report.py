@@ -39,6 +39,9 @@ __all__ = [
     "write_report",
 ]
 
+MORE = ("versus", "cut", "calibration", "counterfactual", "ablations")
+"""Parts of the results that metrics.json holds beside the agreed ones."""
+
 
 def metrics_table(results: Results) -> str:
     """Models × metrics as aligned plain ASCII text; the 95% interval stands under each mean.
@@ -83,20 +86,21 @@ def write_metrics(path: Path, results: Results) -> None:
     """Write the machine-readable result as JSON, one key per line; NaN becomes null.
 
     ``{"dataset": name, "split": …, "models": {name: {metric: mean, …, "ci": {metric: [low,
-    high]}}}, "reachable_ceiling": {metric: value}, "paired": {…}}``; no other keys, and a metric
-    that a model lacks is absent.
+    high]}}}, "reachable_ceiling": {metric: value}, "paired": {…}}``; a metric that a model lacks is
+    absent. Of MORE, what was measured follows as :class:`Results` describes it.
     """
     models = {
         name: {key: model[key] for key in (*METRICS, "ci") if key in model}
         for name, model in results["models"].items()
     }
-    document = {
+    document: dict[str, Any] = {
         "dataset": results["dataset"]["name"],
         "split": results.get("split", "test"),
         "models": models,
         "reachable_ceiling": results.get("reachable_ceiling", {}),
         "paired": results.get("paired", {}),
     }
+    document |= {key: value for key, value in dict(results).items() if key in MORE}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")

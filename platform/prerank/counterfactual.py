@@ -87,7 +87,7 @@ def fit(
         rate = of_stratum / np.bincount(stratum, shown * p[group])
         new = of_group / np.bincount(group, shown * rate[stratum], minlength=len(first))
         new /= new[0]
-        done = np.abs(new / p - 1).max() < 1e-6
+        done = np.abs(new / p - 1).max() < 1e-7
         p = new
         if done:
             break
@@ -169,7 +169,7 @@ def _cells(
                 QUALIFY count(*) OVER (PARTITION BY {key}) > 1
                     AND sum(engaged) OVER (PARTITION BY {key}) > 0)
             SELECT dense_rank() OVER (ORDER BY {key}) - 1 AS stratum, place, shown, engaged
-            FROM moved"""
+            FROM moved ORDER BY stratum, place"""
         ).to_arrow_table()
 
 

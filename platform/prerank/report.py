@@ -121,6 +121,16 @@ def _against_rival(row: Mapping[str, Any]) -> str:
     return f"That is {points} than {RIVAL} ({span}, p {p_value(row['p'])})."
 
 
+def _against_all(versus: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many of the others the lead beats by MRR beyond doubt."""
+    rows = [row["mrr"] for row in versus.values() if known(row.get("mrr", {}).get("p"))]
+    if len(rows) < 2:
+        return ""
+    won = sum(row["difference"] > 0 and row["p"] < 0.01 for row in rows)
+    which = f"each of the {len(rows)}" if won == len(rows) else f"{won} of the {len(rows)}"
+    return f"By MRR it is better than {which} other rankers with p < .01."
+
+
 def _ceiling(results: Results, metric: str) -> float:
     """The reachable ceiling; 1 where it is not known or prints as 100%."""
     value = results.get("reachable_ceiling", {}).get(metric)
@@ -141,6 +151,8 @@ def headline(results: Results) -> str:
         said.append(first + ".")
         if (row := results.get("paired", {}).get(lead, {}).get("hits@3")) and known(row["p"]):
             said.append(_against_rival(row))
+        if lead == LEAD and (sentence := _against_all(results.get("versus", {}))):
+            said.append(sentence)
         if (ceiling := _ceiling(results, "hits@3")) < 1:
             said.append(f"A perfect order of the same candidates would reach {percent(ceiling)}.")
     if known(kept := model.get("recall@cut")):

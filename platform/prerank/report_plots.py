@@ -160,7 +160,7 @@ def cost(results: Results) -> str:
         for axes, (at, _, _) in zip(panes, found, strict=True):
             label_points(axes, at)
 
-    return svg("cost", "MRR against operations and time per candidate", 3.8, draw)
+    return svg("cost", "MRR against operations and time per candidate", 4.6, draw)
 
 
 MOST_HEADS = 3

@@ -88,31 +88,35 @@ def plain_ticks(axis: Any, write: Callable[[float], str]) -> None:
 
 
 def label_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name beside its point, where it covers neither a point nor another name."""
+    """Write each name beside its point, clear of other points and names; a line if it is far."""
     axes.figure.draw_without_rendering()
     dots = {name: axes.transData.transform(at) for name, at in points.items()}
-    per_point = axes.figure.dpi / 72
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in dots.values()]
+    unit = axes.figure.dpi / 72
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
+    left, right = axes.bbox.x0, axes.bbox.x1 + 8 * unit
     for name, (x, y) in sorted(dots.items(), key=lambda item: -item[1][1]):
-        width, height = 5.4 * len(name) * per_point, 10 * per_point
-        for dx, dy, side in _places(per_point):
+        width, height = 5.6 * len(name) * unit, 10 * unit
+        for dx, dy, side in _places(unit):
             low = x + dx - (width if side == "right" else width / 2 if side == "center" else 0)
             box = (low, y + dy - height / 2, low + width, y + dy + height / 2)
-            if not any(_meet(box, other) for other in taken):
+            inside = left <= box[0] and box[2] <= right
+            if inside and not any(_meet(box, other) for other in taken):
                 break
         taken.append(box)
+        far = max(abs(dx), abs(dy)) > 12 * unit
         axes.annotate(
-            name, points[name], xytext=(dx / per_point, dy / per_point), ha=side, va="center",
+            name, points[name], xytext=(dx / unit, dy / unit), ha=side, va="center",
             textcoords="offset points", color=INK,
-        )  # fmt: skip
+            arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6} if far else None,
+        ).set_in_layout(False)  # fmt: skip
 
 
 def _places(unit: float) -> list[tuple[float, float, str]]:
     """Offsets in pixels from a point, and which side of the text is there; best first."""
     near = [(8.0, 0.0, "left"), (-8.0, 0.0, "right"), (0.0, 11.0, "center"), (0.0, -11.0, "center")]
-    for step in (11.0, 22.0, 33.0, 44.0):
-        near += [(8.0, s * step, "left") for s in (1, -1)]
-        near += [(-8.0, s * step, "right") for s in (1, -1)]
+    for step in (11.0, 22.0, 33.0, 44.0, 55.0, 66.0):
+        near += [(8.0 + step / 2, s * step, "left") for s in (1, -1)]
+        near += [(-8.0 - step / 2, s * step, "right") for s in (1, -1)]
     return [(dx * unit, dy * unit, side) for dx, dy, side in near]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from prerank import report_ablations, report_plots
 from prerank.report import (
     METRICS,
     MORE,
@@ -177,8 +180,25 @@ def page(tmp_path: Path, results: Results) -> Page:
     return made
 
 
-def test_the_file_stands_alone(tmp_path: Path) -> None:
-    made = page(tmp_path, full())
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page with every part."""
+    return page(tmp_path_factory.mktemp("full"), full())
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are drawn but not written, which is what takes the time."""
+
+    def sketch(name: str, caption: str, height: float, draw: Callable[[Figure], None]) -> str:
+        draw(Figure())
+        return "<figure></figure>"
+
+    for module in (report_plots, report_ablations):
+        monkeypatch.setattr(module, "svg", sketch)
+
+
+def test_the_file_stands_alone(made: Page) -> None:
     assert not re.search(r"https?:|//|@import|<script|<link|<img|<iframe", made.source)
     assert made.references
     assert all(reference.startswith("#") for reference in made.references)
@@ -186,25 +206,23 @@ def test_the_file_stands_alone(tmp_path: Path) -> None:
     assert made.tags.count("svg") == 8
 
 
-def test_ids_are_unique_and_references_resolve(tmp_path: Path) -> None:
-    made = page(tmp_path, full())
+def test_ids_are_unique_and_references_resolve(made: Page) -> None:
     assert len(made.ids) == len(set(made.ids))
     used = {reference[1:] for reference in made.references}
     used |= set(re.findall(r"url\(#([^)]+)\)", made.source))
     assert used <= set(made.ids)
 
 
-def test_plots_follow_the_theme(tmp_path: Path) -> None:
-    source = page(tmp_path, full()).source
+def test_plots_follow_the_theme(made: Page) -> None:
+    source = made.source
     assert "currentColor" in source
     assert not re.search(r"#0[1-4]0[1-4][0-9a-f]{2}", source)
     svgs = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
     assert not any(re.search(r"(fill|stroke): #(000000|ffffff)", svg) for svg in svgs)
 
 
-def test_every_part_is_told(tmp_path: Path) -> None:
+def test_every_part_is_told(made: Page) -> None:
     results = full()
-    made = page(tmp_path, results)
     for text in (*results["models"], "all-knowing", "q:engage:7d", "tail query", "12,345"):
         assert text in made.text
     for text in ("3 rows quarantined", "daily snapshots", "97.0%", "2011-08-11", *METRICS):
@@ -219,10 +237,13 @@ def test_optional_parts_may_be_absent(tmp_path: Path) -> None:
     assert "popularity" in made.text
     assert ".250" in metrics_table(bare)
     write_metrics(tmp_path / "metrics.json", bare)
-    everything: dict[str, Any] = dict(full())
-    for part in set(everything) - {"dataset", "models"}:
-        less = {key: value for key, value in everything.items() if key != part}
-        assert "interactrank" in page(tmp_path, less).text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", sorted(set(full()) - {"dataset", "models"}))
+@pytest.mark.usefixtures("sketched")
+def test_each_optional_part_may_be_absent_alone(part: str, tmp_path: Path) -> None:
+    less = {key: value for key, value in full().items() if key != part}
+    assert "interactrank" in page(tmp_path, less).text  # type: ignore[arg-type]
 
 
 def test_values_are_escaped(tmp_path: Path) -> None:
@@ -277,6 +298,15 @@ def test_headline_says_what_was_found() -> None:
     assert headline(results).startswith("bm25 places")
 
 
+def test_headline_counts_whom_the_lead_beats() -> None:
+    results = full()
+    assert "better than each of the 2 other rankers with p < .01" in headline(results)
+    results["versus"]["bm25"]["mrr"]["p"] = 0.02
+    assert "better than 1 of the 2 other rankers" in headline(results)
+    results["versus"]["two_tower"]["mrr"]["difference"] = -0.1
+    assert "better than 0 of the 2 other rankers" in headline(results)
+
+
 def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:
     results = full()
     assert "would reach 97.0%" in headline(results)
@@ -285,8 +315,8 @@ def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:
     assert "100.0%" not in headline(results)
 
 
-def test_only_what_was_measured_has_a_column(tmp_path: Path) -> None:
-    source = page(tmp_path, full()).source
+def test_only_what_was_measured_has_a_column(made: Page) -> None:
+    source = made.source
     for title in ("Difference from", "Where it helps"):
         part = source[source.index(f"<h2>{title}") :]
         heads = re.findall(r"<th>([^<]*)</th>", part[: part.index("</thead>")])
@@ -297,8 +327,8 @@ def section(source: str, title: str) -> str:
     return source[source.index(f"<h2>{title}") :].split("<h2>")[1]
 
 
-def test_studies_are_told(tmp_path: Path) -> None:
-    source = page(tmp_path, full()).source
+def test_studies_are_told(made: Page) -> None:
+    source = made.source
     assert "+.100" in section(source, "interactrank against every other")
     kept = section(source, "What the cut keeps")
     assert "best 10 of bm25 in the best tenth" in kept
@@ -312,8 +342,8 @@ def test_studies_are_told(tmp_path: Path) -> None:
     assert "overstated" not in shown
 
 
-def test_ablations_are_compared_with_the_whole_model(tmp_path: Path) -> None:
-    source = section(page(tmp_path, full()).source, "What each part is worth")
+def test_ablations_are_compared_with_the_whole_model(made: Page) -> None:
+    source = section(made.source, "What each part is worth")
     assert ".510 ± .010" in source
     assert re.search(r'class="sure">\.410 ± \.010<small>−\.100', source)
     assert '<td class="">.509<small>−.001' in source  # one seed: nothing is sure
@@ -321,6 +351,7 @@ def test_ablations_are_compared_with_the_whole_model(tmp_path: Path) -> None:
     assert rows == ["full", "no attention", "no time"]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_could_not_be_measured_says_why(tmp_path: Path) -> None:
     results = full()
     results["calibration"] = {"absent": "The log has no <impressions>."}
@@ -351,6 +382,7 @@ def test_times_are_readable(tmp_path: Path) -> None:
     assert "e-06" not in text
 
 
+@pytest.mark.usefixtures("sketched")
 def test_names_of_ours_are_explained(tmp_path: Path) -> None:
     results = full()
     assert "The exact query." in page(tmp_path, results).text

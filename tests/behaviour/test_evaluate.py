@@ -106,7 +106,17 @@ def test_only_rankers_with_probabilities_are_calibrated(
             assert head["observed"] == pytest.approx(((labels[shown] >> h) & 1).mean())
 
 
-def test_places_are_the_logs_and_nan_for_what_was_not_shown(
+def test_what_was_engaged_but_not_shown_has_no_place() -> None:
+    requests = pa.table(
+        {
+            "positions": [[1, 2, None], [3]],
+            "shown": [[True, False, True], [True]],
+        }
+    )
+    np.testing.assert_array_equal(places_of(requests), [1, np.nan, np.nan, 3])
+
+
+def test_places_are_the_log_s(
     tiny_world: Home, tiny_log: pd.DataFrame, splits: Splits
 ) -> None:
     manifest = tiny_world.read_json(tiny_world.manifest, "")

@@ -42,6 +42,7 @@ def test_the_curve_holds_every_prediction_once() -> None:
     logits, labels = predictions(3)
     found = curve(tally(sigmoid(logits), labels), bins=10)
     assert found[:, 0].sum() == len(logits)
+    assert len(found) == 10
     assert (found[:, 0] > 2_000).all()
     assert (np.diff(found[:, 1]) > 0).all()
     np.testing.assert_allclose(found[:, 1], found[:, 2], atol=0.03)

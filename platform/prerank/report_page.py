@@ -88,6 +88,10 @@ _PROTOCOL = (
 _RANKERS = {
     LEAD: "The two towers fused with engagement counts of this query, user and item.",
     RIVAL: "The same towers and training without those counts and without the user's history.",
+    "two_tower_sequence": "The two-tower with the user's history in its query tower.",
+    "inttower": "Two towers whose layers meet (IntTower): early interaction, at a higher price.",
+    "linear": "A linear model over the engagement counts, without towers.",
+    "trees": "Gradient-boosted trees over all features: the costly upper reference.",
     "iqp": "Item-query popularity: engagements of the item after this very query so far.",
     "bm25": "How well the words of the query match the item's title.",
     "popularity": "Engagements of the item after any query so far.",

@@ -116,9 +116,7 @@ def test_what_was_engaged_but_not_shown_has_no_place() -> None:
     np.testing.assert_array_equal(places_of(requests), [1, np.nan, np.nan, 3])
 
 
-def test_places_are_the_log_s(
-    tiny_world: Home, tiny_log: pd.DataFrame, splits: Splits
-) -> None:
+def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: Splits) -> None:
     manifest = tiny_world.read_json(tiny_world.manifest, "")
     files = all_files(tiny_world)
     requests = requests_between(files, manifest, splits.test_from, splits.closed_before)

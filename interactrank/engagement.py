@@ -17,7 +17,7 @@ Items absent from a truncated row count as its residual, truncated mass / (disti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numba as nb
 import numpy as np
@@ -103,6 +103,24 @@ class FeatureInputs:
     hist_offsets: NDArray[np.int64]
     tokens: NDArray[np.int64]
     segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+    def slice(self, low: int, high: int) -> FeatureInputs:
+        """Inputs of requests low to high - 1, as views: the packed rows are shared, not copied."""
+        keys = slice(self.key_offsets[low], self.key_offsets[high])
+        events = slice(self.hist_offsets[low], self.hist_offsets[high])
+        return replace(
+            self,
+            time=self.time[low:high],
+            key_block=self.key_block[keys],
+            key_level=self.key_level[keys],
+            key_offsets=self.key_offsets[low : high + 1] - self.key_offsets[low],
+            hist_items=self.hist_items[events],
+            hist_actions=self.hist_actions[events],
+            hist_times=self.hist_times[events],
+            hist_offsets=self.hist_offsets[low : high + 1] - self.hist_offsets[low],
+            tokens=self.tokens[low:high],
+            segments=self.segments[low:high],
+        )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class MetricError(ValueError):
 
 
 @nb.njit(cache=True, nogil=True)
-def _tie_groups(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def tie_groups(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Places of the positives: int64 [distinct positive scores, 3], lowest score first.
 
     Columns: candidates better than the score, candidates at the score, positives at the score.
@@ -123,7 +123,7 @@ def _measure_all(
     """Fill ``out`` [R, 7]; return the first request with a NaN score, or -1."""
     for r in range(offsets.size - 1):
         low, high = offsets[r], offsets[r + 1]
-        groups = _tie_groups(scores[low:high], labels[low:high])
+        groups = tie_groups(scores[low:high], labels[low:high])
         if groups.shape[0] > 0 and groups[0, 2] < 0:
             return r
         _measure(groups, high - low, unreachable[r], gains, out[r])

@@ -8,6 +8,7 @@ ranked for each request in constant memory.
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,32 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
-from interactrank.metrics import (
-    METRICS,
-    paired_test,
-    reachable_ceiling,
-    request_metrics,
-    summarise,
-)
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.reliability import CELLS, tally
+from interactrank.schema import FeatureSchema
 from prerank.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.catalogue import load_catalogue
+from prerank.counterfactual import Propensities, estimate
 from prerank.errors import DataError
 from prerank.examples import catalogue_candidates, offline_inputs, request_arrays, shown_candidates
 from prerank.features import schema_of
 from prerank.home import Home, replaced
+from prerank.measures import (
+    counterfactual_columns,
+    cut_columns,
+    places_of,
+    ranking_columns,
+    slices_of,
+    was_shown,
+)
 from prerank.rayrun import ray_map
 from prerank.requests import Splits
 from prerank.rivals import Ranker, load_ranker
+from prerank.summary import results_of
 from prerank.training_set import event_days, requests_between
 
 CANDIDATES_PER_CHUNK = 600_000
-CEILING = "ceiling"
-RIVAL = "two_tower"
-SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
-NEW_ITEM_DAYS = 7.0
-HEAD_QUERY, TORSO_QUERY = 100.0, 10.0
-"""Engagements of the query so far: head from 100, torso from 10, tail below."""
+REQUESTS_PER_TASK = 2_000
+"""Fewer than a training-set task takes: a whole catalogue a request is more work than its join."""
 
 
 def rankers(home: Home, schema: FeatureSchema, models: dict[str, str]) -> list[Ranker]:
@@ -58,23 +59,6 @@ def rankers(home: Home, schema: FeatureSchema, models: dict[str, str]) -> list[R
     ]
 
 
-def slices_of(schema: FeatureSchema, arrays: RequestArrays) -> dict[str, NDArray[np.bool_]]:
-    """Which requests belong to which slice, from as-of features alone: name -> bool [B]."""
-    total = np.expm1(arrays.request[:, REQUEST_NUMERIC.index("query:log_total")])
-    popularity = arrays.x[:, schema.cross.index("a:engage:all")]
-    unknown_age = arrays.x[:, schema.cross.index("item:age_unknown")] > 0
-    young = np.expm1(arrays.x[:, schema.cross.index("item:log_age_days")]) < NEW_ITEM_DAYS
-    new = (arrays.labels > 0) & np.where(unknown_age, popularity <= 0, young)
-    request = np.repeat(np.arange(len(arrays)), np.diff(arrays.offsets))
-    return {
-        "head query": total >= HEAD_QUERY,
-        "torso query": (total >= TORSO_QUERY) & (total < HEAD_QUERY),
-        "tail query": total < TORSO_QUERY,
-        "new user": np.diff(arrays.hist_offsets) == 0,
-        "new item": np.bincount(request, weights=new, minlength=len(arrays)) > 0,
-    }
-
-
 def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     home = Home.at(piece["home"])
@@ -84,24 +68,29 @@ def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
     requests = requests_between(piece["files"], manifest, piece["from_us"], piece["to_us"])
     all_rankers = rankers(home, schema, piece["models"])
     oracles = _oracles(piece["oracles"])
+    propensities = Propensities(**piece["propensities"]) if piece["propensities"] else None
     shown = manifest["has_impressions"]
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
-    frames, seconds, candidates_seen = [], dict.fromkeys((r.name for r in all_rankers), 0.0), 0
+    frames, candidates_seen = [], 0
+    seconds = dict.fromkeys((r.name for r in all_rankers), 0.0)
+    tallies = _no_tallies(all_rankers, schema)
+    # Joined once: a join scans the feature table, however few requests it is for.
+    joined = offline_inputs(home, requests)
     for start in range(0, requests.num_rows, step):
         chunk = requests.slice(start, step)
         candidates = shown_candidates(chunk) if shown else catalogue_candidates(
             chunk, catalogue.ids)  # fmt: skip
         queries = chunk["query"].to_pylist()
-        inputs = offline_inputs(home, chunk)
+        inputs = joined.slice(start, start + chunk.num_rows)
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         positive = arrays.labels & 1 > 0
         ids = chunk["request_id"].to_pylist()
-        scores: dict[str, NDArray[Any]] = {}
         if start == 0:
             for ranker in all_rankers:
                 # The first call pays for allocation and threads; it is no cost per candidate.
                 ranker.score(arrays, queries)
+        scores: dict[str, NDArray[Any]] = {}
         for ranker in all_rankers:
             began = time.perf_counter()
             scores[ranker.name] = ranker.score(arrays, queries)
@@ -112,19 +101,43 @@ def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
                  for b, i in enumerate(ids)])  # fmt: skip
         columns: dict[str, Any] = {"request_id": ids}
         columns |= slices_of(schema, arrays)
-        for name, score in scores.items():
-            measured = request_metrics(score, positive, arrays.offsets, candidates.unreachable)
-            columns |= {f"{name}|{m}": v for m, v in measured.items()}
-        ceiling = reachable_ceiling(positive, arrays.offsets, candidates.unreachable)
-        columns |= {f"{CEILING}|{m}": v for m, v in ceiling.items()}
-        columns["positives"] = np.add.reduceat(positive, arrays.offsets[:-1])
-        columns["unreachable"] = candidates.unreachable
+        columns |= ranking_columns(scores, positive, candidates)
+        columns |= cut_columns(scores, positive, candidates)
+        if shown:
+            _tally(tallies, all_rankers, schema, arrays, queries, was_shown(chunk))
+        if propensities:
+            columns |= counterfactual_columns(
+                scores, positive, places_of(chunk), arrays.offsets, propensities
+            )
         candidates_seen += len(arrays.candidates)
         frames.append(pd.DataFrame(columns))
     if frames:
         pd.concat(frames).to_parquet(Path(piece["out"]) / f"part-{piece['task']:05d}.parquet")
-    costs = {f"seconds|{k}": v for k, v in seconds.items()}
-    return {"requests": requests.num_rows, "candidates": candidates_seen, **costs}
+    costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
+    costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
+    costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}
+    flat = {f"tally|{key}": cells.reshape(-1).tolist() for key, cells in tallies.items()}
+    return {"requests": requests.num_rows, "candidates": candidates_seen, **costs, **flat}
+
+
+def _no_tallies(all_rankers: list[Ranker], schema: FeatureSchema) -> dict[str, NDArray[np.float64]]:
+    """Empty tallies "<ranker>|<head>" of the rankers that give probabilities."""
+    able = [r.name for r in all_rankers if hasattr(r, "probabilities")]
+    return {f"{n}|{h}": np.zeros((CELLS, 3)) for n in able for h in schema.heads}
+
+
+def _tally(
+    tallies: dict[str, NDArray[np.float64]], all_rankers: list[Ranker], schema: FeatureSchema,
+    arrays: RequestArrays, queries: list[str], shown: NDArray[np.bool_],
+) -> None:  # fmt: skip
+    """Add the predictions for what was shown, against what was engaged, head by head."""
+    for ranker in all_rankers:
+        if not hasattr(ranker, "probabilities"):
+            continue
+        predicted = ranker.probabilities(arrays, queries)[shown]
+        for h, head in enumerate(schema.heads):
+            engaged = (arrays.labels[shown] >> h) & 1 > 0
+            tallies[f"{ranker.name}|{head}"] += tally(predicted[:, h], engaged)
 
 
 def _oracles(folder: str | None) -> dict[str, Any]:
@@ -147,7 +160,7 @@ def evaluate(
         oracles: folder of a simulated world, whose two oracles are then measured beside.
 
     Returns:
-        Parts of :class:`prerank.report.Results`: models, paired, slices, reachable_ceiling, …
+        Parts of :class:`prerank.report.Results`: models, paired, slices, cut, calibration, …
 
     Raises:
         DataError: no request of the split has a positive.
@@ -157,6 +170,7 @@ def evaluate(
     splits = Splits(**training["splits"])
     low = splits.test_from if split == "test" else splits.validation_from
     high = splits.closed_before if split == "test" else splits.test_from
+    propensities = estimate(home, manifest, splits.validation_from)
     folder = home.root / "evaluation" / split
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replaced(folder) as out:
@@ -164,90 +178,14 @@ def evaluate(
             "home": str(home.root), "models": {k: str(v) for k, v in models.items()},
             "oracles": str(oracles) if oracles else None, "out": str(out),
             "from_us": low, "to_us": high,
+            "propensities": None if isinstance(propensities, str) else asdict(propensities),
         }  # fmt: skip
-        groups = event_days(home, low, high)
+        groups = event_days(home, low, high, REQUESTS_PER_TASK)
         pieces = [common | {"files": f, "task": i} for i, f in enumerate(groups)]
         done = ray_map(_evaluate_task, pieces, "evaluate")
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if not len(frame) or not frame["positives"].sum():
         raise DataError(f"no request of the {split} split has an engagement: nothing to measure.")
-    return _results(home, manifest, training, frame, done, models, split)
-
-
-def _values(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.float64]]:
-    return {m: frame[f"{name}|{m}"].to_numpy(np.float64) for m in METRICS}
-
-
-def _results(
-    home: Home, manifest: dict[str, Any], training: dict[str, Any], frame: pd.DataFrame,
-    done: list[dict[str, Any]], models: dict[str, Path], split: str,
-) -> dict[str, Any]:  # fmt: skip
-    schema = schema_of(manifest)
-    candidates = max(sum(d["candidates"] for d in done), 1)
-    summaries: dict[str, Any] = {}
-    for ranker in rankers(home, schema, {k: str(v) for k, v in models.items()}):
-        spent = sum(d[f"seconds|{ranker.name}"] for d in done)
-        summaries[ranker.name] = summarise(_values(frame, ranker.name)) | {
-            "cost": {
-                "flops_per_candidate": ranker.flops,
-                "bytes_per_candidate": ranker.bytes,
-                "us_per_candidate": 1e6 * spent / candidates,
-            }
-        }
-    measured = {c.split("|")[0] for c in frame.columns if c.endswith("|mrr")} - {CEILING}
-    oracles = {n: summarise(_values(frame, n)) for n in sorted(measured - set(summaries))}
-    return {
-        "split": split,
-        "models": summaries,
-        "oracles": oracles,
-        "paired": _paired(frame, [n for n in summaries if n != RIVAL]),
-        "slices": _slices(frame, list(summaries)),
-        "reachable_ceiling": {m: float(np.nanmean(frame[f"{CEILING}|{m}"])) for m in METRICS},
-        "dataset": _facts(manifest, training, frame, split),
-    }
-
-
-def _paired(frame: pd.DataFrame, names: list[str]) -> dict[str, Any]:
-    if f"{RIVAL}|mrr" not in frame:
-        return {}
-    out: dict[str, Any] = {}
-    for name in names:
-        out[name] = {}
-        for metric in ("hits@3", "mrr"):
-            test = paired_test(
-                frame[f"{name}|{metric}"].to_numpy(), frame[f"{RIVAL}|{metric}"].to_numpy()
-            )
-            out[name][metric] = {
-                "difference": test.mean_difference, "ci": list(test.ci), "p": test.p_value,
-            }  # fmt: skip
-    return out
-
-
-def _slices(frame: pd.DataFrame, names: list[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for slice_name in ("head query", "torso query", "tail query", "new user", "new item"):
-        own = frame[frame[slice_name] & (frame["positives"] > 0)]
-        if len(own):
-            out[slice_name] = {"requests": len(own)} | {
-                n: {m: float(np.nanmean(own[f"{n}|{m}"])) for m in SLICE_METRICS} for n in names
-            }
-    return out
-
-
-def _facts(
-    manifest: dict[str, Any], training: dict[str, Any], frame: pd.DataFrame, split: str
-) -> dict[str, Any]:
-    engaged = frame["positives"].sum() + frame["unreachable"].sum()
-    policy = ("what the log shows was impressed" if manifest["has_impressions"]
-              else "the whole catalogue")  # fmt: skip
-    return {
-        "name": manifest["dataset"],
-        "requests": {"train": training["train_requests"],
-                     "validation": training["validation_requests"], split: len(frame)},
-        "users": manifest["users"], "queries": manifest["queries"], "items": manifest["items"],
-        "time_span": (manifest["first_time"], manifest["last_time"]),
-        "positives": int(frame["positives"].sum()),
-        "candidates": policy,
-        "truth_coverage": float(frame["positives"].sum() / max(engaged, 1)),
-    }  # fmt: skip
+    names = [key.removeprefix("seconds|") for key in done[0] if key.startswith("seconds|")]
+    return results_of(frame, done, names, manifest, training, split, propensities)

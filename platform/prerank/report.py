@@ -39,6 +39,9 @@ __all__ = [
     "write_report",
 ]
 
+MORE = ("versus", "cut", "calibration", "counterfactual", "ablations")
+"""Parts of the results that metrics.json holds beside the agreed ones."""
+
 
 def metrics_table(results: Results) -> str:
     """Models × metrics as aligned plain ASCII text; the 95% interval stands under each mean.
@@ -83,20 +86,21 @@ def write_metrics(path: Path, results: Results) -> None:
     """Write the machine-readable result as JSON, one key per line; NaN becomes null.
 
     ``{"dataset": name, "split": …, "models": {name: {metric: mean, …, "ci": {metric: [low,
-    high]}}}, "reachable_ceiling": {metric: value}, "paired": {…}}``; no other keys, and a metric
-    that a model lacks is absent.
+    high]}}}, "reachable_ceiling": {metric: value}, "paired": {…}}``; a metric that a model lacks is
+    absent. Of MORE, what was measured follows as :class:`Results` describes it.
     """
     models = {
         name: {key: model[key] for key in (*METRICS, "ci") if key in model}
         for name, model in results["models"].items()
     }
-    document = {
+    document: dict[str, Any] = {
         "dataset": results["dataset"]["name"],
         "split": results.get("split", "test"),
         "models": models,
         "reachable_ceiling": results.get("reachable_ceiling", {}),
         "paired": results.get("paired", {}),
     }
+    document |= {key: value for key, value in dict(results).items() if key in MORE}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
@@ -115,6 +119,16 @@ def _against_rival(row: Mapping[str, Any]) -> str:
     word = "more" if difference > 0 else "fewer"
     points = f"{abs(100 * difference):.1f} points {word}"
     return f"That is {points} than {RIVAL} ({span}, p {p_value(row['p'])})."
+
+
+def _against_all(versus: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many of the others the lead beats by MRR beyond doubt."""
+    rows = [row["mrr"] for row in versus.values() if known(row.get("mrr", {}).get("p"))]
+    if len(rows) < 2:
+        return ""
+    won = sum(row["difference"] > 0 and row["p"] < 0.01 for row in rows)
+    which = f"each of the {len(rows)}" if won == len(rows) else f"{won} of the {len(rows)}"
+    return f"By MRR it is better than {which} other rankers with p < .01."
 
 
 def _ceiling(results: Results, metric: str) -> float:
@@ -137,6 +151,8 @@ def headline(results: Results) -> str:
         said.append(first + ".")
         if (row := results.get("paired", {}).get(lead, {}).get("hits@3")) and known(row["p"]):
             said.append(_against_rival(row))
+        if lead == LEAD and (sentence := _against_all(results.get("versus", {}))):
+            said.append(sentence)
         if (ceiling := _ceiling(results, "hits@3")) < 1:
             said.append(f"A perfect order of the same candidates would reach {percent(ceiling)}.")
     if known(kept := model.get("recall@cut")):

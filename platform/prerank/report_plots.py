@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from prerank.report_svg import INK, SERIES, SOFT, colours, label_points, legend, plain_ticks, svg
 from prerank.report_values import FASTEST, LEAD, Results, known, ordered, share
-
-# Colours that matplotlib writes and the page replaces, so that plots follow the theme.
-_INK, _LINE, _SOFT = "#010101", "#020202", "#030303"
-_THEME = {_INK: "currentColor", _LINE: "var(--line)", _SOFT: "var(--soft)"}
-_SERIES = tuple(f"#0404{i:02x}" for i in range(8))
-_THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(_SERIES)}
-
 
 MOST_WEIGHTS = 25
 """Bars in the plot of the weights."""
-
-
-def _svg(name: str, caption: str, height: float, draw: Callable[[Any], None]) -> str:
-    """Figure with the SVG that ``draw`` makes of an empty matplotlib figure; height in inches."""
-    # Imported here: the terminal table must not wait for matplotlib.
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "text.parse_math": False,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "grid.color": _LINE,
-        "axes.edgecolor": _LINE,
-        "axes.titleweight": "bold",
-    }
-    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor")
-    settings |= dict.fromkeys((*inks, "ytick.labelcolor"), _INK)
-    settings |= dict.fromkeys(("xtick.color", "ytick.color"), _LINE)
-    out = io.StringIO()
-    with rc_context(settings), warnings.catch_warnings():
-        # Text stays text and the reader's browser has the font; ours only measures it.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure: Any = Figure(figsize=(9.8, height), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.06)
-        draw(figure)
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return f"<figure>{_inline(name, out.getvalue(), caption)}</figure>"
-
-
-def _inline(name: str, svg: str, caption: str) -> str:
-    """Strip what only a file of its own needs; make ids unique and colours the theme's."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"#0[1-4]0[1-4][0-9a-f]{2}", lambda m: _THEME.get(m[0], m[0]), svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-
-
-def _colours(results: Results) -> dict[str, str]:
-    """One colour per model, the same in every plot."""
-    return {name: _SERIES[i % len(_SERIES)] for i, name in enumerate(ordered(results["models"]))}
 
 
 def bars(results: Results) -> str:
@@ -82,15 +25,15 @@ def bars(results: Results) -> str:
                 models[n].get("ci", {}).get(metric) or (v, v)
                 for n, v in zip(names, values, strict=True)
             ]
-            colours = [_SERIES[0] if name == LEAD else _SOFT for name in names]
-            axes.barh(names, values, color=colours, height=0.62, alpha=0.85)
+            fill = [SERIES[0] if name == LEAD else SOFT for name in names]
+            axes.barh(names, values, color=fill, height=0.62, alpha=0.85)
             for y, (value, (low, high)) in enumerate(zip(values, spans, strict=True)):
                 if not known(value):
                     continue
-                axes.plot([low, high], [y, y], color=_INK, linewidth=1.4, solid_capstyle="butt")
-                axes.text(1.03, y, share(value), va="center", color=_INK)
+                axes.plot([low, high], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
+                axes.text(1.03, y, share(value), va="center", color=INK)
             if known(ceiling := results.get("reachable_ceiling", {}).get(metric)):
-                axes.axvline(ceiling, color=_INK, linestyle=":", linewidth=1)
+                axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1)
             axes.set(title=metric, xlim=(0, 1.14), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
             axes.tick_params(length=0)
             axes.grid(axis="x")
@@ -98,21 +41,21 @@ def bars(results: Results) -> str:
     caption = "hits@3 and mrr per model"
     note = "Line on a bar: 95% interval."
     note += " Dotted: reachable ceiling." if results.get("reachable_ceiling") else ""
-    plot = _svg("bars", caption, 0.7 + 0.32 * len(names), draw)
+    plot = svg("bars", caption, 0.7 + 0.32 * len(names), draw)
     return plot + f'<p class="note">{note}</p>'
 
 
 def slices(results: Results) -> str:
     """Hits@3 and mrr of every model in every slice."""
-    parts, colours = results.get("slices", {}), _colours(results)
+    parts, palette = results.get("slices", {}), colours(results)
     if not parts:
         return ""
     places = list(parts)[::-1]
 
     def draw(figure: Any) -> None:
         for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
-            for i, (name, colour) in enumerate(colours.items()):
-                shift = 0.3 * (1 - 2 * (i + 0.5) / len(colours))
+            for i, (name, colour) in enumerate(palette.items()):
+                shift = 0.3 * (1 - 2 * (i + 0.5) / len(palette))
                 at = [(parts[s].get(name, {}).get(metric), y + shift) for y, s in enumerate(places)]
                 shape = "D" if name == LEAD else "o"
                 if at := [(x, y) for x, y in at if known(x)]:
@@ -124,19 +67,9 @@ def slices(results: Results) -> str:
             axes.set(title=metric, xlim=(-0.03, 1.03), ylim=(-0.5, len(places) - 0.5))
             axes.tick_params(length=0)
             axes.grid(axis="x")
-        _legend(figure)
+        legend(figure)
 
-    return _svg("slices", "hits@3 and mrr per slice and model", 1.2 + 0.55 * len(places), draw)
-
-
-def _legend(figure: Any) -> None:
-    """One legend under the plots, each label once."""
-    found: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5)
+    return svg("slices", "hits@3 and mrr per slice and model", 1.2 + 0.55 * len(places), draw)
 
 
 def _line(axes: Any, rows: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
@@ -148,14 +81,14 @@ def _line(axes: Any, rows: Sequence[Mapping[str, float]], key: str, **style: Any
 
 def curves(results: Results) -> str:
     """Loss and validation MRR per epoch."""
-    training, colours = results.get("training", {}), _colours(results)
+    training, palette = results.get("training", {}), colours(results)
     if not any(training.values()):
         return ""
 
     def draw(figure: Any) -> None:
         loss, quality = figure.subplots(1, 2)
         for name, rows in training.items():
-            colour = colours.get(name, _SOFT)
+            colour = palette.get(name, SOFT)
             _line(loss, rows, "train_loss", linestyle="--", color=colour)
             _line(loss, rows, "validation_loss", color=colour)
             _line(quality, rows, "validation_mrr", color=colour, label=name)
@@ -164,9 +97,9 @@ def curves(results: Results) -> str:
         for axes in (loss, quality):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid()
-        _legend(figure)
+        legend(figure)
 
-    return _svg("curves", "Loss and validation MRR per epoch", 3.2, draw)
+    return svg("curves", "Loss and validation MRR per epoch", 3.2, draw)
 
 
 def weights(pairs: Sequence[tuple[str, float]]) -> str:
@@ -179,46 +112,121 @@ def weights(pairs: Sequence[tuple[str, float]]) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         values = [w for _, w in chosen]
-        colours = [_SERIES[0] if w > 0 else _SERIES[1] for w in values]
-        axes.barh(range(len(chosen)), values, color=colours, height=0.62, alpha=0.85)
+        fill = [SERIES[0] if w > 0 else SERIES[1] for w in values]
+        axes.barh(range(len(chosen)), values, color=fill, height=0.62, alpha=0.85)
         axes.set_yticks(range(len(chosen)), [name for name, _ in chosen])
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=0.8)
         axes.set(xlabel="weight", ylim=(-0.6, len(chosen) - 0.4))
         axes.tick_params(length=0)
         axes.grid(axis="x")
 
-    return _svg("weights", "Weights of the fusion", 0.8 + 0.22 * len(chosen), draw)
+    return svg("weights", "Weights of the fusion", 0.8 + 0.22 * len(chosen), draw)
 
 
-def _microseconds(x: float) -> str:
-    """Tick label; what is faster than can be measured stands at ``FASTEST``."""
-    if math.isclose(x, FASTEST):
-        return f"≤ {FASTEST:g}"
-    return f"{x:g}" if x > FASTEST else ""
+def _at_least(least: float, x: float) -> str:
+    """Tick label; what is below ``least`` stands there, and is marked so."""
+    if math.isclose(x, least):
+        return f"≤ {least:g}"
+    return f"{x:,.10g}" if x > least else ""
 
 
 def cost(results: Results) -> str:
-    """MRR against time per candidate."""
-    models, colours = results["models"], _colours(results)
-    at = {
-        n: (models[n].get("cost", {}).get("us_per_candidate"), models[n].get("mrr"))
-        for n in colours
-    }
-    at = {n: (max(x, FASTEST), y) for n, (x, y) in at.items() if known(x) and known(y) and x >= 0}
-    if len(at) < 2:
+    """MRR against operations and against time per candidate."""
+    models, palette = results["models"], colours(results)
+    panels = (
+        ("flops_per_candidate", 1.0, "FLOPs per candidate (logarithmic)"),
+        ("us_per_candidate", FASTEST, "µs per candidate (logarithmic)"),
+    )
+    found: list[tuple[dict[str, tuple[float, float]], float, str]] = []
+    for key, least, label in panels:
+        pairs = {n: (models[n].get("cost", {}).get(key), models[n].get("mrr")) for n in palette}
+        at = {n: (max(x, least), y) for n, (x, y) in pairs.items() if known(x) and known(y)}
+        found.append((at, least, label))
+    if max(len(at) for at, _, _ in found) < 2:
         return ""
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for name, (x, y) in at.items():
-            axes.scatter([x], [y], color=colours[name], s=42, marker="D" if name == LEAD else "o")
-            axes.annotate(name, (x, y), xytext=(7, 4), textcoords="offset points", color=_INK)
-        axes.set(xscale="log", xlabel="µs per candidate (logarithmic)", ylabel="MRR")
-        # The default labels are formulas, which the page could not show.
-        axes.xaxis.set_major_formatter(lambda x, _: _microseconds(x))
-        axes.xaxis.set_minor_formatter(lambda x, _: "")
-        axes.margins(x=0.15, y=0.15)
-        axes.tick_params(which="both", length=0)
-        axes.grid()
+        panes = figure.subplots(1, 2, sharey=True)
+        for axes, (at, least, label) in zip(panes, found, strict=True):
+            for name, (x, y) in at.items():
+                mark = "D" if name == LEAD else "o"
+                axes.scatter([x], [y], color=palette[name], s=42, marker=mark)
+            axes.set(xscale="log", xlabel=label)
+            plain_ticks(axes.xaxis, partial(_at_least, least))
+            axes.margins(x=0.25, y=0.15)
+            axes.tick_params(which="both", length=0, labelleft=True)
+            axes.grid()
+        panes[0].set_ylabel("MRR")
+        for axes, (at, _, _) in zip(panes, found, strict=True):
+            label_points(axes, at)
 
-    return _svg("cost", "MRR against time per candidate", 3.4, draw)
+    return svg("cost", "MRR against operations and time per candidate", 4.6, draw)
+
+
+MOST_HEADS = 3
+"""Heads in the plot of the calibration."""
+
+
+def calibration(results: Results) -> str:
+    """Observed against predicted engagement of every ranker with probabilities, a pane a head."""
+    models, palette = results.get("calibration", {}).get("models", {}), colours(results)
+    heads = list(dict.fromkeys(h for by_head in models.values() for h in by_head))[:MOST_HEADS]
+    if not heads:
+        return ""
+
+    def draw(figure: Any) -> None:
+        for axes, head in zip(figure.subplots(1, len(heads), squeeze=False)[0], heads, strict=True):
+            ends: list[float] = []
+            for name in ordered(results["models"]):
+                points = models.get(name, {}).get(head, {}).get("curve", [])
+                at = [(p, y) for _, p, y in points if p > 0 and y > 0]
+                if not at:
+                    continue
+                style = {"marker": "D" if name == LEAD else "o", "markersize": 3.5, "linewidth": 1}
+                axes.plot(*zip(*at, strict=True), color=palette[name], label=name, **style)
+                ends += [v for point in at for v in point]
+            if ends:
+                span = [min(ends), max(ends)]
+                axes.plot(span, span, color=INK, linestyle=":", linewidth=1)
+            axes.set(title=head, xscale="log", yscale="log", xlabel="predicted")
+            for axis in (axes.xaxis, axes.yaxis):
+                plain_ticks(axis, lambda x: f"{x:g}")
+            axes.tick_params(which="both", length=0)
+            axes.grid()
+        figure.axes[0].set_ylabel("observed")
+        legend(figure)
+
+    plot = svg("calibration", "Observed against predicted engagement", 3.9, draw)
+    return plot + (
+        '<p class="note">A point is about a fifteenth of the impressions, axes are logarithmic. '
+        "Dotted: observed = predicted. Below it a ranker promises too much.</p>"
+    )
+
+
+def counterfactual(results: Results) -> str:
+    """Propensity by place, and the estimated value of every order."""
+    found = results.get("counterfactual", {})
+    models = found.get("models", {})
+    if not models:
+        return ""
+    names = sorted(models, key=lambda n: models[n]["mrr"])
+
+    def draw(figure: Any) -> None:
+        places, values = figure.subplots(1, 2, width_ratios=(2, 3))
+        first, value = found["propensities"]["first_place"], found["propensities"]["value"]
+        places.plot(first, value, color=SERIES[0], marker="o", markersize=3.5, linewidth=1)
+        places.set(title="Examination by place", xlabel="place", ylim=(0, 1.05))
+        places.xaxis.get_major_locator().set_params(integer=True)
+        for y, name in enumerate(names):
+            low, high = models[name]["ci"]["mrr"]
+            colour = SERIES[0] if name == LEAD else INK
+            values.plot([low, high], [y, y], color=colour, linewidth=1.4)
+            values.scatter([models[name]["mrr"]], [y], color=colour, s=26)
+        values.set_yticks(range(len(names)), names)
+        values.set(title="Estimated MRR, position bias taken out")
+        for axes in (places, values):
+            axes.tick_params(length=0)
+            axes.grid(axis="x" if axes is values else "both")
+
+    return svg("counterfactual", "Examination by place and value of every order",
+               max(2.6, 0.9 + 0.24 * len(names)), draw)  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from prerank.report_values import (
     FASTEST,
+    LEAD,
     METRICS,
     RIVAL,
     Results,
@@ -23,11 +24,11 @@ from prerank.report_values import (
     signed,
 )
 
-_Cell = tuple[str, str]
+Cell = tuple[str, str]
 """Text (escaped where it is written) and CSS class."""
 
 
-def _table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[_Cell | str]]]) -> str:
+def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Cell | str]]]) -> str:
     """HTML table of (row class, cells); a line break in a cell sets the rest small beneath it."""
     body = []
     for kind, cells in rows:
@@ -47,8 +48,8 @@ def metrics(results: Results) -> str:
     """Every ranker, the oracles and the ceiling, with intervals."""
     models = results["models"]
 
-    def cells(name: str, model: Mapping[str, Any], may_win: bool) -> list[_Cell | str]:
-        row: list[_Cell | str] = [name]
+    def cells(name: str, model: Mapping[str, Any], may_win: bool) -> list[Cell | str]:
+        row: list[Cell | str] = [name]
         for metric in METRICS:
             value = share(model.get(metric))
             wins = may_win and value == best_of(models, metric) != "-"
@@ -64,29 +65,114 @@ def metrics(results: Results) -> str:
     note = "Small print: 95% bootstrap interval over requests. Shaded: best of the column."
     if oracles:
         note += " Oracles, in italics, see into the simulated world and show what is left to win."
-    return _table(["", *METRICS], rows) + f'<p class="note">{note}</p>'
+    return table(["", *METRICS], rows) + f'<p class="note">{note}</p>'
 
 
-def paired(results: Results) -> str:
-    """Differences from the two-tower, for the metrics that were compared."""
-    compared = results.get("paired", {})
-    names = [name for name in ordered(results["models"]) if compared.get(name)]
-    shown = [metric for metric in METRICS if any(metric in compared[name] for name in names)]
+def _differences(compared: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str:
+    """Rows of differences with interval and p; shaded where the whole interval is above 0."""
+    chosen = [name for name in names if compared.get(name)]
+    shown = [metric for metric in METRICS if any(metric in compared[name] for name in chosen)]
     rows = []
-    for name in names:
-        cells: list[_Cell | str] = [name]
+    for name in chosen:
+        cells: list[Cell | str] = [name]
         for metric in shown:
             found = compared[name].get(metric)
             if not found or not known(found["p"]):
                 cells.append("-")
                 continue
             low, high = found["ci"]
-            sure = "best" if low > 0 else ""
             span = f"{signed(low)} to {signed(high)}\np {p_value(found['p'])}"
-            cells.append((f"{signed(found['difference'])}\n{span}", sure))
+            cells.append((f"{signed(found['difference'])}\n{span}", "best" if low > 0 else ""))
         rows.append(("", cells))
+    return table(["", *shown], rows) if rows else ""
+
+
+def versus(results: Results) -> str:
+    """What the lead gains on every other ranker."""
+    made = _differences(results.get("versus", {}), ordered(results["models"]))
+    note = f"Small print: 95% interval and p. Shaded: {LEAD} is better, whole interval above 0."
+    return made + f'<p class="note">{note}</p>' if made else ""
+
+
+def paired(results: Results) -> str:
+    """Differences from the two-tower, for the metrics that were compared."""
+    made = _differences(results.get("paired", {}), ordered(results["models"]))
     note = f"Small print: 95% interval and p. Shaded: better than {RIVAL}, whole interval above 0."
-    return _table(["", *shown], rows) + f'<p class="note">{note}</p>' if rows else ""
+    return made + f'<p class="note">{note}</p>' if made else ""
+
+
+def cut(results: Results) -> str:
+    """What every ranker's cut keeps."""
+    found = results.get("cut", {})
+    models = found.get("models", {})
+    names = [n for n in ordered(results["models"]) if n in models]
+    heads = {
+        "recall@cut": "engaged items in the best tenth", "recall@100": "in the best 100",
+        "recall@1000": "in the best 1,000",
+    }  # fmt: skip
+    if reference := found.get("reference"):
+        heads["agreement"] = f"best {reference['top']} of {reference['name']} in the best tenth"
+    shown = [m for m in heads if any(known(models[n].get(m)) for n in names)]
+    rows = []
+    for name in names:
+        cells: list[Cell | str] = [name]
+        for metric in shown:
+            value = share(models[name].get(metric))
+            wins = value == best_of({n: models[n] for n in names}, metric) != "-"
+            ci = interval(models[name].get("ci", {}).get(metric)).replace("-", "–")
+            cells.append((f"{value}\n{ci}", "best" if wins else ""))
+        rows.append(("", cells))
+    if not shown:
+        return ""
+    note = "Sizes that no request's candidates exceed are left out."
+    if not found.get("reference"):
+        note += " No costly full ranker was measured, so there is none to agree with."
+    return table(["", *(heads[m] for m in shown)], rows) + f'<p class="note">{note}</p>'
+
+
+def absent(part: Mapping[str, Any]) -> str:
+    """Why a part could not be measured."""
+    return f"<p>Not measured. {escape(part['absent'])}</p>" if "absent" in part else ""
+
+
+def calibration(results: Results) -> str:
+    """Expected calibration error by ranker and head."""
+    models = results.get("calibration", {}).get("models", {})
+    rows: list[tuple[str, list[Cell | str]]] = []
+    for name in ordered(results["models"]):
+        for head, at in models.get(name, {}).items():
+            numbers = [f"{at[k]:.4f}" for k in ("ece", "predicted", "observed")]
+            rows.append(("", [name, head, *numbers, f"{at['impressions']:,}"]))
+    head = ["", "head", "calibration error", "mean predicted", "mean observed", "impressions"]
+    return table(head, rows) if rows else ""
+
+
+def counterfactual(results: Results) -> str:
+    """Estimated value of every order, with what the estimate rests on."""
+    found = results.get("counterfactual", {})
+    models = found.get("models", {})
+    if not models:
+        return ""
+    rows = []
+    for name in sorted(models, key=lambda n: -models[n]["mrr"]):
+        cells: list[Cell | str] = [name]
+        for gain in ("mrr", "dcg"):
+            ci = interval(models[name]["ci"][gain]).replace("-", "–")
+            cells.append(f"{share(models[name][gain])}\n{ci}")
+        rows.append(("", cells))
+    used = found["propensities"]
+    note = (
+        f"Small print: 95% bootstrap interval over {found['requests']:,} requests; the weighted "
+        f"engagements are worth {found['effective_engagements']:,.0f} of equal weight. Examination "
+        f"was estimated from {used['engagements']:,} training engagements with the same "
+        f"{used['strata']} at several places."
+    )
+    if used["strata"] == "item":
+        note += (
+            " Too few pairs of query and item moved; with items alone the bias of places is "
+            "overstated where items stand higher for the queries they fit."
+        )
+    return table(["", "mrr", "dcg"], rows) + f'<p class="note">{escape(note)}</p>'
 
 
 def cost(results: Results) -> str:
@@ -104,7 +190,7 @@ def cost(results: Results) -> str:
         "FLOPs and bytes: what one more candidate adds to a request. µs: the scoring calls of this "
         "evaluation, on one thread; the features were already at hand."
     )
-    return _table(head, rows) + f'<p class="note">{note}</p>' if rows else ""
+    return table(head, rows) + f'<p class="note">{note}</p>' if rows else ""
 
 
 def slices(results: Results) -> str:
@@ -115,7 +201,7 @@ def slices(results: Results) -> str:
         metric for part in parts.values() for name in names for metric in part.get(name, {})
     }
     shown = [metric for metric in METRICS if metric in measured]
-    rows: list[tuple[str, list[_Cell | str]]] = []
+    rows: list[tuple[str, list[Cell | str]]] = []
     for slice_name, part in parts.items():
         for name in names:
             if model := part.get(name):
@@ -123,7 +209,7 @@ def slices(results: Results) -> str:
                 rows.append(("", [first, name, *(share(model.get(m)) for m in shown)]))
     if not rows:
         return ""
-    inner = _table(["slice", "model", *shown], rows)
+    inner = table(["slice", "model", *shown], rows)
     return f"<details><summary>The same as numbers</summary>{inner}</details>"
 
 
@@ -171,4 +257,4 @@ def bullets(lines: Sequence[str]) -> str:
 def stages(results: Results) -> str:
     """Seconds of every stage."""
     rows = [("", [name, f"{seconds:,.1f}"]) for name, seconds in results.get("stages", {}).items()]
-    return _table(["stage", "seconds"], rows) if rows else ""
+    return table(["stage", "seconds"], rows) if rows else ""

@@ -11,6 +11,8 @@ METRICS = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "recall@cut", "auc")
 
 LEAD = "interactrank"
 RIVAL = "two_tower"
+WHOLE = "full"
+"""The ablation's variant from which nothing was taken."""
 
 FASTEST = 0.001
 """Microseconds a candidate below which a measured time says nothing."""
@@ -44,6 +46,16 @@ class Results(TypedDict, total=False):
             {"flops_per_candidate", "bytes_per_candidate", "us_per_candidate"}}``.
         oracles: as ``models``; knows what no ranker may know.
         paired: name -> metric -> ``{"difference", "ci": [low, high], "p"}`` against the two-tower.
+        versus: other ranker -> as ``paired``: interactrank minus that ranker.
+        cut: ``{"reference": {"name", "top"} | None, "models": {name: {metric: mean, …, "ci"}}}``
+            with metrics recall@cut, recall@100, recall@1000 and agreement, as far as measured.
+        calibration: ``{"models": {name: {head: {"ece", "predicted", "observed", "impressions",
+            "curve": [[count, predicted, observed], …]}}}}``, or ``{"absent": why}``.
+        counterfactual: ``{"models": {name: {"dcg", "mrr", "ci"}}, "propensities": {"first_place",
+            "value", "engagements", "strata"}, "requests", "effective_engagements"}``, or
+            ``{"absent": why}``.
+        ablations: variant -> ``{"metrics": {metric: [one value a seed]}, "parts": what was taken
+            out}``; the variant "full" is what the others are compared with.
         slices: slice -> ``{"requests": count, name: {metric: mean}, …}``.
         reachable_ceiling: metric -> the best value any order of these candidates could reach.
         training: name -> ``[{"epoch", "train_loss", "validation_loss", "validation_mrr"}, …]``.
@@ -58,6 +70,11 @@ class Results(TypedDict, total=False):
     models: dict[str, dict[str, Any]]
     oracles: dict[str, dict[str, Any]]
     paired: dict[str, dict[str, dict[str, Any]]]
+    versus: dict[str, dict[str, dict[str, Any]]]
+    cut: dict[str, Any]
+    calibration: dict[str, Any]
+    counterfactual: dict[str, Any]
+    ablations: dict[str, dict[str, Any]]
     slices: dict[str, dict[str, Any]]
     reachable_ceiling: dict[str, float]
     training: dict[str, list[dict[str, float]]]
@@ -80,7 +97,9 @@ def share(value: Any) -> str:
 
 
 def signed(value: float) -> str:
-    """As :func:`share`, with a plus or a true minus before it."""
+    """As :func:`share`, with a plus or a true minus before it, or both where it rounds to 0."""
+    if abs(value) < 0.0005:
+        return "±.000"
     return ("+" if value >= 0 else "−") + share(abs(value))
 
 

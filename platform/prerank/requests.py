@@ -124,10 +124,11 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
     Returns:
         One row a request, by time: ``request_id``, ``request_time`` timestamp[us, UTC],
         ``user_id``, ``query``; lists over the candidates it showed or engaged, by position then id:
-        ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32 and
-        ``shown`` bool. Engagements after the label window are no labels. A log with segments adds
-        ``context``, a struct of them as str: what the request's earliest row says. A log with a
-        retriever adds a list float32 of each of its columns, NaN where it said nothing.
+        ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32,
+        ``shown`` bool and ``positions`` int64 (null where the log has none). Engagements after the
+        label window are no labels. A log with segments adds ``context``, a struct of them as str:
+        what the request's earliest row says. A log with a retriever adds a list float32 of each of
+        its columns, NaN where it said nothing.
     """
     heads = [(h, manifest["heads"][h]) for h in manifest["head_order"]]
     order = manifest["weight_order"]
@@ -169,7 +170,8 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
                 list(item_id ORDER BY position, item_id) AS items,
                 list(mask ORDER BY position, item_id) AS labels,
                 list(weight::FLOAT ORDER BY position, item_id) AS weights,
-                list(shown ORDER BY position, item_id) AS shown {of_request}
+                list(shown ORDER BY position, item_id) AS shown,
+                list(position::BIGINT ORDER BY position, item_id) AS positions {of_request}
             FROM candidate GROUP BY request_id {eligible} ORDER BY request_time, request_id""",
             params=[[str(f) for f in files]],
         ).to_arrow_table()

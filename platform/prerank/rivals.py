@@ -29,7 +29,11 @@ from prerank.home import Home, write_json
 
 
 class Ranker(Protocol):
-    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work."""
+    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work.
+
+    A ranker whose scores are estimates of engagement may also have ``probabilities(arrays,
+    queries)``, [N, H] in [0, 1]; its calibration is then reported.
+    """
 
     name: str
     flops: float

@@ -85,8 +85,10 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
     return RequestArrays(**found)
 
 
-def event_days(home: Home, from_us: int = 0, to_us: int = 1 << 62) -> list[list[str]]:
-    """Event files in groups of whole days of about REQUESTS_PER_TASK requests, by time.
+def event_days(
+    home: Home, from_us: int = 0, to_us: int = 1 << 62, per_task: int = REQUESTS_PER_TASK
+) -> list[list[str]]:
+    """Event files in groups of whole days of about ``per_task`` requests, by time.
 
     Only days that may hold requests of [from_us, to_us) are listed.
     """
@@ -101,7 +103,7 @@ def event_days(home: Home, from_us: int = 0, to_us: int = 1 << 62) -> list[list[
             pq.read_table(f, columns=["request_id"], partitioning=None) for f in files
         )
         count = pc.count_distinct(ids["request_id"]).as_py()
-        if not groups or rows + count > REQUESTS_PER_TASK:
+        if not groups or rows + count > per_task:
             groups.append([])
             rows = 0
         groups[-1] += files

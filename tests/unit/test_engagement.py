@@ -198,6 +198,25 @@ def test_a_request_stands_for_itself(seeds: list[int]) -> None:
     np.testing.assert_array_equal(together, np.concatenate(statistics))
 
 
+@given(st.lists(SEEDS, min_size=1, max_size=5), st.data())
+@settings(deadline=None, max_examples=50)
+def test_a_slice_is_the_inputs_of_its_requests(seeds: list[int], data: st.DataObject) -> None:
+    requests = [random_request(s) for s in seeds]
+    low = data.draw(st.integers(0, len(requests)))
+    high = data.draw(st.integers(low, len(requests)))
+    whole, alone = as_inputs(requests), as_inputs(requests[low:high])
+    part = whole.slice(low, high)
+    assert part.blocks is whole.blocks
+    for name in ("time", "key_level", "key_offsets", "hist_items", "hist_actions", "hist_times",
+                 "hist_offsets", "tokens"):  # fmt: skip
+        np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
+    chosen = requests[low:high]
+    ids = np.array([c for r in chosen for c in r.candidates], np.int64)
+    born = np.array([r.created.get(c, 0) for r in chosen for c in r.candidates], np.int64)
+    x = cross_features(SCHEMA, part, ids, offsets([len(r.candidates) for r in chosen]), born)
+    assert (x == features(chosen)).all()
+
+
 def test_nothing_known_is_all_zero_but_the_unknown_age() -> None:
     x = features([Request(candidates=[5, 6])])
     expected = np.zeros((2, len(SCHEMA.cross)), np.float32)

@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from prerank.report import METRICS, Results, headline, metrics_table, write_metrics, write_report
+from prerank import report_ablations, report_plots
+from prerank.report import (
+    METRICS,
+    MORE,
+    Results,
+    headline,
+    metrics_table,
+    write_metrics,
+    write_report,
+)
 
 VOID = {"meta", "br"}
 
@@ -105,11 +116,60 @@ def full() -> Results:
                 for e in (1, 2, 3)
             ]
         },
+        "versus": {
+            name: {"mrr": {"difference": 0.1, "ci": [0.05, 0.15], "p": 0.0005}}
+            for name in ("two_tower", "bm25")
+        },
+        "cut": {
+            "reference": {"name": "bm25", "top": 10},
+            "models": {
+                "interactrank": {"recall@cut": 0.9, "agreement": 0.77, "ci": {}},
+                "bm25": {"recall@cut": 0.8, "ci": {"recall@cut": [0.7, 0.9]}},
+            },
+        },
+        "calibration": {
+            "models": {
+                "interactrank": {
+                    head: {
+                        "ece": 0.0123,
+                        "predicted": 0.05,
+                        "observed": 0.04,
+                        "impressions": 24_680,
+                        "curve": [[10, 0.001, 0.0], [10, 0.01, 0.02], [10, 0.1, 0.09]],
+                    }
+                    for head in ("engagement", "save")
+                }
+            }
+        },
+        "counterfactual": {
+            "models": {
+                name: {"mrr": v, "dcg": v, "ci": {"mrr": [v, v], "dcg": [v, v]}}
+                for name, v in (("interactrank", 0.6), ("bm25", 0.4), ("as shown", 0.3))
+            },
+            "propensities": {
+                "first_place": [1, 2, 5],
+                "value": [1.0, 0.5, 0.25],
+                "engagements": 4_321,
+                "strata": "query and item",
+            },
+            "requests": 900,
+            "effective_engagements": 765.4,
+        },
+        "ablations": {
+            "full": {"metrics": {"mrr": [0.5, 0.52, 0.51]}, "parts": "nothing"},
+            "no attention": {"metrics": {"mrr": [0.4, 0.42, 0.41]}, "parts": "cross-attention"},
+            "no time": {"metrics": {"mrr": [0.509]}, "parts": "time buckets"},
+        },
         "fusion_weights": [("q:engage:7d", 1.25), ("user:touched", -0.5)],
         "ingest": ["3 rows quarantined"],
         "features": ["daily snapshots"],
         "stages": {"ingest": 3.25},
     }
+
+
+def heads_of(results: Results) -> dict[str, Any]:
+    heads: dict[str, Any] = results["calibration"]["models"]["interactrank"]
+    return heads
 
 
 def page(tmp_path: Path, results: Results) -> Page:
@@ -120,39 +180,54 @@ def page(tmp_path: Path, results: Results) -> Page:
     return made
 
 
-def test_the_file_stands_alone(tmp_path: Path) -> None:
-    made = page(tmp_path, full())
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page with every part."""
+    return page(tmp_path_factory.mktemp("full"), full())
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are drawn but not written, which is what takes the time."""
+
+    def sketch(name: str, caption: str, height: float, draw: Callable[[Figure], None]) -> str:
+        draw(Figure())
+        return "<figure></figure>"
+
+    for module in (report_plots, report_ablations):
+        monkeypatch.setattr(module, "svg", sketch)
+
+
+def test_the_file_stands_alone(made: Page) -> None:
     assert not re.search(r"https?:|//|@import|<script|<link|<img|<iframe", made.source)
     assert made.references
     assert all(reference.startswith("#") for reference in made.references)
     assert not re.search(r"url\((?!#)", made.source)
-    assert made.tags.count("svg") == 5
+    assert made.tags.count("svg") == 8
 
 
-def test_ids_are_unique_and_references_resolve(tmp_path: Path) -> None:
-    made = page(tmp_path, full())
+def test_ids_are_unique_and_references_resolve(made: Page) -> None:
     assert len(made.ids) == len(set(made.ids))
     used = {reference[1:] for reference in made.references}
     used |= set(re.findall(r"url\(#([^)]+)\)", made.source))
     assert used <= set(made.ids)
 
 
-def test_plots_follow_the_theme(tmp_path: Path) -> None:
-    source = page(tmp_path, full()).source
+def test_plots_follow_the_theme(made: Page) -> None:
+    source = made.source
     assert "currentColor" in source
     assert not re.search(r"#0[1-4]0[1-4][0-9a-f]{2}", source)
     svgs = re.findall(r"<svg.*?</svg>", source, re.DOTALL)
     assert not any(re.search(r"(fill|stroke): #(000000|ffffff)", svg) for svg in svgs)
 
 
-def test_every_part_is_told(tmp_path: Path) -> None:
+def test_every_part_is_told(made: Page) -> None:
     results = full()
-    made = page(tmp_path, results)
     for text in (*results["models"], "all-knowing", "q:engage:7d", "tail query", "12,345"):
         assert text in made.text
     for text in ("3 rows quarantined", "daily snapshots", "97.0%", "2011-08-11", *METRICS):
         assert text in made.text
-    assert len(made.headings) == 12
+    assert len(made.headings) == 17
 
 
 def test_optional_parts_may_be_absent(tmp_path: Path) -> None:
@@ -162,10 +237,13 @@ def test_optional_parts_may_be_absent(tmp_path: Path) -> None:
     assert "popularity" in made.text
     assert ".250" in metrics_table(bare)
     write_metrics(tmp_path / "metrics.json", bare)
-    everything: dict[str, Any] = dict(full())
-    for part in set(everything) - {"dataset", "models"}:
-        less = {key: value for key, value in everything.items() if key != part}
-        assert "interactrank" in page(tmp_path, less).text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("part", sorted(set(full()) - {"dataset", "models"}))
+@pytest.mark.usefixtures("sketched")
+def test_each_optional_part_may_be_absent_alone(part: str, tmp_path: Path) -> None:
+    less = {key: value for key, value in full().items() if key != part}
+    assert "interactrank" in page(tmp_path, less).text  # type: ignore[arg-type]
 
 
 def test_values_are_escaped(tmp_path: Path) -> None:
@@ -180,9 +258,15 @@ def test_values_are_escaped(tmp_path: Path) -> None:
     results["fusion_weights"].append((evil, 3.0))
     results["ingest"] = results["features"] = [evil]
     results["stages"][evil] = 1.0
+    results["versus"][evil] = results["versus"]["bm25"]
+    results["cut"]["reference"]["name"] = evil
+    results["cut"]["models"][evil] = results["cut"]["models"]["bm25"]
+    results["calibration"]["models"][evil] = {evil: heads_of(results)["save"]}
+    results["counterfactual"]["models"][evil] = results["counterfactual"]["models"]["bm25"]
+    results["ablations"][evil] = {"metrics": {"mrr": [0.4]}, "parts": evil}
     made = page(tmp_path, results)
     assert "script" not in made.tags
-    assert made.text.count(evil) > 10
+    assert made.text.count(evil) > 20
 
 
 def test_text_without_a_font_at_hand_is_no_warning(tmp_path: Path) -> None:
@@ -214,6 +298,15 @@ def test_headline_says_what_was_found() -> None:
     assert headline(results).startswith("bm25 places")
 
 
+def test_headline_counts_whom_the_lead_beats() -> None:
+    results = full()
+    assert "better than each of the 2 other rankers with p < .01" in headline(results)
+    results["versus"]["bm25"]["mrr"]["p"] = 0.02
+    assert "better than 1 of the 2 other rankers" in headline(results)
+    results["versus"]["two_tower"]["mrr"]["difference"] = -0.1
+    assert "better than 0 of the 2 other rankers" in headline(results)
+
+
 def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:
     results = full()
     assert "would reach 97.0%" in headline(results)
@@ -222,12 +315,60 @@ def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:
     assert "100.0%" not in headline(results)
 
 
-def test_only_what_was_measured_has_a_column(tmp_path: Path) -> None:
-    source = page(tmp_path, full()).source
+def test_only_what_was_measured_has_a_column(made: Page) -> None:
+    source = made.source
     for title in ("Difference from", "Where it helps"):
         part = source[source.index(f"<h2>{title}") :]
         heads = re.findall(r"<th>([^<]*)</th>", part[: part.index("</thead>")])
         assert [head for head in heads if head in METRICS] == ["hits@3", "mrr"]
+
+
+def section(source: str, title: str) -> str:
+    return source[source.index(f"<h2>{title}") :].split("<h2>")[1]
+
+
+def test_studies_are_told(made: Page) -> None:
+    source = made.source
+    assert "+.100" in section(source, "interactrank against every other")
+    kept = section(source, "What the cut keeps")
+    assert "best 10 of bm25 in the best tenth" in kept
+    assert ".770" in kept
+    calibrated = section(source, "Calibration")
+    for text in ("0.0123", "24,680", "save"):
+        assert text in calibrated
+    shown = section(source, "Had it been shown")
+    for text in ("as shown", "900 requests", "765 of equal weight", "4,321 training"):
+        assert text in shown
+    assert "overstated" not in shown
+
+
+def test_ablations_are_compared_with_the_whole_model(made: Page) -> None:
+    source = section(made.source, "What each part is worth")
+    assert ".510 ± .010" in source
+    assert re.search(r'class="sure">\.410 ± \.010<small>−\.100', source)
+    assert '<td class="">.509<small>−.001' in source  # one seed: nothing is sure
+    rows = re.findall(r"<td class=\"\">(full|no \w+)<small>", source)
+    assert rows == ["full", "no attention", "no time"]
+
+
+@pytest.mark.usefixtures("sketched")
+def test_what_could_not_be_measured_says_why(tmp_path: Path) -> None:
+    results = full()
+    results["calibration"] = {"absent": "The log has no <impressions>."}
+    results["counterfactual"] = {"absent": "The log has no positions."}
+    made = page(tmp_path, results)
+    assert "Not measured. The log has no <impressions>." in made.text
+    assert "Not measured. The log has no positions." in made.text
+    results["counterfactual"] = full()["counterfactual"]
+    results["counterfactual"]["propensities"]["strata"] = "item"
+    assert "the bias of places is overstated" in page(tmp_path, results).text
+
+
+def test_models_of_a_plot_differ_in_colour(tmp_path: Path) -> None:
+    results = full()
+    results["models"] |= {f"rival {i}": model(0.9 - i / 20, 0.1 * i + 0.1) for i in range(9)}
+    points = section(page(tmp_path, results).source, "Quality against cost")
+    assert set(re.findall(r"--s\d+", points)) == {f"--s{i}" for i in range(12)}
 
 
 def test_times_are_readable(tmp_path: Path) -> None:
@@ -241,6 +382,7 @@ def test_times_are_readable(tmp_path: Path) -> None:
     assert "e-06" not in text
 
 
+@pytest.mark.usefixtures("sketched")
 def test_names_of_ours_are_explained(tmp_path: Path) -> None:
     results = full()
     assert "The exact query." in page(tmp_path, results).text
@@ -278,7 +420,8 @@ def test_metrics_file_holds_exactly_the_agreed_keys(tmp_path: Path) -> None:
 
     text = (tmp_path / "a" / "metrics.json").read_text()
     read = json.loads(text, parse_constant=refuse)
-    assert set(read) == {"dataset", "split", "models", "reachable_ceiling", "paired"}
+    agreed = {"dataset", "split", "models", "reachable_ceiling", "paired"}
+    assert set(read) == agreed | set(MORE)
     assert (read["dataset"], read["split"]) == ("bestbuy", "test")
     assert set(read["models"]["interactrank"]) == {*METRICS, "ci"}
     assert read["models"]["bm25"]["auc"] is None

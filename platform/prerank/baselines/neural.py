@@ -27,3 +27,11 @@ class TorchRanker:
         output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
         logits: NDArray[np.float32] = output.logits[:, 0].numpy()
         return logits
+
+    @torch.inference_mode()
+    def probabilities(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Engagement probability by head [N, H]."""
+        heads = len(self.bundle.schema.heads)
+        output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
+        chances: NDArray[np.float32] = output.logits.sigmoid().numpy()
+        return chances

@@ -1,0 +1,215 @@
+"""Evaluation of a small world: chunks and tasks change nothing, and every study is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from interactrank.model import InteractRank, ModelConfig
+from prerank import counterfactual, evaluate
+from prerank.bundle import save_bundle
+from prerank.catalogue import load_catalogue
+from prerank.counterfactual import Propensities, estimate
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.measures import places_of
+from prerank.requests import Splits
+from prerank.rivals import ColumnRanker
+from prerank.training_set import event_days, requests_between
+
+RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")
+HEADS = ("engagement", "save", "long_click")
+
+
+def linked(home: Home, root: Path) -> Home:
+    """A home with the state of another, to which an evaluation may write."""
+    root.mkdir()
+    for part in home.root.iterdir():
+        (root / part.name).symlink_to(part)
+    return Home.at(root)
+
+
+def all_files(home: Home) -> list[str]:
+    return [file for day in event_days(home) for file in day]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained bundles: what is measured here does not depend on how good they are."""
+    manifest = tiny_world.read_json(tiny_world.manifest, "prerank ingest")
+    catalogue = load_catalogue(tiny_world, manifest)
+    folders = {}
+    for seed, name in enumerate(("two_tower", "interactrank")):
+        torch.manual_seed(seed)
+        folders[name] = tmp_path_factory.mktemp(name)
+        model = InteractRank(ModelConfig(), schema_of(manifest), catalogue)
+        save_bundle(folders[name], model, catalogue, {})
+    return folders
+
+
+@pytest.fixture(scope="module")
+def splits(tiny_world: Home) -> Splits:
+    training = tiny_world.read_json(tiny_world.training_set / "manifest.json", "")
+    return Splits(**training["splits"])
+
+
+@pytest.fixture
+def little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counterfactual, "LEAST_ENGAGEMENTS", 20)
+
+
+@pytest.fixture(scope="module")
+def results(
+    tiny_world: Home, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counterfactual, "LEAST_ENGAGEMENTS", 20)
+        home = linked(tiny_world, tmp_path_factory.mktemp("evaluated") / "home")
+        yield evaluate.evaluate(home, models, "validation")
+
+
+def test_every_study_covers_every_ranker(results: dict[str, Any]) -> None:
+    assert tuple(results["models"]) == RANKERS
+    assert set(results["versus"]) == set(RANKERS) - {"interactrank"}
+    assert set(results["paired"]) == set(RANKERS) - {"two_tower"}
+    gains = {n: results["versus"][n]["mrr"]["difference"] for n in results["versus"]}
+    mrr = {n: results["models"][n]["mrr"] for n in RANKERS}
+    assert gains == pytest.approx({n: mrr["interactrank"] - mrr[n] for n in gains})
+    assert set(results["cut"]["models"]) == set(RANKERS)
+    assert results["cut"]["reference"] is None
+    assert set(results["counterfactual"]["models"]) == {*RANKERS, counterfactual.AS_SHOWN}
+
+
+def test_only_rankers_with_probabilities_are_calibrated(
+    results: dict[str, Any], tiny_world: Home, splits: Splits
+) -> None:
+    found = results["calibration"]["models"]
+    assert set(found) == {"two_tower", "interactrank"}
+    files = all_files(tiny_world)
+    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    requests = requests_between(files, manifest, splits.validation_from, splits.test_from)
+    shown = requests["shown"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    labels = requests["labels"].combine_chunks().flatten().to_numpy()
+    for model in found.values():
+        assert tuple(model) == HEADS
+        for h, head in enumerate(model.values()):
+            assert head["impressions"] == shown.sum()
+            assert head["observed"] == pytest.approx(((labels[shown] >> h) & 1).mean())
+
+
+def test_what_was_engaged_but_not_shown_has_no_place() -> None:
+    requests = pa.table(
+        {
+            "positions": [[1, 2, None], [3]],
+            "shown": [[True, False, True], [True]],
+        }
+    )
+    np.testing.assert_array_equal(places_of(requests), [1, np.nan, np.nan, 3])
+
+
+def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: Splits) -> None:
+    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    files = all_files(tiny_world)
+    requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
+    shown = tiny_log[tiny_log["action"] == "impression"]
+    logged = shown.groupby("request_id")["position"].apply(sorted)
+    lists = np.split(places_of(requests),
+                     np.cumsum([len(i) for i in requests["items"].to_pylist()])[:-1])  # fmt: skip
+    for request, places in zip(requests["request_id"].to_pylist(), lists, strict=True):
+        assert places[~np.isnan(places)].tolist() == logged[request]
+
+
+def piece_of(
+    home: Home, models: dict[str, Path], splits: Splits, out: Path
+) -> dict[str, Any]:  # one task
+    out.mkdir()
+    known = Propensities((1, 5), (1.0, 0.5), 1, "item")
+    return {
+        "home": str(home.root), "models": {k: str(v) for k, v in models.items()}, "oracles": None,
+        "out": str(out), "from_us": splits.validation_from, "to_us": splits.test_from,
+        "files": all_files(home), "task": 0, "propensities": asdict(known),
+    }  # fmt: skip
+
+
+def test_the_size_of_a_chunk_changes_nothing(
+    tiny_world: Home, models: dict[str, Path], splits: Splits, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    frames, sums = [], []
+    for name, size in (("whole", 600_000), ("small", 64 * 7)):
+        monkeypatch.setattr(evaluate, "CANDIDATES_PER_CHUNK", size)
+        done = evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / name))
+        frames.append(pd.read_parquet(tmp_path / name).reset_index(drop=True))
+        sums.append({k: v for k, v in done.items() if not k.startswith("seconds")})
+    assert len(frames[0]) > 30
+    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    for key, value in sums[0].items():
+        np.testing.assert_allclose(sums[1][key], value, rtol=1e-4, err_msg=key)
+
+
+def test_the_reference_s_best_are_looked_for_in_every_other_cut(
+    tiny_world: Home, models: dict[str, Path], splits: Splits, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def rankers(home: Home, schema: Any, _: Any) -> list[ColumnRanker]:
+        return [ColumnRanker(n, schema, "a:engage:all") for n in ("trees", "twin")] + [
+            ColumnRanker("other", schema, "user:touched")
+        ]
+
+    monkeypatch.setattr(evaluate, "rankers", rankers)
+    evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / "out"))
+    frame = pd.read_parquet(tmp_path / "out")
+    assert "trees|agreement" not in frame
+    assert (frame["twin|agreement"].dropna() == 1).all()
+    assert frame["other|agreement"].mean() < 0.9
+
+
+@pytest.mark.usefixtures("little_evidence")
+def test_propensities_come_from_the_training_part_alone(
+    tiny_world: Home, splits: Splits, tmp_path: Path
+) -> None:
+    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    found = estimate(tiny_world, manifest, splits.validation_from)
+    assert isinstance(found, Propensities)
+    assert found.value[0] == 1.0
+    assert min(found.value) < 0.8
+    assert found.engagements > 100
+    home = Home.at(tmp_path)
+    for file in tiny_world.events.glob("*/*.parquet"):
+        table = pq.read_table(file, partitioning=None)
+        time = table["request_time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+        past = table.filter(pa.array(time < splits.validation_from))
+        if past.num_rows:
+            target = home.events / file.parent.name / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(past, target)
+    assert estimate(home, manifest, splits.validation_from) == found
+    assert estimate(home, manifest, splits.validation_from - 2 * 86_400_000_000) != found
+
+
+def test_without_positions_or_impressions_the_reason_is_told(
+    tiny_world: Home, splits: Splits, tmp_path: Path
+) -> None:
+    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    bare = manifest | {"has_impressions": False}
+    assert "no impressions" in str(estimate(tiny_world, bare, splits.validation_from))
+    few = estimate(tiny_world, manifest, splits.validation_from)
+    assert isinstance(few, Propensities) or "Too few" in few
+    home = Home.at(tmp_path)
+    for file in tiny_world.events.glob("*/*.parquet"):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("position")
+        nothing = pa.nulls(table.num_rows, table.schema.field(at).type)
+        target = home.events / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.set_column(at, "position", nothing), target)
+    assert "no positions" in str(estimate(home, manifest, splits.validation_from))

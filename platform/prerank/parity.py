@@ -33,6 +33,7 @@ from interactrank.schema import LEVELS, REQUEST_NUMERIC
 from prerank import registry, tracking
 from prerank.asof import as_of
 from prerank.bundle import Bundle, load_bundle
+from prerank.environment import SERVE_PORT, URL_ENV
 from prerank.errors import NotReadyError, PrerankError, StateError
 from prerank.events import Entry, Event, merged
 from prerank.examples import (
@@ -51,12 +52,14 @@ from prerank.parity_report import Parity
 from prerank.store import HISTORY_FIELDS, materialised_path
 from prerank.training_set import event_days, requests_between
 
-URL_ENV, URL = "PRERANK_URL", "http://127.0.0.1:8000"
+URL = f"http://127.0.0.1:{SERVE_PORT}"
 MAX_CANDIDATES = 200
 FEATURE_TOLERANCE = 1e-5
 """Of a cross feature or request statistic: both sides run the same kernel in float32."""
 DOT_TOLERANCE = 1e-2
 """Of a dot of unit vectors: the index keeps bf16, training float32."""
+PRIOR_TOLERANCE = 1e-3
+"""Of g(x): equal features, summed in another order."""
 FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "user:")
 """Features that are about this query or this user; the others are never empty."""
 
@@ -109,7 +112,7 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
         expected = _expected(bundle, searches, inputs, asked)
         for request, values in zip(asked, expected, strict=True):
             if request.answer["model_version"] == version:
-                _compare(found, request, values, float(bundle.model.fusion.scale))
+                _compare(found, request, values)
     return found
 
 
@@ -211,7 +214,8 @@ def _journaled(
 
 
 Expected = dict[str, Any]
-"""Of one request: ``ids`` [n], ``x`` [n, X], ``prior``, ``dot``, ``score`` [n], ``request``."""
+"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``prior``, ``dot``, ``score`` [n];
+``request`` statistics [R]; the fusion's ``scale``."""
 
 
 def _expected(
@@ -236,16 +240,17 @@ def _expected(
         scores = (output.logits @ weights).numpy()
         priors = model.fusion.prior(batch.x).numpy()
         bias = float(weights @ model.fusion.bias)
-        dots = (scores - priors - bias) / float(model.fusion.scale)
+        scale = float(model.fusion.scale)
+        dots = (scores - priors - bias) / scale
     return [
         {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
          "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
-         "request": arrays.request[b]}
+         "request": arrays.request[b], "scale": scale}
         for b, (low, high) in enumerate(pairwise(offsets))
     ]  # fmt: skip
 
 
-def _compare(found: Parity, asked: Asked, expected: Expected, scale: float) -> None:
+def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
     """Note how far an answer is from what is ``expected``."""
     served = {int(item["id"]): item for item in asked.answer["items"]}
     where = f"user {asked.user_id!r}, query {asked.query!r}"
@@ -260,7 +265,11 @@ def _compare(found: Parity, asked: Asked, expected: Expected, scale: float) -> N
         [[served[i]["features"].get(n, 0.0) for n in expected["names"]] for i in ids], np.float32
     ).reshape(expected["x"].shape)
     statistics = [asked.answer["request_features"].get(n, 0.0) for n in REQUEST_NUMERIC]
-    tolerances = {"dot": DOT_TOLERANCE, "prior": 1e-3, "score": DOT_TOLERANCE * scale + 1e-3}
+    tolerances = {
+        "dot": DOT_TOLERANCE,
+        "prior": PRIOR_TOLERANCE,
+        "score": DOT_TOLERANCE * expected["scale"] + PRIOR_TOLERANCE,
+    }
     differences = {
         n: (float(d), FEATURE_TOLERANCE)
         for n, d in zip(expected["names"], np.abs(x - expected["x"]).max(0, initial=0), strict=True)

@@ -27,6 +27,7 @@ from interactrank.trainer import TrainConfig, Trainer, fit_statistics
 from prerank.bundle import save_bundle
 from prerank.catalogue import load_catalogue
 from prerank.config import typed
+from prerank.errors import DataError
 from prerank.features import schema_of
 from prerank.home import Home
 from prerank.training_set import read_split, to_arrays
@@ -277,11 +278,20 @@ def run_training(
     and the shards are of one size (fewer than ``workers`` requests are left out of an epoch).
     A job whose worker dies, or one of the same name that was cut off, goes on from its last
     checkpoint as if nothing had happened.
+
+    Raises:
+        DataError: no validation request has a positive.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    examples = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    if not examples["validation_positives"]:
+        raise DataError(
+            "no validation request has a positive, so no epoch can be told from another: give a "
+            "longer log, or check the mapping's `heads`."
+        )
     gpus = int(ray.cluster_resources().get("GPU", 0))
     progress = home.runs / name / "progress.jsonl"
     progress.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   see it work       prerank demo
   stage by stage    prerank ingest | features | materialise | training-set | train | index
   on a cluster      eval "$(prerank env)"; see the README
+  once deployed     prerank parity
 """
 EPILOG = """\
 State lives under PRERANK_HOME (or --workdir), an absolute path.

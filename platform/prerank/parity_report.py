@@ -68,8 +68,9 @@ class Parity:
         if self.equal < self.compared:
             raise PrerankError(
                 f"{self.compared - self.equal} of {self.compared} requests differ, the first: "
-                f"{self.example}. Was `prerank features` run without `prerank materialise`, or "
-                "the online store changed by something else?"
+                f"{self.example}. Were features rebuilt without `prerank materialise`? An online "
+                "store that lost its data is filled anew when feast/materialised.json is removed "
+                "before that."
             )
         if self.filled < LEAST_FILLED * max(self.compared, 1):
             raise StateError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from interactrank.batch import Batch
@@ -92,7 +93,10 @@ def sampled_softmax_loss(
 
 
 class ItemFrequency:
-    """Streaming estimate of P(item in batch): share of the batches so far that held the item."""
+    """Streaming estimate of P(item in batch): share of the batches so far that held the item.
+
+    With several ranks, of the batches of all: every rank has the same estimate.
+    """
 
     def __init__(self, items: int, device: torch.device | str = "cpu") -> None:
         self.seen = torch.zeros(items, device=device)
@@ -100,8 +104,12 @@ class ItemFrequency:
 
     def update(self, rows: Tensor) -> Tensor:
         """Count the distinct item ``rows`` [U] of a batch; return their log probabilities [U]."""
-        self.batches += 1
-        self.seen[rows] += 1
+        here = torch.zeros_like(self.seen)
+        here[rows] = 1
+        if dist.is_initialized():
+            dist.all_reduce(here)
+        self.seen += here
+        self.batches += dist.get_world_size() if dist.is_initialized() else 1
         return torch.log((self.seen[rows] / self.batches).clamp(1e-6, 1.0))
 
 

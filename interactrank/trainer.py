@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from interactrank.batch import Batch
 from interactrank.losses import ItemFrequency, LossConfig, total_loss
@@ -64,9 +65,18 @@ def fit_statistics(model: InteractRank, batches: Iterable[Batch]) -> None:
 
 
 def mark_known(model: InteractRank, batch: Batch) -> None:
-    """Remember the items this batch engaged: their ids are worth an embedding of their own."""
+    """Remember the items this batch engaged: their ids are worth an embedding of their own.
+
+    With several ranks, what any of them engaged: the forward pass would else take rank 0's mask.
+    """
     engaged = batch.labels.sum(1) > 0
     model.known[batch.items["rows"][batch.candidate_item[engaged]]] = True
+    if dist.is_initialized():
+        # A byte an item; the gradient of its id embedding, reduced each step too, has over a
+        # hundred.
+        known = model.known.to(torch.uint8)
+        dist.all_reduce(known, dist.ReduceOp.MAX)
+        model.known.copy_(known)
     model.known[0] = False
 
 
@@ -170,8 +180,12 @@ class Trainer:
         return float(np.mean(losses)), mean(np.concatenate(ranks))
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to resume; :meth:`load_state` takes it back."""
+        """Everything this rank needs to resume; :meth:`load_state` takes it back.
+
+        The random generators' states (``rng``) are the rank's own, the rest is every rank's.
+        """
         return {
+            "rng": self._generators(),
             "model": {k: v.clone() for k, v in self.model.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -180,11 +194,22 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state`."""
+        """Resume from :meth:`state`; with ``rng`` None the random generators stay as they are."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.frequency.seen, self.frequency.batches = state["seen"], state["batches"]
+        rng = state["rng"] or {}
+        if "cpu" in rng:
+            torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
+
+    def _generators(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
 
 
 def _warm_cosine(step: int, warmup: int, total: int) -> float:

@@ -6,7 +6,11 @@ the shared one therefore go first.
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+import subprocess
+import time
 
 # Before Ray is imported: it reads the mode once.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -19,12 +23,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
+from redis import Redis, RedisError
 
 from prerank.features import FeatureConfig, build_features
 from prerank.home import Home
 from prerank.ingest import ingest
 from prerank.log import LogMapping
+from prerank.services import free_port
 from prerank.simulate import simulate
+from prerank.store import REDIS_ENV
 from prerank.training_set import build_training_set
 
 # How fast examples are drawn tells how busy the machine is, and nothing of the code.
@@ -60,6 +67,47 @@ def ray_local() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """PRERANK_REDIS of an empty database, at each call, on a server of the session's own."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("there is no redis-server here; with one (apt-get install redis-server) the "
+                    "tests of the online store run on Redis too")  # fmt: skip
+    port, folder = free_port(), tmp_path_factory.mktemp("redis")
+    server = subprocess.Popen(
+        [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder),
+         "--save", "", "--appendonly", "no", "--databases", "1000"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        client, deadline = Redis(port=port), time.monotonic() + 20
+        while True:
+            try:
+                client.ping()
+                break
+            except RedisError:
+                assert server.poll() is None, "redis-server ended at once"
+                assert time.monotonic() < deadline, "redis-server does not answer"
+                time.sleep(0.05)
+        client.close()
+        numbers = itertools.count()
+        yield lambda: f"127.0.0.1:{port},db={next(numbers)}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def online_store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each online store in turn, named by the environment, as an installation names it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(REDIS_ENV, raising=False)
+        if request.param == "redis":
+            patch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   stage by stage    prerank ingest | features | materialise | training-set | train | index
   what a part pays  prerank ablate (resumable: run it again and it goes on)
   on a cluster      eval "$(prerank env)"; see the README
+  once deployed     prerank parity
 """
 EPILOG = """\
 State lives under PRERANK_HOME (or --workdir), an absolute path.
@@ -75,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         _workdir,
     )
     promote.add_argument("--version", help="model version (default: the challenger)")
+    parity = verb("parity", _parity, "compare a live deployment's features and scores with the "
+                  "offline ones", _workdir)  # fmt: skip
+    parity.add_argument("--url", help="of the deployment (default: $PRERANK_URL, else "
+                        "http://127.0.0.1:8000)")  # fmt: skip
+    parity.add_argument("--requests", type=int, default=100, help="searches of the log to ask "
+                        "again (default 100)")  # fmt: skip
     verb("run", _run, "log to registered, evaluated model, in one go", _log, _config, _oracles,
          _workdir)  # fmt: skip
     demo = verb("demo", _demo, "the whole way on a simulated world, with live requests")
@@ -232,6 +239,16 @@ def _promote(args: argparse.Namespace) -> None:
     version = _version(args)
     registry.promote(home, version)
     print(f"version {version} is champion; live replicas follow within seconds")
+
+
+def _parity(args: argparse.Namespace) -> None:
+    from prerank.parity import check_parity
+
+    if args.requests < 1:
+        raise ConfigError(f"--requests {args.requests}: at least one is needed")
+    found = check_parity(_home(args), args.url, args.requests)
+    print(found.table())
+    found.check()
 
 
 def _run(args: argparse.Namespace) -> None:

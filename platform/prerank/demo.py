@@ -45,6 +45,9 @@ class LiveRequest:
 @contextmanager
 def ray_cluster() -> Iterator[None]:
     """A local Ray, with Serve's HTTP on loopback if an application is deployed."""
+    # Behind HAProxy a replica drains for half a minute, for load balancers to look elsewhere;
+    # here nobody else calls. Read when Serve is imported.
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")
     import ray
     from ray import serve
 

@@ -22,8 +22,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from interactrank.engagement import MISSING_BLOCK, FeatureInputs, cross_features
+from interactrank.engagement import (
+    MISSING_BLOCK,
+    FeatureInputs,
+    cross_features,
+    request_features,
+)
 from interactrank.rows import RowError
+from interactrank.schema import REQUEST_NUMERIC
 from interactrank.scorer import Scored, Scorer
 from prerank import registry
 from prerank.api import Limits, PrerankRequest, iso, named
@@ -73,8 +79,7 @@ class ServeConfig(BaseModel):
 class Loaded:
     """A version that is being served. Never changed, only exchanged."""
 
-    version: str
-    alias: str
+    wanted: registry.Wanted
     scorer: Scorer
     limits: Limits
     schema_hash: str
@@ -110,6 +115,8 @@ class Engine:
         self.config, self.home = config, config.home_folder()
         self._features: OnlineFeatures | None = None
         self._loaded: Loaded | None = None
+        self._event_limits: Limits | None = None
+        self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
         self._note = "starting"
         self._stop = threading.Event()
 
@@ -132,13 +139,14 @@ class Engine:
         try:
             if self._features is None:
                 self._features = OnlineFeatures(self.home)
-            alias, version = self._wanted()
-            now = self._loaded
-            if now is None or now.version != version:
-                self._loaded = self._load(alias, version, self._features)
-                log.info("serving model version %s", version)
-            elif now.alias != alias:
-                self._loaded = dataclasses.replace(now, alias=alias)
+            wanted, now = self._promoted.wanted(), self._loaded
+            if now is None or now.wanted.version != wanted.version:
+                self._loaded = self._load(wanted, self._features)
+                log.info("serving model version %s", wanted.version)
+            else:
+                self._loaded = dataclasses.replace(now, wanted=wanted)
+            self._promoted.remember(wanted)
+            note = wanted.note
         except PrerankError as error:
             note = str(error)
         except Exception as error:
@@ -147,20 +155,9 @@ class Engine:
             note = f"{type(error).__name__}: {error}"
         self._note = note
 
-    def _wanted(self) -> tuple[str, str]:
-        aliases = [registry.CHAMPION]
-        if self.config.allow_unpromoted:
-            aliases.append(registry.CHALLENGER)
-        for alias in aliases:
-            if (version := registry.alias_version(alias)) is not None:
-                return alias, version
-        raise NotReadyError(
-            f"no model is {registry.CHAMPION}. Promote one: in the MLflow UI, give a version of "
-            f"`{registry.MODEL_NAME}` the alias `{registry.CHAMPION}`."
-        )
-
-    def _load(self, alias: str, version: str, features: OnlineFeatures) -> Loaded:
+    def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
+        version = wanted.version
         # The index first: where it is missing, nothing else need be fetched.
         index = load_index(self.home, version)
         bundle = load_bundle(registry.download(self.home, version))
@@ -173,11 +170,23 @@ class Engine:
                     f"{what} has {found['schema_hash']}: materialise or train again."
                 )
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
-        limits = dataclasses.replace(limits_of(self.home, self.config), schema=bundle.schema)
-        loaded = Loaded(version, alias, scorer, limits, trained)
+        of_log = limits_of(self.home, self.config)
+        limits = dataclasses.replace(of_log, schema=bundle.schema)
+        loaded = Loaded(wanted, scorer, limits, trained)
         for request in _warm_requests(self.home, loaded):
             self._answer(request, loaded, features)
+        self._event_limits = of_log
         return loaded
+
+    def event_limits(self) -> Limits:
+        """What an event may hold; read with each model version, so that no event waits for it.
+
+        Raises:
+            StateError: nothing was ingested.
+        """
+        if self._event_limits is None:
+            self._event_limits = limits_of(self.home, self.config)
+        return self._event_limits
 
     def limits(self) -> Limits:
         """What a request may hold now.
@@ -231,13 +240,18 @@ class Engine:
                 item.update(parts)
         body = {
             "request_id": request.request_id,
-            "model_version": loaded.version,
+            "model_version": loaded.wanted.version,
             "items": items,
             "k": request.k,
             "unknown_ids": request.shown(scored.unknown),
             "degraded": list(read.degraded),
             "snapshot_cutoff": iso(read.cutoff_us),
         }
+        if request.explain:
+            # What `prerank parity` needs to compute the same answer from the offline tables.
+            statistics = request_features(scorer.model.schema, inputs)[0]
+            body |= {"time": iso(request.time_us),
+                     "request_features": named(REQUEST_NUMERIC, statistics)}  # fmt: skip
         return Answer(body, read)
 
     def health(self) -> dict[str, Any]:
@@ -245,8 +259,9 @@ class Engine:
         loaded, features = self._loaded, self._features
         return {
             "code_version": code_version(),
-            "model_version": loaded.version if loaded else None,
-            "alias": loaded.alias if loaded else None,
+            "model_version": loaded.wanted.version if loaded else None,
+            "alias": loaded.wanted.alias if loaded else None,
+            "confirmed": not loaded.wanted.note if loaded else None,
             "schema_hash": loaded.schema_hash if loaded else None,
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(features.cutoff_us()) if features else None,

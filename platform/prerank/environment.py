@@ -10,7 +10,8 @@ from pathlib import Path
 
 from prerank.home import ENV, Home
 
-MLFLOW_PORT, DASHBOARD_PORT = 5000, 8265
+MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
+URL_ENV = "PRERANK_URL"
 
 
 def variables(home: Home) -> dict[str, str]:
@@ -24,6 +25,7 @@ def variables(home: Home) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{MLFLOW_PORT}",
+        URL_ENV: f"http://127.0.0.1:{SERVE_PORT}",
         "FEAST_USAGE": "False",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Usage statistics would look for a network that a cluster may not have.

@@ -7,6 +7,7 @@
     ├── DataError               exit code 3   a log, catalogue or request holds what it must not
     ├── StateError              exit code 4   a step was run before the one it needs, or elsewhere
     └── NotReadyError           exit code 5   no champion, no index, a service is away
+        └── RegistryAwayError                 MLflow does not answer
 """
 
 from __future__ import annotations
@@ -40,3 +41,7 @@ class NotReadyError(PrerankError):
     """A deployment cannot answer yet."""
 
     exit_code = 5
+
+
+class RegistryAwayError(NotReadyError):
+    """The registry cannot be asked; which version it would name is not known."""

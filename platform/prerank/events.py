@@ -31,7 +31,7 @@ from interactrank.schema import HISTORY_LENGTH, FeatureSchema
 from prerank.errors import DataError
 from prerank.home import Home, write_json
 from prerank.journal import Journal, replay
-from prerank.store import HISTORY_FIELDS
+from prerank.store import HISTORY_FIELDS, online_name
 
 PUSH_SOURCE = "user_history_push"
 FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
@@ -112,7 +112,7 @@ class HistoryWriter:
         self._codes = {a: self.schema.actions.index(a) for a in self.schema.engagements}
         self._journal = Journal(self.home.journal / f"writer-{self.shard:03d}.jsonl")
         self._lock_path = self.home.feast / "history.lock"
-        name = f"replayed-{self.shard}-of-{self.shards}.json"
+        name = f"replayed-{online_name()}-{self.shard}-of-{self.shards}.json"
         # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
         self._checkpoint = self.home.feast / name
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from interactrank.schema import FeatureSchema
 from prerank.bundle import META, WEIGHTS
-from prerank.errors import NotReadyError, StateError
-from prerank.home import Home, replaced
+from prerank.errors import NotReadyError, RegistryAwayError, StateError
+from prerank.home import Home, replaced, write_json
 
 MODEL_NAME = "prerank"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -26,7 +27,7 @@ def alias_version(alias: str) -> str | None:
     """Version that ``alias`` points to; None where nobody set it.
 
     Raises:
-        NotReadyError: the MLflow server does not answer.
+        RegistryAwayError: the MLflow server does not answer.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -38,10 +39,64 @@ def alias_version(alias: str) -> str | None:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise NotReadyError(
+        raise RegistryAwayError(
             f"MLflow at {client.tracking_uri} cannot be asked for {MODEL_NAME}@{alias}: "
             f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
         ) from None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The version to serve. ``note`` says why that is not certain; empty when the registry did."""
+
+    alias: str
+    version: str
+    note: str = ""
+
+
+class Promoted:
+    """Which version is to be served: the champion, for as long as the registry can be asked.
+
+    What was served last is written down, so that a replica that starts while the registry is away
+    serves that version, whose files are on disk.
+
+    Args:
+        home: shared by the replicas.
+        allow_unpromoted: the challenger will do while there is no champion.
+    """
+
+    def __init__(self, home: Home, allow_unpromoted: bool = False) -> None:
+        self.home = home
+        self.aliases = (CHAMPION, CHALLENGER) if allow_unpromoted else (CHAMPION,)
+        self._path = home.root / "models" / "served.json"
+        self._remembered: Wanted | None = None
+
+    def wanted(self) -> Wanted:
+        """The version to serve now.
+
+        Raises:
+            NotReadyError: there is none; or the registry is away and none was ever served.
+        """
+        try:
+            for alias in self.aliases:
+                if (version := alias_version(alias)) is not None:
+                    return Wanted(alias, version)
+        except RegistryAwayError as away:
+            last = self.home.read_json(self._path, "") if self._path.exists() else {}
+            if last.get("alias") not in self.aliases:
+                raise
+            note = f"version {last['version']} is served as the last known {last['alias']}: {away}"
+            return Wanted(last["alias"], last["version"], note)
+        raise NotReadyError(
+            f"no model is {CHAMPION}. Promote one: in the MLflow UI, give a version of "
+            f"`{MODEL_NAME}` the alias `{CHAMPION}`."
+        )
+
+    def remember(self, served: Wanted) -> None:
+        """Write down what is served, where the registry named it."""
+        if served != self._remembered and not served.note:
+            write_json(self._path, {"alias": served.alias, "version": served.version})
+            self._remembered = served
 
 
 def download(home: Home, version: str) -> Path:

@@ -129,8 +129,7 @@ class PreRanker:
         return response
 
     async def _events(self, request: Request, body: bytes) -> Response:
-        limits = limits_of(self.engine.home, self.config)
-        events = parse_events(body, limits, time.time_ns() // 1000)
+        events = parse_events(body, self.engine.event_limits(), time.time_ns() // 1000)
         shards: dict[int, list[Event]] = {}
         for event in events:
             shards.setdefault(shard_of(event.user_id, len(self.writers)), []).append(event)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import xxhash
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 from tqdm import tqdm
@@ -56,6 +57,15 @@ def store_config(home: Home) -> RepoConfig:
     text = string.Template((folder / name).read_text())
     data = yaml.safe_load(text.safe_substitute({ENV: str(home.root), REDIS_ENV: redis}))
     return RepoConfig(**data, repo_path=folder)
+
+
+def online_name() -> str:
+    """Which online store the environment names, for what is written down of its state.
+
+    Two Redis servers have two names; a name tells no password.
+    """
+    redis = os.environ.get(REDIS_ENV)
+    return f"redis-{xxhash.xxh3_64_hexdigest(redis)}" if redis else "sqlite"
 
 
 def open_store(home: Home) -> FeatureStore:
@@ -148,7 +158,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
 
     Returns:
         What is written to ``materialised.json``: until_us, cutoff_us (the latest snapshot's),
-        schema_hash, fingerprint, schema, users.
+        schema_hash, fingerprint, schema, online_store, users.
 
     Raises:
         StateError: no features, or the online store already holds a later state.
@@ -169,6 +179,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         "cutoff_us": cutoff,
         **{name: features[name] for name in SAME_FEATURES},
         "schema": features["schema"],
+        "online_store": online_name(),
         "users": users,
     }
     write_json(materialised_path(home), state)
@@ -176,11 +187,13 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
 
 
 def _start(home: Home, features: dict[str, Any], until: int) -> int:
-    """Where materialisation may resume; zero when what is online is of other features."""
+    """Where materialisation may resume; zero for another store than before, or other features."""
     path = materialised_path(home)
     if not path.exists():
         return 0
     before = home.read_json(path, "prerank materialise")
+    if before.get("online_store") != online_name():
+        return 0
     if before["until_us"] > until:
         raise StateError(
             f"the online store already holds the state of {_time(before['until_us'])}, later than "

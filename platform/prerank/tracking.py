@@ -43,6 +43,15 @@ def _await_server(uri: str) -> None:
         time.sleep(0.5)
 
 
+def use(home: Home) -> str:
+    """Point MLflow at the tracking server, whether or not it answers; returns the URI."""
+    import mlflow
+
+    uri = tracking_uri(home)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
 def connect(home: Home) -> str:
     """Point MLflow at the tracking server and make the experiment; returns the URI.
 

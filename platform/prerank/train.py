@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from ray.train import UserCallback
+from torch import distributed as dist
 
 from interactrank.baselines import build, config_of
 from interactrank.batch import Batch, collate
@@ -27,12 +28,14 @@ from interactrank.trainer import TrainConfig, Trainer, fit_statistics
 from prerank.bundle import save_bundle
 from prerank.catalogue import load_catalogue
 from prerank.config import typed
+from prerank.errors import DataError
 from prerank.features import schema_of
 from prerank.home import Home
 from prerank.training_set import read_split, to_arrays
 
 STATISTICS_REQUESTS = 4096
 HELD_OUT_BATCHES = 40
+TRAINER = "trainer.pt"
 
 
 class Reader:
@@ -80,13 +83,21 @@ def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> Intera
     return model
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands: epochs done, best validation MRR, epochs since it last gained enough."""
+
+    epochs: int = 0
+    best: float = -1.0
+    behind: int = 0
+
+
 def fit(
     trainer: Trainer,
     reader: Reader,
     batches: Callable[[int], Iterable[Batch]],
-    first_epoch: int,
     after_epoch: Callable[[dict[str, Any], bool, dict[str, Any]], None],
-    best: float = -1.0,
+    since: Progress = Progress(),
 ) -> None:
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
@@ -97,30 +108,38 @@ def fit(
         trainer: the model and its optimiser.
         reader: reads the validation split.
         batches: epoch number -> this worker's training batches.
-        first_epoch: 0, or where a checkpoint left off.
         after_epoch: called with the epoch's metrics, whether validation MRR improved, and the
-            trainer's state to resume from.
-        best: best validation MRR so far.
+            trainer's state and ``progress`` to resume from.
+        since: where a checkpoint left off.
     """
-    config, behind = trainer.config, 0
-    fusion = trainer.model.fusion
-    for epoch in range(first_epoch, config.epochs):
+    config, fusion = trainer.config, trainer.model.fusion
+    while since.epochs < config.epochs and since.behind < max(config.patience, 1):
+        epoch = since.epochs
         report = trainer.epoch(epoch, batches(epoch), ())
         validation = reader.split("validation", config.batch_requests)
         held = hold_out(trainer.model, islice(validation, HELD_OUT_BATCHES))
-        loss, mrr = cross_fitted(fusion, held, config.loss, config.stacking)
+        measured = cross_fitted(fusion, held, config.loss, config.stacking)
+        loss, mrr = of_rank_zero(measured)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)
-        improved = mrr > best
-        behind = 0 if mrr > best + config.least_gain else behind + 1
-        best = max(best, mrr)
+        improved = mrr > since.best
+        gained = mrr > since.best + config.least_gain
+        since = Progress(epoch + 1, mrr if improved else since.best,
+                         0 if gained else since.behind + 1)  # fmt: skip
         trained = {k: v.clone() for k, v in fusion.state_dict().items()}
-        state = trainer.state()
+        state = trainer.state() | {"progress": asdict(since)}
         if config.stacking and held and fusion.crosses:
             refit(fusion, held, config.loss)
-        after_epoch({**asdict(report), "best_mrr": best}, improved, state)
+        after_epoch({**asdict(report), "best_mrr": since.best}, improved, state)
         fusion.load_state_dict(trained)
-        if behind >= config.patience:
-            break
+
+
+def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:
+    """Rank 0's values on every rank: a rank that stopped early alone would hang the others."""
+    if not dist.is_initialized():
+        return values
+    box = [values]
+    dist.broadcast_object_list(box)
+    return box[0]
 
 
 def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
@@ -154,7 +173,7 @@ def fit_neural(
             save_bundle(folder, model, reader.catalogue, {"name": name})
 
     fit(trainer, reader, lambda e: reader.split("train", config.batch_requests, config.seed + e),
-        0, after_epoch)  # fmt: skip
+        after_epoch)  # fmt: skip
     return history
 
 
@@ -194,20 +213,21 @@ def train_worker(settings: dict[str, Any]) -> None:
     home = Home.at(settings["home"])
     reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
     context = ray.train.get_context()
-    device = get_device()
+    device, rank = get_device(), context.get_world_rank()
     model = new_model(reader, ModelConfig.from_dict(settings["model"]), config)
+    if rank:
+        # The ranks start from the same weights, and then hide ids and drop units each their own.
+        torch.manual_seed(config.seed + rank)
     many = context.get_world_size() > 1
     trainer = Trainer(
         model, config, total_steps(home, config, context.get_world_size()), device,
         wrap=(lambda m: prepare_model(
             m, parallel_strategy_kwargs={"find_unused_parameters": True})) if many else None,
     )  # fmt: skip
-    first, best = 0, -1.0
+    since = Progress()
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
-            saved = torch.load(Path(folder) / "trainer.pt", map_location=device, weights_only=True)
-        trainer.load_state(saved["state"])
-        first, best = saved["epoch"] + 1, saved["best"]
+            since = _resume(trainer, Path(folder), rank)
     shard = ray.train.get_dataset_shard("train")
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -220,16 +240,24 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            if context.get_world_rank() != 0:
-                ray.train.report(metrics)
-                return
-            saved = {"state": state, "epoch": metrics["epoch"],
-                     "best": metrics["best_mrr"]}  # fmt: skip
-            torch.save(saved, Path(folder) / "trainer.pt")
-            save_bundle(Path(folder) / "bundle", model, reader.catalogue, settings["meta"])
+            # Every rank adds its file; Ray makes one checkpoint of them.
+            torch.save(state.pop("rng"), Path(folder) / f"rng-{rank}.pt")
+            if rank == 0:
+                torch.save(state, Path(folder) / TRAINER)
+                save_bundle(Path(folder) / "bundle", model, reader.catalogue, settings["meta"])
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
-    fit(trainer, reader, batches, first, after_epoch, best)
+    fit(trainer, reader, batches, after_epoch, since)
+
+
+def _resume(trainer: Trainer, folder: Path, rank: int) -> Progress:
+    """Load a checkpoint into ``trainer``."""
+    state = torch.load(folder / TRAINER, map_location=trainer.device, weights_only=True)
+    own = folder / f"rng-{rank}.pt"
+    # A rank that the job did not have before keeps its fresh generators.
+    rng = torch.load(own, weights_only=True) if own.exists() else None
+    trainer.load_state(state | {"rng": rng})
+    return Progress(**state["progress"])
 
 
 def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thread:
@@ -262,13 +290,24 @@ def run_training(
 ) -> tuple[Path, list[dict[str, Any]]]:  # fmt: skip
     """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
 
-    ``workers`` None means one for each GPU of the cluster, or one on CPU. A job of the same name
-    that was cut off goes on from its last checkpoint.
+    ``workers`` None means one for each GPU of the cluster, or one on CPU; each trains on its shard,
+    and the shards are of one size (fewer than ``workers`` requests are left out of an epoch).
+    A job whose worker dies, or one of the same name that was cut off, goes on from its last
+    checkpoint as if nothing had happened.
+
+    Raises:
+        DataError: no validation request has a positive.
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    examples = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    if not examples["validation_positives"]:
+        raise DataError(
+            "no validation request has a positive, so no epoch can be told from another: give a "
+            "longer log, or check the mapping's `heads`."
+        )
     gpus = int(ray.cluster_resources().get("GPU", 0))
     progress = home.runs / name / "progress.jsonl"
     progress.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ from prerank.home import Home, write_json
 from prerank.ids import ItemIds
 from prerank.index import encode_slice
 from prerank.online import OnlineFeatures
-from prerank.store import apply, materialise, materialised_path
+from prerank.store import REDIS_ENV, apply, materialise, materialised_path
 
 DAY = 86_400_000_000
 START = 1_600_000_000_000_000
@@ -85,7 +85,8 @@ def events() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, events: pd.DataFrame) -> Home:
+def built(tmp_path_factory: pytest.TempPathFactory, events: pd.DataFrame) -> Home:
+    """A home with features, and nothing online yet."""
     home = Home.at(tmp_path_factory.mktemp("parity") / "home")
     write_json(home.manifest, MANIFEST)
     folder = home.events / "day=all"
@@ -102,6 +103,21 @@ def home(tmp_path_factory: pytest.TempPathFactory, events: pd.DataFrame) -> Home
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ray_map", serially)
         build_features(home, FeatureConfig(lag_minutes=20))
+    return home
+
+
+def beside(built: Home, root: Path) -> Home:
+    """A home with the same features and an online state of its own."""
+    home = Home.at(root / "home")
+    home.root.mkdir(parents=True)
+    (home.root / "features").symlink_to(built.features)
+    write_json(home.manifest, MANIFEST)
+    return home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, built: Home, online_store: str) -> Home:
+    home = beside(built, tmp_path_factory.mktemp(online_store))
     materialise(home, UNTIL, progress=False)
     return home
 
@@ -287,13 +303,19 @@ def test_a_store_that_fails_leaves_the_features_out(
     assert not crosses(read.inputs)[:, counted].any()
 
 
-def test_materialising_on_brings_what_offline_sees_later(
-    tmp_path: Path, home: Home, requests: pd.DataFrame
+@pytest.fixture
+def another_store(
+    request: pytest.FixtureRequest, online_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = Home.at(tmp_path / "home")
-    later.root.mkdir()
-    (later.root / "features").symlink_to(home.features)
-    write_json(later.manifest, MANIFEST)
+    """An empty store of the same kind: SQLite's is the home's, a Redis server is everybody's."""
+    if online_store == "redis":
+        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+
+
+def test_materialising_on_brings_what_offline_sees_later(
+    tmp_path: Path, built: Home, requests: pd.DataFrame, another_store: None
+) -> None:
+    later = beside(built, tmp_path)
     steps = (START + 10 * DAY, START + 10 * DAY + 1, START + 33 * DAY)
     for until in steps:
         state = materialise(later, until, progress=False)
@@ -305,6 +327,20 @@ def test_materialising_on_brings_what_offline_sees_later(
         np.testing.assert_allclose(crosses(here.inputs), crosses(there), atol=1e-6)
     with pytest.raises(StateError, match="cannot forget"):
         materialise(later, steps[0], progress=False)
+
+
+def test_another_online_store_is_filled_from_the_start(
+    request: pytest.FixtureRequest, tmp_path: Path, built: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_redis = request.getfixturevalue("new_redis")
+    home = beside(built, tmp_path)
+    monkeypatch.delenv(REDIS_ENV, raising=False)
+    materialise(home, UNTIL, progress=False)
+    monkeypatch.setenv(REDIS_ENV, new_redis())
+    materialise(home, UNTIL - 5 * DAY, progress=False)
+    read = OnlineFeatures(home).read("red shoe", "u1", UNTIL)
+    assert (read.inputs.key_block >= 0).any()
+    assert len(read.inputs.hist_items)
 
 
 def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataFrame) -> None:

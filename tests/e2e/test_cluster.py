@@ -161,6 +161,14 @@ def test_an_event_changes_the_users_next_request(
 
 
 @pytest.mark.slow
+def test_the_deployment_serves_what_training_saw(cluster: tuple[Path, str]) -> None:
+    """After the event above: what the journal acknowledged is part of the comparison."""
+    printed = prerank(cluster[0], "prerank parity --requests 100")
+    assert re.search(r"requests compared +100\n", printed), printed
+    assert re.search(r"equal within tolerance +100\n", printed), printed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "field"),
     [

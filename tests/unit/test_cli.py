@@ -27,6 +27,7 @@ VERBS: dict[str, list[str]] = {
     "ablate": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
     "promote": ["--version", "--workdir"],
+    "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
     "env": ["--workdir"],
@@ -134,6 +135,8 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["run", "--mapping", "absent.yaml", *log, *work], 2, "absent.yaml", capsys)
     fails_with(["materialise", "--until", "soon", *work], 2, "'soon'", capsys)
     fails_with(["materialise", *work], 4, "prerank features", capsys)
+    fails_with(["parity", *work], 4, "prerank ingest", capsys)
+    fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     assert not (tmp_path / "s").exists()
 
 
@@ -149,7 +152,9 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 
-@pytest.mark.parametrize("verb", ["features", "materialise", "training-set", "train", "env"])
+@pytest.mark.parametrize(
+    "verb", ["features", "materialise", "training-set", "train", "parity", "env"]
+)
 def test_a_relative_home_is_refused(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

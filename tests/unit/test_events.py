@@ -1,4 +1,4 @@
-"""The single writer: late, repeated, concurrent and replayed events, on a real SQLite store."""
+"""The single writer: late, repeated, concurrent and replayed events, on real online stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prerank.errors import DataError
 from prerank.events import Event, HistoryWriter, merged, read_histories, shard_of
 from prerank.home import Home, write_json
 from prerank.journal import Journal, replay
-from prerank.store import apply
+from prerank.store import REDIS_ENV, apply
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 T0 = 1_700_000_000_000_000
@@ -34,7 +34,11 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def store(home: Home) -> FeatureStore:
+def store(
+    home: Home, online_store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> FeatureStore:
+    if online_store == "redis":
+        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
     return apply(home)
 
 

@@ -1,0 +1,285 @@
+"""`prerank parity`: does a live deployment serve the features and scores that training saw?
+
+Searches of the log are asked again of the deployment, with `explain`. The other side is computed
+here: the as-of join at the time up to which the online store was filled, events that were
+acknowledged since from the journal, and the training-side forward pass of the version that
+answered.
+
+An online store holds the latest snapshot only, so a search cannot be asked as of its own time. On
+a replay clock it is asked as of the fill; on a wall clock as of now, and the answer says when that
+was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from interactrank.batch import collate
+from interactrank.engagement import FeatureInputs
+from interactrank.schema import LEVELS, REQUEST_NUMERIC
+from prerank import registry, tracking
+from prerank.asof import as_of
+from prerank.bundle import Bundle, load_bundle
+from prerank.environment import SERVE_PORT, URL_ENV
+from prerank.errors import NotReadyError, PrerankError, StateError
+from prerank.events import Entry, Event, merged
+from prerank.examples import (
+    Candidates,
+    offline_inputs,
+    request_arrays,
+    sampled_candidates,
+    shown_candidates,
+)
+from prerank.features import schema_of
+from prerank.fields import time_of, weights_of
+from prerank.home import Home
+from prerank.journal import replay
+from prerank.online import visible
+from prerank.parity_report import Parity
+from prerank.store import HISTORY_FIELDS, materialised_path
+from prerank.training_set import event_days, requests_between
+
+URL = f"http://127.0.0.1:{SERVE_PORT}"
+MAX_CANDIDATES = 200
+FEATURE_TOLERANCE = 1e-5
+"""Of a cross feature or request statistic: both sides run the same kernel in float32."""
+DOT_TOLERANCE = 1e-2
+"""Of a dot of unit vectors: the index keeps bf16, training float32."""
+PRIOR_TOLERANCE = 1e-3
+"""Of g(x): equal features, summed in another order."""
+FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "user:")
+"""Features that are about this query or this user; the others are never empty."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search of the log and what the deployment answered to it now."""
+
+    query: str
+    user_id: str
+    candidates: NDArray[np.int64]
+    answer: dict[str, Any]
+
+    @property
+    def time_us(self) -> int:
+        """When the deployment answered, by its clock; microseconds since 1970."""
+        return time_of(self.answer["time"], "time")
+
+
+def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: int = 0) -> Parity:
+    """Compare a deployment with the offline tables under ``home``.
+
+    Args:
+        home: of the deployment.
+        url: of the deployment; PRERANK_URL's, else the port of `deployments/prerank.yaml`.
+        requests: how many searches to sample from the log's latest days.
+        seed: of the sample.
+
+    Raises:
+        NotReadyError: the deployment does not answer.
+        StateError: the log was not ingested, or nothing was materialised.
+        PrerankError: the deployment refuses a request.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    until = home.read_json(materialised_path(home), "prerank materialise")["until_us"]
+    searches = _sample(home, manifest, requests, seed)
+    # What is online was joined at the fill's time, whatever the request's.
+    stamp = pa.array([until] * searches.num_rows, pa.timestamp("us", tz="UTC"))
+    at = searches.column_names.index("request_time")
+    searches = searches.set_column(at, "request_time", stamp)
+    inputs = offline_inputs(home, searches)
+    candidates = _candidates(home, manifest, searches, inputs)
+    asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, until)
+    inputs = _as_seen(home, manifest, searches, inputs, asked)
+    found = Parity()
+    versions = sorted({a.answer["model_version"] for a in asked})
+    tracking.use(home)
+    for version in versions:
+        bundle = load_bundle(registry.download(home, version))
+        expected = _expected(bundle, searches, inputs, asked)
+        for request, values in zip(asked, expected, strict=True):
+            if request.answer["model_version"] == version:
+                _compare(found, request, values)
+    return found
+
+
+def _sample(home: Home, manifest: dict[str, Any], count: int, seed: int) -> pa.Table:
+    """Some of the log's latest searches."""
+    tables: list[pa.Table] = []
+    for files in reversed(event_days(home)):
+        tables.append(requests_between(files, manifest, 0, 1 << 62))
+        if sum(t.num_rows for t in tables) >= count:
+            break
+    if not tables:
+        raise StateError(f"{home.events} holds no event. Run `prerank ingest`.")
+    searches = pa.concat_tables(tables)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(searches.num_rows)[:count]
+    return searches.take(pa.array(np.sort(chosen)))
+
+
+def _candidates(
+    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs
+) -> list[NDArray[np.int64]]:
+    """Distinct candidates int64 of each search: as shown, else as training samples them."""
+    from prerank.catalogue import load_catalogue
+
+    if manifest["has_impressions"]:
+        found = shown_candidates(searches)
+    else:
+        found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
+    bounds = pairwise(found.offsets)
+    return [found.ids[low:high][:MAX_CANDIDATES] for low, high in bounds]
+
+
+def _ask(
+    url: str, searches: pa.Table, candidates: Sequence[NDArray[np.int64]], until: int
+) -> list[Asked]:
+    """Send every search to the deployment; on a replay clock as of ``until``."""
+    asked = []
+    try:
+        with httpx.Client(base_url=url, timeout=60.0) as client:
+            health = client.get("/health").raise_for_status().json()
+            clock = {"time": str(until)} if health["clock"] == "replay" else {}
+            rows = zip(searches["query"].to_pylist(), searches["user_id"].to_pylist(), candidates,
+                       strict=True)  # fmt: skip
+            for query, user, ids in rows:
+                fields = {"query": query, "user_id": user, "k": str(max(len(ids), 1)),
+                          "explain": "true"} | clock  # fmt: skip
+                # The form whose ids are int64 keys, whatever the log's ids are.
+                answer = client.post("/v1/prerank", params=fields, content=ids.tobytes(), headers={
+                    "Content-Type": "application/octet-stream"})  # fmt: skip
+                if answer.status_code == 503:
+                    raise NotReadyError(f"the deployment at {url} is not ready: {answer.text}")
+                if answer.status_code != 200:
+                    raise PrerankError(f"{url} answered {answer.status_code}: {answer.text}")
+                asked.append(Asked(query, user, ids, answer.json()))
+    except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
+        raise NotReadyError(
+            f"no deployment answers at {url} ({error}). Give its --url, or deploy one: "
+            "`serve deploy deployments/prerank.yaml`."
+        ) from None
+    return asked
+
+
+def _as_seen(
+    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs,
+    asked: Sequence[Asked],
+) -> FeatureInputs:  # fmt: skip
+    """``inputs`` at the time of each answer, with what the journal acknowledged since the fill."""
+    filled = as_of(home.features / "user_history", "user_id", searches["user_id"],
+                   searches["request_time"].combine_chunks(), HISTORY_FIELDS)  # fmt: skip
+    columns = [filled.values[name].to_pylist() for name in HISTORY_FIELDS]
+    journaled = _journaled(home, manifest, {a.user_id for a in asked})
+    seen: list[list[Entry]] = []
+    for request, row in zip(asked, filled.index, strict=True):
+        of_log: list[Entry] = list(zip(*(c[row] for c in columns), strict=True)) if row >= 0 else []
+        whole = merged(of_log, journaled.get(request.user_id, ()))
+        seen.append(visible(whole, request.time_us))
+    flat = np.array([e[:3] for history in seen for e in history], np.int64).reshape(-1, 3)
+    lengths = [len(history) for history in seen]
+    return dataclasses.replace(
+        inputs, time=np.array([a.time_us for a in asked], np.int64),
+        hist_items=flat[:, 0].copy(), hist_actions=flat[:, 1].copy(), hist_times=flat[:, 2].copy(),
+        hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
+    )  # fmt: skip
+
+
+def _journaled(
+    home: Home, manifest: dict[str, Any], users: Iterable[str]
+) -> dict[str, list[Entry]]:
+    """Engagements of ``users`` that live writers acknowledged."""
+    schema, wanted = schema_of(manifest), set(users)
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for path in sorted(home.journal.glob("writer-*.jsonl")):
+        for batch, _ in replay(path):
+            for e in (Event(**record) for record in batch if record["user_id"] in wanted):
+                if e.action in schema.engagements:
+                    entry = (e.item_id, schema.actions.index(e.action), e.time, e.event_id)
+                    found[e.user_id].append(entry)
+    return found
+
+
+Expected = dict[str, Any]
+"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``prior``, ``dot``, ``score`` [n];
+``request`` statistics [R]; the fusion's ``scale``."""
+
+
+def _expected(
+    bundle: Bundle, searches: pa.Table, inputs: FeatureInputs, asked: Sequence[Asked]
+) -> list[Expected]:
+    """The training side of each request: its features, and the model's forward pass over them."""
+    schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
+    ids = [a.candidates[table.rows(a.candidates) >= 0] for a in asked]
+    lengths = np.array([len(i) for i in ids], np.int64)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    n = int(offsets[-1])
+    candidates = Candidates(
+        np.concatenate(ids), offsets, np.zeros(n, np.int64), np.ones(n, np.float32),
+        np.zeros(n, np.float32), np.zeros(len(ids), np.int64),
+    )  # fmt: skip
+    queries = searches["query"].to_pylist()
+    arrays = request_arrays(schema, queries, inputs, candidates, bundle.catalogue, table)
+    weights = torch.from_numpy(weights_of(None, schema))
+    with torch.inference_mode():
+        batch = collate(arrays, bundle.catalogue, table, len(schema.heads))
+        output = model(batch)
+        scores = (output.logits @ weights).numpy()
+        priors = model.fusion.prior(batch.x).numpy()
+        bias = float(weights @ model.fusion.bias)
+        scale = float(model.fusion.scale)
+        dots = (scores - priors - bias) / scale
+    return [
+        {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
+         "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
+         "request": arrays.request[b], "scale": scale}
+        for b, (low, high) in enumerate(pairwise(offsets))
+    ]  # fmt: skip
+
+
+def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
+    """Note how far an answer is from what is ``expected``."""
+    served = {int(item["id"]): item for item in asked.answer["items"]}
+    where = f"user {asked.user_id!r}, query {asked.query!r}"
+    ids = expected["ids"].tolist()
+    filled = [n.startswith(FILLED) for n in expected["names"]]
+    full = bool((expected["x"][:, filled] != 0).any())
+    if asked.answer["degraded"] or set(ids) != set(served):
+        what = f"degraded {asked.answer['degraded']}" if asked.answer["degraded"] else "items"
+        found.note({what: (float("inf"), 1.0)}, full, where)
+        return
+    x = np.array(
+        [[served[i]["features"].get(n, 0.0) for n in expected["names"]] for i in ids], np.float32
+    ).reshape(expected["x"].shape)
+    statistics = [asked.answer["request_features"].get(n, 0.0) for n in REQUEST_NUMERIC]
+    tolerances = {
+        "dot": DOT_TOLERANCE,
+        "prior": PRIOR_TOLERANCE,
+        "score": DOT_TOLERANCE * expected["scale"] + PRIOR_TOLERANCE,
+    }
+    differences = {
+        n: (float(d), FEATURE_TOLERANCE)
+        for n, d in zip(expected["names"], np.abs(x - expected["x"]).max(0, initial=0), strict=True)
+    }
+    differences |= {
+        n: (float(abs(a - b)), FEATURE_TOLERANCE)
+        for n, a, b in zip(REQUEST_NUMERIC, statistics, expected["request"], strict=True)
+    }
+    for name, tolerance in tolerances.items():
+        online = np.array([served[i][name] for i in ids])
+        gap = float(np.abs(online - expected[name]).max(initial=0))
+        differences[name] = gap, tolerance
+    found.note(differences, full, where)

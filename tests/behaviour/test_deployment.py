@@ -1,0 +1,228 @@
+"""A replica's engine against the offline tables, and with the registry gone; without Serve."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from interactrank.model import ModelConfig
+from interactrank.trainer import TrainConfig, mark_known
+from prerank import parity, registry
+from prerank.api import RequestError, parse_raw
+from prerank.bundle import save_bundle
+from prerank.engine import Engine, ServeConfig
+from prerank.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
+from prerank.events import Event, HistoryWriter
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.index import build_index
+from prerank.parity import check_parity
+from prerank.parity_report import Parity
+from prerank.services import free_port
+from prerank.store import materialise, open_store
+from prerank.train import Reader, new_model
+from prerank.training_set import read_split
+
+SMALL = ModelConfig(width=16, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_world: Home, online_store: str) -> Home:
+    """The tiny world online, with a model version 1 that was never registered anywhere."""
+    home = Home.at(tmp_path_factory.mktemp(online_store) / "home")
+    home.root.mkdir()
+    for name in ("manifest.json", "items", "events", "features", "training_set"):
+        (home.root / name).symlink_to(tiny_world.root / name)
+    materialise(home, progress=False)
+    reader = Reader(home)
+    model = new_model(reader, SMALL, TrainConfig())
+    for table in read_split(home, "train"):
+        mark_known(model, reader.batch(table))
+    folder = home.root / "models" / "1"
+    save_bundle(folder, model.eval(), reader.catalogue, {})
+    build_index(home, folder, "1")
+    return home
+
+
+@pytest.fixture
+def champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry whose champion is version 1."""
+    monkeypatch.setattr(registry, "alias_version", {registry.CHAMPION: "1"}.get)
+
+
+@pytest.fixture(params=["replay", "wall"])
+def engine(request: pytest.FixtureRequest, home: Home, champion: None) -> Engine:
+    engine = Engine(ServeConfig(home=str(home.root), clock=request.param))
+    engine.refresh()
+    assert engine.ready() == (True, "")
+    return engine
+
+
+@pytest.fixture
+def live(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """The engine behind HTTP: what serving.PreRanker does with it, without Ray."""
+    import time
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/health":
+            return httpx.Response(200, content=orjson.dumps(engine.health()))
+        try:
+            limits, now = engine.limits(), time.time_ns() // 1000
+            wanted = parse_raw(request.content, dict(request.url.params), limits, now)
+        except RequestError as error:
+            return httpx.Response(error.status, content=orjson.dumps(error.body()))
+        return httpx.Response(200, content=orjson.dumps(engine.answer(wanted).body))
+
+    client = functools.partial(httpx.Client, transport=httpx.MockTransport(handle))
+    with monkeypatch.context() as patch:
+        patch.setattr(parity.httpx, "Client", client)
+        yield engine
+
+
+def test_a_deployment_serves_what_training_saw(home: Home, live: Engine) -> None:
+    found = check_parity(home, requests=60)
+    found.check()
+    assert (found.compared, found.equal) == (60, 60), found.example
+    assert found.filled >= 54
+    assert max(d for _, d in found.worst.values()) > 0, "bf16 leaves a trace: what was compared?"
+    assert "with cross or history features" in found.table()
+
+
+def test_acknowledged_events_are_part_of_the_comparison(home: Home, live: Engine) -> None:
+    day = min(home.events.glob("day=*"))
+    import pyarrow.parquet as pq
+
+    users = pq.read_table(day, columns=["user_id"], partitioning=None)["user_id"].unique()
+    schema, state = schema_of(home.read_json(home.manifest, "")), parity.materialised_path(home)
+    until = home.read_json(state, "")["until_us"]
+    writer = HistoryWriter(home, open_store(home), schema)
+    item = int(Reader(home).catalogue.ids[0])
+    # Some before what was online already, some after it: late ones take their place.
+    events = [Event(u, item, schema.engagements[0], until - 10**9 * (i % 5) - 1, 10**6 + i)
+              for i, u in enumerate(users.to_pylist())]  # fmt: skip
+    writer.write(events)
+    check_parity(home, requests=60).check()
+
+
+def test_a_store_that_was_changed_is_noticed(home: Home, live: Engine) -> None:
+    features = live._features
+    assert features is not None
+    rows = features._rows
+    # The whole row of the query itself lost: as if its key had never been materialised.
+    features._rows = lambda keys: [b"", *rows(keys)[1:]]  # type: ignore[method-assign]
+    found = check_parity(home, requests=20)
+    assert found.equal < found.compared
+    with pytest.raises(PrerankError, match=r"requests differ, the first: user .* differs by"):
+        found.check()
+
+
+def test_little_to_compare_is_no_success() -> None:
+    for filled, enough in ((9, True), (8, False)):
+        found = Parity()
+        for i in range(10):
+            found.note({"q:engage_all": (0.0, 1e-5)}, i < filled, "user 'u', query 'q'")
+        if enough:
+            found.check()
+        else:
+            with pytest.raises(StateError, match="only 8 of 10"):
+                found.check()
+    broken = Parity()
+    broken.note({"score": (float("nan"), 1e-3)}, True, "user 'u', query 'q'")
+    with pytest.raises(PrerankError, match="score differs by nan"):
+        broken.check()
+
+
+def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:
+    with pytest.raises(NotReadyError, match="serve deploy"):
+        check_parity(home, f"http://127.0.0.1:{free_port()}", 1)
+
+
+def test_a_replica_starts_without_the_registry_on_the_last_champion(
+    home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeConfig(home=str(home.root))
+    first = Engine(settings)
+    first.refresh()
+    assert first.health()["confirmed"] is True
+    assert first.health()["notes"] == []
+
+    def away(alias: str) -> None:
+        raise RegistryAwayError("MLflow cannot be asked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "alias_version", away)
+        first.refresh()
+        assert first.ready()[0], "a replica that serves goes on serving"
+        restarted = Engine(settings)
+        restarted.refresh()
+        assert restarted.ready()[0]
+        health = restarted.health()
+    assert (health["model_version"], health["alias"]) == ("1", "champion")
+    assert health["confirmed"] is False
+    assert health["notes"] == [
+        "version 1 is served as the last known champion: MLflow cannot be asked"
+    ]
+    restarted.refresh()
+    assert restarted.health()["confirmed"] is True
+    assert restarted.health()["notes"] == []
+
+
+def test_without_the_registry_nothing_unpromoted_is_served(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home.root / "models" / "served.json").unlink(missing_ok=True)
+    monkeypatch.setattr(registry, "alias_version", {registry.CHALLENGER: "1"}.get)
+    Engine(ServeConfig(home=str(home.root), allow_unpromoted=True)).refresh()
+
+    def away(alias: str) -> None:
+        raise RegistryAwayError("MLflow cannot be asked")
+
+    monkeypatch.setattr(registry, "alias_version", away)
+    strict = Engine(ServeConfig(home=str(home.root)))
+    strict.refresh()
+    assert strict.ready() == (False, "MLflow cannot be asked")
+
+
+def test_a_champion_that_was_taken_away_is_not_served_from_memory(
+    home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeConfig(home=str(home.root))
+    Engine(settings).refresh()
+    monkeypatch.setattr(registry, "alias_version", lambda alias: None)
+    later = Engine(settings)
+    later.refresh()
+    ready, remedy = later.ready()
+    assert not ready
+    assert "Promote one" in remedy
+
+
+def test_a_server_that_is_away_is_told_from_a_missing_alias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    try:
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(RegistryAwayError, match="MLFLOW_TRACKING_URI"):
+            registry.alias_version(registry.CHAMPION)
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert registry.alias_version(registry.CHAMPION) is None
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_what_events_may_hold_is_read_once(
+    home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(ServeConfig(home=str(home.root)))
+    engine.refresh()
+    monkeypatch.setattr(Home, "read_json", lambda *args: 1 / 0)
+    assert engine.event_limits().schema.actions
+    assert engine.event_limits() is engine.event_limits()

@@ -1,0 +1,215 @@
+"""A training job on Ray Train: a killed worker costs nothing, and several workers act as one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from interactrank.model import ModelConfig
+from interactrank.trainer import TrainConfig, mark_known
+from prerank import tracking, train
+from prerank.bundle import WEIGHTS
+from prerank.home import Home
+from prerank.train import Progress, Reader, fit, new_model, run_training
+from prerank.training_set import read_split
+
+SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,),
+                    dropout=0.1, id_dropout=0.2)  # fmt: skip
+SETTINGS = TrainConfig(epochs=4, batch_requests=32, patience=9, warmup_steps=5)
+Worker = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def home(tmp_path: Path, tiny_world: Home) -> Home:
+    """The tiny world with runs of its own."""
+    own = Home.at(tmp_path / "home")
+    own.root.mkdir()
+    for name in ("manifest.json", "items", "training_set"):
+        (own.root / name).symlink_to(tiny_world.root / name)
+    return own
+
+
+def job(home: Home, name: str, workers: int = 1) -> tuple[Path, list[dict[str, Any]], str]:
+    """Bundle, history and MLflow run of a training job."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with tracking.job_run(home, name, {}, asdict(SETTINGS)) as run_id:
+        uri = tracking.tracking_uri(home)
+        bundle, history = run_training(home, name, SMALL, SETTINGS, uri, run_id, {}, workers)
+    return bundle, history, run_id
+
+
+def last_state(home: Home, name: str) -> dict[str, Any]:
+    """What the job's last checkpoint would resume from."""
+    newest = max((home.runs / name).glob(f"checkpoint_*/{train.TRAINER}"))
+    state: dict[str, Any] = torch.load(newest, weights_only=True)
+    return state
+
+
+def dying_once(marker: Path, at_step: int) -> Worker:
+    """The training function of a worker that is killed before a step, the first time it gets there.
+
+    The process sends itself SIGKILL, so nothing of it can run any more. Made of closures: a Ray
+    worker cannot import this module.
+    """
+    work = train.train_worker
+
+    def mortal(settings: dict[str, Any]) -> None:
+        from interactrank.trainer import Trainer
+
+        step = Trainer.step
+
+        def checked(self: Trainer, batch: Any) -> float:
+            if self.schedule.last_epoch == at_step and not marker.exists():
+                marker.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch)
+
+        Trainer.step = checked  # type: ignore[method-assign]
+        work(settings)
+
+    return mortal
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    requests = home.read_json(home.training_set / "manifest.json", "")["train_requests"]
+    steps = -(-requests // SETTINGS.batch_requests)
+    whole, history, _ = job(home, "whole")
+    marker = tmp_path / "died"
+    monkeypatch.setattr(train, "train_worker", dying_once(marker, steps + steps // 2))
+    resumed, again, run_id = job(home, "killed")
+    assert int(marker.read_text()) != os.getpid()
+    assert [h["epoch"] for h in again] == list(range(SETTINGS.epochs))
+    for name in ("train_loss", "validation_loss", "validation_mrr", "best_mrr", "steps"):
+        assert [h[name] for h in again] == [h[name] for h in history], name
+    logged = MlflowClient().get_metric_history(run_id, "train_loss")
+    assert [(m.step, m.value) for m in logged] == [(h["epoch"], h["train_loss"]) for h in history]
+    assert whole.parent.name.split("_")[0] == resumed.parent.name.split("_")[0]
+    one, other = last_state(home, "whole"), last_state(home, "killed")
+    assert one["progress"] == other["progress"]
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    ours, theirs = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def recording(folder: Path) -> Worker:
+    """The training function of a worker that writes down what it trained on and ended with."""
+    work = train.train_worker
+
+    def observed(settings: dict[str, Any]) -> None:
+        import ray.train
+
+        from interactrank.trainer import Trainer
+
+        step, seen = Trainer.step, []
+
+        def noted(self: Trainer, batch: Any) -> float:
+            rows = batch.items["rows"].unique()
+            seen.append((self, len(batch.text_offsets), rows))
+            return step(self, batch)
+
+        Trainer.step = noted  # type: ignore[method-assign]
+        work(settings)
+        last = seen[-1][0]
+        torch.save(
+            {
+                "requests": sum(n for _, n, _ in seen),
+                "batches": len(seen),
+                "rows": torch.cat([r for *_, r in seen]),
+                "known": last.model.known,
+                "frequency": (last.frequency.seen, last.frequency.batches),
+                "weights": dict(last.model.named_parameters()),
+            },
+            folder / f"rank-{ray.train.get_context().get_world_rank()}.pt",
+        )
+
+    return observed
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_data_and_what_they_learn_of_items(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray.train
+
+    # Two workers and the data's tasks on a Ray of two cores.
+    scaling = functools.partial(ray.train.ScalingConfig, resources_per_worker={"CPU": 0.5})
+    monkeypatch.setattr(ray.train, "ScalingConfig", scaling)
+    monkeypatch.setattr(train, "train_worker", recording(tmp_path))
+    _, history, _ = job(home, "pair", workers=2)
+    ranks = [torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in range(2)]
+    assert len(history) == SETTINGS.epochs
+    for name, value in ranks[0]["weights"].items():
+        assert torch.equal(value, ranks[1]["weights"][name]), name
+
+    # The shards are disjoint and hold everything: but for one request where the number is odd.
+    requests = home.read_json(home.training_set / "manifest.json", "")["train_requests"]
+    each = [r["requests"] / SETTINGS.epochs for r in ranks]
+    assert each == [requests // 2] * 2
+
+    reader = Reader(home)
+    alone = new_model(reader, SMALL, SETTINGS)
+    for table in read_split(home, "train"):
+        mark_known(alone, reader.batch(table))
+    known = ranks[0]["known"]
+    assert torch.equal(known, ranks[1]["known"])
+    if requests % 2 == 0:
+        assert torch.equal(known, alone.known)
+    assert not (known & ~alone.known).any()
+    assert known.sum() >= alone.known.sum() - 5
+
+    (seen, batches), (other, also) = (r["frequency"] for r in ranks)
+    assert batches == also == sum(r["batches"] for r in ranks)
+    assert torch.equal(seen, other)
+    rows = torch.cat([r["rows"] for r in ranks])
+    assert torch.equal(seen, torch.bincount(rows, minlength=len(seen)).to(seen.dtype))
+
+
+class _Still:
+    """A trainer whose model never learns."""
+
+    def __init__(self, real: Any) -> None:
+        self.model, self.config, self.state = real.model, real.config, real.state
+
+    def epoch(self, number: int, *_: Any) -> Any:
+        from interactrank.trainer import EpochReport
+
+        return EpochReport(number, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+
+
+def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
+    from interactrank.trainer import Trainer
+
+    config = TrainConfig(epochs=9, batch_requests=256, patience=3)
+    reader = Reader(home)
+    trainer: Any = _Still(Trainer(new_model(reader, SMALL, config), config, 9))
+
+    def epochs(since: Progress) -> tuple[list[int], Progress]:
+        ran, states = [], []
+
+        def after(metrics: dict[str, Any], _: bool, state: dict[str, Any]) -> None:
+            ran.append(metrics["epoch"])
+            states.append(Progress(**state["progress"]))
+
+        fit(trainer, reader, lambda _: (), after, since)
+        return ran, states[-1] if states else since
+
+    ran, end = epochs(Progress())
+    assert ran == [0, 1, 2, 3]
+    assert end == Progress(4, end.best, 3)
+    assert epochs(Progress(2, end.best, 1))[0] == [2, 3]
+    assert epochs(end) == ([], end), "a job that had stopped early was trained on"

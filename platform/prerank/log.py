@@ -7,7 +7,8 @@ plain ``timestamp`` counts as the only time.
 Canonical event (one row per request x item x action)::
 
     request_id str | request_time, event_time timestamp[us, UTC] | user_id str | query str
-    item_id int64  | action str | position int32, nullable | event_id int64 | segments: str
+    item_id int64  | action str | position int32, nullable | event_id int64
+    known_time timestamp[us, UTC] | segments: str
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ CANONICAL = (
     "action",
     "position",
     "event_id",
+    "known_time",
 )
-"""Event columns in the order in which they are written; segments follow."""
+"""Event columns in the order in which they are written; segments follow. ``known_time`` is the
+platform's own: from when on an event may be counted (:mod:`prerank.ingest_known`)."""
 
 DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 5.0}
 """Row weights of the paper's reference code, by first match. Defaults, not law."""

@@ -27,6 +27,7 @@ from interactrank.text import engagement_keys
 from prerank.errors import ConfigError, DataError
 from prerank.histories import user_histories
 from prerank.home import Home, replaced, write_json
+from prerank.ingest_known import same_version
 from prerank.rayrun import ray_map
 from prerank.snapshots import LevelPlan, shard_rows
 from prerank.tables import LazyParquet, shard_file, shard_of
@@ -76,10 +77,11 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     """Build every feature table of the ingested log; returns (and writes) the features manifest.
 
     Raises:
-        StateError: nothing was ingested.
+        StateError: nothing was ingested, or by another version.
         DataError: the log holds no engagement at all.
     """
     manifest = home.read_json(home.manifest, "prerank ingest")
+    same_version(manifest, home)
     schema = schema_of(manifest)
     if not schema.engagements:
         raise DataError(

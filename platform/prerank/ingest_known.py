@@ -22,7 +22,7 @@ from prerank.log import LogMapping
 VERSION = 2
 """Version of the manifest and of the canonical events."""
 
-_REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
+REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,18 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
             )
         return Known()
     manifest = home.read_json(home.manifest, "prerank ingest")
-    if manifest["version"] != VERSION:
-        raise StateError(f"{home.root} was made by another version: {_REMEDY}")
+    same_version(manifest, home)
     if manifest["dataset"] != dataset:
         raise ConfigError(
             f"{home.root} holds the log {manifest['dataset']!r}, this one is {dataset!r}. Where "
-            f"they are one log, say `name: {manifest['dataset']}` in the mapping; else {_REMEDY}"
+            f"they are one log, say `name: {manifest['dataset']}` in the mapping; else {REMEDY}"
         )
     now, then = settings(mapping), manifest["mapping"]
     for key in sorted({*now, *then}):
         # As text, since the order of heads and weights has a meaning.
         if json.dumps(now.get(key)) != json.dumps(then.get(key)):
             raise ConfigError(
-                f"{home.root} was ingested with another mapping (`{key}` differs): {_REMEDY}"
+                f"{home.root} was ingested with another mapping (`{key}` differs): {REMEDY}"
             )
     files = sorted(home.events.glob("day=*/*.parquet"))
     items = pq.read_table(home.items, columns=["item_id", "item_ref"])
@@ -101,6 +100,16 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
     )
 
 
+def same_version(manifest: dict[str, Any], home: Home) -> None:
+    """Refuse canonical events of another version.
+
+    Raises:
+        StateError: they are.
+    """
+    if manifest["version"] != VERSION:
+        raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
+
+
 def same_actions(known: Known, found: list[str]) -> None:
     """Refuse an action that the home's events do not have: it would change every packed row.
 
@@ -111,5 +120,5 @@ def same_actions(known: Known, found: list[str]) -> None:
     if added:
         raise ConfigError(
             f"The action {added[0]!r} is new to this log (known: {', '.join(known.actions)}), and "
-            f"would change every published feature row. Leave it out under `actions:`, {_REMEDY}"
+            f"would change every published feature row. Leave it out under `actions:`, {REMEDY}"
         )

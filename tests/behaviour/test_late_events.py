@@ -18,7 +18,7 @@ import pytest
 
 from prerank.errors import ConfigError, StateError
 from prerank.features import FeatureConfig, build_features
-from prerank.home import Home
+from prerank.home import Home, write_json
 from prerank.ingest import ingest
 from prerank.log import LogMapping
 from prerank.training_set import build_training_set, read_split
@@ -219,6 +219,19 @@ def test_an_interrupted_ingest_says_how_to_go_on(
     home.manifest.unlink()
     with pytest.raises(StateError, match=r"interrupted.*--replace"):
         add(home, split_log[1], tiny_items)
+
+
+def test_a_home_of_another_version_is_refused(
+    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    home = build_home(tmp_path, split_log[0], tiny_items, features=None)
+    manifest = home.read_json(home.manifest, "")
+    write_json(home.manifest, manifest | {"version": 1})
+    with pytest.raises(StateError, match=r"another version.*--replace"):
+        add(home, split_log[1], tiny_items)
+    with pytest.raises(StateError, match=r"another version.*--replace"):
+        build_features(home)
 
 
 def test_string_ids_of_before_keep_their_text(

@@ -24,11 +24,14 @@ from interactrank.model import InteractRank, Output
 class TrainConfig:
     """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
     in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
-    (:mod:`interactrank.stacking`).
+    (:mod:`interactrank.stacking`). ``random_negatives`` items of the catalogue join each batch as
+    negatives of the softmax loss, since impressions lack easy ones (a log without impressions has
+    random candidates as it is).
     """
 
     epochs: int = 8
     batch_requests: int = 256
+    random_negatives: int = 512
     learning_rate: float = 3e-3
     fusion_learning_rate: float = 5e-2
     weight_decay: float = 1e-4

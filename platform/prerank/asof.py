@@ -4,23 +4,31 @@ Semantics are Feast's (``get_historical_features`` is the specification, and a t
 two): a row stamped t is seen by a request at t. Tables therefore stamp a row that includes an
 event at s with s + 1 microsecond or later.
 
-Blocks are fetched once however many requests share them: a million requests would otherwise
-carry hundreds of gigabytes of repeated rows.
+Only files of the wanted keys' shards are opened, and of them only the row groups whose statistics
+admit a wanted key at a wanted time. Blocks are fetched once however many requests share them: a
+million requests would otherwise carry hundreds of gigabytes of repeated rows.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numba as nb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prerank.duck import connection
+from prerank.errors import StateError
+from prerank.tables import shard_named, shard_of
 
 MISSING = -1
+STAMP = "event_timestamp"
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -42,37 +50,112 @@ def as_of(
         keys: str [n].
         times: timestamp[us, UTC] [n].
         columns: what to fetch of each joined row; ``event_timestamp`` is always there.
+
+    Raises:
+        StateError: the folder holds no feature file.
     """
     asked = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-    encoded = asked.dictionary_encode()
-    with connection() as db:
-        table = f"read_parquet('{folder}/*.parquet', filename = true, file_row_number = true)"
-        db.register(
-            "wanted",
-            pa.table({"key": encoded.dictionary, "code": np.arange(len(encoded.dictionary))}),
-        )
-        present = db.sql(
-            f"""SELECT code, epoch_us(event_timestamp) AS t, filename AS f, file_row_number AS r
-            FROM {table} v JOIN wanted ON v.{key_column} = wanted.key ORDER BY code, t"""
-        ).to_arrow_table()
-        bounds = np.searchsorted(present["code"].to_numpy(), np.arange(len(encoded.dictionary) + 1))
-        at = _latest(
-            encoded.indices.to_numpy().astype(np.int64),
-            micros(times),
-            bounds,
-            present["t"].to_numpy(),
-        )
-        chosen, index = np.unique(at[at >= 0], return_inverse=True)
-        found = present.select(["f", "r"]).take(pa.array(chosen))
-        db.register("found", found.append_column("n", pa.array(np.arange(len(chosen)))))
-        names = ", ".join(f"v.{c}" for c in ("event_timestamp", *columns))
-        values = db.sql(
-            f"""SELECT {names}, n FROM {table} v
-            JOIN found ON v.filename = found.f AND v.file_row_number = found.r ORDER BY n"""
-        ).to_arrow_table()
+    encoded, asked_us = asked.dictionary_encode(), micros(times)
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise StateError(f"{folder} holds no feature files. Run `prerank features`.")
+    until = int(asked_us.max()) if len(asked_us) else 0
+    files = _with_keys(paths, encoded.dictionary)
+    found = [_stamps(file, key_column, until) for file in files]
+    code, stamp, row = (np.concatenate([_NONE, *(f[i] for f in found)]) for i in range(3))
+    of_file = np.repeat(np.arange(len(files)), [len(f[0]) for f in found])
+    order = np.lexsort((stamp, code))
+    bounds = np.searchsorted(code[order], np.arange(len(encoded.dictionary) + 1))
+    at = _latest(encoded.indices.to_numpy().astype(np.int64), asked_us, bounds, stamp[order])
+    # Ascending, so the rows of a file stand together and in its order, in which they are fetched.
+    chosen, index = np.unique(order[at[at >= 0]], return_inverse=True)
+    names = [STAMP, *columns]
+    values = [pq.read_schema(paths[0]).empty_table().select(names)]
+    for number, file in enumerate(files):
+        values += _fetch(file.path, row[chosen[of_file[chosen] == number]], names)
     out = np.full(len(asked), MISSING, np.int64)
     out[at >= 0] = index.reshape(-1)
-    return AsOf(out, values.drop_columns(["n"]))
+    return AsOf(out, pa.concat_tables(values))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that may hold some of the asked keys: those, and their codes int64."""
+
+    path: Path
+    keys: pa.Array
+    codes: NDArray[np.int64]
+
+
+def _with_keys(paths: list[Path], keys: pa.Array) -> list[_File]:
+    """The files that may hold ``keys``, going by their names; one without a shard may hold any."""
+    texts = keys.to_pylist()
+    shards: dict[int, NDArray[np.int64]] = {}
+    files = []
+    for path in paths:
+        codes = np.arange(len(texts))
+        if (named := shard_named(path.name)) is not None:
+            shard, count = named
+            if count not in shards:
+                shards[count] = np.array([shard_of(k, count) for k in texts], np.int64)
+            codes = np.flatnonzero(shards[count] == shard)
+        if len(codes):
+            files.append(_File(path, keys.take(pa.array(codes)), codes))
+    return files
+
+
+def _stamps(
+    file: _File, key_column: str, until: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Key code, stamp (microseconds) and number of a file's rows of its keys up to ``until``."""
+    with pq.ParquetFile(file.path, read_dictionary=[key_column]) as opened:
+        ends = _ends(opened.metadata)
+        groups = _groups(opened, sorted(file.keys.to_pylist()), key_column, until)
+        if not groups:
+            return _NONE, _NONE, _NONE
+        table = opened.read_row_groups(groups, columns=[key_column, STAMP], use_threads=False)
+    rows = np.concatenate([np.arange(ends[g], ends[g + 1]) for g in groups])
+    held = table[key_column].unify_dictionaries().combine_chunks()
+    known = pc.index_in(held.dictionary, file.keys).fill_null(MISSING).to_numpy()
+    at, stamp = known[held.indices.to_numpy()], micros(table[STAMP])
+    keep = np.flatnonzero((at >= 0) & (stamp <= until))
+    return file.codes[at[keep]], stamp[keep], rows[keep]
+
+
+def _ends(metadata: pq.FileMetaData) -> NDArray[np.int64]:
+    """Number of the first row of each row group, and of rows: int64 [groups + 1]."""
+    sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)))
+
+
+def _groups(opened: pq.ParquetFile, keys: list[str], key_column: str, until: int) -> list[int]:
+    """Row groups that may hold one of the ascending ``keys`` at or before ``until``."""
+    names = opened.schema_arrow.names
+    key_at, stamp_at = names.index(key_column), names.index(STAMP)
+    found = []
+    for number in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(number)
+        key, stamp = group.column(key_at).statistics, group.column(stamp_at).statistics
+        if stamp is not None and stamp.has_min_max and stamp.min_raw > until:
+            continue
+        if key is not None and key.has_min_max:
+            low, high = bisect_left(keys, key.min), bisect_right(keys, key.max)
+            if low == high:
+                continue
+        found.append(number)
+    return found
+
+
+def _fetch(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:
+    """Ascending ``rows`` of a file, a row group at a time."""
+    if not len(rows):
+        return
+    with pq.ParquetFile(path) as opened:
+        ends = _ends(opened.metadata)
+        group = np.searchsorted(ends, rows, side="right") - 1
+        for number in np.unique(group).tolist():
+            table = opened.read_row_group(number, columns=columns, use_threads=False)
+            yield table.take(pa.array(rows[group == number] - ends[number]))
 
 
 @nb.njit(cache=True, nogil=True)

@@ -51,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--out", type=Path, required=True, help="folder to write")
     simulate.add_argument("--preset", default="demo", help="tiny, demo or reference (default demo)")
     simulate.add_argument("--seed", type=int, default=7)
-    verb("ingest", _ingest, "validate and normalise a log and its catalogue", _log, _workdir)
+    ingest = verb("ingest", _ingest, "validate and normalise a log and its catalogue; a log that "
+                  "is there already is added to", _log, _workdir)  # fmt: skip
+    ingest.add_argument("--replace", action="store_true",
+                        help="start the folder over, instead of adding to its events")  # fmt: skip
     verb("features", _features, "build packed engagement rows and histories", _config, _workdir)
     materialise = verb("materialise", _materialise, "bring features online", _workdir)
     materialise.add_argument("--until", help="ISO time (UTC) of the last snapshot to publish; "
@@ -131,7 +134,7 @@ def _ingest(args: argparse.Namespace) -> None:
 
     mapping, home = load_mapping(args.mapping), _home(args)
     connect()
-    print(ingest(args.events.resolve(), args.items.resolve(), home, mapping))
+    print(ingest(args.events.resolve(), args.items.resolve(), home, mapping, args.replace))
 
 
 def _features(args: argparse.Namespace) -> None:

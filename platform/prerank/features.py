@@ -3,12 +3,15 @@
 Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
 key met which item when; the second turns one shard into packed rows at every snapshot where they
 change (:mod:`prerank.snapshots`) and into user histories. No task holds more than a shard.
+
+What was published stays: a longer log gives every earlier row again (:mod:`prerank.ingest_known`),
+and the last cutoff never moves back.
 """
 
 from __future__ import annotations
 
 import shutil
-import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +22,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from interactrank.schema import HISTORY_LENGTH, LEVELS, FeatureSchema
+from interactrank.schema import LEVELS, FeatureSchema
 from prerank.errors import ConfigError, DataError
+from prerank.histories import user_histories
 from prerank.home import Home, replaced, write_json
+from prerank.ingest_known import same_version
 from prerank.rayrun import ray_map
 from prerank.requests import Searches, distinct_searches
 from prerank.snapshots import LevelPlan, shard_rows
+from prerank.tables import LazyParquet, shard_file, shard_of
 
 HOUR_US = 3_600_000_000
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
-STAMP = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -75,23 +80,23 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     """Build every feature table of the ingested log; returns (and writes) the features manifest.
 
     Raises:
-        StateError: nothing was ingested.
+        StateError: nothing was ingested, or by another version.
         DataError: the log holds no engagement at all.
     """
     manifest = home.read_json(home.manifest, "prerank ingest")
+    same_version(manifest, home)
     schema = schema_of(manifest)
     if not schema.engagements:
         raise DataError(
             f"the log's actions {list(schema.actions)} are all passive: there is nothing to count. "
             "Declare at least one engagement action, or shorten `passive` in the mapping."
         )
-    hours = config.cadence_hours or (1 if manifest["rows"]["out"] < HOURLY_BELOW_ROWS else 24)
+    hours = config.cadence_hours or (1 if manifest["events"] < HOURLY_BELOW_ROWS else 24)
     files = sorted(str(p) for p in home.events.glob("day=*/*.parquet"))
-    shards = max(2, -(-manifest["rows"]["out"] * 12 // EVENTS_PER_SHARD))
+    shards = max(2, -(-manifest["events"] * 12 // EVENTS_PER_SHARD))
     cadence = hours * HOUR_US
-    last = (
-        int(np.datetime64(manifest["last_time"][:26].rstrip("Z"), "us").astype(int)) // cadence + 1
-    )
+    end = int(np.datetime64(manifest["last_time"][:26].rstrip("Z"), "us").astype(int))
+    last = max(end // cadence + 1, -(-_published_us(home) // cadence))
     common = {"schema": schema.to_dict(), "cadence_us": cadence, "shards": shards}
     with replaced(home.features) as out:
         scratch = out / "scratch"
@@ -119,16 +124,24 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     return features
 
 
+def _published_us(home: Home) -> int:
+    path = home.features / "manifest.json"
+    return int(home.read_json(path, "")["last_cutoff_us"]) if path.exists() else 0
+
+
 def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
     schema = FeatureSchema.from_dict(piece["schema"])
-    columns = ["user_id", "query", "item_id", "action", "event_time", "event_id", *schema.segments]
+    columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
+    columns += schema.segments
     events = pa.concat_tables(
         pq.read_table(f, columns=columns, partitioning=None) for f in piece["files"]
     )
     codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
     action = codes.to_numpy().astype(np.int8)
     engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
-    time = events["event_time"].cast(pa.int64()).to_numpy()
+    time, known = (
+        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
+    )
     scratch = Path(piece["scratch"])
     keyed = explode(
         distinct_searches(events["query"], {c: events[c] for c in schema.segments}),
@@ -136,11 +149,13 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
         action,
         engaged,
         time // piece["cadence_us"],
+        known // piece["cadence_us"],
         per_action=len(schema.actions) > 1,
     )
     _scatter(keyed, "key", scratch / "keys", piece)
     users = events.select(["user_id", "item_id", "event_id"])
     users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
+    users = users.append_column("known", pa.array(known))
     _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", piece)
     return {"events": events.num_rows}
 
@@ -151,9 +166,12 @@ def explode(
     actions: NDArray[np.int8],
     engaged: NDArray[np.bool_],
     buckets: NDArray[np.int64],
+    known: NDArray[np.int64],
     per_action: bool,
 ) -> pa.Table:
-    """One row per event and engagement key: ``key``, ``item_id``, ``action``, ``bucket``.
+    """One row per event and engagement key: ``key``, ``item_id``, ``action`` and two buckets.
+
+    ``bucket`` is when it happened, ``known`` from when on it counts.
 
     Passive events enter only the exact query's row, the one level that counts them. A segment is
     the one that the event's own row names.
@@ -171,13 +189,9 @@ def explode(
             "item_id": items[event],
             "action": actions[event],
             "bucket": buckets[event],
+            "known": known[event],
         }
     )
-
-
-def shard_of(name: str, shards: int) -> int:
-    """The shard of an engagement key or user."""
-    return zlib.crc32(name.encode()) % shards
 
 
 def _scatter(table: pa.Table, column: str, folder: Path, piece: dict[str, Any]) -> None:
@@ -198,74 +212,30 @@ def _scatter(table: pa.Table, column: str, folder: Path, piece: dict[str, Any]) 
 def _build_shard(piece: dict[str, Any]) -> dict[str, Any]:
     schema = FeatureSchema.from_dict(piece["schema"])
     scratch, out, shard = Path(piece["scratch"]), Path(piece["out"]), piece["shard"]
-    events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
-        [("key", "ascending"), ("bucket", "ascending"), ("item_id", "ascending")]
-    )
-    parts = []
-    for level in LEVELS:
-        plan = LevelPlan.of(schema, level, piece["cadence_us"])
-        own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
-        if own.num_rows:
-            parts.append(shard_rows(plan, own, piece["cadence_us"], piece["lag_us"], piece["last"]))
-    users = pq.read_table(scratch / "users" / str(shard)).sort_by(
-        [("user_id", "ascending"), ("time", "ascending"), ("event_id", "ascending")]
-    )
-    histories = user_histories(users)
-    for name, table in (
-        ("engagement", pa.concat_tables(parts) if parts else None),
-        ("user_history", histories),
-    ):
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        if table is not None and table.num_rows:
-            pq.write_table(
-                table,
-                folder / f"shard-{shard:04d}.parquet",
-                compression="zstd",
-                row_group_size=20_000,
-            )
-    return {
-        "engagement_rows": sum(p.num_rows for p in parts),
-        "engagement_bytes": sum(p.nbytes for p in parts),
-        "history_rows": histories.num_rows,
-    }
-
-
-def user_histories(events: pa.Table) -> pa.Table:
-    """A user's last 100 engagements after each of them.
-
-    Args:
-        events: ``user_id``, ``item_id``, ``action`` int8, ``time`` int64 microseconds, ``event_id``
-            int64, sorted by (user_id, time, event_id).
-
-    Returns:
-        ``user_id``, ``event_timestamp`` = last event + 1 us, and lists ``item_ids``, ``actions``,
-        ``times`` (microseconds since 1970), ``event_ids``, oldest first.
-    """
-    users = events["user_id"].combine_chunks().dictionary_encode()
-    codes, time = users.indices.to_numpy(), events["time"].to_numpy()
-    n = len(codes)
-    first = np.searchsorted(codes, codes, side="left") if n else np.zeros(0, np.int64)
-    last_of_instant = np.ones(n, dtype=bool)
-    last_of_instant[:-1] = (codes[1:] != codes[:-1]) | (time[1:] != time[:-1])
-    end = np.flatnonzero(last_of_instant)
-    start = np.maximum(first[end], end + 1 - HISTORY_LENGTH)
-    lengths = end + 1 - start
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))).astype(np.int32)
-    flat = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
-
-    def lists(column: str, dtype: pa.DataType) -> pa.Array:
-        return pa.ListArray.from_arrays(
-            pa.array(offsets), events[column].combine_chunks().take(pa.array(flat)).cast(dtype)
+    counts = {"engagement_rows": 0, "engagement_bytes": 0, "history_rows": 0}
+    with ExitStack() as stack:
+        writer = _shard_writer(stack, out / "engagement", piece)
+        events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
+            [("key", "ascending"), ("known", "ascending"), ("item_id", "ascending")]
         )
+        for level in LEVELS:
+            plan = LevelPlan.of(schema, level, piece["cadence_us"])
+            own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
+            for rows in shard_rows(plan, own, piece["cadence_us"], piece["lag_us"], piece["last"]):
+                writer.write(rows)
+                counts["engagement_rows"] += rows.num_rows
+                counts["engagement_bytes"] += rows.nbytes
+        del events, own
+        writer = _shard_writer(stack, out / "user_history", piece)
+        users = pq.read_table(scratch / "users" / str(shard)).sort_by(
+            [(name, "ascending") for name in ("user_id", "known", "time", "event_id")]
+        )
+        for histories in user_histories(users):
+            writer.write(histories)
+            counts["history_rows"] += histories.num_rows
+    return counts
 
-    return pa.table(
-        {
-            "user_id": users.dictionary.take(pa.array(codes[end])),
-            "event_timestamp": pa.array(time[end] + 1, pa.int64()).cast(STAMP),
-            "item_ids": lists("item_id", pa.int64()),
-            "actions": lists("action", pa.int64()),
-            "times": lists("time", pa.int64()),
-            "event_ids": lists("event_id", pa.int64()),
-        }
-    )
+
+def _shard_writer(stack: ExitStack, folder: Path, piece: dict[str, Any]) -> LazyParquet:
+    folder.mkdir(parents=True, exist_ok=True)
+    return LazyParquet(stack, folder / shard_file(piece["shard"], piece["shards"]))

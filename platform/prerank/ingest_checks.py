@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 
 from interactrank.schema import ENGAGE
 from prerank.columns import check_times, is_numeric
+from prerank.duck import connection
 from prerank.errors import ConfigError, DataError
 from prerank.home import Home
 from prerank.ids import ItemIds, canonical_integer, kind_of
 from prerank.ingest_items import RawCatalogue, read_catalogue
+from prerank.ingest_known import Known, same_actions
 from prerank.ingest_rows import RowPlan
 from prerank.log import LogMapping, Resolved
 
@@ -66,8 +68,8 @@ class Checked:
     notices: list[str] = field(default_factory=list)
 
 
-def check(events: Path, items: Path, home: Home, mapping: LogMapping) -> Checked:
-    """Refuse what cannot be ingested; else say how to read it.
+def check(events: Path, items: Path, home: Home, mapping: LogMapping, known: Known) -> Checked:
+    """Refuse what cannot be ingested, beside the ``known`` of the home; else say how to read it.
 
     Raises:
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.
@@ -83,7 +85,7 @@ def check(events: Path, items: Path, home: Home, mapping: LogMapping) -> Checked
     if any(c != columns[0] for c in columns):
         raise ConfigError(f"The catalogue files of {items} differ in their columns: unify them.")
     _check_times(source, resolved.columns, mapping.time_unit)
-    actions = _check_actions(source, resolved.columns, mapping)
+    actions = _check_actions(source, resolved.columns, mapping, known)
     catalogue = read_catalogue(list(item_source.files), columns[0], mapping)
     ids, log_refs = _check_ids(source, resolved.columns["item_id"], catalogue, mapping)
     checked = Checked(
@@ -170,8 +172,8 @@ def _counts(source: Source, expression: str, limit: int | None = None) -> dict[s
             ?, union_by_name = true, hive_partitioning = false)) AS log
         WHERE value IS NOT NULL GROUP BY value {f"LIMIT {limit}" if limit else ""}"""
     try:
-        with duckdb.connect() as connection:
-            return dict(connection.execute(query, [[str(f) for f in source.files]]).fetchall())
+        with connection(threads=2) as db:
+            return dict(db.execute(query, [[str(f) for f in source.files]]).fetchall())
     except duckdb.Error as error:
         raise DataError(f"The log {source.files[0].parent} cannot be read: {error}") from None
 
@@ -181,8 +183,10 @@ def _quoted(column: str) -> str:
     return f'"{escaped}"'
 
 
-def _check_actions(source: Source, columns: dict[str, str], mapping: LogMapping) -> list[str]:
-    """Canonical actions of the log."""
+def _check_actions(
+    source: Source, columns: dict[str, str], mapping: LogMapping, known: Known
+) -> list[str]:
+    """Canonical actions of the log and of what is known."""
     if mapping.action:
         found = [mapping.action]
     else:
@@ -195,6 +199,8 @@ def _check_actions(source: Source, columns: dict[str, str], mapping: LogMapping)
                 f"{raw[0]!r}): name the action column under `events.action`."
             )
         found = _renamed(raw, column, mapping.actions)
+    same_actions(known, found)
+    found = sorted({*found, *known.actions})
     if not mapping.heads_of(found):
         raise DataError(
             f"The log's actions ({', '.join(found)}) give no head a positive: only engagements "

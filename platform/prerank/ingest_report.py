@@ -13,10 +13,9 @@ import xxhash
 from prerank.errors import DataError
 from prerank.ids import SEPARATOR, hash_all
 from prerank.ingest_checks import Checked
+from prerank.ingest_known import VERSION, settings
 from prerank.ingest_stages import WRAP
 from prerank.log import RETRIEVER, LogMapping
-
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class IngestReport:
         lines = [
             f"{m['dataset']}: {rows['in']:,} rows in = {rows['out']:,} out "
             f"+ {rows['quarantined']:,} quarantined + {rows['duplicates']:,} duplicates",
+            *_growth(m),
             f"  {m['requests']:,} requests, {m['users']:,} users, {m['queries']:,} queries, "
             f"{m['items']:,} items ({m['items_absent']:,} of them in no catalogue)",
             f"  {m['first_time']} to {m['last_time']}; {m['ids']} ids",
@@ -49,6 +49,16 @@ class IngestReport:
         lines += [f"  warning: {text}" for text in m["warnings"]]
         lines += [f"  note: {text}" for text in m["notices"]]
         return "\n".join(lines)
+
+
+def _growth(manifest: dict[str, Any]) -> list[str]:
+    """What a log that was added to another made of it."""
+    events, late = manifest["events"], manifest["late"]
+    added = manifest["rows"]["out"]
+    lines = [f"  {events:,} events in all"] if events > added else []
+    if late:
+        lines.append(f"  {late:,} late ones, of before the last published snapshot: in the next")
+    return lines
 
 
 def _iso(micros: int) -> str:
@@ -91,6 +101,7 @@ def manifest_of(
     if not heads:
         raise DataError("Every engagement was quarantined or repeated: no head is left.")
     absent = len(items) - len(checked.catalogue.table)
+    events = second["old"] + second["new"]
     warnings = list(checked.warnings)
     retriever = [name for column, name in RETRIEVER.items() if column in plan.columns]
     if retriever and "impression" not in actions:
@@ -119,13 +130,17 @@ def manifest_of(
         "label_window_hours": mapping.label_window_hours,
         "single_time": checked.single_time,
         "has_impressions": "impression" in actions,
+        "mapping": settings(mapping),
+        # Of this ingest; all events of the home are ``events``.
         "rows": rows,
+        "events": events,
+        "late": second["late"],
         **{name: totals[name] for name in ("requests", "users", "queries")},
         "items": len(items),
         "items_absent": absent,
         "first_time": _iso(second["first"]),
         "last_time": _iso(second["last"]),
-        "fingerprint": _fingerprint(second["content"], rows["out"], items, plan.event_schema.names),
+        "fingerprint": _fingerprint(second["content"], events, items, plan.event_schema.names),
         "warnings": warnings,
         "notices": checked.notices,
     }

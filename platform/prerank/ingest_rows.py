@@ -45,7 +45,10 @@ class RowPlan:
 
     @property
     def bucket_schema(self) -> pa.Schema:
-        """Good rows between the two stages: times int64 microseconds, ``content`` a row hash."""
+        """Good rows between the two stages: times int64 microseconds, ``content`` a row hash.
+
+        ``known_time`` is null in a row that is new to the home.
+        """
         return pa.schema(
             [
                 ("request_id", pa.string()),
@@ -57,6 +60,7 @@ class RowPlan:
                 ("action", pa.string()),
                 ("position", pa.int32()),
                 ("event_id", pa.int64()),
+                ("known_time", pa.int64()),
                 *((name, pa.string()) for name in self.segments),
                 *((name, kind) for name, kind in _RETRIEVER if name in self.columns),
                 ("content", pa.int64()),
@@ -237,7 +241,21 @@ def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Tab
     if "event_id" in frame:
         identity = pc.coalesce(pa.array(frame["event_id"], text), identity)
     columns["event_id"] = pa.array(hash_all(identity.to_pylist()))
-    names = [n for n in plan.bucket_schema.names if n != "content"]
+    columns["known_time"] = pa.nulls(len(frame), pa.int64())
+    return _with_content(columns, plan)
+
+
+def known_rows(events: pa.Table, plan: RowPlan) -> pa.Table:
+    """Canonical events, read back, in :attr:`RowPlan.bucket_schema`."""
+    columns = {
+        name: (column.cast(pa.int64()) if name.endswith("_time") else column).combine_chunks()
+        for name, column in zip(events.column_names, events.columns, strict=True)
+    }
+    return _with_content(columns, plan)
+
+
+def _with_content(columns: dict[str, pa.Array], plan: RowPlan) -> pa.Table:
+    names = [n for n in plan.bucket_schema.names if n not in ("content", "known_time")]
     content = _joined(*(columns[n] for n in names))
     columns["content"] = pa.array(hash_all(content.to_pylist()))
     return pa.table([columns[n] for n in plan.bucket_schema.names], schema=plan.bucket_schema)

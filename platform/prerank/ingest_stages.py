@@ -2,6 +2,7 @@
 
 Stage 1 (a range of input rows)  reads, judges and hashes rows; good ones go to Arrow files by
                                  event id modulo the number of buckets, bad ones to quarantine.
+                                 Events that the home already has go the same way, unjudged.
 Stage 2 (a bucket)               DuckDB keeps one row an event id and streams the rest, ordered by
                                  request, into one Parquet file a day. It spills to disk.
 """
@@ -15,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -23,9 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from prerank.duck import connection
 from prerank.errors import DataError
+from prerank.ids import SEPARATOR, hash_all
 from prerank.ingest_embeddings import QUARANTINE_SCHEMA
-from prerank.ingest_rows import RowPlan, canonical, good_rows, reasons
+from prerank.ingest_rows import RowPlan, canonical, good_rows, known_rows, reasons
+from prerank.tables import LazyParquet
 
 BATCH_ROWS = 65_536
 STAGE_MEMORY = "512MB"
@@ -62,8 +65,8 @@ def split_rows(
     rows = 0
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
-        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, piece["at"])
-        bad_writer = _LazyParquet(stack, quarantine / f"part-{piece['at']:05d}.parquet")
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{piece['at']}")
+        bad_writer = LazyParquet(stack, quarantine / f"part-{piece['at']:05d}.parquet")
         for name, start, stop in json.loads(piece["ranges"]):
             bad: dict[int, str] = {}
             try:
@@ -82,8 +85,22 @@ def split_rows(
     return {"counts": json.dumps(counts)}
 
 
+def split_known(
+    piece: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path
+) -> dict[str, Any]:
+    """Stage 1 for canonical events of the home; ``piece`` as in :func:`split_rows`."""
+    rows = 0
+    with ExitStack() as stack:
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"old-{piece['at']}")
+        for name, start, stop in json.loads(piece["ranges"]):
+            for _, batch in read_range(Path(name), start, stop):
+                writers.write(known_rows(batch, plan))
+                rows += len(batch)
+    return {"rows": rows}
+
+
 def _quarantine(
-    path: Path, start: int, stop: int, bad: dict[int, str], writer: _LazyParquet
+    path: Path, start: int, stop: int, bad: dict[int, str], writer: LazyParquet
 ) -> None:
     """Store bad rows whole. A second read, so that good logs never pay for unmapped columns."""
     for at, batch in read_range(path, start, stop):
@@ -96,27 +113,14 @@ def _quarantine(
             writer.write(pa.table([reason, texts, sources], schema=QUARANTINE_SCHEMA))
 
 
-class _LazyParquet:
-    """A Parquet file that comes into being with its first rows."""
-
-    def __init__(self, stack: ExitStack, path: Path) -> None:
-        self._stack, self._path = stack, path
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            self._writer = self._stack.enter_context(pq.ParquetWriter(self._path, table.schema))
-        self._writer.write_table(table)
-
-
 class _BucketWriters:
     """Arrow files, one a bucket that receives rows; record batches stay as small as they come."""
 
     def __init__(
-        self, stack: ExitStack, schema: pa.Schema, buckets: int, scratch: Path, at: int
+        self, stack: ExitStack, schema: pa.Schema, buckets: int, scratch: Path, name: str
     ) -> None:
         self._stack, self._schema, self._buckets = stack, schema, buckets
-        self._scratch, self._at = scratch, at
+        self._scratch, self._name = scratch, name
         self._open: dict[int, pa.RecordBatchFileWriter] = {}
 
     def write(self, rows: pa.Table) -> None:
@@ -130,44 +134,50 @@ class _BucketWriters:
             folder.mkdir(parents=True, exist_ok=True)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             writer = pa.ipc.new_file(
-                str(folder / f"{self._at:05d}.arrow"), self._schema, options=options
+                str(folder / f"{self._name}.arrow"), self._schema, options=options
             )
             self._open[number] = self._stack.enter_context(writer)
         return self._open[number]
 
 
 def publish_bucket(
-    piece: dict[str, Any], *, plan: RowPlan, scratch: Path, events: Path
+    piece: dict[str, Any], *, plan: RowPlan, scratch: Path, events: Path, published_us: int
 ) -> dict[str, Any]:
     """Stage 2. ``piece``: ``bucket`` (its number).
 
-    Of a repeated event the earliest row stays, ties by the row's hash: the order of files and rows
-    is of no consequence.
+    Of a repeated event the row that the home already has stays, else the earliest, ties by the
+    row's hash: the order of files and rows is of no consequence. A new event counts from
+    ``published_us`` on if it is older (:mod:`prerank.ingest_known`).
 
-    Returns ``counts``, JSON of {"out", "duplicates", "content" (sum of row hashes modulo 2^64),
-    "first", "last" (request and event time, microseconds), "actions": {action: rows}}.
+    Returns ``counts``, JSON of {"new", "old" (rows that stay, new to the home or not),
+    "duplicates", "late" (new ones older than ``published_us``), "content" (sum of row hashes modulo
+    2^64), "first", "last" (request and event time, microseconds), "actions": {action: rows}}.
     """
     number = piece["bucket"]
     log = pads.dataset(str(scratch / f"{number:05d}"), format="ipc")
+    found: Counter[str] = Counter()
     actions: Counter[str] = Counter()
-    out = content = 0
     first, last = None, None
-    spill = scratch / f"spill-{number:05d}"
-    settings = {"threads": 1, "memory_limit": STAGE_MEMORY, "temp_directory": str(spill)}
-    with duckdb.connect(config=settings) as connection:
-        connection.register("log", log)
-        rows = connection.sql(
-            """SELECT * FROM log
-            QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY event_time, content) = 1
-            ORDER BY request_time, request_id, event_time, event_id"""
+    with connection(memory=STAGE_MEMORY, spill=scratch / f"spill-{number:05d}") as db:
+        db.register("log", log)
+        rows = db.sql(
+            f"""WITH kept AS (
+                SELECT * FROM log QUALIFY row_number() OVER (
+                    PARTITION BY event_id ORDER BY known_time IS NULL, event_time, content) = 1)
+            SELECT * REPLACE (
+                    coalesce(known_time, greatest(event_time, {published_us})) AS known_time),
+                kept.known_time IS NULL AS new
+            FROM kept ORDER BY request_time, request_id, event_time, event_id"""
         ).to_arrow_reader(BATCH_ROWS)
         with _DayWriter(events, f"part-{number:05d}.parquet", plan.event_schema) as writer:
             for batch in rows:
                 table = pa.Table.from_batches([batch])
                 writer.write(table)
-                out += len(table)
-                sums = np.sum(table["content"].to_numpy().view(np.uint64), dtype=np.uint64)
-                content = (content + int(sums)) % WRAP
+                late = pc.greater(table["known_time"], table["event_time"])
+                found["out"] += len(table)
+                found["new"] += pc.sum(table["new"]).as_py()
+                found["late"] += pc.sum(pc.and_(late, table["new"])).as_py()
+                found["content"] += _content(table, late)
                 low, high = (
                     pc.min(table["request_time"]).as_py(),
                     pc.max(table["event_time"]).as_py(),
@@ -177,14 +187,24 @@ def publish_bucket(
                 for each in pc.value_counts(table["action"]).to_pylist():
                     actions[each["values"]] += each["counts"]
     counts = {
-        "out": out,
-        "duplicates": log.count_rows() - out,
-        "content": content,
+        **{name: found[name] for name in ("new", "late")},
+        "old": found["out"] - found["new"],
+        "duplicates": log.count_rows() - found["out"],
+        "content": found["content"] % WRAP,
         "first": first,
         "last": last,
         "actions": actions,
     }
     return {"counts": json.dumps(counts)}
+
+
+def _content(rows: pa.Table, late: pa.ChunkedArray) -> int:
+    """Sum of row hashes; features depend on when a late event became known, so that enters too."""
+    late_rows = rows.filter(late)
+    ids, known = (late_rows[name].to_pylist() for name in ("event_id", "known_time"))
+    since = hash_all([f"{i}{SEPARATOR}{at}" for i, at in zip(ids, known, strict=True)])
+    hashes = np.concatenate((rows["content"].to_numpy(), since)).view(np.uint64)
+    return int(np.sum(hashes, dtype=np.uint64))
 
 
 class _DayWriter:

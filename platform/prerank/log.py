@@ -7,7 +7,8 @@ plain ``timestamp`` counts as the only time.
 Canonical event (one row per request x item x action)::
 
     request_id str | request_time, event_time timestamp[us, UTC] | user_id str | query str
-    item_id int64  | action str | position int32, nullable | event_id int64 | segments: str
+    item_id int64  | action str | position int32, nullable | event_id int64
+    known_time timestamp[us, UTC] | segments: str
     where mapped: retriever_score float32, retriever_rank int32, nullable
 """
 
@@ -48,8 +49,11 @@ CANONICAL = (
     "action",
     "position",
     "event_id",
+    "known_time",
 )
-"""Event columns in the order in which they are written; segments and RETRIEVER follow."""
+"""Event columns in the order in which they are written; segments and RETRIEVER follow.
+``known_time`` is the platform's own: from when on an event may be counted
+(:mod:`prerank.ingest_known`)."""
 
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
 """Optional event columns, and what they are called in the feature schema."""

@@ -238,14 +238,15 @@ def _expected(
         batch = collate(arrays, bundle.catalogue, table, len(schema.heads))
         output = model(batch)
         scores = (output.logits @ weights).numpy()
-        priors = model.fusion.prior(batch.x).numpy()
-        bias = float(weights @ model.fusion.bias)
-        scale = float(model.fusion.scale)
-        dots = (scores - priors - bias) / scale
+        folded, of = model.fusion.fold(weights), batch.candidate_request
+        coefficients = model.fusion.coefficients(batch.request)
+        priors = (folded.prior * model.fusion.prior(batch.x, coefficients, of)).numpy()
+        scale = coefficients.scale.numpy()
+        dots = (scores - priors - float(folded.constant)) / scale[of.numpy()]
     return [
         {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
          "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
-         "request": arrays.request[b], "scale": scale}
+         "request": arrays.request[b], "scale": float(scale[b])}
         for b, (low, high) in enumerate(pairwise(offsets))
     ]  # fmt: skip
 

@@ -5,11 +5,15 @@ the snapshot before: a row that is not rewritten is still right, so the latest r
 time *is* the row of that time.
 
 Snapshot ``s`` has cutoff ``s * cadence`` and holds events of buckets ``b < s`` (bucket =
-floor(event_time / cadence)); a window of ``w`` buckets holds ``s - w <= b < s``.
+floor(event_time / cadence)); a window of ``w`` buckets holds ``s - w <= b < s``. A late event
+enters by the bucket in which it became known, and leaves a window by that in which it happened.
+
+Rows come in chunks, so that memory depends on neither the log's length nor one key's rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba as nb
@@ -22,6 +26,7 @@ from interactrank.schema import ENGAGE, WINDOWS, FeatureSchema, Level
 
 DAY_US = 86_400_000_000
 NEVER = np.int64(1) << 40
+CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,20 @@ class LevelPlan:
 
 @nb.njit(cache=True, nogil=True)
 def _change_points(
-    buckets: NDArray[np.int64], windows: NDArray[np.int64], last: int, stride: int
+    known: NDArray[np.int64],
+    buckets: NDArray[np.int64],
+    windows: NDArray[np.int64],
+    last: int,
+    stride: int,
 ) -> NDArray[np.int64]:
     points = np.empty(buckets.size * (1 + windows.size), np.int64)
     n = 0
-    for b in buckets:
+    for e in range(buckets.size):
         for w in range(-1, windows.size):
-            s = b + 1 if w < 0 else b + windows[w] + 1
+            s = known[e] + 1 if w < 0 else buckets[e] + windows[w] + 1
             s = (s + stride - 1) // stride * stride
-            if s <= last:
+            # A late event may have missed a window: it neither enters nor leaves it.
+            if s <= last and (w < 0 or buckets[e] + windows[w] > known[e]):
                 points[n] = s
                 n += 1
     return np.unique(points[:n])
@@ -96,6 +106,7 @@ def build_rows(  # noqa: D103 - documented in the module; numba needs the flat s
     starts: NDArray[np.int64],
     items: NDArray[np.int64],
     actions: NDArray[np.int64],
+    known: NDArray[np.int64],
     buckets: NDArray[np.int64],
     contribution: NDArray[np.float64],
     windows: NDArray[np.int64],
@@ -104,32 +115,49 @@ def build_rows(  # noqa: D103 - documented in the module; numba needs the flat s
     cap: int,
     stride: int,
     last: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    first_key: int,
+    first_point: int,
+    budget: int,
+) -> tuple[
+    NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], tuple[int, int]
+]:
     n_windows, n_cols = windows.size, windows.size * contribution.shape[1]
     out = np.zeros(1 << 20, np.uint8)
     used, n_rows = 0, 0
     ends = np.empty(1024, np.int64)
     row_key = np.empty(1024, np.int64)
     row_snapshot = np.empty(1024, np.int64)
-    for key in range(starts.size - 1):
+    for key in range(first_key, starts.size - 1):
         lo, hi = starts[key], starts[key + 1]
         ids = np.unique(items[lo:hi])
         local = np.searchsorted(ids, items[lo:hi])
         counts = np.zeros((ids.size, n_cols))
         seen = np.zeros(ids.size, np.bool_)
-        heads = np.zeros(n_windows + 1, np.int64)
-        for s in _change_points(buckets[lo:hi], windows, last, stride):
-            while heads[n_windows] < hi - lo and buckets[lo + heads[n_windows]] < s:
-                e = heads[n_windows]
-                seen[local[e]] = True
+        entered = 0
+        leaving = np.argsort(buckets[lo:hi], kind="mergesort")
+        left = np.zeros(n_windows, np.int64)
+        points = _change_points(known[lo:hi], buckets[lo:hi], windows, last, stride)
+        for at in range(points.size):
+            s = points[at]
+            while entered < hi - lo and known[lo + entered] < s:
+                e = lo + entered
+                seen[local[entered]] = True
                 for w in range(n_windows):
-                    _shift_counts(counts, local[e], contribution[actions[lo + e]], w, n_windows, 1)
-                heads[n_windows] += 1
+                    if buckets[e] + windows[w] > known[e]:
+                        _shift_counts(
+                            counts, local[entered], contribution[actions[e]], w, n_windows, 1
+                        )
+                entered += 1
             for w in range(n_windows):
-                while heads[w] < heads[n_windows] and buckets[lo + heads[w]] + windows[w] < s:
-                    e = heads[w]
-                    _shift_counts(counts, local[e], contribution[actions[lo + e]], w, n_windows, -1)
-                    heads[w] += 1
+                while left[w] < hi - lo and buckets[lo + leaving[left[w]]] + windows[w] < s:
+                    e = lo + leaving[left[w]]
+                    if buckets[e] + windows[w] > known[e]:
+                        _shift_counts(
+                            counts, local[e - lo], contribution[actions[e]], w, n_windows, -1
+                        )
+                    left[w] += 1
+            if key == first_key and at < first_point:
+                continue  # written in an earlier chunk
             present = np.flatnonzero(seen)
             size = row_bytes(min(present.size, cap), n_cols)
             out = _grown(out, used + size)
@@ -141,23 +169,32 @@ def build_rows(  # noqa: D103 - documented in the module; numba needs the flat s
                 row_snapshot = np.concatenate((row_snapshot, np.empty_like(row_snapshot)))
             ends[n_rows], row_key[n_rows], row_snapshot[n_rows] = used, key, s
             n_rows += 1
-    return out[:used], ends[:n_rows], row_key[:n_rows], row_snapshot[:n_rows]
+            if used >= budget:
+                done = out[:used], ends[:n_rows], row_key[:n_rows], row_snapshot[:n_rows]
+                return *done, (key, at + 1)
+    done = out[:used], ends[:n_rows], row_key[:n_rows], row_snapshot[:n_rows]
+    return *done, (starts.size - 1, 0)
 
 
 def shard_rows(
-    plan: LevelPlan, events: pa.Table, cadence_us: int, lag_us: int, last_snapshot: int
-) -> pa.Table:
-    """Packed rows of a shard.
+    plan: LevelPlan,
+    events: pa.Table,
+    cadence_us: int,
+    lag_us: int,
+    last_snapshot: int,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Iterator[pa.Table]:
+    """Packed rows of a shard, in tables of about ``chunk_bytes``.
 
     Args:
         plan: the level's columns.
-        events: ``key`` str, ``item_id`` int64, ``action`` int8 code, ``bucket`` int64, sorted by
-            (key, bucket).
+        events: ``key`` str, ``item_id`` int64, ``action`` int8 code, ``bucket`` and ``known``
+            int64 (buckets in which it happened and became known), sorted by (key, known).
         cadence_us: snapshot cadence in microseconds.
         lag_us: publication lag in microseconds; a row is available at cutoff + lag.
         last_snapshot: index of the last snapshot to publish.
 
-    Returns:
+    Yields:
         ``engagement_key`` str, ``event_timestamp`` and ``cutoff`` timestamp[us, UTC], ``row``
         binary; sorted by key, then time.
     """
@@ -165,31 +202,31 @@ def shard_rows(
     encoded = keys.dictionary_encode()
     codes = encoded.indices.to_numpy()
     starts = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes)).astype(np.int64)
-    level = plan.level
-    data, ends, row_key, row_snapshot = build_rows(
-        starts,
+    names = encoded.dictionary.take(pa.array(codes[starts[:-1]]))
+    columns = (
         events["item_id"].to_numpy(),
         events["action"].to_numpy().astype(np.int64),
+        events["known"].to_numpy(),
         events["bucket"].to_numpy(),
-        plan.contribution,
-        plan.windows,
-        plan.crc,
-        mass_column(level),
-        level.cap,
-        plan.stride,
-        last_snapshot,
     )
-    offsets = np.concatenate((np.zeros(1, np.int64), ends))
-    rows = pa.Array.from_buffers(
-        pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
-    cutoff = row_snapshot * cadence_us
-    stamp = pa.timestamp("us", tz="UTC")
-    return pa.table(
-        {
-            "engagement_key": encoded.dictionary.take(pa.array(codes[starts[:-1]][row_key])),
-            "event_timestamp": pa.array(cutoff + lag_us, pa.int64()).cast(stamp),
-            "cutoff": pa.array(cutoff, pa.int64()).cast(stamp),
-            "row": rows,
-        }
-    )
+    level = plan.level
+    shape = (plan.contribution, plan.windows, plan.crc, mass_column(level), level.cap, plan.stride)
+    at = (0, 0)
+    while at[0] < len(starts) - 1:
+        data, ends, row_key, row_snapshot, at = build_rows(
+            starts, *columns, *shape, last_snapshot, *at, chunk_bytes
+        )
+        offsets = np.concatenate((np.zeros(1, np.int64), ends))
+        rows = pa.Array.from_buffers(
+            pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        )
+        cutoff = row_snapshot * cadence_us
+        stamp = pa.timestamp("us", tz="UTC")
+        yield pa.table(
+            {
+                "engagement_key": names.take(pa.array(row_key)),
+                "event_timestamp": pa.array(cutoff + lag_us, pa.int64()).cast(stamp),
+                "cutoff": pa.array(cutoff, pa.int64()).cast(stamp),
+                "row": rows,
+            }
+        )

@@ -13,74 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from ray.train import UserCallback
 from torch import distributed as dist
 
-from interactrank.baselines import build, config_of
-from interactrank.batch import Batch, collate
-from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.stacking import cross_fitted, hold_out, refit
-from interactrank.trainer import TrainConfig, Trainer, fit_statistics
+from interactrank.baselines import config_of
+from interactrank.batch import Batch
+from interactrank.model import ModelConfig
+from interactrank.stacking import calibrate, cross_fitted, hold_out, refit
+from interactrank.trainer import TrainConfig, Trainer
 from prerank.bundle import save_bundle
-from prerank.catalogue import load_catalogue
 from prerank.config import typed
 from prerank.errors import DataError
-from prerank.features import schema_of
 from prerank.home import Home
-from prerank.training_set import read_split, to_arrays
+from prerank.reader import Reader, new_model
 
-STATISTICS_REQUESTS = 4096
 HELD_OUT_BATCHES = 40
 TRAINER = "trainer.pt"
-
-
-class Reader:
-    """Turns tables of examples into batches for one log's schema and catalogue."""
-
-    def __init__(self, home: Home) -> None:
-        manifest = home.read_json(home.manifest, "prerank ingest")
-        self.home = home
-        self.schema: FeatureSchema = schema_of(manifest)
-        self.catalogue: Catalogue = load_catalogue(home, manifest)
-        self.table = self.catalogue.table()
-
-    def batch(self, table: pa.Table) -> Batch:
-        """One batch of all requests of ``table``."""
-        arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
-        return collate(arrays, self.catalogue, self.table, len(self.schema.heads))
-
-    def tables(self, name: str) -> Iterator[pa.Table]:
-        """Tables of a split, in time order."""
-        yield from read_split(self.home, name)
-
-    def split(self, name: str, size: int, seed: int | None = None) -> Iterator[Batch]:
-        """Batches of a split; with a seed, files and the requests within each are shuffled."""
-        tables = list(self.tables(name))
-        rng = np.random.default_rng(seed)
-        for i in rng.permutation(len(tables)) if seed is not None else range(len(tables)):
-            table = tables[i]
-            if seed is not None:
-                table = table.take(pa.array(rng.permutation(len(table))))
-            for start in range(0, len(table), size):
-                yield self.batch(table.slice(start, size))
-
-
-def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
-    """A seeded model with its feature statistics set from the first training requests."""
-    torch.manual_seed(train.seed)
-    model = build(config, reader.schema, reader.catalogue)
-    tables, rows = [], 0
-    for table in reader.tables("train"):
-        tables.append(table.slice(0, STATISTICS_REQUESTS - rows))
-        rows += len(tables[-1])
-        if rows >= STATISTICS_REQUESTS:
-            break
-    fit_statistics(model, [reader.batch(t) for t in tables])
-    return model
 
 
 @dataclass(frozen=True)
@@ -129,6 +78,8 @@ def fit(
         state = trainer.state() | {"progress": asdict(since)}
         if config.stacking and held and fusion.crosses:
             refit(fusion, held, config.loss)
+        if held and reader.shown:
+            calibrate(fusion, held)
         after_epoch({**asdict(report), "best_mrr": since.best}, improved, state)
         fusion.load_state_dict(trained)
 
@@ -172,8 +123,7 @@ def fit_neural(
         if improved:
             save_bundle(folder, model, reader.catalogue, {"name": name})
 
-    fit(trainer, reader, lambda e: reader.split("train", config.batch_requests, config.seed + e),
-        after_epoch)  # fmt: skip
+    fit(trainer, reader, reader.epochs(config), after_epoch)
     return history
 
 
@@ -232,11 +182,12 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     def batches(epoch: int) -> Iterator[Batch]:
         size = max(config.batch_requests // context.get_world_size(), 1)
+        rng = np.random.default_rng((config.seed, epoch, rank))
         for table in shard.iter_batches(
             batch_size=size, batch_format="pyarrow", prefetch_batches=2,
             local_shuffle_buffer_size=8 * size, local_shuffle_seed=config.seed + epoch,
         ):  # fmt: skip
-            yield reader.batch(table)
+            yield reader.batch(table, reader.negatives(rng, config.random_negatives))
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -38,8 +38,9 @@ from prerank.examples import catalogue_candidates, offline_inputs, request_array
 from prerank.features import schema_of
 from prerank.home import Home, write_json
 from prerank.rayrun import ray_map
+from prerank.reader import Reader, new_model
 from prerank.requests import Splits
-from prerank.train import Reader, fit, new_model
+from prerank.train import fit
 from prerank.training_set import event_days, requests_between
 
 METRICS = ("hits@3", "mrr", "hits@10")
@@ -95,9 +96,9 @@ class TrialReader(Reader):
         """Tables of the sample."""
         yield from self.sampled[name]
 
-    def batch(self, table: pa.Table) -> Batch:
-        """One batch of all requests of ``table``."""
-        batch = super().batch(table)
+    def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
+        """One batch of all requests of ``table``, less the blanked features."""
+        batch = super().batch(table, negatives)
         batch.x[:, self.off] = 0.0
         return batch
 
@@ -175,8 +176,7 @@ def fitted_model(home: Home, trial: Trial, budget: Budget) -> tuple[InteractRank
         if improved or not kept:
             kept.update({k: v.clone() for k, v in model.state_dict().items()})
 
-    fit(trainer, reader, lambda e: reader.split("train", config.batch_requests, config.seed + e),
-        0, after_epoch)  # fmt: skip
+    fit(trainer, reader, reader.epochs(config), after_epoch)
     model.load_state_dict(kept)
     return model.eval(), reader, len(epochs)
 

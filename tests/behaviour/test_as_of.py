@@ -10,26 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from interactrank.rows import unpack
 from interactrank.schema import (
     ENGAGE,
-    HISTORY_LENGTH,
-    HISTORY_TTL_DAYS,
     LEVELS,
     USER_CROSS,
     WINDOWS,
     FeatureSchema,
 )
 from interactrank.text import engagement_keys
-from prerank.asof import MISSING, as_of
+from prerank.asof import MISSING
 from prerank.catalogue import load_catalogue
 from prerank.examples import offline_inputs, request_arrays, shown_candidates
 from prerank.features import FeatureConfig, schema_of
@@ -308,112 +304,3 @@ def test_labels_are_engagements_inside_the_window(
     assert manifest["head_order"] == ["engagement", "save", "long_click"]
     assert (labels[soon], labels[last], labels[late]) == (saved, saved, 0)
     assert (weights[soon], weights[last], weights[late]) == (7.0, 7.0, 5.0)
-
-
-# ---- The join itself ------------------------------------------------------------------------
-
-
-def feature_table(folder: Path, frame: pd.DataFrame, files: int) -> None:
-    for i in range(files):
-        part = frame[frame.index % files == i]
-        table = pa.table({
-            "key": pa.array(part["key"], pa.string()),
-            "event_timestamp": pa.array(part["time"].to_numpy()).cast(STAMP),
-            "value": part["value"].to_numpy(),
-        })  # fmt: skip
-        pq.write_table(table, folder / f"{i}.parquet", row_group_size=17)
-
-
-def test_as_of_equals_pandas(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    frame = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 30, 600)],
-                          "time": rng.integers(0, 200, 600)})  # fmt: skip
-    frame = frame.drop_duplicates().reset_index(drop=True)
-    frame["value"] = rng.permutation(len(frame))
-    feature_table(tmp_path, frame, 3)
-    # A range of 200 microseconds makes exact ties common; k30 to k39 have no row at all.
-    asked = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 40, 2000)],
-                          "time": rng.integers(-5, 205, 2000)})  # fmt: skip
-    joined = as_of(tmp_path, "key", pa.array(asked["key"]),
-                   pa.array(asked["time"].to_numpy()).cast(STAMP), ("value",))  # fmt: skip
-    values = joined.values["value"].to_numpy()
-    stamps = joined.values["event_timestamp"].cast(pa.int64()).to_numpy()
-    found = joined.index >= 0
-    expected = pd.merge_asof(
-        asked.reset_index().sort_values("time", kind="stable"),
-        frame.rename(columns={"time": "stamp"}).sort_values("stamp"),
-        left_on="time", right_on="stamp", by="key",
-    ).set_index("index").sort_index()  # fmt: skip
-    assert (expected["stamp"] == expected["time"]).sum() > 50, "no exact ties to tell apart"
-    np.testing.assert_array_equal(found, expected["value"].notna().to_numpy())
-    assert 0 < found.sum() < len(found)
-    np.testing.assert_array_equal(values[joined.index[found]], expected["value"][found])
-    np.testing.assert_array_equal(stamps[joined.index[found]], expected["stamp"][found])
-    assert len(joined.values) == len(np.unique(joined.index[found])), "a row was fetched twice"
-
-
-def test_as_of_without_any_match(tmp_path: Path) -> None:
-    feature_table(tmp_path, pd.DataFrame({"key": ["a"], "time": [10], "value": [1]}), 1)
-    times = pa.array([9, 50]).cast(STAMP)
-    joined = as_of(tmp_path, "key", pa.array(["a", "b"]), times, ("value",))
-    assert joined.index.tolist() == [MISSING, MISSING]
-    assert len(joined.values) == 0
-
-
-# ---- Histories ------------------------------------------------------------------------------
-
-
-def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int]]]:
-    inputs = offline_inputs(home, pa.Table.from_pandas(asked))
-    entries = list(zip(inputs.hist_items.tolist(), inputs.hist_actions.tolist(),
-                       inputs.hist_times.tolist(), strict=True))  # fmt: skip
-    return [entries[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]]
-            for b in range(len(asked))]  # fmt: skip
-
-
-def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -> None:
-    manifest = tiny_world.read_json(tiny_world.manifest, "ingest")
-    asked = tiny_log.drop_duplicates("request_id").reset_index(drop=True)
-    found = histories(tiny_world, asked[["query", "user_id", "request_time"]])
-    engaged = tiny_log[tiny_log["action"] != "impression"]
-    longest = 0
-    for probe, history in zip(asked.to_dict("records"), found, strict=True):
-        own = engaged[(engaged["user_id"] == probe["user_id"])
-                      & (engaged["event_time"] < probe["request_time"])]  # fmt: skip
-        entries = sorted(
-            (t.value // 1000, i, manifest["actions"].index(a))
-            for t, i, a in zip(own["event_time"], own["item_id"], own["action"], strict=True)
-        )
-        last = entries[-HISTORY_LENGTH:]
-        assert [t for _, _, t in history] == [t for t, _, _ in last]
-        assert sorted((t, i, a) for i, a, t in history) == last
-        longest = max(longest, len(history))
-    assert longest > 20
-
-
-def test_histories_are_capped_and_expire(build: BuildHome, tmp_path: Path) -> None:
-    start = pd.Timestamp("2021-03-01T12:00:00Z")
-    clicks: list[dict[str, Any]] = []
-    for i in range(150):
-        at = start + pd.Timedelta(minutes=i // 2)  # two at every instant
-        clicks.append({"user_id": "busy", "item_id": i, "event_time": at})
-    clicks.append({"user_id": "once", "item_id": 7, "event_time": start})
-    events = pd.DataFrame(clicks).assign(query="shoes", action="click")
-    events["request_time"] = events["event_time"]
-    items = pd.DataFrame({"item_id": range(150), "title": "shoe"})
-    home = build(tmp_path, events, items, segments=[])
-    last, ttl = start + pd.Timedelta(minutes=74), HISTORY_TTL_DAYS * DAY
-    asked = [
-        ("busy", last), ("busy", last + US), ("busy", last + DAY), ("busy", last + US + ttl),
-        ("busy", last + 2 * US + ttl), ("once", start), ("once", start + US),
-        ("once", start + US + ttl), ("once", start + 2 * US + ttl), ("never", last),
-    ]  # fmt: skip
-    frame = pd.DataFrame(asked, columns=["user_id", "request_time"]).assign(query="shoes")
-    frame["request_time"] = frame["request_time"].astype("datetime64[us, UTC]")
-    found = histories(home, frame)
-    # A row is stamped one microsecond after its last event, and lives for the ttl from there.
-    assert [len(h) for h in found] == [100, 100, 100, 100, 0, 0, 1, 1, 0, 0]
-    assert {i for i, _, _ in found[0]} == set(range(48, 148))
-    assert {i for i, _, _ in found[1]} == set(range(50, 150))
-    times = [t for _, _, t in found[1]]
-    assert times == sorted(times), "a history is oldest first"

@@ -23,9 +23,9 @@ from prerank.home import Home
 from prerank.index import build_index
 from prerank.parity import check_parity
 from prerank.parity_report import Parity
+from prerank.reader import Reader, new_model
 from prerank.services import free_port
 from prerank.store import materialise, open_store
-from prerank.train import Reader, new_model
 from prerank.training_set import read_split
 
 SMALL = ModelConfig(width=16, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))

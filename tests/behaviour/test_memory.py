@@ -66,7 +66,7 @@ def repeated(home: Home, root: Path, times: int) -> Home:
     )
     for i in range(times):
         copy = events
-        for name in ("request_time", "event_time"):
+        for name in ("request_time", "event_time", "known_time"):
             at = events[name].cast(pa.int64()).to_numpy() + i * DAYS * DAY_US
             field = copy.schema.get_field_index(name)
             copy = copy.set_column(field, name, pa.array(at).cast(events[name].type))
@@ -80,7 +80,7 @@ def repeated(home: Home, root: Path, times: int) -> Home:
     longer.items.parent.mkdir(parents=True)
     longer.items.write_bytes(home.items.read_bytes())
     last = pd.Timestamp(manifest["last_time"]) + pd.Timedelta(days=DAYS * (times - 1))
-    manifest["rows"]["out"] *= times
+    manifest["events"] *= times
     manifest["last_time"] = last.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     write_json(longer.manifest, manifest)
     return longer

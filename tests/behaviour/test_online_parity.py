@@ -35,6 +35,7 @@ from prerank.features import FeatureConfig, build_features, schema_of
 from prerank.home import Home, write_json
 from prerank.ids import ItemIds
 from prerank.index import encode_slice
+from prerank.ingest_known import VERSION
 from prerank.online import OnlineFeatures
 from prerank.store import REDIS_ENV, apply, materialise, materialised_path
 
@@ -51,7 +52,8 @@ MANIFEST = {
     "segments": ["country", "device"],
     "retriever": ["rank"],
     "numeric": [],
-    "rows": {"out": EVENTS},
+    "version": VERSION,
+    "events": EVENTS,
     "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
     "fingerprint": "one",
     "ids": "integer",
@@ -65,13 +67,15 @@ def log() -> pd.DataFrame:
     time = np.sort(rng.integers(START, START + DAYS * DAY, EVENTS))
     # Items follow the query, so that rows have something to say.
     query = rng.integers(0, len(texts), EVENTS)
+    stamp = pd.to_datetime(time.astype("datetime64[us]"), utc=True)
     return pd.DataFrame(
         {
             "user_id": [f"u{n}" for n in rng.integers(0, USERS, EVENTS)],
             "query": [texts[q] for q in query],
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
             "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
-            "event_time": pd.to_datetime(time.astype("datetime64[us]"), utc=True),
+            "event_time": stamp,
+            "known_time": stamp,
             "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
             "device": rng.choice(["mobile", "tv"], EVENTS),
             "event_id": rng.integers(-(2**62), 2**62, EVENTS),

@@ -20,10 +20,11 @@ from interactrank.trainer import TrainConfig, Trainer
 from prerank.bundle import save_bundle
 from prerank.examples import offline_inputs, request_arrays, shown_candidates
 from prerank.home import Home
+from prerank.reader import Reader, new_model
 from prerank.requests import Splits
 from prerank.rivals import FITTED, NEURAL, Neural, Ranker, load_ranker
 from prerank.simulate import simulate
-from prerank.train import Reader, new_model, total_steps
+from prerank.train import total_steps
 from prerank.training_set import event_days, requests_between
 
 BuildHome = Callable[..., Home]

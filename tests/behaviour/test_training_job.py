@@ -19,7 +19,8 @@ from interactrank.trainer import TrainConfig, mark_known
 from prerank import tracking, train
 from prerank.bundle import WEIGHTS
 from prerank.home import Home
-from prerank.train import Progress, Reader, fit, new_model, run_training
+from prerank.reader import Reader, new_model
+from prerank.train import Progress, fit, run_training
 from prerank.training_set import read_split
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,),

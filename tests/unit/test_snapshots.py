@@ -11,7 +11,7 @@ import pytest
 
 from interactrank.rows import Row, unpack
 from interactrank.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
-from prerank.snapshots import LevelPlan, shard_rows
+from prerank.snapshots import CHUNK_BYTES, LevelPlan, shard_rows
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -33,10 +33,20 @@ def stream(rng: np.random.Generator, events: int, days: int, cadence: int) -> pd
     return frame.sort_values(["key", "bucket"], kind="stable")
 
 
-def built(frame: pd.DataFrame, level: Level, cadence: int, last: int, lag: int = 0) -> pa.Table:
-    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket")})
+def built(
+    frame: pd.DataFrame,
+    level: Level,
+    cadence: int,
+    last: int,
+    lag: int = 0,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> pa.Table:
+    frame = frame if "known" in frame else frame.assign(known=frame["bucket"])
+    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket", "known")})
     events = events.append_column("key", pa.array(frame["key"].tolist(), pa.string()))
-    return shard_rows(LevelPlan.of(SCHEMA, level, cadence), events, cadence, lag, last)
+    plan = LevelPlan.of(SCHEMA, level, cadence)
+    chunks = list(shard_rows(plan, events, cadence, lag, last, chunk_bytes))
+    return pa.concat_tables(chunks) if chunks else pa.table({"row": []})
 
 
 def micros(table: pa.Table, column: str) -> np.ndarray:
@@ -57,6 +67,8 @@ def recount(
     """Item -> column -> count, from the raw times: a window holds whole buckets before cutoff."""
     cutoff = snapshot * cadence
     past = frame[(frame.key == key) & (frame.time < cutoff)]
+    if "known" in past:
+        past = past[past.known < snapshot]
     counts = {int(i): dict.fromkeys(SCHEMA.columns(level), 0.0) for i in past.item_id}
     for row in past.itertuples():
         action = SCHEMA.actions[row.action]
@@ -73,12 +85,21 @@ def recount(
 CADENCES = [HOUR, 6 * HOUR, DAY]
 
 
+def with_late(frame: pd.DataFrame, rng: np.random.Generator, cadence: int) -> pd.DataFrame:
+    """A third of the events became known later, some after their shorter windows had closed."""
+    delay = rng.choice([0, 0, 1, 24, 10 * 24, 45 * 24], len(frame)) * HOUR // cadence
+    return frame.assign(known=frame.bucket + delay).sort_values(["key", "known"], kind="stable")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["timely", "late"])
 @pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_latest_row_is_a_recount_at_that_snapshot(level: Level, seed: int) -> None:
+def test_the_latest_row_is_a_recount_at_that_snapshot(level: Level, seed: int, late: bool) -> None:
     rng = np.random.default_rng([seed, ord(level.prefix)])
     cadence = CADENCES[seed % 3]
     frame = stream(rng, [3, 40, 250, 120][seed], [60, 45, 20, 3][seed], cadence)
+    if late:
+        frame = with_late(frame, rng, cadence)
     first, end = frame.bucket.min(), frame.bucket.max() + 40 * DAY // cadence
     stride = DAY // cadence if level.daily else 1
     table = built(frame, level, cadence, end)
@@ -112,6 +133,28 @@ def test_what_happens_at_or_after_a_cutoff_changes_no_row_before(level: Level) -
         past = built(frame[frame.time < snapshot * HOUR], level, HOUR, int(snapshot))
         before = whole.filter(pa.array(micros(whole, "cutoff") <= snapshot * HOUR))
         assert past.equals(before)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
+def test_what_becomes_known_later_changes_no_row_before(level: Level) -> None:
+    rng = np.random.default_rng(6)
+    frame = with_late(stream(rng, 200, 30, HOUR), rng, HOUR)
+    whole = built(frame, level, HOUR, int(frame.known.max()) + 1)
+    for snapshot in rng.choice(frame.known, 8):
+        past = built(frame[frame.known < snapshot], level, HOUR, int(snapshot))
+        assert past.equals(whole.filter(pa.array(micros(whole, "cutoff") <= snapshot * HOUR)))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 300, 5_000])
+def test_chunks_make_the_same_table(chunk_bytes: int) -> None:
+    """A chunk may end anywhere, even within one key's rows."""
+    rng = np.random.default_rng(7)
+    frame = with_late(stream(rng, 300, 40, HOUR), rng, HOUR)
+    for level in LEVELS:
+        whole = built(frame, level, HOUR, int(frame.known.max()) + 900)
+        parts = built(frame, level, HOUR, int(frame.known.max()) + 900, chunk_bytes=chunk_bytes)
+        assert parts["row"].num_chunks > max(whole["row"].nbytes // (chunk_bytes + 500), 2)
+        assert parts.equals(whole)
 
 
 def test_rows_are_rewritten_only_where_something_changed() -> None:

@@ -1,0 +1,83 @@
+"""From the training set's tables to batches, and to a model that knows their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from interactrank.baselines import build
+from interactrank.batch import Batch, collate
+from interactrank.catalogue import Catalogue
+from interactrank.model import InteractRank, ModelConfig
+from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.trainer import TrainConfig, fit_statistics
+from prerank.catalogue import load_catalogue
+from prerank.features import schema_of
+from prerank.home import Home
+from prerank.training_set import read_split, to_arrays
+
+STATISTICS_REQUESTS = 4096
+
+
+class Reader:
+    """Turns tables of examples into batches for one log's schema and catalogue."""
+
+    def __init__(self, home: Home) -> None:
+        manifest = home.read_json(home.manifest, "prerank ingest")
+        self.home = home
+        self.shown: bool = manifest["has_impressions"]
+        self.schema: FeatureSchema = schema_of(manifest)
+        self.catalogue: Catalogue = load_catalogue(home, manifest)
+        self.table = self.catalogue.table()
+
+    def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
+        """One batch of all requests of ``table``; ``negatives`` as in :func:`collate`."""
+        arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
+        return collate(arrays, self.catalogue, self.table, len(self.schema.heads), negatives)
+
+    def negatives(self, rng: np.random.Generator, many: int) -> NDArray[np.int64] | None:
+        """``many`` random items for a batch; none where candidates are random items already."""
+        return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
+
+    def tables(self, name: str) -> Iterator[pa.Table]:
+        """Tables of a split, in time order."""
+        yield from read_split(self.home, name)
+
+    def split(
+        self, name: str, size: int, seed: int | None = None, negatives: int = 0
+    ) -> Iterator[Batch]:
+        """Batches of a split; with a seed, files and the requests within each are shuffled, and
+        ``negatives`` random items join each batch.
+        """
+        tables = list(self.tables(name))
+        rng = np.random.default_rng(seed)
+        for i in rng.permutation(len(tables)) if seed is not None else range(len(tables)):
+            table = tables[i]
+            if seed is not None:
+                table = table.take(pa.array(rng.permutation(len(table))))
+            for start in range(0, len(table), size):
+                yield self.batch(table.slice(start, size), self.negatives(rng, negatives))
+
+    def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:
+        """Shuffled training batches of each epoch, for one worker."""
+        return lambda epoch: self.split(
+            "train", config.batch_requests, config.seed + epoch, config.random_negatives
+        )
+
+
+def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
+    """A seeded model with its feature statistics set from the first training requests."""
+    torch.manual_seed(train.seed)
+    model = build(config, reader.schema, reader.catalogue)
+    tables, rows = [], 0
+    for table in reader.tables("train"):
+        tables.append(table.slice(0, STATISTICS_REQUESTS - rows))
+        rows += len(tables[-1])
+        if rows >= STATISTICS_REQUESTS:
+            break
+    fit_statistics(model, [reader.batch(t) for t in tables])
+    return model

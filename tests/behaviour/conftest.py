@@ -1,0 +1,77 @@
+"""Frames to be ingested, and what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from prerank.home import Home
+from prerank.ingest import ingest
+from prerank.ingest_report import IngestReport
+from prerank.log import LogMapping
+
+START = pd.Timestamp("2024-03-01T23:59:00Z")
+
+
+class Case:
+    """Writes frames, ingests them into one home and reads what came of it."""
+
+    items = pd.DataFrame({"item_id": range(7), "title": [f"Item {i}" for i in range(7)]})
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.home = root, Home.at(root / "home")
+
+    def ingest(
+        self,
+        events: pd.DataFrame | list[pd.DataFrame],
+        catalogue: pd.DataFrame | None = None,
+        /,
+        replace: bool = False,
+        **mapping: Any,
+    ) -> IngestReport:
+        folder = self.root / "log"
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for at, part in enumerate(events if isinstance(events, list) else [events]):
+            part.to_parquet(folder / f"{at}.parquet")
+        (self.items if catalogue is None else catalogue).to_parquet(self.root / "items.parquet")
+        chosen = LogMapping.model_validate(mapping)
+        return ingest(folder, self.root / "items.parquet", self.home, chosen, replace)
+
+    def events(self) -> pd.DataFrame:
+        return pads.dataset(str(self.home.events)).to_table().to_pandas()
+
+    def catalogue(self) -> pd.DataFrame:
+        return pq.read_table(self.home.items).to_pandas()
+
+    def quarantine(self) -> pd.DataFrame:
+        return pads.dataset(str(self.home.quarantine)).to_table().to_pandas()
+
+    @staticmethod
+    def log(rows: int = 40) -> pd.DataFrame:
+        """A clean canonical log: two rows a request, one minute apart, over two days."""
+        at = pd.Series(range(rows))
+        asked = START + pd.to_timedelta(at // 2, unit="min")
+        return pd.DataFrame(
+            {
+                "request_id": "r" + (at // 2).astype(str),
+                "request_time": asked,
+                "event_time": asked + pd.to_timedelta(at % 2 * 5, unit="s"),
+                "user_id": "u" + (at // 2 % 3).astype(str),
+                "query": "  Red   SHOES " + (at // 2 % 4).astype(str),
+                "item_id": at % 7,
+                "action": ["impression" if i % 2 == 0 else "click" for i in at],
+                "position": at % 2 + 1,
+            }
+        )
+
+
+@pytest.fixture
+def case(ray_local: None, tmp_path: Path) -> Case:
+    return Case(tmp_path)

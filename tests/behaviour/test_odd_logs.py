@@ -81,7 +81,7 @@ def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def run(
     tmp_path: Path, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, shared_mlflow: str,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, ray_local: None,
 ) -> Callable[[Callable[..., Frames]], Path]:  # fmt: skip
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_mlflow)

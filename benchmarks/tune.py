@@ -3,7 +3,7 @@
     python benchmarks/tune.py --home HOME [--home HOME2] [--config JOB.yaml] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled. Each model gets the same grid, so the same
-number of trials: learning rate × share of the in-batch softmax × weight decay. A trial trains on
+number of trials: learning rate × share of the in-batch softmax × power of log Q. A trial trains on
 the same sample and is measured on the later half of the validation requests, with their whole
 candidates (:mod:`prerank.trials`); the test split takes no part. Where several homes are given,
 the choice is the configuration with the best mean over homes of MRR relative to the home's best,
@@ -31,16 +31,16 @@ MODELS = {"interactrank": Neural(), **NEURAL}
 GRID: dict[str, tuple[float, ...]] = {
     "learning_rate": (1e-3, 3e-3, 1e-2),
     "softmax": (0.1, 1.0),
-    "weight_decay": (1e-4, 1e-2),
+    "log_q_power": (0.5, 1.0),
 }
 Point = tuple[float, ...]
 
 
 def configured(train: TrainConfig, point: Point) -> TrainConfig:
     """``train`` with a point of the grid."""
-    rate, softmax, decay = point
-    loss = replace(train.loss, softmax=softmax)
-    return replace(train, learning_rate=rate, weight_decay=decay, loss=loss)
+    rate, softmax, power = point
+    loss = replace(train.loss, softmax=softmax, log_q_power=power)
+    return replace(train, learning_rate=rate, loss=loss)
 
 
 def trials(config: JobConfig, models: list[str], grid: list[Point]) -> dict[tuple[str, Point], Any]:

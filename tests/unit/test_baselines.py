@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.samples import SCHEMA, arrays, batch, new_model
+from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 
 from interactrank.batch import RequestArrays
 from interactrank.losses import LossConfig
@@ -126,7 +126,7 @@ def test_without_its_correction_the_in_batch_softmax_is_another_loss() -> None:
     for corrected in (True, False):
         config = TrainConfig(loss=LossConfig(softmax_log_q=corrected, pointwise=0, listwise=0))
         trainer = Trainer(new_model(replace(SMALL, dropout=0.0, id_dropout=0.0)), config, 10)
-        trainer.step(batch(requests := arrays()))
+        trainer.step(batch(requests_of(requests := arrays(), [0, 2])))
         with torch.no_grad():
             losses.append(float(trainer.loss(batch(replace(requests, x=requests.x * 2)))))
     assert losses[0] != losses[1]

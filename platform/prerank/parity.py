@@ -262,25 +262,34 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
         what = f"degraded {asked.answer['degraded']}" if asked.answer["degraded"] else "items"
         found.note({what: (float("inf"), 1.0)}, full, where)
         return
-    x = np.array(
-        [[served[i]["features"].get(n, 0.0) for n in expected["names"]] for i in ids], np.float32
-    ).reshape(expected["x"].shape)
-    statistics = [asked.answer["request_features"].get(n, 0.0) for n in REQUEST_NUMERIC]
+    names = expected["names"]
+    x = _numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
+    statistics = asked.answer["request_features"]
+    request = _numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
     tolerances = {
         "dot": DOT_TOLERANCE,
         "prior": PRIOR_TOLERANCE,
         "score": DOT_TOLERANCE * expected["scale"] + PRIOR_TOLERANCE,
     }
-    differences = {
-        n: (float(d), FEATURE_TOLERANCE)
-        for n, d in zip(expected["names"], np.abs(x - expected["x"]).max(0, initial=0), strict=True)
+    gaps = {
+        **dict(zip(names, _gaps(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
+        **dict(zip(REQUEST_NUMERIC, _gaps(request[None], expected["request"][None]), strict=True)),
     }
-    differences |= {
-        n: (float(abs(a - b)), FEATURE_TOLERANCE)
-        for n, a, b in zip(REQUEST_NUMERIC, statistics, expected["request"], strict=True)
-    }
+    differences = {name: (gap, FEATURE_TOLERANCE) for name, gap in gaps.items()}
     for name, tolerance in tolerances.items():
         online = np.array([served[i][name] for i in ids])
         gap = float(np.abs(online - expected[name]).max(initial=0))
         differences[name] = gap, tolerance
     found.note(differences, full, where)
+
+
+def _numbers(values: list[Any]) -> NDArray[np.float32]:
+    """Answered numbers as an array; JSON has null for NaN, which a missing statistic is."""
+    return np.array(values, np.float32)
+
+
+def _gaps(served: NDArray[np.float32], expected: NDArray[np.float32]) -> list[float]:
+    """Largest difference of each column; two missing values agree, one makes the difference NaN."""
+    both = np.isnan(served) & np.isnan(expected)
+    found: list[float] = np.where(both, 0.0, np.abs(served - expected)).max(0, initial=0).tolist()
+    return found

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from interactrank.model import ModelConfig
 from interactrank.trainer import TrainConfig, mark_known
 from prerank import parity, registry
 from prerank.api import RequestError, parse_raw
-from prerank.bundle import save_bundle
+from prerank.bundle import load_bundle, save_bundle
 from prerank.engine import Engine, ServeConfig
 from prerank.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
 from prerank.events import Event, HistoryWriter
+from prerank.examples import offline_inputs
 from prerank.features import schema_of
 from prerank.home import Home
 from prerank.index import build_index
@@ -135,6 +138,31 @@ def test_little_to_compare_is_no_success() -> None:
     broken.note({"score": (float("nan"), 1e-3)}, True, "user 'u', query 'q'")
     with pytest.raises(PrerankError, match="score differs by nan"):
         broken.check()
+
+
+def test_missing_values_agree_with_missing_values_only() -> None:
+    nan = float("nan")
+    served = parity._numbers([[None, 1.0, None], [0.5, 1.0, 2.0]])
+    expected = np.array([[nan, 1.0, 3.0], [0.5, 1.25, 2.0]], np.float32)
+    gaps = parity._gaps(served, expected)
+    assert gaps[:2] == [0.0, 0.25]
+    assert np.isnan(gaps[2])
+
+
+def test_a_user_without_a_history_is_compared(home: Home, live: Engine) -> None:
+    search = {"query": "red", "user_id": "nobody", "request_time": None}
+    ids = Reader(home).catalogue.ids[:3]
+    until = home.read_json(parity.materialised_path(home), "")["until_us"]
+    stamp = pa.array([until], pa.timestamp("us", tz="UTC"))
+    table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
+    asked = parity._ask(parity.URL, table, [ids], until)
+    assert None in asked[0].answer["request_features"].values()
+    manifest = home.read_json(home.manifest, "")
+    inputs = parity._as_seen(home, manifest, table, offline_inputs(home, table), asked)
+    (expected,) = parity._expected(load_bundle(home.root / "models" / "1"), table, inputs, asked)
+    found = Parity()
+    parity._compare(found, asked[0], expected)
+    assert (found.compared, found.equal) == (1, 1), found.example
 
 
 def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:

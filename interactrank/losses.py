@@ -30,8 +30,8 @@ class LossConfig:
     listwise: float = 1.0
     softmax: float = 0.1
     log_q_power: float = 0.5
-    softmax_log_q: bool = True
     head_weights: tuple[float, ...] = (20.0, 7.0, 20.0)
+    softmax_log_q: bool = True
 
 
 def pointwise_loss(

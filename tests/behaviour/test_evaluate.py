@@ -16,6 +16,7 @@ import torch
 
 from interactrank.model import InteractRank, ModelConfig
 from prerank import counterfactual, evaluate
+from prerank.baselines.simple import ColumnRanker
 from prerank.bundle import save_bundle
 from prerank.catalogue import load_catalogue
 from prerank.counterfactual import Propensities, estimate
@@ -23,7 +24,6 @@ from prerank.features import schema_of
 from prerank.home import Home
 from prerank.measures import places_of
 from prerank.requests import Splits
-from prerank.rivals import ColumnRanker
 from prerank.training_set import event_days, requests_between
 
 RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")

@@ -72,11 +72,12 @@ class Fusion(nn.Module):
         for name, value in (("slope", 1.0), ("shift", 0.0)):
             self.register_buffer(name, torch.full((heads,), value))
         self.crosses = crosses
+        self.gate: nn.Linear | None = None
         if not crosses:
             return
         self.weight = nn.Parameter(torch.full((crosses,), 0.1))
-        self.gate = nn.Linear(statistics, crosses + 1, bias=False) if gated else None
-        if self.gate is not None:
+        if gated:
+            self.gate = nn.Linear(statistics, crosses + 1, bias=False)
             nn.init.zeros_(self.gate.weight)
         self.hidden: nn.Module | None = None
         if hidden:

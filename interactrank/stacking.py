@@ -23,8 +23,8 @@ from interactrank.model import InteractRank
 
 ITERATIONS = 40
 NEWTON_STEPS, RIDGE = 30, 1e-6
-PULL = 1e-3
-"""Strength of the L2 pull of g towards what training found."""
+PULL, GATE_PULL = 1e-3, 1e-2
+"""Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +85,33 @@ def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> 
 
 
 def refit(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> None:
-    """Fit the fusion's parameters on held-out batches by L-BFGS, in place."""
+    """Fit the fusion's parameters on held-out batches by L-BFGS, in place.
+
+    Each is pulled towards what training found, but the gates towards 0, which is one set of weights
+    for all requests: there are many of them, and held-out requests are few.
+    """
     parameters = list(fusion.parameters())
-    start = [p.detach().clone() for p in parameters]
+    before = [p.detach().clone() for p in parameters]
+    gates = None if fusion.gate is None else fusion.gate.weight
+    if gates is not None:
+        gates.data.zero_()
+    anchors = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = fusion_loss(fusion, held, config)
         if fusion.crosses:
-            pulls = zip(parameters, start, strict=True)
-            loss = loss + PULL * sum(((p - s) ** 2).sum() for p, s in pulls)
+            for p, anchor in zip(parameters, anchors, strict=True):
+                loss = loss + (GATE_PULL if p is gates else PULL) * ((p - anchor) ** 2).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
     if not all(torch.isfinite(p).all() for p in parameters):
         with torch.no_grad():
-            for parameter, before in zip(parameters, start, strict=True):
-                parameter.copy_(before)
+            for parameter, was in zip(parameters, before, strict=True):
+                parameter.copy_(was)
 
 
 def calibrate(fusion: Fusion, held: Sequence[HeldOut]) -> None:

@@ -21,6 +21,7 @@ FULL = "full"
 FILE = "ablations.json"
 FAMILIES: dict[str, tuple[str, ...]] = {
     "exact query": ("q:",),
+    "segments": ("s:",),
     "compact query": ("c:",),
     "tokens": ("t:",),
     "sub-words": ("g:", "thin:g:"),
@@ -28,6 +29,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "user x item": ("user:", "thin:user:"),
     "thinness": ("thin:",),
     "item age": ("item:log_age_days", "item:age_unknown"),
+    "fresh items": ("fresh:",),
+    "retriever": ("retriever:",),
 }
 """Family of cross features -> what its columns begin with."""
 
@@ -63,7 +66,7 @@ def _plain(model: ModelConfig) -> ModelConfig:
 
 
 def families(schema: FeatureSchema) -> dict[str, tuple[str, ...]]:
-    """Family -> its columns; columns of no family are "other"."""
+    """Family -> its columns, where the schema has some; columns of no family are "other"."""
     found = {f: tuple(c for c in schema.cross if c.startswith(starts))
              for f, starts in FAMILIES.items()}  # fmt: skip
     known = {c for columns in found.values() for c in columns}
@@ -87,6 +90,12 @@ def variants(schema: FeatureSchema) -> list[Variant]:
                 train=_loss(log_q_power=0.0, softmax_log_q=False)),
         Variant("no stacking", "refit of the fusion on held-out requests",
                 train=lambda train: replace(train, stacking=False)),
+        Variant("no settling", "last passes over the held-out requests",
+                train=lambda train: replace(train, settle_passes=0)),
+        Variant("no performing items", "items that perform for the query",
+                _model(performing=False)),
+        Variant("fixed fusion weights", "dependence of the fusion on the request",
+                _model(gated=False)),
         Variant("no cross features", f"all {len(schema.cross)} cross features",
                 blanked=schema.cross),
         *(Variant(f"no {family}", f"cross features: {', '.join(columns)}", blanked=columns)

@@ -50,8 +50,9 @@ def fit(
 ) -> None:
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
-    While ``after_epoch`` runs, the model's fusion is the one stacked on the validation split
-    (:mod:`interactrank.stacking`): that is what is saved. Validation metrics are cross-fitted.
+    While ``after_epoch`` runs, the model is what is to be saved: its fusion stacked on the
+    validation split (:mod:`interactrank.stacking`) and, where it improved, its towers settled on
+    that split too. Validation metrics are cross-fitted, and from before the towers saw it.
 
     Args:
         trainer: the model and its optimiser.
@@ -74,14 +75,15 @@ def fit(
         gained = mrr > since.best + config.least_gain
         since = Progress(epoch + 1, mrr if improved else since.best,
                          0 if gained else since.behind + 1)  # fmt: skip
-        trained = {k: v.clone() for k, v in fusion.state_dict().items()}
         state = trainer.state() | {"progress": asdict(since)}
         if config.stacking and held and fusion.crosses:
             refit(fusion, held, config.loss)
         if held and reader.shown:
             calibrate(fusion, held)
-        after_epoch({**asdict(report), "best_mrr": since.best}, improved, state)
-        fusion.load_state_dict(trained)
+        if improved and config.settle_passes:
+            trainer.settle(*reader.settling(config))
+        after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
+        trainer.load_state(state)
 
 
 def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:

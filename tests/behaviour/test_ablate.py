@@ -20,7 +20,10 @@ from prerank.config import JobConfig
 from prerank.features import FeatureConfig
 from prerank.home import Home
 
-SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement", "save"))
+SCHEMA = FeatureSchema(
+    ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country",),
+    retriever=("score", "rank"),
+)  # fmt: skip
 MODEL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(FeatureConfig(), MODEL, TrainConfig(epochs=2, batch_requests=64, warmup_steps=2))
 BUDGET = trials.Budget(train_requests=200, validation_requests=80, measured_candidates=2_000)
@@ -105,7 +108,7 @@ def test_blanked_features_do_not_reach_the_model(home: Home) -> None:
     assert all(not b.x.any() for b in reader.split("train", 64))
     assert any(b.request.any() for b in reader.split("train", 64))
     # A feature that never varied in training says nothing even where it does vary.
-    assert float((model.fusion.std).min()) > 1e5
+    assert float((model.fusion.x_std).min()) > 1e5
 
 
 def test_what_is_measured_was_not_fitted_on(home: Home) -> None:

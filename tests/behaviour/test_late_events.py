@@ -27,6 +27,9 @@ BuildHome = Callable[..., Home]
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
 LAG = FeatureConfig(lag_minutes=30)
 
+SEGMENTS = ["country", "device"]
+"""Of ``tiny_world``'s mapping."""
+
 
 def add(home: Home, events: pd.DataFrame, items: pd.DataFrame, **mapping: object) -> dict:
     """Ingest more into a home, from files of the names that it knows; returns the manifest."""
@@ -156,9 +159,9 @@ def test_a_log_in_parts_is_the_log(
     part = np.searchsorted(
         pd.DatetimeIndex(cuts), pd.DatetimeIndex(tiny_log["event_time"]), "right"
     )
-    home = build_home(tmp_path, tiny_log[part == 0], tiny_items)
+    home = build_home(tmp_path, tiny_log[part == 0], tiny_items, segments=SEGMENTS)
     for n in (1, 2):
-        manifest = add(home, tiny_log[part == n], tiny_items)
+        manifest = add(home, tiny_log[part == n], tiny_items, segments=SEGMENTS)
         assert manifest["late"] == 0
         build_features(home)
     whole = tiny_world.read_json(tiny_world.manifest, "")
@@ -167,7 +170,7 @@ def test_a_log_in_parts_is_the_log(
         assert {k: manifest[k] for k in same} == {k: whole[k] for k in same}
         for ours, theirs in zip(feature_tables(home), feature_tables(tiny_world), strict=True):
             assert ours.equals(theirs)
-        manifest = add(home, again, tiny_items)
+        manifest = add(home, again, tiny_items, segments=SEGMENTS)
         assert manifest["rows"]["duplicates"] == len(again)
         build_features(home)
 

@@ -37,6 +37,7 @@ from prerank.ids import ItemIds
 from prerank.index import encode_slice
 from prerank.ingest_known import VERSION
 from prerank.online import OnlineFeatures
+from prerank.registry import Wanted
 from prerank.store import REDIS_ENV, apply, materialise, materialised_path
 
 DAY = 86_400_000_000
@@ -209,7 +210,7 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
     scorer = Scorer(model, catalogue, CANDIDATES, vectors)
     engine._features = online
-    engine._loaded = Loaded("1", "champion", scorer, limits, schema.hash())
+    engine._loaded = Loaded(Wanted("champion", "1"), scorer, limits, schema.hash())
     return engine, model, catalogue
 
 

@@ -188,10 +188,8 @@ def test_splits_are_by_time_disjoint_and_whole(tiny_world: Home) -> None:
     assert {splits.of(int(t)) for t in train["time"].to_pylist()} == {"train"}
 
 
-def test_day_groups_hold_every_request_once(tiny_world: Home, monkeypatch: pytest.MonkeyPatch
-                                            ) -> None:  # fmt: skip
-    monkeypatch.setattr("prerank.training_set.REQUESTS_PER_TASK", 50)
-    manifest, groups = manifest_of(tiny_world), event_days(tiny_world)
+def test_day_groups_hold_every_request_once(tiny_world: Home) -> None:
+    manifest, groups = manifest_of(tiny_world), event_days(tiny_world, per_task=50)
     assert len(groups) > 5
     tables = [requests_between(files, manifest, 0, 1 << 62) for files in groups]
     found = pa.concat_tables(tables)["request_id"].to_pylist()

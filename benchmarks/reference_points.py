@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
-from interactrank.engagement import FeatureInputs, level_code
+from interactrank.inputs import FeatureInputs, level_code
 from interactrank.metrics import bootstrap_ci, paired_test, request_metrics
 from interactrank.rows import unpack
 from interactrank.schema import LEVELS, FeatureSchema

@@ -22,12 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from interactrank.engagement import (
-    MISSING_BLOCK,
-    FeatureInputs,
-    cross_features,
-    request_features,
-)
+from interactrank.engagement import cross_features
+from interactrank.inputs import MISSING_BLOCK, FeatureInputs, request_features
 from interactrank.rows import RowError
 from interactrank.schema import REQUEST_NUMERIC
 from interactrank.scorer import Scored, Scorer

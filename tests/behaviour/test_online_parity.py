@@ -19,7 +19,8 @@ import torch
 
 from interactrank.batch import collate
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import cross_features, request_features
+from interactrank.engagement import cross_features
+from interactrank.inputs import request_features
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
 from interactrank.scorer import Scorer

@@ -12,12 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank.engagement import (
-    FeatureInputs,
-    cross_features,
-    level_code,
-    request_features,
-)
+from interactrank.engagement import cross_features
+from interactrank.inputs import FeatureInputs, level_code, request_features
 from interactrank.rows import RowError, pack, unpack
 from interactrank.schema import LEVELS, REQUEST_NUMERIC, FeatureSchema, Level
 

@@ -26,9 +26,10 @@ from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEY
 from interactrank.scorer import Scorer
 from interactrank.text import engagement_keys
 from prerank import features
+from prerank.answers import Loaded
 from prerank.api import Limits, named, parse_json
 from prerank.bundle import Bundle
-from prerank.engine import Engine, Loaded, ServeConfig
+from prerank.engine import Engine, ServeConfig
 from prerank.errors import NotReadyError, StateError
 from prerank.events import Event, HistoryWriter
 from prerank.examples import Candidates, offline_inputs, request_arrays
@@ -38,6 +39,7 @@ from prerank.ids import ItemIds
 from prerank.index import encode_slice
 from prerank.ingest_known import VERSION
 from prerank.online import OnlineFeatures
+from prerank.registry import Wanted
 from prerank.store import REDIS_ENV, apply, materialise, materialised_path
 
 DAY = 86_400_000_000
@@ -210,7 +212,7 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
     scorer = Scorer(model, catalogue, CANDIDATES, vectors)
     engine._features = online
-    engine._loaded = Loaded("1", "champion", scorer, limits, schema.hash())
+    engine._loaded = Loaded(Wanted("champion", "1"), scorer, limits, schema.hash())
     return engine, model, catalogue
 
 

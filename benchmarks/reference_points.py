@@ -20,7 +20,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prototypes import PROTOTYPES, Prototypes
 
 from interactrank.batch import RequestArrays
-from interactrank.engagement import FeatureInputs, level_code
+from interactrank.inputs import FeatureInputs, level_code
 from interactrank.metrics import bootstrap_ci, paired_test, request_metrics
 from interactrank.rows import unpack
 from interactrank.schema import LEVELS, FeatureSchema
@@ -72,58 +72,6 @@ TITLES = {
     "prior": "InteractRank's g(x) alone, no towers",
     CEILING: "ceiling: in the user's last 100 or the query's row",
 }
-
-
-@dataclass(frozen=True)
-class Prototypes:
-    """What the design's throw-away prototypes measured: name -> (HITS@k, MRR)."""
-
-    metric: str
-    about: str
-    figures: dict[str, tuple[float, float | None]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-
-
-PROTOTYPES = {
-    "bestbuy": Prototypes(
-        "hits@3",
-        "by request with exact counts of strictly earlier clicks, unless marked",
-        {
-            "popularity": (0.031, 0.110),
-            "bm25": (0.687, 0.514),
-            "iqp": (0.863, 0.762),
-            "token": (0.881, 0.769),
-            "subword": (0.899, 0.788),
-            "linear": (0.911, 0.801),
-            "trees": (0.898, 0.812),
-            "two_tower": (0.836, 0.723),
-            "two-tower with IQP, tokens and sequence": (0.867, 0.752),
-        },
-        {
-            "popularity": "by click",
-            "bm25": "by click",
-            "linear": "ten features",
-            "trees": "ten features",
-            "two_tower": "by click",
-            "two-tower with IQP, tokens and sequence": "by click",
-        },
-    ),
-    "movielens_tags": Prototypes(
-        "hits@10",
-        "by event, counts of strictly earlier times",
-        {
-            "popularity": (0.015, 0.009),
-            "bm25": (0.022, 0.013),
-            "iqp": (0.200, 0.112),
-            "rule": (0.415, 0.261),
-            "two_tower": (0.053, 0.026),
-            "two-tower with sequence": (0.063, 0.031),
-            CEILING: (0.508, None),
-        },
-        {"rule": "weights by hand"},
-    ),
-}
-"""The prototypes' figures, not ours. A name that is no ranker of ours gets a row of its own."""
 
 
 def trained(home: Home) -> dict[str, Path]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import FeatureInputs, request_features
 from interactrank.idtable import IdTable
+from interactrank.inputs import FeatureInputs, request_features
 from interactrank.performing import PERFORMING_LENGTH, performing_items
 from interactrank.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.text import ragged

@@ -17,23 +17,16 @@ Items absent from a truncated row count as its residual, truncated mass / (disti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.idtable import fill, find, table_bits
-from interactrank.rows import DECODE, RowError, columns_crc, mass_column, row_bytes
-from interactrank.schema import (
-    HISTORY_LENGTH,
-    LEVELS,
-    REQUEST_NUMERIC,
-    ROW_VERSION,
-    USER_CROSS,
-    FeatureSchema,
-    Level,
-)
+from interactrank.inputs import HOUR_US, LEVEL_CODE, FeatureInputs, check_rows
+from interactrank.rows import DECODE, mass_column
+from interactrank.schema import HISTORY_LENGTH, LEVELS, USER_CROSS, FeatureSchema
 
 SPREAD, SUPPORT = 1e3, 1.0
 """S and alpha of an ordinary level."""
@@ -48,11 +41,8 @@ THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
 RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
-MISSING_BLOCK = -1
 
-_HOUR_US = 3.6e9
-_LEVEL_CODE = {level.prefix: code for code, level in enumerate(LEVELS)}
-_POPULARITY, _QUERY = _LEVEL_CODE["a"], _LEVEL_CODE["q"]
+_POPULARITY, _QUERY = LEVEL_CODE["a"], LEVEL_CODE["q"]
 
 
 def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
@@ -70,66 +60,12 @@ def _touch_actions(schema: FeatureSchema) -> tuple[str, ...]:
     return schema.engagements if len(schema.engagements) > 1 else ()
 
 
-def level_code(key: str) -> int:
-    """Index in LEVELS of an engagement key's level."""
-    return _LEVEL_CODE[key.split(":", 1)[0]]
-
-
-@dataclass(frozen=True)
-class FeatureInputs:
-    """What the features of B requests are made from, offline and online alike.
-
-    Attributes:
-        time: int64 [B], microseconds since 1970.
-        blocks: uint8, packed rows end to end (each a multiple of 8 bytes).
-        block_start, block_size: int64 [distinct rows].
-        key_block: int64 [keys of all requests], row of each key, -1 where it has none;
-            ``key_level`` int64 likewise, ``key_offsets`` int64 [B + 1].
-        hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
-        tokens: int64 [B], word tokens of the query.
-        segments: int64 [B, S], bucket of each segment column's value; [0, 0] if none was given.
-    """
-
-    time: NDArray[np.int64]
-    blocks: NDArray[np.uint8]
-    block_start: NDArray[np.int64]
-    block_size: NDArray[np.int64]
-    key_block: NDArray[np.int64]
-    key_level: NDArray[np.int64]
-    key_offsets: NDArray[np.int64]
-    hist_items: NDArray[np.int64]
-    hist_actions: NDArray[np.int64]
-    hist_times: NDArray[np.int64]
-    hist_offsets: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-
-    def slice(self, low: int, high: int) -> FeatureInputs:
-        """Inputs of requests low to high - 1, as views: the packed rows are shared, not copied."""
-        keys = slice(self.key_offsets[low], self.key_offsets[high])
-        events = slice(self.hist_offsets[low], self.hist_offsets[high])
-        return replace(
-            self,
-            time=self.time[low:high],
-            key_block=self.key_block[keys],
-            key_level=self.key_level[keys],
-            key_offsets=self.key_offsets[low : high + 1] - self.key_offsets[low],
-            hist_items=self.hist_items[events],
-            hist_actions=self.hist_actions[events],
-            hist_times=self.hist_times[events],
-            hist_offsets=self.hist_offsets[low : high + 1] - self.hist_offsets[low],
-            tokens=self.tokens[low:high],
-            segments=self.segments[low:high],
-        )
-
-
 @dataclass(frozen=True)
 class _Plan:
     """A schema's levels as flat arrays for the kernels. ``touch_column``: by action code, or -1."""
 
     first_column: NDArray[np.int64]
     columns: NDArray[np.int64]
-    crc: NDArray[np.int64]
     mass: NDArray[np.int64]
     spread: NDArray[np.float64]
     support: NDArray[np.float64]
@@ -148,7 +84,6 @@ class _Plan:
         return cls(
             first_column=np.cumsum(widths) - widths,
             columns=widths,
-            crc=np.array([columns_crc(schema.columns(lv)) for lv in LEVELS]),
             mass=np.array([mass_column(lv) for lv in LEVELS]),
             spread=np.where(popular, SPREAD_ALL, SPREAD),
             support=np.where(popular, SUPPORT_ALL, SUPPORT),
@@ -157,7 +92,7 @@ class _Plan:
                 [own + touch.index(a) if a in touch else -1 for a in schema.actions], np.int64
             ),
             item_column=own + len(touch),
-            gram_column=int(np.cumsum(widths)[_LEVEL_CODE["g"]]) - 1,
+            gram_column=int(np.cumsum(widths)[LEVEL_CODE["g"]]) - 1,
             fresh_column=schema.columns(LEVELS[_QUERY]).index("engage:30d"),
         )
 
@@ -165,28 +100,6 @@ class _Plan:
 @nb.njit(inline="always", cache=True)
 def _scaled(ratio: float, spread: float) -> float:
     return np.log1p(spread * ratio) / np.log1p(spread)
-
-
-@nb.njit(cache=True, nogil=True)
-def _check_rows(
-    blocks: NDArray[np.uint8],
-    start: NDArray[np.int64],
-    size: NDArray[np.int64],
-    level: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    crc: NDArray[np.int64],
-) -> int:
-    """Index of the first row that its header contradicts, or -1."""
-    for r in range(start.size):
-        if size[r] < 16 or level[r] < 0:
-            return r
-        head = blocks[start[r] : start[r] + 16].view(np.uint32)
-        version, f = head[0] & 0xFFFF, head[0] >> 16
-        if version != ROW_VERSION or f != columns[level[r]] or head[2] != crc[level[r]]:
-            return r
-        if size[r] != row_bytes(np.int64(head[1]), np.int64(f)):
-            return r
-    return -1
 
 
 @nb.njit(cache=True, nogil=True)
@@ -247,7 +160,7 @@ def _add_user(
         if at < 0:
             continue
         if x[at, column] == 0.0:
-            hours = (now - times[e]) / _HOUR_US
+            hours = (now - times[e]) / HOUR_US
             x[at, column] = 1.0
             x[at, column + 1] = 1.0 / (items.size - e)
             x[at, column + 2] = np.exp(-hours)
@@ -305,7 +218,7 @@ def _features(  # type: ignore[no-untyped-def]
         for c in range(ids.size):
             born = created[lo + c]
             known = 0 < born <= time[b]
-            days = (time[b] - born) / (24.0 * _HOUR_US) if known else 0.0
+            days = (time[b] - born) / (24.0 * HOUR_US) if known else 0.0
             mine[c, item_column] = np.log1p(days)
             mine[c, item_column + 1] = 0.0 if known else 1.0
             scaled = mine[c, first_column[_POPULARITY] + mass[_POPULARITY]]
@@ -317,27 +230,6 @@ def _features(  # type: ignore[no-untyped-def]
             mine[c, item_column + 4] = thin * mine[c, user_column + 1]
             if known and days < FRESH_DAYS:
                 mine[c, item_column + 5] = mine[c, fresh_column]
-
-
-def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
-    """Refuse damaged rows and rows of another schema.
-
-    Raises:
-        RowError: naming the level.
-    """
-    plan = _Plan.of(schema)
-    level = np.full(len(inputs.block_start), -1, np.int64)
-    used = inputs.key_block >= 0
-    level[inputs.key_block[used]] = inputs.key_level[used]
-    some = np.flatnonzero(level >= 0)
-    bad = _check_rows(inputs.blocks, inputs.block_start[some], inputs.block_size[some], level[some],
-                      plan.columns, plan.crc)  # fmt: skip
-    if bad >= 0:
-        lv: Level = LEVELS[level[some[bad]]]
-        raise RowError(
-            f"a packed row of level '{lv.prefix}' is damaged or was written with other columns "
-            f"than {schema.columns(lv)}: rebuild the features and materialise them again"
-        )
 
 
 def cross_features(
@@ -392,36 +284,3 @@ def _add_retrieved(
         values = np.nan_to_num(retrieved[:, column], nan=0.0)
         x[:, column - width - 1] = np.log1p(values) if name == "rank" else values
     x[:, -1] = np.isnan(retrieved).all(axis=1)
-
-
-def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
-    """Query and user statistics, once a request: float32 [B, R], columns ``REQUEST_NUMERIC``.
-
-    The query's are the header of its ``q:`` row; the user's come from the history.
-    """
-    plan, level = _Plan.of(schema), LEVELS[_QUERY]
-    out = np.zeros((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
-    of = np.repeat(np.arange(len(inputs.time)), np.diff(inputs.key_offsets))
-    found = (inputs.key_level == _QUERY) & (inputs.key_block >= 0)
-    start = inputs.block_start[inputs.key_block[found]]
-    f = int(plan.columns[_QUERY])
-    if len(start):
-        at = start[:, None] + np.arange(16 + 4 * f)
-        heads = np.ascontiguousarray(inputs.blocks[at])
-        totals = heads[:, 16:].copy().view(np.float32)
-        distinct = heads[:, 12:16].copy().view(np.uint32)[:, 0]
-        total, recent = totals[:, mass_column(level)], totals[:, level.windows.index("30d")]
-        rows = of[found]
-        out[rows, 0] = np.log1p(total)
-        out[rows, 1] = np.log1p(distinct)
-        out[rows, 2] = recent / np.maximum(total, 1.0)
-        out[rows, 3] = -total / (total + 3.0)
-    out[:, 3] += 1.0
-    out[:, 4] = np.log1p(inputs.tokens)
-    lengths = np.minimum(np.diff(inputs.hist_offsets), HISTORY_LENGTH)
-    out[:, 5] = np.log1p(lengths)
-    out[:, 6] = np.nan
-    some = lengths > 0
-    last = inputs.hist_times[inputs.hist_offsets[1:][some] - 1]
-    out[some, 6] = np.log1p((inputs.time[some] - last) / _HOUR_US)
-    return out

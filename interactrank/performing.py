@@ -10,7 +10,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.engagement import FeatureInputs
+from interactrank.inputs import FeatureInputs
 from interactrank.rows import DECODE, mass_column
 from interactrank.schema import LEVELS
 

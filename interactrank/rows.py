@@ -34,9 +34,10 @@ class RowError(ValueError):
     """A packed row has another version, other columns, or a damaged length."""
 
 
+@nb.njit(cache=True, nogil=True)
 def quantise(counts: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Counts >= 0 to log codes; whole numbers below 2,000 come back within rounding."""
-    return np.minimum(np.rint(np.log1p(counts) * _SCALE), 65535).astype(np.uint16)
+    return np.minimum(np.rint(np.log1p(counts) * _SCALE), 65535.0).astype(np.uint16)
 
 
 def columns_crc(columns: tuple[str, ...]) -> int:
@@ -76,9 +77,7 @@ def write_row(
     out[at : at + 8 * n].view(np.int64)[:] = ids
     at += 8 * n
     codes = out[at : at + 2 * n * f].view(np.uint16)
-    for i in range(n):
-        for j in range(f):
-            codes[i * f + j] = np.uint16(min(np.rint(np.log1p(counts[i, j]) * _SCALE), 65535.0))
+    codes[:] = quantise(counts).ravel()
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from interactrank.batch import RequestArrays, collate
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import FeatureInputs, cross_features
+from interactrank.engagement import cross_features
 from interactrank.idtable import IdTable
+from interactrank.inputs import FeatureInputs
 from interactrank.model import InteractRank
 
 

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import Any, Literal
@@ -22,28 +21,20 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from interactrank.engagement import (
-    MISSING_BLOCK,
-    FeatureInputs,
-    cross_features,
-    request_features,
-)
-from interactrank.rows import RowError
-from interactrank.schema import REQUEST_NUMERIC
-from interactrank.scorer import Scored, Scorer
+from interactrank.scorer import Scorer
 from prerank import registry
-from prerank.api import Limits, PrerankRequest, iso, named
+from prerank.answers import Answer, Loaded, answer
+from prerank.api import Limits, PrerankRequest, iso
 from prerank.bundle import load_bundle
 from prerank.errors import NotReadyError, PrerankError
 from prerank.features import schema_of
 from prerank.home import Home
 from prerank.ids import ItemIds
 from prerank.index import load_index
-from prerank.online import OnlineFeatures, OnlineRead
+from prerank.online import OnlineFeatures
 from prerank.store import materialised_path
 
 WARM_CANDIDATES = 1_000
-_EMPTY = np.zeros(0, np.int64)
 
 log = logging.getLogger(__name__)
 
@@ -73,24 +64,6 @@ class ServeConfig(BaseModel):
     def home_folder(self) -> Home:
         """Where state lives."""
         return Home.at(self.home) if self.home else Home.from_env()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A version that is being served. Never changed, only exchanged."""
-
-    wanted: registry.Wanted
-    scorer: Scorer
-    limits: Limits
-    schema_hash: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """``body`` for the caller; what reading the features cost, for the metrics."""
-
-    body: dict[str, Any]
-    read: OnlineRead
 
 
 def limits_of(home: Home, config: ServeConfig) -> Limits:
@@ -174,7 +147,7 @@ class Engine:
         limits = dataclasses.replace(of_log, schema=bundle.schema)
         loaded = Loaded(wanted, scorer, limits, trained)
         for request in _warm_requests(self.home, loaded):
-            self._answer(request, loaded, features)
+            answer(request, loaded, features)
         self._event_limits = of_log
         return loaded
 
@@ -209,50 +182,7 @@ class Engine:
         """
         loaded = self._current()
         assert self._features is not None
-        return self._answer(request, loaded, self._features)
-
-    def _answer(self, request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
-        read = features.read(request.query, request.user_id, request.time_us, request.context)
-        scorer, inputs = loaded.scorer, read.inputs
-        try:
-            scored = scorer.score(
-                request.query, inputs, request.keys, request.weights, request.retrieved
-            )
-        except RowError as error:
-            log.error("scoring without engagement rows: %s", error)
-            inputs = without_rows(inputs)
-            degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
-            read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
-            scored = scorer.score(
-                request.query, inputs, request.keys, request.weights, request.retrieved
-            )
-        top = scored.top(request.k)
-        items = [
-            {"id": shown, "score": score}
-            for shown, score in zip(
-                request.shown(scored.ids[top]), scored.scores[top].tolist(), strict=True
-            )
-        ]
-        if request.explain:
-            for item, parts in zip(
-                items, _parts(scorer, scored, top, inputs, request), strict=True
-            ):
-                item.update(parts)
-        body = {
-            "request_id": request.request_id,
-            "model_version": loaded.wanted.version,
-            "items": items,
-            "k": request.k,
-            "unknown_ids": request.shown(scored.unknown),
-            "degraded": list(read.degraded),
-            "snapshot_cutoff": iso(read.cutoff_us),
-        }
-        if request.explain:
-            # What `prerank parity` needs to compute the same answer from the offline tables.
-            statistics = request_features(scorer.model.schema, inputs)[0]
-            body |= {"time": iso(request.time_us),
-                     "request_features": named(REQUEST_NUMERIC, statistics)}  # fmt: skip
-        return Answer(body, read)
+        return answer(request, loaded, self._features)
 
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
@@ -272,34 +202,6 @@ class Engine:
     def ready(self) -> tuple[bool, str]:
         """Whether requests are answered; else the remedy."""
         return self._loaded is not None, "" if self._loaded else self._note
-
-
-def without_rows(inputs: FeatureInputs) -> FeatureInputs:
-    """The same request as if no key had a packed row."""
-    nothing = inputs.blocks[:0]
-    return dataclasses.replace(
-        inputs, blocks=nothing, block_start=_EMPTY, block_size=_EMPTY,
-        key_block=np.full_like(inputs.key_block, MISSING_BLOCK),
-    )  # fmt: skip
-
-
-def _parts(
-    scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs, request: PrerankRequest
-) -> list[dict[str, Any]]:
-    """Dot, prior and non-zero cross features of the items ``top``."""
-    ids = scored.ids[top]
-    created = scorer.created[scorer.table.rows(ids)]
-    schema = scorer.model.schema
-    retrieved = request.retrieved
-    if retrieved is not None:
-        order = np.argsort(request.keys)
-        retrieved = retrieved[order[np.searchsorted(request.keys, ids, sorter=order)]]
-    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retrieved)
-    return [
-        {"dot": float(scored.dots[at]), "prior": float(scored.priors[at]),
-         "features": named(schema.cross, x[i])}
-        for i, at in enumerate(top)
-    ]  # fmt: skip
 
 
 def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:

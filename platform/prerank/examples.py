@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import (
-    MISSING_BLOCK,
-    FeatureInputs,
-    cross_features,
-    level_code,
-)
+from interactrank.engagement import cross_features
 from interactrank.idtable import IdTable
+from interactrank.inputs import MISSING_BLOCK, FeatureInputs, level_code
 from interactrank.schema import HISTORY_TTL_DAYS, FeatureSchema
 from interactrank.text import tokens
 from prerank.asof import as_of, micros

@@ -22,7 +22,8 @@ from prerank.ids import ItemIds, canonical_integer, kind_of
 from prerank.ingest_items import RawCatalogue, read_catalogue
 from prerank.ingest_known import Known, same_actions
 from prerank.ingest_rows import RowPlan
-from prerank.log import LogMapping, Resolved
+from prerank.log import LogMapping
+from prerank.log_columns import Resolved
 
 SAMPLED_FILES = 16
 SAMPLED_ROWS = 20_000

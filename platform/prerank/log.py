@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,16 +23,22 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from interactrank.schema import ENGAGE
 from prerank.errors import ConfigError
+from prerank.log_columns import (
+    EventColumns,
+    ItemColumns,
+    Resolved,
+    Strict,
+    column_of,
+    distinct,
+    require,
+)
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")]
@@ -64,75 +69,7 @@ DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 
 ENGAGEMENT = "engagement"
 
 
-def _distinct(names: Sequence[str], taken: Collection[str]) -> None:
-    for at, name in enumerate(names):
-        if name in names[:at]:
-            raise ValueError(f"{name!r} is listed twice")
-        if name in taken:
-            raise ValueError(f"{name!r} is a canonical column; rename the team's column first")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EventColumns(_Strict):
-    """Canonical event field -> the team's column.
-
-    A field left out falls back to the column of the canonical name, where there is one; an
-    explicit ``null`` says that there is none, whatever the columns are called.
-    """
-
-    request_time: str | None = None
-    event_time: str | None = None
-    timestamp: str | None = None
-    user_id: str | None = None
-    query: str | None = None
-    item_id: str | None = None
-    action: str | None = None
-    request_id: str | None = None
-    position: str | None = None
-    event_id: str | None = None
-    retriever_score: str | None = None
-    retriever_rank: str | None = None
-
-    @model_validator(mode="after")
-    def _one_way_to_tell_time(self) -> EventColumns:
-        if self.timestamp and (self.request_time or self.event_time):
-            raise ValueError(
-                "timestamp says that the log has only one time; drop it, or drop request_time and "
-                "event_time"
-            )
-        return self
-
-
-class ItemColumns(_Strict):
-    """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names.
-
-    ``embedding`` is a column of vectors, or the list of the columns that hold the numbers.
-    """
-
-    item_id: str | None = None
-    title: str | None = None
-    category: str | None = None
-    created_at: str | None = None
-    numeric: tuple[str, ...] = ()
-    embedding: tuple[str, ...] = ()
-
-    @field_validator("embedding", mode="before")
-    @classmethod
-    def _one_column(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> ItemColumns:
-        taken = {"item_id", "item_ref", "title", "category", "created_at"}
-        _distinct(self.numeric, taken | {"embedding"})
-        _distinct(self.embedding, taken)
-        return self
-
-
-class ValidFrom(_Strict):
+class ValidFrom(Strict):
     """When an attribute became known; earlier requests see it as missing."""
 
     title: AwareDatetime | None = None
@@ -140,15 +77,7 @@ class ValidFrom(_Strict):
     embedding: AwareDatetime | None = None
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """Canonical field -> column that is really there; absent optional fields are left out."""
-
-    columns: dict[str, str]
-    single_time: bool
-
-
-class LogMapping(_Strict):
+class LogMapping(Strict):
     """A team's log in the platform's terms. Every field has a default.
 
     Attributes:
@@ -185,7 +114,7 @@ class LogMapping(_Strict):
     def _consistent(self) -> LogMapping:
         # SQL does not tell the case of a column's name apart.
         folded = [name.lower() for name in self.segments]
-        _distinct(folded, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
+        distinct(folded, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():
@@ -203,18 +132,18 @@ class LogMapping(_Strict):
             ConfigError: a needed or a mapped column is missing.
         """
         needed = ["user_id", "query", "item_id", *([] if self.action else ["action"])]
-        found = {n: _column(self.events, n, present, where, needed=True) for n in needed}
+        found = {n: column_of(self.events, n, present, where, needed=True) for n in needed}
         for name in ("request_id", "position", "event_id", *RETRIEVER):
-            found[name] = _column(self.events, name, present, where)
-        asked = _column(self.events, "request_time", present, where)
-        happened = _column(self.events, "event_time", present, where)
+            found[name] = column_of(self.events, name, present, where)
+        asked = column_of(self.events, "request_time", present, where)
+        happened = column_of(self.events, "event_time", present, where)
         if self.events.timestamp or not (asked or happened):
-            only = _column(self.events, "timestamp", present, where, needed=True)
+            only = column_of(self.events, "timestamp", present, where, needed=True)
             asked = happened = only
         single = not (asked and happened) or asked == happened
         found["request_time"], found["event_time"] = asked or happened, happened or asked
         for name in self.segments:
-            _require(name, name, present, where, "segments")
+            require(name, name, present, where, "segments")
             found[name] = name
         return Resolved({k: v for k, v in found.items() if v}, single)
 
@@ -224,14 +153,14 @@ class LogMapping(_Strict):
         Raises:
             ConfigError: item_id or a mapped column is missing.
         """
-        found = {"item_id": _column(self.items, "item_id", present, where, needed=True)}
+        found = {"item_id": column_of(self.items, "item_id", present, where, needed=True)}
         for name in ("title", "category", "created_at"):
-            found[name] = _column(self.items, name, present, where)
+            found[name] = column_of(self.items, name, present, where)
         for name in self.items.numeric:
-            _require(name, name, present, where, "items.numeric")
+            require(name, name, present, where, "items.numeric")
             found[name] = name
         for name in self.items.embedding:
-            _require(name, name, present, where, "items.embedding")
+            require(name, name, present, where, "items.embedding")
             found[name] = name
         return {k: v for k, v in found.items() if v}
 
@@ -262,34 +191,6 @@ class LogMapping(_Strict):
             for name, at in declared.items()
             if at is not None
         }
-
-
-def _column(
-    fields: EventColumns | ItemColumns,
-    name: str,
-    present: Sequence[str],
-    where: str,
-    *,
-    needed: bool = False,
-) -> str | None:
-    mapped: str | None = getattr(fields, name)
-    if mapped is None and (needed or name not in fields.model_fields_set):
-        mapped = name if needed or name in present else None
-    if mapped is not None:
-        section = "events" if isinstance(fields, EventColumns) else "items"
-        _require(mapped, name, present, where, section)
-    return mapped
-
-
-def _require(column: str, name: str, present: Sequence[str], where: str, section: str) -> None:
-    if column in present:
-        return
-    near = difflib.get_close_matches(column, present, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        f"{where} has no column {column!r} (needed as {name}).{hint} It has: "
-        f"{', '.join(present)}. Name the right one in the mapping, under `{section}:`."
-    )
 
 
 class OnceLoader(yaml.SafeLoader):

@@ -15,8 +15,8 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.engagement import FeatureInputs
 from interactrank.idtable import IdTable
+from interactrank.inputs import FeatureInputs
 from interactrank.rows import DECODE
 
 HARD, NEAR, FAR = 32, 16, 32

@@ -15,7 +15,7 @@ import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from interactrank.engagement import MISSING_BLOCK, FeatureInputs, level_code
+from interactrank.inputs import MISSING_BLOCK, FeatureInputs, level_code
 from interactrank.schema import (
     HISTORY_TTL_DAYS,
     MAX_BYTES_PER_REQUEST,

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import collate
-from interactrank.engagement import FeatureInputs
+from interactrank.inputs import FeatureInputs
 from interactrank.schema import LEVELS, REQUEST_NUMERIC
 from prerank import registry, tracking
 from prerank.asof import as_of

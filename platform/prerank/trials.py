@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from interactrank.baselines import architecture, config_of
 from interactrank.batch import Batch, RequestArrays, collate
-from interactrank.engagement import FeatureInputs
+from interactrank.inputs import FeatureInputs
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.trainer import TrainConfig, Trainer

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from interactrank.engagement import FeatureInputs
+from interactrank.inputs import FeatureInputs
 from interactrank.schema import HISTORY_TTL_DAYS
 from interactrank.text import engagement_keys
 from prerank.examples import offline_inputs

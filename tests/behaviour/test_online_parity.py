@@ -19,15 +19,17 @@ import torch
 
 from interactrank.batch import collate
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import cross_features, request_features
+from interactrank.engagement import cross_features
+from interactrank.inputs import request_features
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
 from interactrank.scorer import Scorer
 from interactrank.text import engagement_keys
 from prerank import features
+from prerank.answers import Loaded
 from prerank.api import Limits, named, parse_json
 from prerank.bundle import Bundle
-from prerank.engine import Engine, Loaded, ServeConfig
+from prerank.engine import Engine, ServeConfig
 from prerank.errors import NotReadyError, StateError
 from prerank.events import Event, HistoryWriter
 from prerank.examples import Candidates, offline_inputs, request_arrays

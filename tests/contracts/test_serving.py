@@ -18,7 +18,8 @@ from tests.samples import (
 )
 
 from interactrank.batch import RequestArrays
-from interactrank.engagement import FeatureInputs, cross_features, level_code
+from interactrank.engagement import cross_features
+from interactrank.inputs import FeatureInputs, level_code
 from interactrank.model import InteractRank
 from interactrank.rows import pack
 from interactrank.schema import LEVELS

@@ -11,27 +11,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.api_bodies import JSON, NOW, REPLAY, RETRIEVED, SCHEMA, SEGMENTED, STRINGS, WALL
 
-from interactrank.schema import FeatureSchema
-from prerank.api import (
-    AHEAD_US,
-    Limits,
-    PrerankRequest,
-    RequestError,
-    iso,
-    parse_events,
-    parse_json,
-    parse_raw,
-)
-from prerank.ids import ItemIds, event_id, given_event_id
+from prerank.api import Limits, PrerankRequest, RequestError, iso, parse_json, parse_raw
+from prerank.ids import ItemIds
 
-SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
-WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
-REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
-RETRIEVED = Limits(ItemIds("integer"), replace(SCHEMA, retriever=("score", "rank")))
-SEGMENTED = Limits(ItemIds("integer"), replace(SCHEMA, segments=("country", "device")))
-STRINGS = Limits(ItemIds("string", 7), SCHEMA)
-NOW = 1_700_000_000_000_000
 GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
 
 
@@ -300,64 +284,6 @@ def test_a_raw_body_of_odd_length_is_refused() -> None:
         parse_raw(b"123", {"user_id": "ann", "query": "red"}, WALL, NOW)
 
 
-EVENT: dict[str, Any] = {"user_id": "ann", "item_id": 5, "action": "click", "event_time": NOW}
-
-
-def events(*rows: Any, limits: Limits = WALL) -> Any:
-    return parse_events(orjson.dumps({"events": list(rows)}), limits, NOW)
-
-
-def test_an_event_has_the_id_that_ingest_gives_it() -> None:
-    plain, own, of_request = events(
-        EVENT, {**EVENT, "event_id": "e1"}, {**EVENT, "request_id": "r1"}
-    )
-    assert plain.event_id == event_id("ann", 5, "click", NOW)
-    assert own.event_id == given_event_id("e1")
-    assert of_request.event_id == event_id("r1", 5, "click", NOW)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"user_id": None}, "user_id"),
-        ({"item_id": None}, "item_id"),
-        ({"item_id": "five"}, "item_id"),
-        ({"item_id": 2**60}, "item_id"),
-        ({"action": "zap"}, "action"),
-        ({"action": ["click"]}, "action"),
-        ({"event_time": None}, "event_time"),
-        ({"event_time": "soon"}, "event_time"),
-        ({"event_time": NOW + AHEAD_US + 1}, "event_time"),
-        ({"event_id": {}}, "event_id"),
-        ({"colour": 1}, "colour"),
-    ],
-)
-def test_a_wrong_event_is_named_by_place_and_field(change: dict[str, Any], field: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        events(EVENT, {**EVENT, **change})
-    assert caught.value.field == f"events[1].{field}"
-
-
-def test_an_unknown_action_is_answered_with_the_allowed_ones() -> None:
-    with pytest.raises(RequestError, match=r"impression.*click.*save"):
-        events({**EVENT, "action": "zap"})
-
-
-@pytest.mark.parametrize("body", [b"{}", b'{"events": {}}', b'{"events": [1]}', b"[", b"[]"])
-def test_a_body_that_holds_no_events(body: bytes) -> None:
-    with pytest.raises(RequestError):
-        parse_events(body, WALL, NOW)
-
-
-def test_replay_accepts_events_of_any_time() -> None:
-    assert events({**EVENT, "event_time": NOW * 2}, limits=REPLAY)[0].time == NOW * 2
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
-)
 FIELDS = ["user_id", "query", "candidates", "k", "time", "weights", "explain", "request_id"]
 
 
@@ -366,12 +292,6 @@ def test_no_json_is_anything_but_read_or_refused(changes: dict[str, Any], replay
     # Any other exception would be a 500.
     with contextlib.suppress(RequestError):
         assert parsed(REPLAY if replay else WALL, **changes).query
-
-
-@given(st.dictionaries(st.sampled_from([*EVENT, "event_id", "request_id"]), JSON))
-def test_no_event_is_anything_but_read_or_refused(changes: dict[str, Any]) -> None:
-    with contextlib.suppress(RequestError):
-        assert len(events({**EVENT, **changes})) == 1
 
 
 def test_times_are_answered_in_iso() -> None:

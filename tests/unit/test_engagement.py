@@ -3,77 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from interactrank.engagement import (
-    FeatureInputs,
-    cross_features,
-    level_code,
-    request_features,
+from tests.plain_requests import (
+    BY_PREFIX,
+    DAY,
+    HOUR,
+    NOW,
+    SCHEMA,
+    SEEDS,
+    Request,
+    as_inputs,
+    features,
+    random_block,
+    random_request,
 )
-from interactrank.rows import RowError, pack, unpack
-from interactrank.schema import LEVELS, REQUEST_NUMERIC, FeatureSchema, Level
 
-SCHEMA = FeatureSchema(
-    ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country", "device")
-)
-HOUR, DAY = 3_600_000_000, 24 * 3_600_000_000
-NOW = 1_600_000_000_000_000
-BY_PREFIX = {level.prefix: level for level in LEVELS}
-
-
-@dataclass
-class Request:
-    """One request in plain Python: blocks by key, events oldest first, candidates with a birth."""
-
-    rows: dict[str, bytes | None] = field(default_factory=dict)
-    history: list[tuple[int, int, int]] = field(default_factory=list)
-    candidates: list[int] = field(default_factory=list)
-    created: dict[int, int] = field(default_factory=dict)
-    tokens: int = 1
-    time: int = NOW
-
-
-def offsets(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)))
-
-
-def as_inputs(requests: list[Request]) -> FeatureInputs:
-    distinct = list(dict.fromkeys(b for r in requests for b in r.rows.values() if b is not None))
-    keys = [(k, b) for r in requests for k, b in r.rows.items()]
-    events = np.array([e for r in requests for e in r.history], np.int64).reshape(-1, 3)
-    sizes = [len(b) for b in distinct]
-    return FeatureInputs(
-        time=np.array([r.time for r in requests], np.int64),
-        blocks=np.frombuffer(b"".join(distinct), np.uint8),
-        block_start=offsets(sizes)[:-1],
-        block_size=np.array(sizes, np.int64),
-        key_block=np.array([-1 if b is None else distinct.index(b) for _, b in keys], np.int64),
-        key_level=np.array([level_code(k) for k, _ in keys], np.int64),
-        key_offsets=offsets([len(r.rows) for r in requests]),
-        hist_items=events[:, 0].copy(),
-        hist_actions=events[:, 1].copy(),
-        hist_times=events[:, 2].copy(),
-        hist_offsets=offsets([len(r.history) for r in requests]),
-        tokens=np.array([r.tokens for r in requests], np.int64),
-    )
-
-
-def features(requests: list[Request], schema: FeatureSchema = SCHEMA) -> NDArray[np.float32]:
-    return cross_features(
-        schema,
-        as_inputs(requests),
-        np.array([c for r in requests for c in r.candidates], np.int64),
-        offsets([len(r.candidates) for r in requests]),
-        np.array([r.created.get(c, 0) for r in requests for c in r.candidates], np.int64),
-    )
+from interactrank.engagement import cross_features
+from interactrank.inputs import request_features
+from interactrank.rows import pack, unpack
+from interactrank.schema import LEVELS, FeatureSchema
 
 
 def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, float]:
@@ -135,34 +89,6 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     return x
 
 
-ITEMS = [*range(-4, 14), 2**62, -(2**62)]
-
-
-def random_block(rng: np.random.Generator, level: Level, cap: int | None = None) -> bytes:
-    columns = SCHEMA.columns(level)
-    ids = np.sort(rng.choice(np.array(ITEMS), rng.integers(0, 12), replace=False)).astype(np.int64)
-    counts = rng.integers(0, 40, (len(ids), len(columns))) * rng.integers(0, 2, len(columns))
-    small = replace(level, cap=cap or int(rng.integers(1, 12)))
-    return pack(ids, counts.astype(float), columns, small)
-
-
-def random_request(seed: int) -> Request:
-    rng = np.random.default_rng(seed)
-    keys = ["q:ab", "s:country=de|ab", "s:device=tv|ab", "c:ab",
-            *(f"t:{i}" for i in range(rng.integers(0, 4))),
-            *(f"g:{i}" for i in range(rng.integers(0, 5))), "a:"]  # fmt: skip
-    rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
-    times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
-    history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t)) for t in times]
-    candidates = [int(i) for i in rng.permutation([*ITEMS, 99, 100])[: rng.integers(0, 20)]]
-    births = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY]
-    born = {c: int(rng.choice(births)) for c in candidates}
-    return Request(rows, history, candidates, born, int(rng.integers(0, 6)))
-
-
-SEEDS = st.integers(0, 2**32 - 1)
-
-
 @given(SEEDS)
 @settings(deadline=None)
 def test_equals_the_formulas(seed: int) -> None:
@@ -196,25 +122,6 @@ def test_a_request_stands_for_itself(seeds: list[int]) -> None:
     statistics = [request_features(SCHEMA, as_inputs([r])) for r in requests]
     together = request_features(SCHEMA, as_inputs(requests))
     np.testing.assert_array_equal(together, np.concatenate(statistics))
-
-
-@given(st.lists(SEEDS, min_size=1, max_size=5), st.data())
-@settings(deadline=None, max_examples=50)
-def test_a_slice_is_the_inputs_of_its_requests(seeds: list[int], data: st.DataObject) -> None:
-    requests = [random_request(s) for s in seeds]
-    low = data.draw(st.integers(0, len(requests)))
-    high = data.draw(st.integers(low, len(requests)))
-    whole, alone = as_inputs(requests), as_inputs(requests[low:high])
-    part = whole.slice(low, high)
-    assert part.blocks is whole.blocks
-    for name in ("time", "key_level", "key_offsets", "hist_items", "hist_actions", "hist_times",
-                 "hist_offsets", "tokens"):  # fmt: skip
-        np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
-    chosen = requests[low:high]
-    ids = np.array([c for r in chosen for c in r.candidates], np.int64)
-    born = np.array([r.created.get(c, 0) for r in chosen for c in r.candidates], np.int64)
-    x = cross_features(SCHEMA, part, ids, offsets([len(r.candidates) for r in chosen]), born)
-    assert (x == features(chosen)).all()
 
 
 def test_nothing_known_is_all_zero_but_the_unknown_age() -> None:
@@ -295,70 +202,3 @@ def test_ids_beyond_the_history_length_are_forgotten() -> None:
                  strict=True))  # fmt: skip
     assert x["user:touched"].tolist() == [0, 1]
     assert x["user:count"][1] == pytest.approx(math.log1p(100), rel=1e-5)
-
-
-def widen(block: bytes) -> bytes:
-    return block + bytes(8)
-
-
-def other_columns(_: bytes) -> bytes:
-    level = BY_PREFIX["q"]
-    schema = FeatureSchema(("view", "click", "other"), ("view",), ("engagement",))
-    columns = schema.columns(level)
-    return pack(np.array([1]), np.ones((1, len(columns))), columns, level)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        widen,
-        other_columns,
-        lambda b: b[:-8],
-        lambda b: b[:8],
-        lambda b: bytes([b[0] + 1]) + b[1:],
-        lambda b: b[:8] + bytes([b[8] ^ 1]) + b[9:],
-        lambda b: b[:4] + bytes([b[4] + 1]) + b[5:],
-        lambda b: b[:7] + b"\xff" + b[8:],
-    ],
-)
-def test_a_damaged_row_is_refused(damage: Callable[[bytes], bytes]) -> None:
-    level = BY_PREFIX["q"]
-    columns = SCHEMA.columns(level)
-    good = pack(np.arange(3), np.ones((3, len(columns))), columns, level)
-    assert features([Request({"q:x": good}, candidates=[1])]).any()
-    with pytest.raises(RowError, match="level 'q'"):
-        features([Request({"q:y": good[:-1] + b"\0", "q:x": damage(good)}, candidates=[1])])
-
-
-def test_a_row_of_another_level_is_refused() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(RowError, match="level 'q'"):
-        features([Request({"q:x": random_block(rng, BY_PREFIX["t"])}, candidates=[1])])
-
-
-def test_request_statistics() -> None:
-    level = BY_PREFIX["q"]
-    columns = SCHEMA.columns(level)
-    counts = np.zeros((3, len(columns)))
-    counts[:, columns.index("engage:all")] = 4.0, 5.0, 0.0
-    counts[:, columns.index("engage:30d")] = 2.0, 1.0, 0.0
-    counts[:, columns.index("engage:7d")] = 1.0, 0.0, 0.0
-    counts[:, columns.index("view:all")] = 50.0, 0.0, 3.0
-    block = pack(np.array([1, 2, 3]), counts, columns, level)
-    history = [(1, 1, NOW - HOUR * (300 - i)) for i in range(120)]
-    found = request_features(
-        SCHEMA,
-        as_inputs([
-            Request({"q:x": block}, history, tokens=3),
-            Request({"q:x": None}, [], tokens=0),
-            Request(),
-        ]),
-    )  # fmt: skip
-    first = dict(zip(REQUEST_NUMERIC, found[0].tolist(), strict=True))
-    assert first == pytest.approx({
-        "query:log_total": math.log1p(9), "query:log_distinct": math.log1p(3),
-        "query:recent_share": 3 / 9, "query:thinness": 3 / 12, "query:log_tokens": math.log1p(3),
-        "user:log_history": math.log1p(100), "user:log_hours_since_last": math.log1p(181),
-    }, rel=1e-5)  # fmt: skip
-    np.testing.assert_allclose(found[1], [0, 0, 0, 1, 0, 0, np.nan])
-    np.testing.assert_allclose(found[2, [0, 3, 5, 6]], [0, 1, 0, np.nan])

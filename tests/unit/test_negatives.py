@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from interactrank.engagement import FeatureInputs, level_code
 from interactrank.idtable import IdTable
+from interactrank.inputs import FeatureInputs, level_code
 from interactrank.rows import pack
 from interactrank.schema import LEVELS, FeatureSchema
 from prerank.negatives import FAR, HARD, NEAR, sample_candidates

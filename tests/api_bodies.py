@@ -1,0 +1,24 @@
+"""Limits of several deployments, and any JSON there is: for tests of what a caller may send."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from interactrank.schema import FeatureSchema
+from prerank.api import Limits
+from prerank.ids import ItemIds
+
+SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
+WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
+REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
+RETRIEVED = Limits(ItemIds("integer"), replace(SCHEMA, retriever=("score", "rank")))
+SEGMENTED = Limits(ItemIds("integer"), replace(SCHEMA, segments=("country", "device")))
+STRINGS = Limits(ItemIds("string", 7), SCHEMA)
+NOW = 1_700_000_000_000_000
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)

@@ -1,0 +1,73 @@
+"""What an event may hold, and what is said about everything else. No Ray, no store."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.api_bodies import JSON, NOW, REPLAY, WALL
+
+from prerank.api import AHEAD_US, Limits, RequestError, parse_events
+from prerank.ids import event_id, given_event_id
+
+EVENT: dict[str, Any] = {"user_id": "ann", "item_id": 5, "action": "click", "event_time": NOW}
+
+
+def events(*rows: Any, limits: Limits = WALL) -> Any:
+    return parse_events(orjson.dumps({"events": list(rows)}), limits, NOW)
+
+
+def test_an_event_has_the_id_that_ingest_gives_it() -> None:
+    plain, own, of_request = events(
+        EVENT, {**EVENT, "event_id": "e1"}, {**EVENT, "request_id": "r1"}
+    )
+    assert plain.event_id == event_id("ann", 5, "click", NOW)
+    assert own.event_id == given_event_id("e1")
+    assert of_request.event_id == event_id("r1", 5, "click", NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"item_id": None}, "item_id"),
+        ({"item_id": "five"}, "item_id"),
+        ({"item_id": 2**60}, "item_id"),
+        ({"action": "zap"}, "action"),
+        ({"action": ["click"]}, "action"),
+        ({"event_time": None}, "event_time"),
+        ({"event_time": "soon"}, "event_time"),
+        ({"event_time": NOW + AHEAD_US + 1}, "event_time"),
+        ({"event_id": {}}, "event_id"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_wrong_event_is_named_by_place_and_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        events(EVENT, {**EVENT, **change})
+    assert caught.value.field == f"events[1].{field}"
+
+
+def test_an_unknown_action_is_answered_with_the_allowed_ones() -> None:
+    with pytest.raises(RequestError, match=r"impression.*click.*save"):
+        events({**EVENT, "action": "zap"})
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"events": {}}', b'{"events": [1]}', b"[", b"[]"])
+def test_a_body_that_holds_no_events(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        parse_events(body, WALL, NOW)
+
+
+def test_replay_accepts_events_of_any_time() -> None:
+    assert events({**EVENT, "event_time": NOW * 2}, limits=REPLAY)[0].time == NOW * 2
+
+
+@given(st.dictionaries(st.sampled_from([*EVENT, "event_id", "request_id"]), JSON))
+def test_no_event_is_anything_but_read_or_refused(changes: dict[str, Any]) -> None:
+    with contextlib.suppress(RequestError):
+        assert len(events({**EVENT, **changes})) == 1

@@ -136,16 +136,21 @@ def _platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Slope and shift that minimise the log loss of one head; slope 0 where there is none."""
     if labels.min() == labels.max():
         return 0.0, 0.0
-    design = torch.stack((logits, torch.ones_like(logits)), 1)
-    found = logits.new_tensor([1.0, 0.0])
+    # Standardised and from the base rate, Newton converges however large the logits are.
+    mean, std = logits.mean(), logits.std().clamp(min=1e-9)
+    design = torch.stack(((logits - mean) / std, torch.ones_like(logits)), 1)
+    found = torch.stack((logits.new_zeros(()), labels.mean().logit()))
+    ridge = RIDGE * torch.eye(2, dtype=logits.dtype, device=logits.device)
     for _ in range(NEWTON_STEPS):
         p = torch.sigmoid(design @ found)
         gradient = design.T @ (p - labels) / len(labels)
         curvature = design.T @ (design * (p * (1 - p)).unsqueeze(1)) / len(labels)
-        step = torch.linalg.solve(curvature + RIDGE * torch.eye(2).double(), gradient)
+        step = torch.linalg.solve(curvature + ridge, gradient)
         # A full step may overshoot where the curve is flat: none is longer than 2.
         found = found - step * min(1.0, 2.0 / float(step.norm().clamp(min=1e-12)))
-    return (float(found[0]), float(found[1])) if found.isfinite().all() else (0.0, 0.0)
+    slope = found[0] / std
+    shift = found[1] - slope * mean
+    return (float(slope), float(shift)) if found.isfinite().all() else (0.0, 0.0)
 
 
 @torch.no_grad()

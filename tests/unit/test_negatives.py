@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.samples import CATALOGUE
 
 from interactrank.idtable import IdTable
 from interactrank.inputs import FeatureInputs, level_code
 from interactrank.rows import pack
 from interactrank.schema import LEVELS, FeatureSchema
 from prerank.negatives import FAR, HARD, NEAR, sample_candidates
+from prerank.reader import Reader
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 TABLE = IdTable(np.arange(1000, 1400)[::-1].copy())
@@ -157,3 +159,15 @@ def test_log_q_is_the_share_of_draws_that_hold_the_item() -> None:
     assert sorted(set(np.round(expected, 5).tolist())) == pytest.approx(
         sorted([1.0, NEAR / near, FAR / far]), abs=1e-4
     )
+
+
+def test_random_items_join_training_batches_only_where_impressions_were_logged() -> None:
+    reader = Reader.__new__(Reader)
+    reader.catalogue = CATALOGUE
+    for reader.shown in (True, False):
+        found = reader.negatives(np.random.default_rng(1), 5000)
+        assert (found is not None) == reader.shown
+        assert reader.negatives(np.random.default_rng(1), 0) is None
+        if found is not None:
+            assert sorted(set(found.tolist())) == list(range(len(CATALOGUE)))
+            assert len(found) == 5000

@@ -1,0 +1,188 @@
+"""The fusion against its formula in NumPy, and what must hold whatever its parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from interactrank.fusion import LEAST_STD, MOST_SCALE, REACH, Fusion
+
+SEEDS = st.integers(0, 2**32 - 1)
+N, B, X, R, H = 12, 4, 5, 3, 3
+
+
+def sigmoid(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-value))
+
+
+def new(seed: int, crosses: int = X, gated: bool = True, hidden: int = 0) -> Fusion:
+    """Random parameters and calibration, fitted on 200 random candidates and requests."""
+    torch.manual_seed(seed)
+    fusion = Fusion(crosses, R, H, gated, hidden)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.normal_(0, 0.7)
+        fusion.slope.uniform_(0.2, 2.0)
+        fusion.shift.normal_()
+    if crosses:
+        fusion.fit(torch.rand(200, crosses) * 3 - 1, torch.randn(200, R) * 2 + 1)
+    return fusion
+
+
+def sample(seed: int, crosses: int = X) -> tuple[torch.Tensor, ...]:
+    """dots [N, H], x [N, X], statistics [B, R] with some unknown, request [N]."""
+    rng = np.random.default_rng(seed)
+    statistics = rng.normal(1, 4, (B, R)).astype(np.float32)
+    statistics[rng.random((B, R)) < 0.3] = np.nan
+    return (
+        torch.tensor(rng.uniform(-1, 1, (N, H)).astype(np.float32)),
+        torch.tensor(rng.normal(0, 2, (N, crosses)).astype(np.float32)),
+        torch.tensor(statistics),
+        torch.tensor(rng.integers(0, B, N)),
+    )
+
+
+def by_hand(
+    fusion: Fusion, dots: torch.Tensor, x: torch.Tensor, statistics: torch.Tensor,
+    request: torch.Tensor,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The module's formula, one candidate and head at a time."""
+    p = {k: v.double().numpy() for k, v in fusion.state_dict().items()}
+    out = np.zeros((N, H))
+    for n, b in enumerate(request.tolist()):
+        raw, prior = float(p["raw_scale"]), 0.0
+        if fusion.crosses:
+            weights = p["weight"].copy()
+            z = (x[n].double().numpy() - p["x_mean"]) / p["x_std"]
+            if fusion.gate is not None:
+                phi = (statistics[b].double().numpy() - p["request_mean"]) / p["request_std"]
+                phi = np.array([0.0 if np.isnan(f) else min(max(f, -3.0), 3.0) for f in phi])
+                raw += p["gate.weight"][0] @ phi
+                weights += p["gate.weight"][1:] @ phi
+            prior = weights @ z
+            if fusion.hidden is not None:
+                units = np.maximum(p["hidden.0.weight"] @ z + p["hidden.0.bias"], 0)
+                prior += float(p["hidden.2.weight"][0] @ units)
+        a = 100 * sigmoid(np.array(raw))
+        for h in range(H):
+            inner = a * float(dots[n, h]) + prior + p["bias"][h]
+            out[n, h] = p["slope"][h] * inner + p["shift"][h]
+    return out
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("crosses", [X, 0])
+def test_logits_are_the_formula(crosses: int, gated: bool, hidden: int) -> None:
+    for seed in range(5):
+        fusion, given_ = new(seed, crosses, gated, hidden), sample(seed, crosses)
+        with torch.no_grad():
+            found = fusion.logits(*given_).numpy()
+        np.testing.assert_allclose(found, by_hand(fusion, *given_), rtol=2e-4, atol=2e-4)
+
+
+@given(SEEDS, st.booleans(), st.sampled_from([0, 3]), st.sampled_from([0, X]))
+@settings(max_examples=50)
+def test_head_weights_fold_into_one_dot_a_candidate(
+    seed: int, gated: bool, hidden: int, crosses: int
+) -> None:
+    fusion = new(seed, crosses, gated, hidden)
+    _, x, statistics, request = sample(seed, crosses)
+    torch.manual_seed(seed)
+    queries, items = torch.randn(B, H, 6), torch.randn(N, 6)
+    head_weights = torch.rand(H).softmax(0)
+    with torch.no_grad():
+        dots = torch.einsum("nhd,nd->nh", queries[request], items)
+        expected = fusion.logits(dots, x, statistics, request) @ head_weights
+        folded, coefficients = fusion.fold(head_weights), fusion.coefficients(statistics)
+        fused = torch.einsum("h,bhd->bd", folded.heads, queries)
+        one = (fused[request] * items).sum(1)
+        prior = folded.prior * fusion.prior(x, coefficients, request)
+        found = coefficients.scale[request] * one + prior + folded.constant
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@given(SEEDS, st.floats(-1e4, 1e4, width=32))
+def test_the_scale_is_positive_whatever_the_request(seed: int, value: float) -> None:
+    fusion = new(seed)
+    with torch.no_grad():
+        scale = fusion.coefficients(torch.full((1, R), value)).scale
+    assert 0 < float(scale) <= MOST_SCALE
+
+
+def test_an_unknown_statistic_counts_as_the_mean() -> None:
+    fusion = new(0)
+    known = torch.tensor([[0.3, -1.0, 2.0]])
+    for r in range(R):
+        unknown, mean = known.clone(), known.clone()
+        unknown[0, r], mean[0, r] = torch.nan, fusion.request_mean[r]
+        for name in ("scale", "weights"):
+            found, expected = (getattr(fusion.coefficients(s), name) for s in (unknown, mean))
+            torch.testing.assert_close(found, expected)
+            assert not torch.allclose(found, getattr(fusion.coefficients(known), name))
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_request_unlike_all_others_is_not_extrapolated(side: float) -> None:
+    fusion = new(1)
+
+    def at(deviations: float) -> torch.Tensor:
+        statistics = fusion.request_mean + side * deviations * fusion.request_std
+        found = fusion.coefficients(statistics.unsqueeze(0))
+        return torch.cat((found.scale, found.weights[0]))
+
+    assert REACH == 3
+    torch.testing.assert_close(at(3.5), at(1e6))
+    assert not torch.allclose(at(2.5), at(3.0))
+
+
+def test_what_never_varied_in_training_has_no_say_when_it_does() -> None:
+    fusion = new(2)
+    torch.manual_seed(2)
+    x, statistics = torch.rand(50, X), torch.randn(50, R)
+    x[:, 1], statistics[:, 2] = 0.5, 4.0
+    statistics[:25, 2] = torch.nan
+    fusion.fit(x, statistics)
+    met, moved = torch.rand(1, X), torch.randn(1, R)
+    other, elsewhere = met.clone(), moved.clone()
+    other[0, 1], elsewhere[0, 2] = 7.0, 90.0
+    dots, of = torch.rand(1, H), torch.zeros(1, dtype=torch.int64)
+    with torch.no_grad():
+        base = fusion.logits(dots, met, moved, of)
+        for x_, s in ((other, moved), (met, elsewhere)):
+            torch.testing.assert_close(fusion.logits(dots, x_, s, of), base, rtol=0, atol=5e-3)
+        for x_, s in ((met + torch.eye(X)[:1], moved), (met, moved + torch.eye(R)[:1])):
+            assert (fusion.logits(dots, x_, s, of) - base).abs().max() > 0.05
+
+
+def test_a_feature_that_varied_little_is_not_stretched() -> None:
+    fusion = new(3)
+    x = torch.zeros(1000, X)
+    x[0] = 0.1
+    fusion.fit(x, torch.randn(10, R))
+    torch.testing.assert_close(fusion.x_std, torch.full((X,), LEAST_STD))
+
+
+def test_standardisation_is_that_of_training() -> None:
+    fusion = new(4)
+    x, statistics = torch.rand(64, X) * 9, torch.randn(64, R) * 5
+    statistics[::2, 1] = torch.nan
+    fusion.fit(x, statistics)
+    np.testing.assert_allclose(fusion.x_mean, x.numpy().mean(0), rtol=1e-5)
+    np.testing.assert_allclose(fusion.x_std, x.numpy().std(0), rtol=1e-4)
+    np.testing.assert_allclose(fusion.request_mean, np.nanmean(statistics.numpy(), 0), rtol=1e-4)
+    np.testing.assert_allclose(fusion.request_std, np.nanstd(statistics.numpy(), 0), rtol=1e-4)
+
+
+def test_an_untrained_fusion_treats_every_request_alike() -> None:
+    fusion = Fusion(X, R, H, gated=True, hidden=0)
+    with torch.no_grad():
+        found = fusion.coefficients(torch.randn(B, R))
+    torch.testing.assert_close(found.scale, torch.full((B,), 10.0))
+    torch.testing.assert_close(found.weights, torch.full((B, X), 0.1))
+    assert (fusion.slope == 1).all()
+    assert (fusion.shift == 0).all()

@@ -1,0 +1,293 @@
+"""Stacking and calibration recover what was planted, and no request is measured by what saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.samples import SHIPPED, arrays, batch, new_model
+from torch import Tensor
+
+from interactrank.fusion import Fusion
+from interactrank.losses import LossConfig
+from interactrank.reliability import calibration_error, tally
+from interactrank.stacking import (
+    HeldOut,
+    calibrate,
+    cross_fitted,
+    fusion_loss,
+    hold_out,
+    measure,
+    refit,
+)
+
+X, R, SHOWN = 4, 2, 8
+CONFIG = LossConfig(head_weights=(1.0,))
+CHANCE = float(np.mean(1 / np.arange(1, SHOWN + 1)))
+
+
+def held_out(
+    seed: int, truth: Callable[[HeldOut], Tensor], crosses: int = X, requests: int = 60
+) -> HeldOut:
+    """Noise in which the candidate of each request that ``truth`` [N] puts first was engaged."""
+    rng = torch.Generator().manual_seed(seed)
+    n = requests * SHOWN
+    made = HeldOut(
+        dots=torch.rand(n, 1, generator=rng) * 2 - 1,
+        x=torch.randn(n, crosses, generator=rng),
+        statistics=torch.randn(requests, R, generator=rng),
+        labels=torch.zeros(n, 1),
+        weights=torch.ones(n),
+        log_q=torch.zeros(n),
+        request=torch.arange(requests).repeat_interleave(SHOWN),
+        requests=requests,
+    )
+    best = truth(made).view(requests, SHOWN).argmax(1)
+    made.labels[torch.arange(requests) * SHOWN + best] = 1
+    return made
+
+
+def by_cross(held: HeldOut) -> Tensor:
+    return held.x[:, 1]
+
+
+def by_dot(held: HeldOut) -> Tensor:
+    return held.dots[:, 0] + 0.1 * held.x[:, 0]
+
+
+def by_nothing(held: HeldOut) -> Tensor:
+    return torch.rand(len(held.x), generator=torch.Generator().manual_seed(int(held.requests)))
+
+
+def new_fusion(crosses: int = X, gated: bool = True) -> Fusion:
+    torch.manual_seed(0)
+    return Fusion(crosses, R, 1, gated, 0)
+
+
+def mrr(fusion: Fusion, held: list[HeldOut]) -> float:
+    return float(np.concatenate(measure(fusion, held)).mean())
+
+
+def state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---- Refit --------------------------------------------------------------------------------------
+
+
+def test_where_the_dot_is_noise_its_scale_falls_and_the_cross_feature_decides() -> None:
+    fusion = new_fusion(gated=False)
+    before = float(fusion.coefficients(torch.zeros(1, R)).scale.detach())
+    refit(fusion, [held_out(s, by_cross) for s in range(3)], CONFIG)
+    fresh = [held_out(s, by_cross) for s in range(10, 13)]
+    found = fusion.coefficients(torch.zeros(1, R))
+    assert float(found.scale.detach()) < before / 10
+    weights = found.weights[0].detach()
+    assert weights.argmax() == 1
+    assert weights[1] > 10 * weights[[0, 2, 3]].abs().max()
+    assert mrr(fusion, fresh) > 0.95
+
+
+def test_where_the_dot_decides_it_goes_on_doing_so() -> None:
+    fusion = new_fusion()
+    refit(fusion, [held_out(s, by_dot) for s in range(3)], CONFIG)
+    assert mrr(fusion, [held_out(s, by_dot) for s in range(10, 13)]) > 0.9
+
+
+def test_a_gated_fusion_finds_what_the_request_decides() -> None:
+    def truth(held: HeldOut) -> Tensor:
+        first = held.statistics[held.request, 0] > 0
+        return torch.where(first, held.x[:, 0], held.x[:, 1])
+
+    fitted, fresh = ([held_out(s, truth) for s in seeds] for seeds in (range(5), range(10, 13)))
+    reached = {}
+    for gated in (True, False):
+        fusion = new_fusion(gated=gated)
+        refit(fusion, fitted, CONFIG)
+        reached[gated] = mrr(fusion, fresh)
+    assert reached[True] > reached[False] + 0.05
+
+
+def test_only_the_fusions_parameters_move() -> None:
+    model = new_model(SHIPPED)
+    config = LossConfig(head_weights=(1.0, 1.0))
+    before = state(model)
+    refit(model.fusion, hold_out(model, [batch(arrays(s)) for s in range(3)]), config)
+    moved = {k for k, v in state(model).items() if not torch.equal(v, before[k])}
+    fitted = {f"fusion.{k}" for k, _ in model.fusion.named_parameters()}
+    assert moved == fitted
+    assert all(p.grad is None for p in model.query_tower.parameters())
+
+
+def test_held_out_batches_hold_what_the_fusion_needs() -> None:
+    model, source = new_model(SHIPPED).train(), batch(arrays())
+    (held,) = hold_out(model, [source])
+    assert not model.training
+    with torch.no_grad():
+        logits = model.fusion.logits(held.dots, held.x, held.statistics, held.request)
+        assert torch.equal(logits, model(source).logits)
+    assert (held.requests, held.dots.requires_grad) == (5, False)
+
+
+def test_a_fit_that_diverges_is_undone() -> None:
+    fusion = new_fusion()
+    before = state(fusion)
+    broken = held_out(0, by_cross)
+    broken.x[3, 2] = torch.inf
+    refit(fusion, [broken], CONFIG)
+    assert same(state(fusion), before)
+
+
+def test_sampled_candidates_are_corrected_as_in_training() -> None:
+    """With log Q as a planted shift of the logits, only the corrected loss is at its least."""
+    held = held_out(0, by_cross)
+    held = replace(held, log_q=-torch.rand(len(held.x)) * 5)
+    fusion = new_fusion()
+    with torch.no_grad():
+        losses = [float(fusion_loss(fusion, [held], replace(CONFIG, log_q_power=p)))
+                  for p in (0.0, 0.5, 1.0)]  # fmt: skip
+        plain = replace(held, log_q=torch.zeros(len(held.x)))
+        assert losses[0] == pytest.approx(float(fusion_loss(fusion, [plain], CONFIG)))
+    assert len({round(v, 4) for v in losses}) == 3
+
+
+# ---- Cross-fitting ------------------------------------------------------------------------------
+
+WIDE = 200
+"""Cross features, more than enough to memorise 40 requests."""
+
+
+def memorisable(batches: int) -> list[HeldOut]:
+    return [held_out(s, by_nothing, WIDE, requests=10) for s in range(batches)]
+
+
+def test_no_request_is_measured_with_a_fusion_that_saw_it() -> None:
+    held, fusion = memorisable(4), new_fusion(WIDE)
+    before = state(fusion)
+    loss, ranks = cross_fitted(fusion, held, CONFIG)
+    assert same(state(fusion), before)
+    refit(fusion, held, CONFIG)
+    assert mrr(fusion, held) > 0.95, "the labels can be memorised"
+    assert ranks < CHANCE + 0.15
+    with torch.no_grad():
+        assert loss > 5 * float(fusion_loss(fusion, held, CONFIG))
+
+
+def test_cross_fitting_is_fitting_on_one_half_and_measuring_the_other() -> None:
+    held = [held_out(s, by_cross, requests=10 + s) for s in range(5)]
+    expected: list[np.ndarray] = []
+    for fitted, measured in ((held[1::2], held[::2]), (held[::2], held[1::2])):
+        fusion = new_fusion()
+        refit(fusion, fitted, CONFIG)
+        expected += measure(fusion, measured)
+    _, found = cross_fitted(new_fusion(), held, CONFIG)
+    assert found == pytest.approx(np.concatenate(expected).mean(), abs=1e-6)
+
+
+def test_without_stacking_the_fusion_is_measured_as_it_is() -> None:
+    held, fusion = memorisable(3), new_fusion(WIDE)
+    _, found = cross_fitted(fusion, held, CONFIG, stacking=False)
+    assert found == pytest.approx(mrr(fusion, held))
+    # With one batch there is no other to fit on.
+    _, alone = cross_fitted(fusion, held[:1], CONFIG)
+    assert alone == pytest.approx(mrr(fusion, held[:1]))
+    assert np.isnan(cross_fitted(fusion, [], CONFIG)).all()
+
+
+# ---- Calibration --------------------------------------------------------------------------------
+
+
+def shown(slopes: list[float], shifts: list[float], requests: int = 4000) -> tuple[Fusion, HeldOut]:
+    """Candidates engaged with probability sigmoid(slope * logit + shift), a head each."""
+    heads = len(slopes)
+    torch.manual_seed(5)
+    fusion = Fusion(X, R, heads, True, 0)
+    n = requests * SHOWN
+    held = HeldOut(
+        dots=torch.rand(n, heads) * 2 - 1, x=torch.randn(n, X), statistics=torch.randn(requests, R),
+        labels=torch.zeros(n, heads), weights=torch.rand(n) * 20, log_q=torch.zeros(n),
+        request=torch.arange(requests).repeat_interleave(SHOWN), requests=requests,
+    )  # fmt: skip
+    odds = raw(fusion, held) * torch.tensor(slopes) + torch.tensor(shifts)
+    return fusion, replace(held, labels=(torch.rand(n, heads) < odds.sigmoid()).float())
+
+
+@torch.no_grad()
+def raw(fusion: Fusion, held: HeldOut) -> Tensor:
+    return fusion.logits(held.dots, held.x, held.statistics, held.request)
+
+
+def errors(logits: Tensor, held: HeldOut) -> list[float]:
+    """Expected calibration error of each head."""
+    p, labels = logits.sigmoid().numpy(), held.labels.numpy() > 0
+    return [calibration_error(tally(p[:, h], labels[:, h])) for h in range(p.shape[1])]
+
+
+def test_calibration_recovers_slope_and_shift_and_keeps_the_order() -> None:
+    slopes, shifts = [0.4, 1.8, 1.0], [-1.0, 0.7, -3.0]
+    fusion, held = shown(slopes, shifts)
+    before = raw(fusion, held)
+    halves = [split(held, low, low + 2000) for low in (0, 2000)]
+    calibrate(fusion, halves)
+    after = raw(fusion, held)
+    # Row weights, random here, must not bend the probabilities.
+    assert fusion.slope.tolist() == pytest.approx(slopes, rel=0.06)
+    assert fusion.shift.tolist() == pytest.approx(shifts, abs=0.12)
+    for miss, was in zip(errors(after, held), errors(before, held), strict=True):
+        assert miss < 0.01 < was / 2
+    ordered = after.gather(0, before.argsort(dim=0))
+    assert (ordered.diff(dim=0) >= 0).all()
+
+
+def split(held: HeldOut, low: int, high: int) -> HeldOut:
+    """Requests low to high - 1."""
+    rows = slice(low * SHOWN, high * SHOWN)
+    return HeldOut(
+        held.dots[rows], held.x[rows], held.statistics[low:high], held.labels[rows],
+        held.weights[rows], held.log_q[rows], held.request[rows] - low, high - low,
+    )  # fmt: skip
+
+
+def test_calibrating_again_changes_nothing() -> None:
+    fusion, held = shown([0.5], [-1.0], 500)
+    calibrate(fusion, [held])
+    first = state(fusion)
+    calibrate(fusion, [held])
+    assert same(state(fusion), first)
+
+
+@pytest.mark.parametrize("spread", [0.01, 30.0, 1000.0])
+def test_logits_of_any_size_are_calibrated(spread: float) -> None:
+    fusion, held = shown([1.0], [-2.0], 1500)
+    truth = raw(fusion, held)
+    with torch.no_grad():
+        fusion.weight.copy_(torch.eye(X)[0])
+        held = replace(held, dots=truth * 0, x=truth * spread * torch.eye(X)[:1])
+    calibrate(fusion, [held])
+    assert float(fusion.slope) == pytest.approx(1 / spread, rel=0.05)
+    assert float(fusion.shift) == pytest.approx(-2.0, abs=0.1)
+
+
+def test_a_head_that_nothing_can_be_learned_of_is_left_as_it_is() -> None:
+    fusion, held = shown([1.0, 1.0, -2.0, 0.5], [0.0, 0.0, 0.0, 1.0], 500)
+    held.labels[:, 0], held.labels[:, 1] = 0, 1
+    calibrate(fusion, [held])
+    assert fusion.slope[:3].tolist() == [1.0] * 3
+    assert fusion.shift[:3].tolist() == [0.0] * 3
+    assert fusion.slope[3] != 1
+
+
+def test_a_head_that_is_always_right_stays_finite() -> None:
+    fusion, held = shown([1.0], [0.0], 200)
+    held = replace(held, labels=(raw(fusion, held) > 0.3).float())
+    calibrate(fusion, [held])
+    assert fusion.slope.isfinite().all()
+    assert (fusion.slope > 1).all()
+    assert (raw(fusion, held) > 0).eq(held.labels > 0).float().mean() > 0.99

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from tests import online_log
 
 from prerank.home import Home
 from prerank.ingest import ingest
@@ -75,3 +76,17 @@ class Case:
 @pytest.fixture
 def case(ray_local: None, tmp_path: Path) -> Case:
     return Case(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with the features of tests/online_log.py, and nothing online yet. Read only."""
+    home = Home.at(tmp_path_factory.mktemp("online") / "home")
+    online_log.build(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def requests() -> pd.DataFrame:
+    """Searches of that log. Read only."""
+    return online_log.searches()

@@ -5,121 +5,44 @@ The log is made here and its feature tables are built without Ray, by the same f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.online_log import (
+    CANDIDATES,
+    DAY,
+    ITEMS,
+    MANIFEST,
+    UNTIL,
+    as_table,
+    beside,
+    crosses,
+)
 
 from interactrank.batch import collate
 from interactrank.catalogue import Catalogue
-from interactrank.engagement import cross_features
 from interactrank.inputs import request_features
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
 from interactrank.scorer import Scorer
 from interactrank.text import engagement_keys
-from prerank import features
 from prerank.answers import Loaded
 from prerank.api import Limits, named, parse_json
 from prerank.bundle import Bundle
 from prerank.engine import Engine, ServeConfig
-from prerank.errors import NotReadyError, StateError
 from prerank.events import Event, HistoryWriter
 from prerank.examples import Candidates, offline_inputs, request_arrays
-from prerank.features import FeatureConfig, build_features, schema_of
-from prerank.home import Home, write_json
+from prerank.features import schema_of
+from prerank.home import Home
 from prerank.ids import ItemIds
 from prerank.index import encode_slice
-from prerank.ingest_known import VERSION
 from prerank.online import OnlineFeatures
 from prerank.registry import Wanted
-from prerank.store import REDIS_ENV, apply, materialise, materialised_path
-
-DAY = 86_400_000_000
-START = 1_600_000_000_000_000
-DAYS, EVENTS, USERS, ITEMS = 40, 6_000, 80, 150
-UNTIL = START + 30 * DAY + 12_345_678
-WORDS = ["red", "blue", "shoe", "shoes", "lamp", "wooden", "table", "running", "kids", "garden"]
-MANIFEST = {
-    "actions": ["impression", "click", "save"],
-    "passive": ["impression"],
-    "heads": {"engagement": ["click", "save"]},
-    "head_order": ["engagement"],
-    "segments": ["country", "device"],
-    "retriever": ["rank"],
-    "numeric": [],
-    "version": VERSION,
-    "events": EVENTS,
-    "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
-    "fingerprint": "one",
-    "ids": "integer",
-    "hash_seed": 0,
-}
-
-
-def log() -> pd.DataFrame:
-    rng = np.random.default_rng(5)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, 4), replace=False)) for _ in range(60)]
-    time = np.sort(rng.integers(START, START + DAYS * DAY, EVENTS))
-    # Items follow the query, so that rows have something to say.
-    query = rng.integers(0, len(texts), EVENTS)
-    stamp = pd.to_datetime(time.astype("datetime64[us]"), utc=True)
-    return pd.DataFrame(
-        {
-            "user_id": [f"u{n}" for n in rng.integers(0, USERS, EVENTS)],
-            "query": [texts[q] for q in query],
-            "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
-            "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
-            "event_time": stamp,
-            "known_time": stamp,
-            "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
-            "device": rng.choice(["mobile", "tv"], EVENTS),
-            "event_id": rng.integers(-(2**62), 2**62, EVENTS),
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def events() -> pd.DataFrame:
-    return log()
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, events: pd.DataFrame) -> Home:
-    """A home with features, and nothing online yet."""
-    home = Home.at(tmp_path_factory.mktemp("parity") / "home")
-    write_json(home.manifest, MANIFEST)
-    folder = home.events / "day=all"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pandas(events, preserve_index=False), folder / "part-0.parquet")
-
-    def serially(
-        function: Callable[[dict[str, Any]], dict[str, Any]],
-        pieces: Sequence[dict[str, Any]],
-        name: str,
-    ) -> list[dict[str, Any]]:
-        return [function(piece) for piece in pieces]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "ray_map", serially)
-        build_features(home, FeatureConfig(lag_minutes=20))
-    return home
-
-
-def beside(built: Home, root: Path) -> Home:
-    """A home with the same features and an online state of its own."""
-    home = Home.at(root / "home")
-    home.root.mkdir(parents=True)
-    (home.root / "features").symlink_to(built.features)
-    write_json(home.manifest, MANIFEST)
-    return home
+from prerank.store import apply, materialise
 
 
 @pytest.fixture(scope="module")
@@ -132,33 +55,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, built: Home, online_store: st
 @pytest.fixture(scope="module")
 def online(home: Home) -> OnlineFeatures:
     return OnlineFeatures(home)
-
-
-@pytest.fixture(scope="module")
-def requests(events: pd.DataFrame) -> pd.DataFrame:
-    """Sixty of the log's own searches, just after what is online; some of nobody, for nothing."""
-    sample = events.sample(60, random_state=3).reset_index(drop=True)
-    sample["context"] = sample[["country", "device"]].to_dict("records")
-    sample = sample[["query", "user_id", "context"]]
-    sample.loc[:1, "user_id"] = "nobody"
-    sample.loc[2:3, "query"] = "zzz qqq"
-    return sample
-
-
-CANDIDATES = np.arange(ITEMS, dtype=np.int64)
-
-
-def as_table(query: str, user: str, context: dict[str, str], time: int) -> pa.Table:
-    stamp = pa.array([time], pa.timestamp("us", tz="UTC"))
-    return pa.table(
-        {"query": [query], "user_id": [user], "request_time": stamp, "context": [context]}
-    )
-
-
-def crosses(inputs: Any) -> np.ndarray:
-    schema = schema_of(MANIFEST)
-    none = np.zeros(ITEMS, np.int64)
-    return cross_features(schema, inputs, CANDIDATES, np.array([0, ITEMS]), none)
 
 
 def test_online_features_equal_offline_ones(
@@ -310,46 +206,6 @@ def test_a_store_that_fails_leaves_the_features_out(
     assert not crosses(read.inputs)[:, counted].any()
 
 
-@pytest.fixture
-def another_store(
-    request: pytest.FixtureRequest, online_store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An empty store of the same kind: SQLite's is the home's, a Redis server is everybody's."""
-    if online_store == "redis":
-        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
-
-
-def test_materialising_on_brings_what_offline_sees_later(
-    tmp_path: Path, built: Home, requests: pd.DataFrame, another_store: None
-) -> None:
-    later = beside(built, tmp_path)
-    steps = (START + 10 * DAY, START + 10 * DAY + 1, START + 33 * DAY)
-    for until in steps:
-        state = materialise(later, until, progress=False)
-        assert state["until_us"] == until
-    online = OnlineFeatures(later)
-    for query, user, context in requests.head(20).itertuples(index=False):
-        there = offline_inputs(later, as_table(query, user, context, steps[-1]))
-        here = online.read(query, user, steps[-1], context)
-        np.testing.assert_allclose(crosses(here.inputs), crosses(there), atol=1e-6)
-    with pytest.raises(StateError, match="cannot forget"):
-        materialise(later, steps[0], progress=False)
-
-
-def test_another_online_store_is_filled_from_the_start(
-    request: pytest.FixtureRequest, tmp_path: Path, built: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new_redis = request.getfixturevalue("new_redis")
-    home = beside(built, tmp_path)
-    monkeypatch.delenv(REDIS_ENV, raising=False)
-    materialise(home, UNTIL, progress=False)
-    monkeypatch.setenv(REDIS_ENV, new_redis())
-    materialise(home, UNTIL - 5 * DAY, progress=False)
-    read = OnlineFeatures(home).read("red shoe", "u1", UNTIL)
-    assert (read.inputs.key_block >= 0).any()
-    assert len(read.inputs.hist_items)
-
-
 def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataFrame) -> None:
     store = apply(home)
     for query, user, context in requests.head(8).itertuples(index=False):
@@ -363,11 +219,3 @@ def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataF
             start = ours.block_start[block]
             own = ours.blocks[start : start + ours.block_size[block]].tobytes()
             assert rows[key] is None if block < 0 else rows[key] == own
-
-
-def test_nothing_applied_is_said_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(NotReadyError, match="prerank materialise"):
-        OnlineFeatures(Home.at(tmp_path))
-    with pytest.raises(StateError, match="prerank features"):
-        materialise(Home.at(tmp_path))
-    assert not materialised_path(Home.at(tmp_path)).exists()

@@ -1,0 +1,116 @@
+"""A small log whose feature tables are built without Ray, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from interactrank.engagement import cross_features
+from prerank import features
+from prerank.features import FeatureConfig, build_features, schema_of
+from prerank.home import Home, write_json
+from prerank.ingest_known import VERSION
+
+DAY = 86_400_000_000
+START = 1_600_000_000_000_000
+DAYS, EVENTS, USERS, ITEMS = 40, 6_000, 80, 150
+UNTIL = START + 30 * DAY + 12_345_678
+WORDS = ["red", "blue", "shoe", "shoes", "lamp", "wooden", "table", "running", "kids", "garden"]
+MANIFEST = {
+    "actions": ["impression", "click", "save"],
+    "passive": ["impression"],
+    "heads": {"engagement": ["click", "save"]},
+    "head_order": ["engagement"],
+    "segments": ["country", "device"],
+    "retriever": ["rank"],
+    "numeric": [],
+    "version": VERSION,
+    "events": EVENTS,
+    "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
+    "fingerprint": "one",
+    "ids": "integer",
+    "hash_seed": 0,
+}
+
+
+def log() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, 4), replace=False)) for _ in range(60)]
+    time = np.sort(rng.integers(START, START + DAYS * DAY, EVENTS))
+    # Items follow the query, so that rows have something to say.
+    query = rng.integers(0, len(texts), EVENTS)
+    stamp = pd.to_datetime(time.astype("datetime64[us]"), utc=True)
+    return pd.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in rng.integers(0, USERS, EVENTS)],
+            "query": [texts[q] for q in query],
+            "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
+            "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
+            "event_time": stamp,
+            "known_time": stamp,
+            "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
+            "device": rng.choice(["mobile", "tv"], EVENTS),
+            "event_id": rng.integers(-(2**62), 2**62, EVENTS),
+        }
+    )
+
+
+def build(home: Home) -> None:
+    """Build the log's features in an empty home, without Ray."""
+    write_json(home.manifest, MANIFEST)
+    folder = home.events / "day=all"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pandas(log(), preserve_index=False), folder / "part-0.parquet")
+
+    def serially(
+        function: Callable[[dict[str, Any]], dict[str, Any]],
+        pieces: Sequence[dict[str, Any]],
+        name: str,
+    ) -> list[dict[str, Any]]:
+        return [function(piece) for piece in pieces]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "ray_map", serially)
+        build_features(home, FeatureConfig(lag_minutes=20))
+
+
+def beside(built: Home, root: Path) -> Home:
+    """A home with the same features and an online state of its own."""
+    home = Home.at(root / "home")
+    home.root.mkdir(parents=True)
+    (home.root / "features").symlink_to(built.features)
+    write_json(home.manifest, MANIFEST)
+    return home
+
+
+def searches() -> pd.DataFrame:
+    """Sixty of the log's own searches, just after what is online; some of nobody, for nothing."""
+    sample = log().sample(60, random_state=3).reset_index(drop=True)
+    sample["context"] = sample[["country", "device"]].to_dict("records")
+    sample = sample[["query", "user_id", "context"]]
+    sample.loc[:1, "user_id"] = "nobody"
+    sample.loc[2:3, "query"] = "zzz qqq"
+    return sample
+
+
+CANDIDATES = np.arange(ITEMS, dtype=np.int64)
+
+
+def as_table(query: str, user: str, context: dict[str, str], time: int) -> pa.Table:
+    stamp = pa.array([time], pa.timestamp("us", tz="UTC"))
+    return pa.table(
+        {"query": [query], "user_id": [user], "request_time": stamp, "context": [context]}
+    )
+
+
+def crosses(inputs: Any) -> np.ndarray:
+    schema = schema_of(MANIFEST)
+    none = np.zeros(ITEMS, np.int64)
+    return cross_features(schema, inputs, CANDIDATES, np.array([0, ITEMS]), none)

@@ -1,4 +1,4 @@
-"""The items that historically perform for a query (FACTS 1.2: ``query_item_xperf_seq``).
+"""The items that historically perform for a query (the reference code's ``query_item_xperf_seq``).
 
 They are read from the packed rows that the cross features use, so they cost no read of their own
 and are as of the same snapshot.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interactrank.schema import HISTORY_LENGTH
 
 TIME_EDGES = 14
-"""Log-spaced edges: 0 h, then e^0 … e^13 h (FACTS of the paper's time encoding)."""
+"""Log-spaced edges: 0 h, then e^0 … e^13 h."""
 
 
 LEAST_SHARE = 1e-6

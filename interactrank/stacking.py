@@ -4,6 +4,10 @@ On the requests they were trained on, the towers know too much: the dot looks mo
 it is, while as-of cross features look just as they will when served. A fusion fitted on the same
 requests therefore over-trusts the dot. Refitting its few parameters (a, g, c_h) on requests that
 the towers never saw is stacking (Wolpert 1992); the towers stay as they are.
+
+Held-out requests are few. Training requests join them with their dot left out (:func:`anchors`):
+their cross features are as of each request and thus as honest as held-out ones, so g is fitted on
+all of them, and only the trust in the dot rests on the held-out requests alone.
 """
 
 from __future__ import annotations
@@ -61,6 +65,16 @@ def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
         dots = _dots(model, b).clone()
         out.append(HeldOut(dots, b.x, b.request, b.labels, b.weights, b.log_q, b.candidate_request,
                            len(b.text_offsets)))  # fmt: skip
+    return out
+
+
+def anchors(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
+    """Training batches as the fusion sees them where the towers say nothing: dots of 0."""
+    out = []
+    for batch in batches:
+        b = batch.to(device)
+        out.append(HeldOut(torch.zeros_like(b.labels), b.x, b.request, b.labels, b.weights, b.log_q,
+                           b.candidate_request, len(b.text_offsets)))  # fmt: skip
     return out
 
 
@@ -167,12 +181,14 @@ def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
 
 
 def cross_fitted(
-    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True
-) -> tuple[float, float]:
+    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True,
+    beside: Sequence[HeldOut] = (),
+) -> tuple[float, float]:  # fmt: skip
     """Loss and MRR of held-out requests under fusions fitted on *other* held-out requests.
 
     Two folds of alternating batches: no request is measured with a fusion that saw it. The
-    fusion is left as it was. Without ``stacking`` it is measured as it is.
+    fusion is left as it was. Without ``stacking`` it is measured as it is. ``beside`` are the
+    :func:`anchors` of both folds.
     """
     start = {k: v.clone() for k, v in fusion.state_dict().items()}
     losses, ranks = [], []
@@ -181,7 +197,7 @@ def cross_fitted(
         if not measured:
             continue
         if stacking and fitted and fusion.crosses:
-            refit(fusion, fitted, config)
+            refit(fusion, [*fitted, *beside], config)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))
         ranks += measure(fusion, measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -61,6 +62,13 @@ class Reader:
                 table = table.take(pa.array(rng.permutation(len(table))))
             for start in range(0, len(table), size):
                 yield self.batch(table.slice(start, size), self.negatives(rng, negatives))
+
+    def latest(self, name: str, size: int, most: int) -> list[Batch]:
+        """The last batches of a split, ``most`` at most, in time order."""
+        kept: deque[pa.Table] = deque(maxlen=most)
+        for table in self.tables(name):
+            kept.extend(table.slice(start, size) for start in range(0, len(table), size))
+        return [self.batch(table) for table in kept]
 
     def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:
         """Shuffled training batches of each epoch, for one worker."""

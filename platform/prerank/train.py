@@ -20,7 +20,7 @@ from torch import distributed as dist
 from interactrank.baselines import config_of
 from interactrank.batch import Batch
 from interactrank.model import ModelConfig
-from interactrank.stacking import calibrate, cross_fitted, hold_out, refit
+from interactrank.stacking import anchors, calibrate, cross_fitted, hold_out, refit
 from interactrank.trainer import TrainConfig, Trainer
 from prerank.bundle import save_bundle
 from prerank.config import typed
@@ -63,12 +63,15 @@ def fit(
         since: where a checkpoint left off.
     """
     config, fusion = trainer.config, trainer.model.fusion
+    stacked = config.stacking and fusion.crosses > 0
+    latest = reader.latest("train", config.batch_requests, HELD_OUT_BATCHES) if stacked else ()
+    beside = anchors(latest, trainer.device)
     while since.epochs < config.epochs and since.behind < max(config.patience, 1):
         epoch = since.epochs
         report = trainer.epoch(epoch, batches(epoch), ())
         validation = reader.split("validation", config.batch_requests)
         held = hold_out(trainer.model, islice(validation, HELD_OUT_BATCHES))
-        measured = cross_fitted(fusion, held, config.loss, config.stacking)
+        measured = cross_fitted(fusion, held, config.loss, stacked, beside)
         loss, mrr = of_rank_zero(measured)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)
         improved = mrr > since.best
@@ -76,8 +79,8 @@ def fit(
         since = Progress(epoch + 1, mrr if improved else since.best,
                          0 if gained else since.behind + 1)  # fmt: skip
         state = trainer.state() | {"progress": asdict(since)}
-        if config.stacking and held and fusion.crosses:
-            refit(fusion, held, config.loss)
+        if stacked and held:
+            refit(fusion, [*held, *beside], config.loss)
         if held and reader.shown:
             calibrate(fusion, held)
         if improved and config.settle_passes:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank.engagement import FeatureInputs, level_code
+from interactrank.inputs import FeatureInputs, level_code
 from interactrank.performing import PERFORMING_LENGTH, performing_items
 from interactrank.rows import pack, unpack
 from interactrank.schema import LEVELS, FeatureSchema

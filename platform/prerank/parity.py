@@ -49,6 +49,7 @@ from prerank.home import Home
 from prerank.journal import replay
 from prerank.online import visible
 from prerank.parity_report import Parity
+from prerank.retrieved import Retrieved
 from prerank.store import HISTORY_FIELDS, materialised_path
 from prerank.training_set import event_days, requests_between
 
@@ -66,11 +67,12 @@ FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "use
 
 @dataclass(frozen=True)
 class Asked:
-    """A search of the log and what the deployment answered to it now."""
+    """A search of the log, with what it sends beside its text, and the deployment's answer now."""
 
     query: str
     user_id: str
     candidates: NDArray[np.int64]
+    retrieved: Retrieved
     answer: dict[str, Any]
 
     @property
@@ -102,7 +104,8 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
     searches = searches.set_column(at, "request_time", stamp)
     inputs = offline_inputs(home, searches)
     candidates = _candidates(home, manifest, searches, inputs)
-    asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, until)
+    told = schema_of(manifest).retriever
+    asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, told, until)
     inputs = _as_seen(home, manifest, searches, inputs, asked)
     found = Parity()
     versions = sorted({a.answer["model_version"] for a in asked})
@@ -131,42 +134,56 @@ def _sample(home: Home, manifest: dict[str, Any], count: int, seed: int) -> pa.T
     return searches.take(pa.array(np.sort(chosen)))
 
 
+Sent = tuple[NDArray[np.int64], Retrieved]
+"""Distinct candidates of a search, and what its retriever said of each."""
+
+
 def _candidates(
     home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs
-) -> list[NDArray[np.int64]]:
-    """Distinct candidates int64 of each search: as shown, else as training samples them."""
+) -> list[Sent]:
+    """Candidates of each search: as shown, else as training samples them."""
     from prerank.catalogue import load_catalogue
 
     if manifest["has_impressions"]:
         found = shown_candidates(searches)
     else:
         found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
-    bounds = pairwise(found.offsets)
-    return [found.ids[low:high][:MAX_CANDIDATES] for low, high in bounds]
+    said = found.retrieved
+    bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
+    return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]
 
 
 def _ask(
-    url: str, searches: pa.Table, candidates: Sequence[NDArray[np.int64]], until: int
+    url: str, searches: pa.Table, candidates: Sequence[Sent], told: Sequence[str], until: int
 ) -> list[Asked]:
-    """Send every search to the deployment; on a replay clock as of ``until``."""
+    """Send every search to the deployment; on a replay clock as of ``until``.
+
+    ``told`` names the columns of what retrievers said.
+    """
+    segmented = "context" in searches.column_names
+    contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
     asked = []
     try:
         with httpx.Client(base_url=url, timeout=60.0) as client:
             health = client.get("/health").raise_for_status().json()
             clock = {"time": str(until)} if health["clock"] == "replay" else {}
             rows = zip(searches["query"].to_pylist(), searches["user_id"].to_pylist(), candidates,
-                       strict=True)  # fmt: skip
-            for query, user, ids in rows:
+                       contexts, strict=True)  # fmt: skip
+            for query, user, (ids, said), context in rows:
                 fields = {"query": query, "user_id": user, "k": str(max(len(ids), 1)),
-                          "explain": "true"} | clock  # fmt: skip
+                          "explain": "true", "context": json.dumps(context)} | clock  # fmt: skip
                 # The form whose ids are int64 keys, whatever the log's ids are.
-                answer = client.post("/v1/prerank", params=fields, content=ids.tobytes(), headers={
+                body = ids.astype("<i8").tobytes()
+                if said is not None:
+                    fields["retriever"] = ",".join(told)
+                    body += said.T.astype("<f4").tobytes()
+                answer = client.post("/v1/prerank", params=fields, content=body, headers={
                     "Content-Type": "application/octet-stream"})  # fmt: skip
                 if answer.status_code == 503:
                     raise NotReadyError(f"the deployment at {url} is not ready: {answer.text}")
                 if answer.status_code != 200:
                     raise PrerankError(f"{url} answered {answer.status_code}: {answer.text}")
-                asked.append(Asked(query, user, ids, answer.json()))
+                asked.append(Asked(query, user, ids, said, answer.json()))
     except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
         raise NotReadyError(
             f"no deployment answers at {url} ({error}). Give its --url, or deploy one: "
@@ -215,7 +232,8 @@ def _journaled(
 
 Expected = dict[str, Any]
 """Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``prior``, ``dot``, ``score`` [n];
-``request`` statistics [R]; the fusion's ``scale``."""
+``request`` statistics [R]; the fusion's ``scale``; ``slope``, how much the head weights with
+the calibration in them stretch a head's parts."""
 
 
 def _expected(
@@ -223,13 +241,16 @@ def _expected(
 ) -> list[Expected]:
     """The training side of each request: its features, and the model's forward pass over them."""
     schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
-    ids = [a.candidates[table.rows(a.candidates) >= 0] for a in asked]
+    known = [table.rows(a.candidates) >= 0 for a in asked]
+    ids = [a.candidates[k] for a, k in zip(asked, known, strict=True)]
+    said = [a.retrieved[k] for a, k in zip(asked, known, strict=True) if a.retrieved is not None]
     lengths = np.array([len(i) for i in ids], np.int64)
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     n = int(offsets[-1])
     candidates = Candidates(
         np.concatenate(ids), offsets, np.zeros(n, np.int64), np.ones(n, np.float32),
         np.zeros(n, np.float32), np.zeros(len(ids), np.int64),
+        np.concatenate(said) if said else None,
     )  # fmt: skip
     queries = searches["query"].to_pylist()
     arrays = request_arrays(schema, queries, inputs, candidates, bundle.catalogue, table)
@@ -241,12 +262,12 @@ def _expected(
         folded, of = model.fusion.fold(weights), batch.candidate_request
         coefficients = model.fusion.coefficients(batch.request)
         priors = (folded.prior * model.fusion.prior(batch.x, coefficients, of)).numpy()
-        scale = coefficients.scale.numpy()
+        scale, slope = coefficients.scale.numpy(), float(folded.heads.abs().sum())
         dots = (scores - priors - float(folded.constant)) / scale[of.numpy()]
     return [
         {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
          "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
-         "request": arrays.request[b], "scale": float(scale[b])}
+         "request": arrays.request[b], "scale": float(scale[b]), "slope": slope}
         for b, (low, high) in enumerate(pairwise(offsets))
     ]  # fmt: skip
 
@@ -266,11 +287,8 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
     x = _numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
     statistics = asked.answer["request_features"]
     request = _numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
-    tolerances = {
-        "dot": DOT_TOLERANCE,
-        "prior": PRIOR_TOLERANCE,
-        "score": DOT_TOLERANCE * expected["scale"] + PRIOR_TOLERANCE,
-    }
+    dot, prior = DOT_TOLERANCE * expected["slope"], PRIOR_TOLERANCE * expected["slope"]
+    tolerances = {"dot": dot, "prior": prior, "score": dot * expected["scale"] + prior}
     gaps = {
         **dict(zip(names, _gaps(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
         **dict(zip(REQUEST_NUMERIC, _gaps(request[None], expected["request"][None]), strict=True)),

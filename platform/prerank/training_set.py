@@ -86,12 +86,14 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
 
 
 def event_days(
-    home: Home, from_us: int = 0, to_us: int = 1 << 62, per_task: int = REQUESTS_PER_TASK
+    home: Home, from_us: int = 0, to_us: int = 1 << 62, per_task: int | None = None
 ) -> list[list[str]]:
     """Event files in groups of whole days of about ``per_task`` requests, by time.
 
-    Only days that may hold requests of [from_us, to_us) are listed.
+    Only days that may hold requests of [from_us, to_us) are listed. ``per_task`` is
+    REQUESTS_PER_TASK where it is left out.
     """
+    most = REQUESTS_PER_TASK if per_task is None else per_task
     groups: list[list[str]] = []
     rows = 0
     for day in sorted(home.events.glob("day=*")):
@@ -103,7 +105,7 @@ def event_days(
             pq.read_table(f, columns=["request_id"], partitioning=None) for f in files
         )
         count = pc.count_distinct(ids["request_id"]).as_py()
-        if not groups or rows + count > per_task:
+        if not groups or rows + count > most:
             groups.append([])
             rows = 0
         groups[-1] += files

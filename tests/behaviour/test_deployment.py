@@ -13,9 +13,10 @@ import pyarrow as pa
 import pytest
 
 from interactrank.model import ModelConfig
+from interactrank.schema import FeatureSchema
 from interactrank.trainer import TrainConfig, mark_known
 from prerank import parity, registry
-from prerank.api import RequestError, parse_raw
+from prerank.api import Limits, PrerankRequest, RequestError, parse_raw
 from prerank.bundle import load_bundle, save_bundle
 from prerank.engine import Engine, ServeConfig
 from prerank.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
@@ -23,6 +24,7 @@ from prerank.events import Event, HistoryWriter
 from prerank.examples import offline_inputs
 from prerank.features import schema_of
 from prerank.home import Home
+from prerank.ids import ItemIds
 from prerank.index import build_index
 from prerank.parity import check_parity
 from prerank.parity_report import Parity
@@ -155,7 +157,7 @@ def test_a_user_without_a_history_is_compared(home: Home, live: Engine) -> None:
     until = home.read_json(parity.materialised_path(home), "")["until_us"]
     stamp = pa.array([until], pa.timestamp("us", tz="UTC"))
     table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
-    asked = parity._ask(parity.URL, table, [ids], until)
+    asked = parity._ask(parity.URL, table, [(ids, None)], (), until)
     assert None in asked[0].answer["request_features"].values()
     manifest = home.read_json(home.manifest, "")
     inputs = parity._as_seen(home, manifest, table, offline_inputs(home, table), asked)
@@ -163,6 +165,37 @@ def test_a_user_without_a_history_is_compared(home: Home, live: Engine) -> None:
     found = Parity()
     parity._compare(found, asked[0], expected)
     assert (found.compared, found.equal) == (1, 1), found.example
+
+
+def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = FeatureSchema(
+        actions=("click",), passive=(), heads=("engagement",), item_numeric=(),
+        segments=("country", "device"), retriever=("score", "rank"),
+    )  # fmt: skip
+    sent: list[PrerankRequest] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/health":
+            return httpx.Response(200, json={"clock": "replay"})
+        limits = Limits(ItemIds("integer"), schema, replay=True)
+        sent.append(parse_raw(request.content, dict(request.url.params), limits, 0))
+        return httpx.Response(200, json={})
+
+    client = functools.partial(httpx.Client, transport=httpx.MockTransport(handle))
+    monkeypatch.setattr(parity.httpx, "Client", client)
+    contexts = [{"country": "de", "device": ""}, {"country": 'a "b" & ü', "device": "tv"}]
+    searches = pa.table({"query": ["red", "blue"], "user_id": ["u", "v"], "context": contexts})
+    said = np.array([[0.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]], np.float32)
+    ids = np.array([30, 10, 20], np.int64)
+    candidates = [(ids, said), (ids[:1], said[:1])]
+    asked = parity._ask(parity.URL, searches, candidates, schema.retriever, 7)
+    assert [request.context for request in sent] == contexts
+    for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
+        np.testing.assert_array_equal(request.keys, keys)
+        np.testing.assert_array_equal(request.retrieved, told)
+        np.testing.assert_array_equal(answered.retrieved, told)
 
 
 def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:

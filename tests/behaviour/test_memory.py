@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 BuildHome = Callable[..., Home]
 REQUESTS, DAYS, TIMES = 3_000, 20, 4
 DAY_US = 86_400_000_000
-GROWTH = 1.5
+GROWTH = 1.75
 
 MEASURE = """
 import json, sys

@@ -25,7 +25,8 @@ from interactrank.losses import LossConfig, listwise_loss, pointwise_loss
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank
 
-ITERATIONS = 40
+ITERATIONS, FOLD_ITERATIONS = 40, 20
+"""L-BFGS steps of the fusion that is kept, and of those that only choose an epoch."""
 NEWTON_STEPS, RIDGE = 30, 1e-6
 PULL, GATE_PULL = 1e-3, 1e-2
 """Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
@@ -98,7 +99,9 @@ def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> 
     return loss / len(held)
 
 
-def refit(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> None:
+def refit(
+    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, iterations: int = ITERATIONS
+) -> None:
     """Fit the fusion's parameters on held-out batches by L-BFGS, in place.
 
     Each is pulled towards what training found, but the gates towards 0, which is one set of weights
@@ -110,7 +113,7 @@ def refit(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> None:
     if gates is not None:
         gates.data.zero_()
     anchors = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -197,7 +200,7 @@ def cross_fitted(
         if not measured:
             continue
         if stacking and fitted and fusion.crosses:
-            refit(fusion, [*fitted, *beside], config)
+            refit(fusion, [*fitted, *beside], config, FOLD_ITERATIONS)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))
         ranks += measure(fusion, measured)

@@ -50,9 +50,9 @@ def fit(
 ) -> None:
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
-    While ``after_epoch`` runs, the model is what is to be saved: its fusion stacked on the
-    validation split (:mod:`interactrank.stacking`) and, where it improved, its towers settled on
-    that split too. Validation metrics are cross-fitted, and from before the towers saw it.
+    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
+    the validation split (:mod:`interactrank.stacking`), its towers settled on that split too.
+    Validation metrics are cross-fitted, and from before the towers saw it.
 
     Args:
         trainer: the model and its optimiser.
@@ -74,12 +74,13 @@ def fit(
         measured = cross_fitted(fusion, held, config.loss, stacked, beside)
         loss, mrr = of_rank_zero(measured)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)
-        improved = mrr > since.best
+        # Of equal epochs any may be kept, so each must be fit to be.
+        improved = mrr >= since.best
         gained = mrr > since.best + config.least_gain
         since = Progress(epoch + 1, mrr if improved else since.best,
                          0 if gained else since.behind + 1)  # fmt: skip
         state = trainer.state() | {"progress": asdict(since)}
-        if stacked and held:
+        if stacked and held and improved:
             refit(fusion, [*held, *beside], config.loss)
         if held and reader.shown:
             calibrate(fusion, held)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from tests.samples import CATALOGUE
@@ -159,6 +163,20 @@ def test_log_q_is_the_share_of_draws_that_hold_the_item() -> None:
     assert sorted(set(np.round(expected, 5).tolist())) == pytest.approx(
         sorted([1.0, NEAR / near, FAR / far]), abs=1e-4
     )
+
+
+def test_the_latest_batches_are_the_last_of_the_split() -> None:
+    class Numbers(Reader):
+        def __init__(self) -> None: ...
+
+        def tables(self, name: str) -> Iterator[pa.Table]:
+            yield from (pa.table({"n": range(a, a + 5)}) for a in (0, 5, 10))
+
+        def batch(self, table: pa.Table, negatives: Any = None) -> Any:
+            return table["n"].to_pylist()
+
+    assert Numbers().latest("train", 3, 3) == [[8, 9], [10, 11, 12], [13, 14]]
+    assert len(Numbers().latest("train", 3, 99)) == 6
 
 
 def test_random_items_join_training_batches_only_where_impressions_were_logged() -> None:

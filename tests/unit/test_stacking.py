@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from interactrank.losses import LossConfig
 from interactrank.reliability import calibration_error, tally
 from interactrank.stacking import (
     HeldOut,
+    anchors,
     calibrate,
     cross_fitted,
     fusion_loss,
@@ -113,6 +115,30 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
         refit(fusion, fitted, CONFIG)
         reached[gated] = mrr(fusion, fresh)
     assert reached[True] > reached[False] + 0.05
+
+
+def test_anchors_leave_out_the_dot_and_nothing_else() -> None:
+    model, source = new_model(SHIPPED), batch(arrays())
+    (held,), (beside,) = hold_out(model, [source]), anchors([source], torch.device("cpu"))
+    assert held.dots.any()
+    assert torch.equal(beside.dots, torch.zeros_like(held.dots))
+    for f in dataclasses.fields(HeldOut):
+        if f.name != "dots":
+            np.testing.assert_array_equal(getattr(beside, f.name), getattr(held, f.name), f.name)
+
+
+def test_requests_beside_teach_the_weights_and_not_the_trust_in_the_dot() -> None:
+    """The towers know the training requests' answers by heart; of others they know nothing."""
+    few = [held_out(1, by_cross, requests=6)]
+    learned = [replace(h, dots=2 * h.labels - 1) for h in (held_out(s, by_cross) for s in (20, 21))]
+    beside = [replace(h, dots=torch.zeros_like(h.dots)) for h in learned]
+    fresh = [held_out(s, by_cross) for s in range(10, 13)]
+    reached = []
+    for chosen in (few, [*few, *learned], [*few, *beside]):
+        fusion = new_fusion()
+        refit(fusion, chosen, CONFIG)
+        reached.append(mrr(fusion, fresh))
+    assert reached[2] > max(reached[:2]) + 0.02
 
 
 def test_only_the_fusions_parameters_move() -> None:

@@ -125,7 +125,9 @@ def recording(folder: Path) -> Worker:
 
         Trainer.step = noted  # type: ignore[method-assign]
         work(settings)
-        last = seen[-1][0]
+        # Settling on the held-out requests makes trainers of its own, each gone after its passes.
+        last = seen[0][0]
+        seen[:] = [s for s in seen if s[0] is last]
         torch.save(
             {
                 "requests": sum(n for _, n, _ in seen),
@@ -184,7 +186,10 @@ class _Still:
     """A trainer whose model never learns."""
 
     def __init__(self, real: Any) -> None:
-        self.model, self.config, self.state = real.model, real.config, real.state
+        self.model, self.config, self.device = real.model, real.config, real.device
+        self.state, self.load_state = real.state, real.load_state
+
+    def settle(self, *_: Any) -> None: ...
 
     def epoch(self, number: int, *_: Any) -> Any:
         from interactrank.trainer import EpochReport

@@ -49,6 +49,12 @@ class HeldOut:
     request: Tensor
     requests: int
 
+    @classmethod
+    def of(cls, dots: Tensor, batch: Batch) -> HeldOut:
+        """What the fusion needs of ``batch``, whose candidates have ``dots``."""
+        return cls(dots, batch.x, batch.request, batch.labels, batch.weights, batch.log_q,
+                   batch.candidate_request, len(batch.text_offsets))  # fmt: skip
+
 
 @torch.inference_mode()
 def _dots(model: InteractRank, batch: Batch) -> Tensor:
@@ -63,20 +69,14 @@ def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
     for batch in batches:
         b = batch.to(device)
         # Cloned out of inference mode, so that the fusion may be differentiated over them.
-        dots = _dots(model, b).clone()
-        out.append(HeldOut(dots, b.x, b.request, b.labels, b.weights, b.log_q, b.candidate_request,
-                           len(b.text_offsets)))  # fmt: skip
+        out.append(HeldOut.of(_dots(model, b).clone(), b))
     return out
 
 
 def anchors(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
     """Training batches as the fusion sees them where the towers say nothing: dots of 0."""
-    out = []
-    for batch in batches:
-        b = batch.to(device)
-        out.append(HeldOut(torch.zeros_like(b.labels), b.x, b.request, b.labels, b.weights, b.log_q,
-                           b.candidate_request, len(b.text_offsets)))  # fmt: skip
-    return out
+    moved = (batch.to(device) for batch in batches)
+    return [HeldOut.of(torch.zeros_like(b.labels), b) for b in moved]
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
@@ -112,15 +112,15 @@ def refit(
     gates = None if fusion.gate is None else fusion.gate.weight
     if gates is not None:
         gates.data.zero_()
-    anchors = [p.detach().clone() for p in parameters]
+    targets = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = fusion_loss(fusion, held, config)
         if fusion.crosses:
-            for p, anchor in zip(parameters, anchors, strict=True):
-                loss = loss + (GATE_PULL if p is gates else PULL) * ((p - anchor) ** 2).sum()
+            for p, target in zip(parameters, targets, strict=True):
+                loss = loss + (GATE_PULL if p is gates else PULL) * ((p - target) ** 2).sum()
         loss.backward()
         return loss
 

@@ -82,7 +82,7 @@ def fit(
         state = trainer.state() | {"progress": asdict(since)}
         if stacked and held and improved:
             refit(fusion, [*held, *beside], config.loss)
-        if held and reader.shown:
+        if held and improved and reader.shown:
             calibrate(fusion, held)
         if improved and config.settle_passes:
             trainer.settle(*reader.settling(config))

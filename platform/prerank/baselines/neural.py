@@ -20,18 +20,19 @@ class TorchRanker:
         self.table = self.bundle.catalogue.table()
         self.flops, self.bytes = self.bundle.model.cost()
 
-    @torch.inference_mode()
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Logit of the first head."""
-        heads = len(self.bundle.schema.heads)
-        output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
-        logits: NDArray[np.float32] = output.logits[:, 0].numpy()
+        logits: NDArray[np.float32] = self._logits(arrays)[:, 0].numpy()
         return logits
 
-    @torch.inference_mode()
     def probabilities(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Engagement probability by head [N, H]."""
-        heads = len(self.bundle.schema.heads)
-        output = self.bundle.model(collate(arrays, self.bundle.catalogue, self.table, heads))
-        chances: NDArray[np.float32] = output.logits.sigmoid().numpy()
+        chances: NDArray[np.float32] = self._logits(arrays).sigmoid().numpy()
         return chances
+
+    @torch.inference_mode()
+    def _logits(self, arrays: RequestArrays) -> torch.Tensor:
+        heads = len(self.bundle.schema.heads)
+        batch = collate(arrays, self.bundle.catalogue, self.table, heads)
+        logits: torch.Tensor = self.bundle.model(batch).logits
+        return logits

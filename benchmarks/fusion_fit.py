@@ -162,7 +162,9 @@ def compared(home: Home, budget: Budget, args: argparse.Namespace) -> list[str]:
             cache.append(Measured(home, reader, budget))
         return cache[0]
 
-    model = ModelConfig(cross=False, history=False) if args.two_tower else ModelConfig()
+    model = ModelConfig(fusion_hidden=args.hidden)
+    if args.two_tower:
+        model = replace(model, cross=False, history=False)
     rows: dict[tuple[float, str], list[list[float]]] = defaultdict(list)
     for softmax, seed in itertools.product(args.softmax, range(1, args.seeds + 1)):
         loss = LossConfig(softmax=softmax, listwise=args.listwise)
@@ -192,6 +194,7 @@ def main() -> None:
     ask.add_argument("--candidates", type=int, default=10_000_000, help="measured, about")
     ask.add_argument("--softmax", type=float, nargs="+", default=[0.1, 1.0])
     ask.add_argument("--listwise", type=float, default=1.0)
+    ask.add_argument("--hidden", type=int, default=ModelConfig.fusion_hidden, help="units of g")
     ask.add_argument("--two-tower", action="store_true", help="measure the two-tower instead")
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()

@@ -159,4 +159,18 @@ def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np
     some = lengths > 0
     last = inputs.hist_times[inputs.hist_offsets[1:][some] - 1]
     out[some, 6] = np.log1p((inputs.time[some] - last) / HOUR_US)
+    out[:, 7] = np.nan
+    out[some, 7] = 1.0 - _distinct_items(inputs, lengths)[some] / lengths[some]
     return out
+
+
+def _distinct_items(inputs: FeatureInputs, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct items among the last ``lengths`` [B] events of each history, [B]."""
+    of = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    first = inputs.hist_offsets[1:] - lengths
+    items = inputs.hist_items[np.arange(len(of)) + (first - starts)[of]]
+    order = np.lexsort((items, of))
+    new = np.ones(len(of), bool)
+    new[1:] = (np.diff(items[order]) != 0) | (np.diff(of[order]) != 0)
+    return np.bincount(of[order], weights=new, minlength=len(lengths)).astype(np.int64)

@@ -82,8 +82,12 @@ REQUEST_NUMERIC: tuple[str, ...] = (
     "query:log_tokens",
     "user:log_history",
     "user:log_hours_since_last",
+    "user:repeat_share",
 )
-"""Query and user statistics, computed once per request."""
+"""Query and user statistics, computed once per request. ``user:repeat_share`` is the share of the
+user's latest engagements that came back to an item of theirs: whether "touched before" speaks for
+or against an item depends on the user.
+"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -44,9 +43,9 @@ class Reader:
         """``many`` random items for a batch; none where candidates are random items already."""
         return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
 
-    def tables(self, name: str) -> Iterator[pa.Table]:
-        """Tables of a split, in time order."""
-        yield from read_split(self.home, name)
+    def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
+        """Tables of a split, each in time order."""
+        yield from read_split(self.home, name, newest_first)
 
     def split(
         self, name: str, size: int, seed: int | None = None, negatives: int = 0
@@ -65,10 +64,12 @@ class Reader:
 
     def latest(self, name: str, size: int, most: int) -> list[Batch]:
         """The last batches of a split, ``most`` at most, in time order."""
-        kept: deque[pa.Table] = deque(maxlen=most)
-        for table in self.tables(name):
-            kept.extend(table.slice(start, size) for start in range(0, len(table), size))
-        return [self.batch(table) for table in kept]
+        kept: list[pa.Table] = []
+        for table in self.tables(name, newest_first=True):
+            kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
+            if len(kept) >= most:
+                break
+        return [self.batch(table) for table in kept[-most:]]
 
     def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:
         """Shuffled training batches of each epoch, for one worker."""

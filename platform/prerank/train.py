@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,11 @@ def fit(
     stacked = config.stacking and fusion.crosses > 0
     latest = reader.latest("train", config.batch_requests, HELD_OUT_BATCHES) if stacked else ()
     beside = anchors(latest, trainer.device)
+    validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
     while since.epochs < config.epochs and since.behind < max(config.patience, 1):
         epoch = since.epochs
         report = trainer.epoch(epoch, batches(epoch), ())
-        validation = reader.split("validation", config.batch_requests)
-        held = hold_out(trainer.model, islice(validation, HELD_OUT_BATCHES))
+        held = hold_out(trainer.model, validation)
         measured = cross_fitted(fusion, held, config.loss, stacked, beside)
         loss, mrr = of_rank_zero(measured)
         report = replace(report, validation_loss=loss, validation_mrr=mrr)

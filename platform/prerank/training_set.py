@@ -190,7 +190,7 @@ def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def read_split(home: Home, split: str) -> Iterator[pa.Table]:
-    """Tables of a split, a file at a time, in time order."""
-    for path in sorted((home.training_set / split).glob("*.parquet")):
+def read_split(home: Home, split: str, newest_first: bool = False) -> Iterator[pa.Table]:
+    """Tables of a split, a file at a time, in time order or the newest file first."""
+    for path in sorted((home.training_set / split).glob("*.parquet"), reverse=newest_first):
         yield pq.read_table(path)

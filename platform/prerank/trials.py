@@ -1,7 +1,7 @@
 """Trials: configurations trained on one sample and measured alike, to be compared.
 
-Every trial of a comparison has the same :class:`Budget`: a seeded sample of the training requests,
-as many epochs, and the same measured requests with their whole candidates, features as-of, as
+Every trial of a comparison has the same :class:`Budget`: the newest of the training requests, as
+many epochs, and the same measured requests with their whole candidates, features as-of, as
 :mod:`prerank.evaluate` has them. On the validation split, its first half (by time) stops the
 training and stacks the fusion, and only the second half is measured.
 
@@ -41,7 +41,7 @@ from prerank.rayrun import ray_map
 from prerank.reader import Reader, new_model
 from prerank.requests import Splits
 from prerank.train import fit
-from prerank.training_set import event_days, requests_between
+from prerank.training_set import event_days, read_split, requests_between
 
 METRICS = ("hits@3", "mrr", "hits@10")
 CANDIDATES_PER_CHUNK = 300_000
@@ -83,28 +83,39 @@ class Trial:
 
 
 class TrialReader(Reader):
-    """Reads the budget's sample, with some cross features blanked."""
+    """Reads what the budget allows, with some cross features blanked."""
 
     def __init__(self, home: Home, budget: Budget, blanked: Sequence[str]) -> None:
         super().__init__(home)
         self.off = [self.schema.cross.index(name) for name in blanked]
-        most = {"train": budget.train_requests, "validation": budget.validation_requests}
         self.middle = middle(home) if budget.split == "validation" else 1 << 62
-        self.sampled = {
-            split: sampled_tables(home, split, n, SAMPLE_SEED) for split, n in most.items()
+        sample = sampled_tables(home, "validation", budget.validation_requests, SAMPLE_SEED)
+        early = [t.filter(pc.less(t["time"], self.middle)) for t in sample]
+        self.own = {
+            "train": newest(home, budget.train_requests),
+            "validation": [t for t in early if len(t)],
         }
-        early = [t.filter(pc.less(t["time"], self.middle)) for t in self.sampled["validation"]]
-        self.sampled["validation"] = [t for t in early if len(t)]
 
-    def tables(self, name: str) -> Iterator[pa.Table]:
-        """Tables of the sample."""
-        yield from self.sampled[name]
+    def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
+        """Tables of the budget."""
+        yield from self.own[name][:: -1 if newest_first else 1]
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
         """One batch of all requests of ``table``, less the blanked features."""
         batch = super().batch(table, negatives)
         batch.x[:, self.off] = 0.0
         return batch
+
+
+def newest(home: Home, most: int) -> list[pa.Table]:
+    """The last ``most`` training requests, in time order: a job on a shorter log."""
+    kept: list[pa.Table] = []
+    for table in read_split(home, "train", newest_first=True):
+        kept.insert(0, table.slice(max(len(table) - most, 0)))
+        most -= len(kept[0])
+        if not most:
+            break
+    return kept
 
 
 def middle(home: Home) -> int:

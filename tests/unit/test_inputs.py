@@ -110,6 +110,17 @@ def test_request_statistics() -> None:
         "query:log_total": math.log1p(9), "query:log_distinct": math.log1p(3),
         "query:recent_share": 3 / 9, "query:thinness": 3 / 12, "query:log_tokens": math.log1p(3),
         "user:log_history": math.log1p(100), "user:log_hours_since_last": math.log1p(181),
+        "user:repeat_share": 0.99,
     }, rel=1e-5)  # fmt: skip
-    np.testing.assert_allclose(found[1], [0, 0, 0, 1, 0, 0, np.nan])
-    np.testing.assert_allclose(found[2, [0, 3, 5, 6]], [0, 1, 0, np.nan])
+    np.testing.assert_allclose(found[1], [0, 0, 0, 1, 0, 0, np.nan, np.nan])
+    np.testing.assert_allclose(found[2, [0, 3, 5, 6, 7]], [0, 1, 0, np.nan, np.nan])
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=130), min_size=1, max_size=6))
+def test_repeat_share_counts_the_returns_among_the_last_hundred(histories: list[list[int]]) -> None:
+    requests = [Request(history=[(item, 1, NOW - HOUR) for item in items]) for items in histories]
+    found = request_features(SCHEMA, as_inputs(requests))[:, REQUEST_NUMERIC.index(
+        "user:repeat_share")]  # fmt: skip
+    last = [items[-100:] for items in histories]
+    expected = [1 - len(set(i)) / len(i) if i else np.nan for i in last]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)

@@ -169,13 +169,17 @@ def test_the_latest_batches_are_the_last_of_the_split() -> None:
     class Numbers(Reader):
         def __init__(self) -> None: ...
 
-        def tables(self, name: str) -> Iterator[pa.Table]:
-            yield from (pa.table({"n": range(a, a + 5)}) for a in (0, 5, 10))
+        def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
+            for first in (10, 5, 0) if newest_first else (0, 5, 10):
+                read.append(first)
+                yield pa.table({"n": range(first, first + 5)})
 
         def batch(self, table: pa.Table, negatives: Any = None) -> Any:
             return table["n"].to_pylist()
 
+    read: list[int] = []
     assert Numbers().latest("train", 3, 3) == [[8, 9], [10, 11, 12], [13, 14]]
+    assert read == [10, 5], "older files are of no use"
     assert len(Numbers().latest("train", 3, 99)) == 6
 
 

@@ -218,15 +218,17 @@ def counted(function: Callable[[], object]) -> float:
 @pytest.mark.parametrize("cross", [True, False])
 def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: int) -> None:
     model = build(ModelConfig(cross=cross, fusion_hidden=hidden), ONE_HEAD, CATALOGUE)
-    width, n = model.config.width, 10
-    queries, items = torch.randn(n, 1, width), torch.randn(n, width)
-    x = torch.rand(n, len(ONE_HEAD.cross))
-    flops = counted(lambda: torch.einsum("nhd,nd->nh", queries, items))
-    of, request = torch.arange(n), torch.zeros(n, len(REQUEST_NUMERIC))
-    coefficients = model.fusion.coefficients(request)
-    flops += counted(lambda: model.fusion.prior(x, coefficients, of))
+    coefficients = model.fusion.coefficients(torch.zeros(1, len(REQUEST_NUMERIC)))
+
+    def flops(n: int) -> float:
+        queries, items = torch.randn(n, 1, model.config.width), torch.randn(n, model.config.width)
+        x, of = torch.rand(n, len(ONE_HEAD.cross)), torch.zeros(n, dtype=torch.int64)
+        dot = counted(lambda: torch.einsum("nhd,nd->nh", queries, items))
+        return dot + counted(lambda: model.fusion.prior(x, coefficients, of))
+
     declared, _ = model.cost()
-    assert declared == flops / n
+    # What is done once a request is no cost of a candidate.
+    assert declared == (flops(20) - flops(10)) / 10
 
 
 def test_seven_cross_features_cost_what_the_paper_says() -> None:

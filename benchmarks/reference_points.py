@@ -104,7 +104,7 @@ def _checkpoints(home: Home) -> list[tuple[float, float, Path]]:
 
 def prior_of(ranker: TorchRanker) -> Score:
     """What a trained model says without its towers: g(x) of the cross features."""
-    fusion = ranker.bundle.model.fusion
+    fusion = ranker.model.fusion
 
     def score(arrays: RequestArrays, _: list[str]) -> NDArray[np.float32]:
         request = fusion.coefficients(torch.from_numpy(arrays.request))

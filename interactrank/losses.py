@@ -29,7 +29,7 @@ class LossConfig:
     pointwise: float = 0.1
     focal: bool = False
     listwise: float = 1.0
-    softmax: float = 1.0
+    softmax: float = 0.1
     log_q_power: float = 0.5
     head_weights: tuple[float, ...] = (20.0, 7.0, 20.0)
     softmax_log_q: bool = True

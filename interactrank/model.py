@@ -216,16 +216,20 @@ class InteractRank(nn.Module):
         """Unit query vectors [B, H, D]."""
         return self.query_tower(self.known_sequences(batch))
 
-    def match(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D]."""
-        queries, items = self.encode_queries(batch), self.encode_items(batch.items)
+    def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].
+
+        ``items``: what :meth:`encode_items` gave for ``batch.items``, where the caller has it.
+        """
+        queries = self.encode_queries(batch)
+        items = self.encode_items(batch.items) if items is None else items
         candidate_items = items[batch.candidate_item]
         dots = torch.einsum("nhd,nd->nh", queries[batch.candidate_request], candidate_items)
         return dots, queries, items
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, items: Tensor | None = None) -> Output:
         """Logits of every candidate of the batch, with the vectors they came from."""
-        dots, queries, items = self.match(batch)
+        dots, queries, items = self.match(batch, items)
         logits = self.fusion.logits(dots, batch.x, batch.request, batch.candidate_request)
         return Output(logits, queries, items)
 

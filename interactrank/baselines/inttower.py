@@ -79,15 +79,18 @@ class IntTower(InteractRank):
         out: Tensor = self.mlp(pairs.amax(-1).flatten(1))
         return out
 
-    def match(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_items(self, item: dict[str, Tensor]) -> Tensor:
+        """The item tower's last layer [U, D], which is cut and normalised afterwards."""
+        return self.item_tower.layers(self.known_items(item))[-1]
+
+    def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The interaction's output [N, H], and the last layers' unit vectors [B, H, D], [U, D]."""
         query_layers = self.query_tower.layers(self.known_sequences(batch))
-        item_layer = self.item_tower.layers(self.known_items(batch.items))[-1]
+        item_layer = self.encode_items(batch.items) if items is None else items
         query_side, item_side = self.query_side(query_layers), self._cut(self.item_view(item_layer))
-        requests = batch.candidate_request.split(CANDIDATES_AT_ONCE)
-        items = batch.candidate_item.split(CANDIDATES_AT_ONCE)
-        parts = [self.interact(query_side[r], item_side[i])
-                 for r, i in zip(requests, items, strict=True)]  # fmt: skip
+        pairs = zip(batch.candidate_request.split(CANDIDATES_AT_ONCE),
+                    batch.candidate_item.split(CANDIDATES_AT_ONCE), strict=True)  # fmt: skip
+        parts = [self.interact(query_side[r], item_side[i]) for r, i in pairs]
         last = query_layers[-1].view(-1, len(self.schema.heads), self.config.width)
         return torch.cat(parts), F.normalize(last, dim=-1), F.normalize(item_layer, dim=-1)
 

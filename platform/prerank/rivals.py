@@ -48,18 +48,18 @@ class Ranker(Protocol):
 class Neural:
     """How a neural rival differs from the job's own ``model`` and ``train`` sections.
 
-    ``train`` holds what ``benchmarks/tune.py`` chose for it, on validation, with as many trials as
+    ``loss`` holds what ``benchmarks/tune.py`` chose for it, on validation, with as many trials as
     the model itself had.
     """
 
     architecture: str = "interactrank"
     model: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
 
     def configs(self, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
         """The rival's own configs, of the job's sizes."""
         own = config_of(self.architecture, model.to_dict() | dict(self.model))
-        return own, replace(train, **self.train)
+        return own, replace(train, loss=replace(train.loss, **self.loss))
 
 
 NEURAL: dict[str, Neural] = {
@@ -139,6 +139,6 @@ def load_ranker(name: str, folder: Path) -> Ranker:
     kinds: dict[str, Callable[[str, Path], Ranker]] = {
         "linear": linear.LinearRanker,
         "trees": trees.TreesRanker,
-        **dict.fromkeys(ARCHITECTURES, TorchRanker),
+        **dict.fromkeys(ARCHITECTURES, TorchRanker.load),
     }
     return kinds[meta.get("architecture", "interactrank")](name, folder)

@@ -25,11 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.baselines import architecture, config_of
-from interactrank.batch import Batch, RequestArrays, collate
+from interactrank.batch import Batch, RequestArrays
 from interactrank.inputs import FeatureInputs
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank, ModelConfig
 from interactrank.trainer import TrainConfig, Trainer
+from prerank.baselines.neural import TorchRanker
 from prerank.baselines.stored import sampled_tables
 from prerank.catalogue import load_catalogue
 from prerank.config import typed
@@ -196,17 +197,18 @@ def fitted_model(home: Home, trial: Trial, budget: Budget) -> tuple[InteractRank
     return model.eval(), reader, len(epochs)
 
 
-@torch.inference_mode()
 def measured(
     home: Home, model: InteractRank, reader: TrialReader, budget: Budget
 ) -> dict[str, float]:
     """Mean metrics of a model over the budget's measured requests."""
     found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in METRICS}
+    ranker = TorchRanker("trial", model, reader.catalogue)
     most = max(budget.measured_candidates // per_request(home), 1)
-    for arrays, _, _, unreachable in chunks(home, measured_requests(home, budget.split, most)):
+    for arrays, queries, _, unreachable in chunks(
+        home, measured_requests(home, budget.split, most)
+    ):
         arrays.x[:, reader.off] = 0.0
-        batch = collate(arrays, reader.catalogue, reader.table, len(reader.schema.heads))
-        scores = model(batch).logits[:, 0].numpy()
+        scores = ranker.score(arrays, queries)
         values = request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets, unreachable)
         for metric in METRICS:
             found[metric].append(values[metric])

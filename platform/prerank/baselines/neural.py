@@ -1,4 +1,4 @@
-"""Trained bundles as rankers: InteractRank itself, or a neural rival."""
+"""Trained models as rankers: InteractRank itself, or a neural rival."""
 
 from __future__ import annotations
 
@@ -9,16 +9,30 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays, collate
+from interactrank.catalogue import Catalogue
+from interactrank.model import InteractRank
 from prerank.bundle import load_bundle
 
 
 class TorchRanker:
-    """A bundle folder's model; cost as :meth:`interactrank.model.InteractRank.cost` has it."""
+    """A model in eval mode; cost as :meth:`interactrank.model.InteractRank.cost` has it.
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.bundle = name, load_bundle(folder)
-        self.table = self.bundle.catalogue.table()
-        self.flops, self.bytes = self.bundle.model.cost()
+    Its weights must not change: items that were encoded for one call serve the next, as an index
+    would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
+    """
+
+    def __init__(self, name: str, model: InteractRank, catalogue: Catalogue) -> None:
+        self.name, self.model, self.catalogue = name, model.eval(), catalogue
+        self.table = catalogue.table()
+        self.flops, self.bytes = model.cost()
+        self._items: dict[str, torch.Tensor] = {}
+        self._encoded = torch.zeros(0)
+
+    @classmethod
+    def load(cls, name: str, folder: Path) -> TorchRanker:
+        """The model of a bundle folder."""
+        bundle = load_bundle(folder)
+        return cls(name, bundle.model, bundle.catalogue)
 
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Logit of the first head."""
@@ -32,7 +46,11 @@ class TorchRanker:
 
     @torch.inference_mode()
     def _logits(self, arrays: RequestArrays) -> torch.Tensor:
-        heads = len(self.bundle.schema.heads)
-        batch = collate(arrays, self.bundle.catalogue, self.table, heads)
-        logits: torch.Tensor = self.bundle.model(batch).logits
+        batch = collate(arrays, self.catalogue, self.table, len(self.model.schema.heads))
+        if not self._items or not all(
+            torch.equal(torch.nan_to_num(v), torch.nan_to_num(self._items[k]))
+            for k, v in batch.items.items()
+        ):
+            self._items, self._encoded = batch.items, self.model.encode_items(batch.items)
+        logits: torch.Tensor = self.model(batch, self._encoded).logits
         return logits

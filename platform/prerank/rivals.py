@@ -63,9 +63,9 @@ class Neural:
 
 
 NEURAL: dict[str, Neural] = {
-    "two_tower": Neural(model={"cross": False, "history": False}),
-    "two_tower_sequence": Neural(model={"cross": False}),
-    "inttower": Neural("inttower", model={"cross": False}),
+    "two_tower": Neural(model={"cross": False, "history": False}, loss={"softmax": 1.0}),
+    "two_tower_sequence": Neural(model={"cross": False}, loss={"softmax": 1.0}),
+    "inttower": Neural("inttower", model={"cross": False}, loss={"softmax": 1.0}),
 }
 FITTED = {"linear": linear.fit, "trees": trees.fit}
 RIVALS = (*FITTED, *NEURAL)

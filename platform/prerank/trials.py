@@ -60,7 +60,7 @@ class Budget:
 
     train_requests: int = 15_000
     validation_requests: int = 4_000
-    measured_candidates: int = 4_000_000
+    measured_candidates: int = 8_000_000
     epochs: int = 3
     split: str = "validation"
 

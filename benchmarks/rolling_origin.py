@@ -1,0 +1,152 @@
+"""On which requests should the weights of the cross features be fitted? A rolling origin.
+
+    python benchmarks/rolling_origin.py --home HOME [--home HOME2] [--out TABLE.md]
+
+HOME is an absolute path that `prerank run` has filled. Training and validation requests are cut
+into eight blocks of time. For each origin k the fusion, without any dot, is fitted on block k and
+on earlier requests in different ways, and measured on the blocks k + 1 and k + 2, as a job's is
+fitted on validation and measured on test. Measured on the stored candidates, each counted 1 / Q
+times (:mod:`prerank.baselines.stored`). The test split takes no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from interactrank.batch import Batch
+from interactrank.fusion import Fusion
+from interactrank.losses import LossConfig
+from interactrank.schema import REQUEST_NUMERIC
+from interactrank.stacking import HeldOut, anchors, refit
+from prerank.baselines.stored import expected_mrr
+from prerank.home import Home
+from prerank.reader import Reader
+from prerank.train import ANCHOR_BATCHES
+from prerank.training_set import to_arrays
+
+BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
+SIZE, MEASURED = 256, 6_000
+NO_DOT = -12.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """Requests of the fit: block k itself (``held``), the latest before it, random ones before."""
+
+    held: bool = False
+    latest: bool = False
+    random: bool = False
+    gated: bool = True
+
+    def __str__(self) -> str:
+        """What is fitted on, in words."""
+        on = [name for name in ("held", "latest", "random") if getattr(self, name)]
+        return " + ".join(on) + ("" if self.gated else ", fixed weights")
+
+
+WAYS = [
+    Way(held, latest, random, gated)
+    for gated in (True, False)
+    for held, latest, random in (
+        (True, False, False), (False, True, False), (False, False, True),
+        (True, True, False), (True, False, True),
+    )
+]  # fmt: skip
+
+
+class Log:
+    """All stored requests of training and validation, in time order."""
+
+    def __init__(self, home: Home) -> None:
+        self.reader = Reader(home)
+        self.table = pa.concat_tables(
+            [*self.reader.tables("train"), *self.reader.tables("validation")]
+        )
+        self.rng = np.random.default_rng(0)
+
+    def block(self, first: int, last: int) -> NDArray[np.int64]:
+        """Positions of the requests of blocks ``first`` to ``last``."""
+        n = len(self.table)
+        return np.arange(n * first // BLOCKS, n * min(last + 1, BLOCKS) // BLOCKS)
+
+    def drawn(self, rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """At most ``most`` of ``rows``, in time order."""
+        few = len(rows) <= most
+        return rows if few else np.sort(self.rng.choice(rows, most, replace=False))
+
+    def batches(self, rows: NDArray[np.int64]) -> list[Batch]:
+        """Batches of the requests at ``rows``."""
+        parts = [rows[start : start + SIZE] for start in range(0, len(rows), SIZE)]
+        return [self.reader.batch(self.table.take(pa.array(part))) for part in parts]
+
+    def mrr(self, fusion: Fusion, rows: NDArray[np.int64]) -> float:
+        """MRR of the fusion without a dot among the whole catalogue, as the sample tells it."""
+        arrays = to_arrays(self.table.take(pa.array(rows)), len(self.reader.schema.cross),
+                           len(REQUEST_NUMERIC))  # fmt: skip
+        of = torch.from_numpy(np.repeat(np.arange(len(arrays)), np.diff(arrays.offsets)))
+        with torch.no_grad():
+            coefficients = fusion.coefficients(torch.from_numpy(arrays.request))
+            scores = fusion.prior(torch.from_numpy(arrays.x), coefficients, of)
+        return expected_mrr(scores.numpy(), arrays)
+
+
+def origin(log: Log, k: int) -> dict[Way, float]:
+    """MRR of each way at one origin."""
+    earlier, most = log.block(0, k - 1), ANCHOR_BATCHES * SIZE
+    sources: dict[str, list[HeldOut]] = {
+        "held": anchors(log.batches(log.block(k, k)), "cpu"),
+        "latest": anchors(log.batches(earlier[-most:]), "cpu"),
+        "random": anchors(log.batches(log.drawn(earlier, most)), "cpu"),
+    }
+    measured = log.drawn(log.block(k + 1, k + 2), MEASURED)
+    x, statistics = (torch.cat([getattr(h, n) for h in sources["random"]]) for n in
+                     ("x", "statistics"))  # fmt: skip
+    found = {}
+    for way in WAYS:
+        fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated, 0)
+        fusion.fit(x, statistics)
+        fusion.raw_scale.data.fill_(NO_DOT)
+        refit(fusion, [h for n, own in sources.items() if getattr(way, n) for h in own],
+              LossConfig())  # fmt: skip
+        found[way] = log.mrr(fusion, measured)
+    return found
+
+
+def main() -> None:
+    """Print a table for each home: ways × origins."""
+    ask = argparse.ArgumentParser(description=__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask.add_argument("--home", action="append", required=True)
+    ask.add_argument("--out", type=Path, help="Markdown file to write")
+    args = ask.parse_args()
+    torch.set_num_threads(1)
+    tables = []
+    for folder in args.home:
+        home = Home.at(Path(folder).resolve())
+        log, rows = Log(home), defaultdict(list)
+        for k in ORIGINS:
+            for way, mrr in origin(log, k).items():
+                rows[way].append(mrr)
+                print(home.root.name, k, f"{way!s:<32}", f"{mrr:.4f}", flush=True)
+        heads = [f"block {k + 1} of {BLOCKS}" for k in ORIGINS]
+        lines = [f"| {home.root.name}: fitted on | " + " | ".join([*heads, "mean"]) + " |",
+                 "|---" * (len(heads) + 2) + "|"]  # fmt: skip
+        lines += ["| " + " | ".join([str(way), *(f"{v:.4f}" for v in [*mrrs, np.mean(mrrs)])])
+                  + " |" for way, mrrs in rows.items()]  # fmt: skip
+        tables.append("\n".join(lines))
+    text = "MRR of the cross features alone\n\n" + "\n\n".join(tables) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

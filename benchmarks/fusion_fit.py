@@ -31,7 +31,6 @@ from interactrank.stacking import HeldOut, anchors, hold_out, refit
 from interactrank.trainer import TrainConfig, Trainer
 from prerank.home import Home
 from prerank.reader import new_model
-from prerank.train import ANCHOR_BATCHES
 from prerank.trials import Budget, TrialReader, chunks, measured_requests
 
 METRICS = ("hits@3", "hits@10", "mrr")
@@ -131,7 +130,7 @@ def endings_of(
         trainer.epoch(epoch, batches, ())
     validation = list(reader.split("validation", config.batch_requests))
     held = hold_out(model, validation)
-    beside = anchors(reader.latest("train", config.batch_requests, ANCHOR_BATCHES), "cpu")
+    beside = anchors(reader.beside(config), "cpu")
     for ending in ENDINGS:
         if not model.fusion.crosses and (ending.beside or ending.held):
             continue

@@ -24,40 +24,46 @@ from numpy.typing import NDArray
 from interactrank.batch import Batch
 from interactrank.fusion import Fusion
 from interactrank.losses import LossConfig
+from interactrank.model import ModelConfig
 from interactrank.schema import REQUEST_NUMERIC
 from interactrank.stacking import HeldOut, anchors, refit
 from prerank.baselines.stored import expected_mrr
 from prerank.home import Home
-from prerank.reader import Reader
-from prerank.train import ANCHOR_BATCHES
+from prerank.reader import BESIDE_BATCHES, Reader
 from prerank.training_set import to_arrays
 
 BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
-SIZE, MEASURED = 256, 6_000
+SIZE, MEASURED, SEED = 256, 6_000, 0
+ITERATIONS = 40
+"""Twice those of a job, whose fits start from what training found."""
 NO_DOT = -12.0
 
 
 @dataclass(frozen=True)
 class Way:
-    """Requests of the fit: block k itself (``held``), the latest before it, random ones before."""
+    """Requests of the fit: block k itself (``held``), the latest before it, random ones before, or
+    half of either; and whether g is conditioned on the request and has hidden units.
+    """
 
     held: bool = False
     latest: bool = False
     random: bool = False
     gated: bool = True
+    hidden: int = ModelConfig.fusion_hidden
 
     def __str__(self) -> str:
         """What is fitted on, in words."""
-        on = [name for name in ("held", "latest", "random") if getattr(self, name)]
-        return " + ".join(on) + ("" if self.gated else ", fixed weights")
+        on = " + ".join(name for name in ("held", "latest", "random") if getattr(self, name))
+        form = "" if self.hidden else ", linear"
+        return on + form + ("" if self.gated else ", fixed weights")
 
 
 WAYS = [
-    Way(held, latest, random, gated)
-    for gated in (True, False)
+    Way(held, latest, random, gated, hidden)
+    for gated, hidden in ((True, ModelConfig.fusion_hidden), (True, 0), (False, 0))
     for held, latest, random in (
-        (True, False, False), (False, True, False), (False, False, True),
-        (True, True, False), (True, False, True),
+        (True, False, False), (False, False, True), (True, True, False), (True, False, True),
+        (True, True, True),
     )
 ]  # fmt: skip
 
@@ -100,7 +106,7 @@ class Log:
 
 def origin(log: Log, k: int) -> dict[Way, float]:
     """MRR of each way at one origin."""
-    earlier, most = log.block(0, k - 1), ANCHOR_BATCHES * SIZE
+    earlier, most = log.block(0, k - 1), BESIDE_BATCHES * SIZE
     sources: dict[str, list[HeldOut]] = {
         "held": anchors(log.batches(log.block(k, k)), "cpu"),
         "latest": anchors(log.batches(earlier[-most:]), "cpu"),
@@ -111,11 +117,15 @@ def origin(log: Log, k: int) -> dict[Way, float]:
                      ("x", "statistics"))  # fmt: skip
     found = {}
     for way in WAYS:
-        fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated, 0)
+        torch.manual_seed(SEED)
+        fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated,
+                        way.hidden)  # fmt: skip
         fusion.fit(x, statistics)
         fusion.raw_scale.data.fill_(NO_DOT)
-        refit(fusion, [h for n, own in sources.items() if getattr(way, n) for h in own],
-              LossConfig())  # fmt: skip
+        half = 2 if way.latest and way.random else 1
+        chosen = {n: own[:: half if n != "held" else 1] for n, own in sources.items()}
+        used = [h for n, own in chosen.items() if getattr(way, n) for h in own]
+        refit(fusion, used, LossConfig(), ITERATIONS)
         found[way] = log.mrr(fusion, measured)
     return found
 

@@ -1,13 +1,14 @@
 """The fusion of the towers' dot product with the cross features (paper: the projection layer).
 
-    logit_h(u, q, p) = s_h (a(r) <q_h(u, q), p(p)> + w(r) . x(u, q, p) + v . relu(U x) + c_h) + t_h
+    logit_h(u, q, p) = s_h (a(r) <q_h, p> + w(r) . x + v . relu(U x + V phi(r)) + c_h) + t_h
 
-r are the request's statistics, and x is standardised. Beyond the paper, a > 0 and w depend on r:
+r are the request's statistics, and x is standardised. Beyond the paper, g depends on r:
     a(r) = 100 sigmoid(a_0 + alpha . phi(r)),      w(r) = w_0 + W phi(r),      phi = clipped z-score
-since how far the exact query's counts can be trusted depends on how many there are. Both are
-computed once a request, so a candidate costs no more than under fixed weights: one dot of the
-towers' width and one of x's. v and U (``fusion_hidden`` units) are absent by default. The dot never
-enters anything but its own product with a, as a search engine's operators require.
+since how far the exact query's counts, or the user's past, can be trusted differs from request to
+request. a, w and V phi are computed once a request: linear, a candidate costs no more than under
+fixed weights, one dot of the towers' width and one of x's; each of the few hidden units
+(``fusion_hidden``) adds one of x's. The dot never enters anything but its own product with a > 0,
+as a search engine's operators require.
 
 s_h and t_h calibrate a head; they are 1 and 0 until :func:`interactrank.stacking.calibrate`. The
 head weights w_h of a request fuse on logits,
@@ -38,13 +39,16 @@ class Coefficients:
     """The request side of the fusion: w(r) as a mixture of a few sets of weights.
 
     ``scale`` [B] > 0; ``mix`` [B, 1 + R] = (1, phi(r)); ``basis`` [1 + R, X] and ``offset``
-    [1 + R]: weights of x as it is, standardisation included.
+    [1 + R]: weights of x as it is, standardisation included. ``units`` [units, X] and ``shift``
+    [B, units]: the same of the hidden units, of which there may be none.
     """
 
     scale: Tensor
     mix: Tensor
     basis: Tensor
     offset: Tensor
+    units: Tensor
+    shift: Tensor
 
     @property
     def weights(self) -> Tensor:
@@ -71,7 +75,7 @@ class Fusion(nn.Module):
         crosses: X; 0 is the vanilla two-tower, with one scale and a bias.
         statistics: R.
         heads: H.
-        gated: let scale and weights depend on the request's statistics.
+        gated: let scale, weights and hidden units depend on the request's statistics.
         hidden: units of the non-linear part; 0 for none.
     """
 
@@ -90,11 +94,11 @@ class Fusion(nn.Module):
         if gated:
             self.gate = nn.Linear(statistics, crosses + 1, bias=False)
             nn.init.zeros_(self.gate.weight)
-        self.hidden: nn.Module | None = None
+        self.units: nn.Linear | None = None
         if hidden:
-            self.hidden = nn.Sequential(
-                nn.Linear(crosses, hidden), nn.ReLU(), nn.Linear(hidden, 1, bias=False)
-            )
+            # Of x and, where the request has a say, phi.
+            self.units = nn.Linear(crosses + (statistics if gated else 0), hidden)
+            self.unit_weight = nn.Parameter(0.1 * torch.randn(hidden))
         for name, width in (("x", crosses), ("request", statistics)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
@@ -116,16 +120,22 @@ class Fusion(nn.Module):
         """Scale and weights of B requests from their statistics [B, R], NaN where unknown."""
         raw, mix = self.raw_scale.expand(len(request)), request.new_ones(len(request), 1)
         if not self.crosses:
-            none = request.new_zeros(1, 0)
-            return Coefficients(MOST_SCALE * raw.sigmoid(), mix, none, request.new_zeros(1))
-        basis = self.weight.unsqueeze(0)
+            none, nothing = request.new_zeros(1, 0), request.new_zeros(len(request), 0)
+            return Coefficients(MOST_SCALE * raw.sigmoid(), mix, none, none.sum(1), none, nothing)
+        basis, phi = self.weight.unsqueeze(0), mix[:, 1:]
         if self.gate is not None:
             phi = ((request - self.request_mean) / self.request_std).clamp(-REACH, REACH)
             phi = torch.where(request.isfinite(), phi, 0.0)
             raw = raw + phi @ self.gate.weight[0]
             mix, basis = torch.cat((mix, phi), 1), torch.cat((basis, self.gate.weight[1:].T))
         basis = basis / self.x_std
-        return Coefficients(MOST_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean)
+        units, shift = basis[:0], mix[:, :0]
+        if self.units is not None:
+            units, of_phi = self.units.weight.split((self.crosses, phi.shape[1]), 1)
+            units = units / self.x_std
+            shift = phi @ of_phi.T + self.units.bias - units @ self.x_mean
+        return Coefficients(MOST_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units,
+                            shift)  # fmt: skip
 
     def prior(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:
         """g(x; r) [N] for cross features x [N, X] of the requests ``request`` int64 [N]."""
@@ -137,8 +147,9 @@ class Fusion(nn.Module):
             out = (x @ c.weights.T).squeeze(1) + c.mix[0] @ c.offset
         else:
             out = torch.linalg.vecdot(x @ c.basis.T + c.offset, c.mix[request])
-        if self.hidden is not None:
-            out = out + self.hidden((x - self.x_mean) / self.x_std).squeeze(-1)
+        if len(c.units):
+            units = torch.relu(x @ c.units.T + c.shift[request])
+            out = out + (units @ self.unit_weight.unsqueeze(1)).squeeze(1)
         return out
 
     def logits(self, dots: Tensor, x: Tensor, request: Tensor, candidate_request: Tensor) -> Tensor:

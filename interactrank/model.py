@@ -53,7 +53,7 @@ class ModelConfig:
     time_encoding: bool = True
     performing: bool = True
     gated: bool = True
-    fusion_hidden: int = 0
+    fusion_hidden: int = 16
 
     def __post_init__(self) -> None:
         if self.history and not (self.pooling or self.attention):

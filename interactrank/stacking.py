@@ -25,8 +25,9 @@ from interactrank.losses import LossConfig, listwise_loss, pointwise_loss
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank
 
-ITERATIONS = 20
-"""L-BFGS steps of a fit. Later ones lower the loss on these requests, not on those to come."""
+ITERATIONS, FOLD_ITERATIONS = 40, 15
+"""L-BFGS steps of the fusion that is kept, and of those that only choose an epoch. Later steps
+lower the loss on these requests, not on those to come."""
 NEWTON_STEPS, RIDGE = 30, 1e-6
 PULL, GATE_PULL = 1e-3, 1e-2
 """Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
@@ -200,7 +201,7 @@ def cross_fitted(
         if not measured:
             continue
         if stacking and fitted and fusion.crosses:
-            refit(fusion, [*fitted, *beside], config)
+            refit(fusion, [*fitted, *beside], config, FOLD_ITERATIONS)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))
         ranks += measure(fusion, measured)

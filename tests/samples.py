@@ -35,7 +35,7 @@ VARIANTS = {
     "two-tower": replace(SHIPPED, cross=False, history=False),
     "ungated": replace(SHIPPED, gated=False),
     "no-performing": replace(SHIPPED, performing=False),
-    "fusion-4": replace(SHIPPED, fusion_hidden=4),
+    "linear-g": replace(SHIPPED, fusion_hidden=0),
 }
 RIVALS = {"inttower": IntTowerConfig()}
 QUERIES = ["red shoe", "blue canvas bag", "", "winter boots for men", "shoe"]

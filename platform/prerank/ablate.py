@@ -100,7 +100,7 @@ def variants(schema: FeatureSchema) -> list[Variant]:
                 blanked=schema.cross),
         *(Variant(f"no {family}", f"cross features: {', '.join(columns)}", blanked=columns)
           for family, columns in families(schema).items()),
-        Variant("non-linear g", "g(x) has 8 hidden units", _model(fusion_hidden=8)),
+        Variant("linear g", "hidden units of g(x)", _model(fusion_hidden=0)),
     ]  # fmt: skip
 
 

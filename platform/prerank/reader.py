@@ -18,9 +18,9 @@ from interactrank.trainer import TrainConfig, fit_statistics
 from prerank.catalogue import load_catalogue
 from prerank.features import schema_of
 from prerank.home import Home
-from prerank.training_set import read_split, to_arrays
+from prerank.training_set import read_split, split_size, to_arrays
 
-STATISTICS_REQUESTS = 4096
+STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
 
 
 class Reader:
@@ -47,6 +47,10 @@ class Reader:
         """Tables of a split, each in time order."""
         yield from read_split(self.home, name, newest_first)
 
+    def requests(self, name: str) -> int:
+        """Requests of a split."""
+        return split_size(self.home, name)
+
     def split(
         self, name: str, size: int, seed: int | None = None, negatives: int = 0
     ) -> Iterator[Batch]:
@@ -70,6 +74,26 @@ class Reader:
             if len(kept) >= most:
                 break
         return [self.batch(table) for table in kept[-most:]]
+
+    def spread(self, name: str, size: int, most: int, seed: int) -> list[Batch]:
+        """A seeded sample from all over a split, ``most`` batches at most, in time order."""
+        rng = np.random.default_rng(seed)
+        share = min(most * size / max(self.requests(name), 1), 1.0)
+        kept = []
+        for table in self.tables(name):
+            rows = rng.choice(len(table), int(share * len(table)), replace=False)
+            kept.append(table.take(pa.array(np.sort(rows))))
+        whole = pa.concat_tables(kept)
+        return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
+
+    def beside(self, config: TrainConfig) -> list[Batch]:
+        """Training requests for :func:`interactrank.stacking.anchors`, half of them the newest.
+
+        The newest are most like those to come, until the mix of users changes; then requests from
+        all over the training part are the safer ones.
+        """
+        size, half = config.batch_requests, BESIDE_BATCHES // 2
+        return [*self.spread("train", size, half, config.seed), *self.latest("train", size, half)]
 
     def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:
         """Shuffled training batches of each epoch, for one worker."""

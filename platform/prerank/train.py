@@ -27,7 +27,7 @@ from prerank.errors import DataError
 from prerank.home import Home
 from prerank.reader import Reader, new_model
 
-HELD_OUT_BATCHES, ANCHOR_BATCHES = 40, 20
+HELD_OUT_BATCHES = 40
 TRAINER = "trainer.pt"
 
 
@@ -63,8 +63,7 @@ def fit(
     """
     config, fusion = trainer.config, trainer.model.fusion
     stacked = config.stacking and fusion.crosses > 0
-    latest = reader.latest("train", config.batch_requests, ANCHOR_BATCHES) if stacked else ()
-    beside = anchors(latest, trainer.device)
+    beside = anchors(reader.beside(config) if stacked else (), trainer.device)
     validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
     while since.epochs < config.epochs and since.behind < max(config.patience, 1):
         epoch = since.epochs

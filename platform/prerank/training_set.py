@@ -194,3 +194,9 @@ def read_split(home: Home, split: str, newest_first: bool = False) -> Iterator[p
     """Tables of a split, a file at a time, in time order or the newest file first."""
     for path in sorted((home.training_set / split).glob("*.parquet"), reverse=newest_first):
         yield pq.read_table(path)
+
+
+def split_size(home: Home, split: str) -> int:
+    """Requests of a split."""
+    paths = (home.training_set / split).glob("*.parquet")
+    return sum(pq.read_metadata(path).num_rows for path in paths)

@@ -101,6 +101,10 @@ class TrialReader(Reader):
         """Tables of the budget."""
         yield from self.own[name][:: -1 if newest_first else 1]
 
+    def requests(self, name: str) -> int:
+        """Requests of the budget."""
+        return sum(map(len, self.own[name]))
+
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
         """One batch of all requests of ``table``, less the blanked features."""
         batch = super().batch(table, negatives)

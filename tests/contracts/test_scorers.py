@@ -232,7 +232,7 @@ def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: 
 
 
 def test_seven_cross_features_cost_what_the_paper_says() -> None:
-    model = InteractRank(SHIPPED, SCHEMA, CATALOGUE)
+    model = InteractRank(replace(SHIPPED, fusion_hidden=0), SCHEMA, CATALOGUE)
     model.fusion.crosses = 7
     assert model.cost() == (142.0, 2 * 64 + 4 * 7)
 

@@ -58,15 +58,16 @@ def by_hand(
         if fusion.crosses:
             weights = p["weight"].copy()
             z = (x[n].double().numpy() - p["x_mean"]) / p["x_std"]
+            phi = np.zeros(0)
             if fusion.gate is not None:
                 phi = (statistics[b].double().numpy() - p["request_mean"]) / p["request_std"]
                 phi = np.array([0.0 if np.isnan(f) else min(max(f, -3.0), 3.0) for f in phi])
                 raw += p["gate.weight"][0] @ phi
                 weights += p["gate.weight"][1:] @ phi
             prior = weights @ z
-            if fusion.hidden is not None:
-                units = np.maximum(p["hidden.0.weight"] @ z + p["hidden.0.bias"], 0)
-                prior += float(p["hidden.2.weight"][0] @ units)
+            if fusion.units is not None:
+                units = p["units.weight"] @ np.concatenate((z, phi)) + p["units.bias"]
+                prior += float(p["unit_weight"] @ np.maximum(units, 0))
         a = 100 * sigmoid(np.array(raw))
         for h in range(H):
             inner = a * float(dots[n, h]) + prior + p["bias"][h]

@@ -176,7 +176,7 @@ class Scaled:
     class fusion:
         @staticmethod
         def coefficients(request: Tensor) -> Coefficients:
-            return Coefficients(torch.tensor([3.0, 2.0]), *(torch.zeros(0),) * 3)
+            return Coefficients(torch.tensor([3.0, 2.0]), *(torch.zeros(0),) * 5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])

@@ -183,6 +183,28 @@ def test_the_latest_batches_are_the_last_of_the_split() -> None:
     assert len(Numbers().latest("train", 3, 99)) == 6
 
 
+def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> None:
+    class Numbers(Reader):
+        def __init__(self) -> None: ...
+
+        def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
+            yield from (pa.table({"n": range(a, a + 100)}) for a in range(0, 1_000, 100))
+
+        def requests(self, name: str) -> int:
+            return 1_000
+
+        def batch(self, table: pa.Table, negatives: Any = None) -> Any:
+            return table["n"].to_pylist()
+
+    found = Numbers().spread("train", 20, 5, seed=1)
+    drawn = [n for batch in found for n in batch]
+    assert [len(batch) for batch in found] == [20] * 5
+    assert drawn == sorted(set(drawn))
+    assert np.bincount(np.array(drawn) // 100).tolist() == [10] * 10
+    assert Numbers().spread("train", 20, 5, seed=1) == found != Numbers().spread("train", 20, 5, 2)
+    assert sum(map(len, Numbers().spread("train", 20, 999, seed=1))) == 1_000
+
+
 def test_random_items_join_training_batches_only_where_impressions_were_logged() -> None:
     reader = Reader.__new__(Reader)
     reader.catalogue = CATALOGUE

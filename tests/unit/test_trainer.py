@@ -87,7 +87,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 TOWERS = replace(SMALL, cross=False, history=False)
-LINEAR = replace(SMALL, history=False)
+LINEAR = replace(SMALL, history=False, fusion_hidden=0)
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.home import Home
-from prerank.training_set import read_split, to_arrays
+from prerank.training_set import read_split, split_size, to_arrays
 
 
 def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Table]:
     """At most ``most`` requests of a stored split, a seeded sample in time order."""
-    paths = sorted((home.training_set / split).glob("*.parquet"))
-    total = sum(pq.read_metadata(p).num_rows for p in paths)
+    total = split_size(home, split)
     chosen = np.ones(total, bool)
     if total > most:
         chosen[:] = False

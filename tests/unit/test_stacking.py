@@ -16,6 +16,7 @@ from interactrank.fusion import Fusion
 from interactrank.losses import LossConfig
 from interactrank.reliability import calibration_error, tally
 from interactrank.stacking import (
+    FOLD_ITERATIONS,
     HeldOut,
     anchors,
     calibrate,
@@ -112,7 +113,7 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
     reached = {}
     for gated in (True, False):
         fusion = new_fusion(gated=gated)
-        refit(fusion, fitted, CONFIG)
+        refit(fusion, fitted, CONFIG, FOLD_ITERATIONS)
         reached[gated] = mrr(fusion, fresh)
     assert reached[True] > reached[False] + 0.05
 
@@ -211,7 +212,7 @@ def test_cross_fitting_is_fitting_on_one_half_and_measuring_the_other() -> None:
     expected: list[np.ndarray] = []
     for fitted, measured in ((held[1::2], held[::2]), (held[::2], held[1::2])):
         fusion = new_fusion()
-        refit(fusion, fitted, CONFIG)
+        refit(fusion, fitted, CONFIG, FOLD_ITERATIONS)
         expected += measure(fusion, measured)
     _, found = cross_fitted(new_fusion(), held, CONFIG)
     assert found == pytest.approx(np.concatenate(expected).mean(), abs=1e-6)

@@ -113,7 +113,7 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
     reached = {}
     for gated in (True, False):
         fusion = new_fusion(gated=gated)
-        refit(fusion, fitted, CONFIG, FOLD_ITERATIONS)
+        refit(fusion, fitted, CONFIG)
         reached[gated] = mrr(fusion, fresh)
     assert reached[True] > reached[False] + 0.05
 

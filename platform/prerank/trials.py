@@ -60,8 +60,8 @@ class Budget:
 
     train_requests: int = 15_000
     validation_requests: int = 4_000
-    measured_candidates: int = 8_000_000
-    epochs: int = 3
+    measured_candidates: int = 6_000_000
+    epochs: int = 2
     split: str = "validation"
 
 

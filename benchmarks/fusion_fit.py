@@ -3,7 +3,7 @@
     python benchmarks/fusion_fit.py --home HOME [--home HOME2] [--seeds 3] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled from a log without impressions. The towers
-are trained on a sample of the training requests; every ending starts from those same towers. The
+are trained on the newest training requests; every ending starts from those same towers. The
 first half (by time) of the validation requests is what the fusion and the settling see, the second
 half is measured with the whole catalogue as candidates. The test split takes no part.
 """
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import Batch, collate, item_inputs
+from interactrank.fusion import Fusion
 from interactrank.losses import LossConfig
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank, ModelConfig
@@ -100,12 +101,20 @@ class Measured:
         return [mean(np.concatenate(column)) for column in zip(*rows, strict=True)]
 
 
+def drop_gates(fusion: Fusion) -> None:
+    """Take the request out of a fusion: its gates, and the hidden units' weights of phi."""
+    fusion.gate = None
+    if fusion.units is not None:
+        weight = fusion.units.weight[:, : fusion.crosses].detach().clone()
+        fusion.units.weight = torch.nn.Parameter(weight)
+
+
 def fit(model: InteractRank, ending: Ending, held: list[HeldOut], beside: list[HeldOut],
         loss: LossConfig) -> None:  # fmt: skip
     """Fit the fusion as ``ending`` says, in place."""
     fusion = model.fusion
     if not ending.gated:
-        fusion.gate = None
+        drop_gates(fusion)
     if not ending.dot:
         fusion.raw_scale.data.fill_(NO_DOT)
         held = [replace(h, dots=torch.zeros_like(h.dots)) for h in held]
@@ -132,7 +141,7 @@ def endings_of(
     held = hold_out(model, validation)
     beside = anchors(reader.beside(config), "cpu")
     for ending in ENDINGS:
-        if not model.fusion.crosses and (ending.beside or ending.held):
+        if not model.fusion.crosses and ending.held:
             continue
         own = copy.deepcopy(model)
         if ending.held:

@@ -27,16 +27,13 @@ from interactrank.losses import LossConfig
 from interactrank.model import ModelConfig
 from interactrank.schema import REQUEST_NUMERIC
 from interactrank.stacking import HeldOut, anchors, refit
-from prerank.baselines.stored import expected_mrr
+from prerank.baselines.stored import expected_mrr, owners
 from prerank.home import Home
 from prerank.reader import BESIDE_BATCHES, Reader
 from prerank.training_set import to_arrays
 
 BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
 SIZE, MEASURED, SEED = 256, 6_000, 0
-ITERATIONS = 40
-"""Twice those of a job, whose fits start from what training found."""
-NO_DOT = -12.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Log:
         """MRR of the fusion without a dot among the whole catalogue, as the sample tells it."""
         arrays = to_arrays(self.table.take(pa.array(rows)), len(self.reader.schema.cross),
                            len(REQUEST_NUMERIC))  # fmt: skip
-        of = torch.from_numpy(np.repeat(np.arange(len(arrays)), np.diff(arrays.offsets)))
+        of = torch.from_numpy(owners(arrays))
         with torch.no_grad():
             coefficients = fusion.coefficients(torch.from_numpy(arrays.request))
             scores = fusion.prior(torch.from_numpy(arrays.x), coefficients, of)
@@ -121,11 +118,10 @@ def origin(log: Log, k: int) -> dict[Way, float]:
         fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated,
                         way.hidden)  # fmt: skip
         fusion.fit(x, statistics)
-        fusion.raw_scale.data.fill_(NO_DOT)
         half = 2 if way.latest and way.random else 1
         chosen = {n: own[:: half if n != "held" else 1] for n, own in sources.items()}
         used = [h for n, own in chosen.items() if getattr(way, n) for h in own]
-        refit(fusion, used, LossConfig(), ITERATIONS)
+        refit(fusion, used, LossConfig())
         found[way] = log.mrr(fusion, measured)
     return found
 

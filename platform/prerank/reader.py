@@ -18,7 +18,7 @@ from interactrank.trainer import TrainConfig, fit_statistics
 from prerank.catalogue import load_catalogue
 from prerank.features import schema_of
 from prerank.home import Home
-from prerank.training_set import read_split, split_size, to_arrays
+from prerank.training_set import read_split, split_sizes, to_arrays
 
 STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
 
@@ -47,9 +47,9 @@ class Reader:
         """Tables of a split, each in time order."""
         yield from read_split(self.home, name, newest_first)
 
-    def requests(self, name: str) -> int:
-        """Requests of a split."""
-        return split_size(self.home, name)
+    def sizes(self, name: str) -> list[int]:
+        """Requests of each table of a split, in time order."""
+        return split_sizes(self.home, name)
 
     def split(
         self, name: str, size: int, seed: int | None = None, negatives: int = 0
@@ -78,7 +78,7 @@ class Reader:
     def spread(self, name: str, size: int, most: int, seed: int) -> list[Batch]:
         """A seeded sample from all over a split, ``most`` batches at most, in time order."""
         rng = np.random.default_rng(seed)
-        share = min(most * size / max(self.requests(name), 1), 1.0)
+        share = min(most * size / max(sum(self.sizes(name)), 1), 1.0)
         kept = []
         for table in self.tables(name):
             rows = rng.choice(len(table), int(share * len(table)), replace=False)
@@ -104,7 +104,7 @@ class Reader:
     def settling(self, config: TrainConfig) -> tuple[Iterator[Iterator[Batch]], int]:
         """Passes over the validation split for :meth:`Trainer.settle`, and their steps in all."""
         size, passes = config.batch_requests, config.settle_passes
-        steps = sum(-(-len(table) // size) for table in self.tables("validation"))
+        steps = sum(-(-requests // size) for requests in self.sizes("validation"))
         batches = (
             self.split("validation", size, config.seed + n, config.random_negatives)
             for n in range(passes)

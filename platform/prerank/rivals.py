@@ -48,8 +48,8 @@ class Ranker(Protocol):
 class Neural:
     """How a neural rival differs from the job's own ``model`` and ``train`` sections.
 
-    ``loss`` holds what ``benchmarks/tune.py`` chose for it, on validation, with as many trials as
-    the model itself had.
+    ``loss`` holds what validation chose for it (``benchmarks/fusion_fit.py --two-tower``);
+    ``benchmarks/tune.py`` gives every neural model as many trials.
     """
 
     architecture: str = "interactrank"

@@ -89,9 +89,9 @@ class TrialReader(Reader):
     def __init__(self, home: Home, budget: Budget, blanked: Sequence[str]) -> None:
         super().__init__(home)
         self.off = [self.schema.cross.index(name) for name in blanked]
-        self.middle = middle(home) if budget.split == "validation" else 1 << 62
+        until = middle(home) if budget.split == "validation" else 1 << 62
         sample = sampled_tables(home, "validation", budget.validation_requests, SAMPLE_SEED)
-        early = [t.filter(pc.less(t["time"], self.middle)) for t in sample]
+        early = [t.filter(pc.less(t["time"], until)) for t in sample]
         self.own = {
             "train": newest(home, budget.train_requests),
             "validation": [t for t in early if len(t)],
@@ -101,9 +101,9 @@ class TrialReader(Reader):
         """Tables of the budget."""
         yield from self.own[name][:: -1 if newest_first else 1]
 
-    def requests(self, name: str) -> int:
-        """Requests of the budget."""
-        return sum(map(len, self.own[name]))
+    def sizes(self, name: str) -> list[int]:
+        """Requests of each table of the budget."""
+        return [len(table) for table in self.own[name]]
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
         """One batch of all requests of ``table``, less the blanked features."""

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from tests.plain_requests import Request, as_inputs
 from tests.samples import CATALOGUE
 
 from interactrank.idtable import IdTable
-from interactrank.inputs import FeatureInputs, level_code
+from interactrank.inputs import FeatureInputs
 from interactrank.rows import pack
 from interactrank.schema import LEVELS, FeatureSchema
 from prerank.negatives import FAR, HARD, NEAR, sample_candidates
@@ -20,7 +21,6 @@ from prerank.reader import Reader
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 TABLE = IdTable(np.arange(1000, 1400)[::-1].copy())
-NONE = np.zeros(0, np.int64)
 
 
 def block(ids: list[int], counts: list[float]) -> bytes:
@@ -32,26 +32,10 @@ def block(ids: list[int], counts: list[float]) -> bytes:
 
 def inputs(rows: list[bytes | None], histories: list[list[int]]) -> FeatureInputs:
     """One q: row and one history a request."""
-    held = [r for r in rows if r is not None]
-    sizes = np.array([len(r) for r in held], np.int64)
-    present = np.array([r is not None for r in rows])
-    events = np.array([i for h in histories for i in h], np.int64)
-    lengths = np.cumsum([0] + [len(h) for h in histories]).astype(np.int64)
-    n = len(rows)
-    return FeatureInputs(
-        time=np.zeros(n, np.int64),
-        blocks=np.frombuffer(b"".join(held), np.uint8),
-        block_start=np.cumsum(sizes) - sizes,
-        block_size=sizes,
-        key_block=np.where(present, np.cumsum(present) - 1, -1),
-        key_level=np.full(n, level_code("q:x")),
-        key_offsets=np.arange(n + 1),
-        hist_items=events,
-        hist_actions=np.zeros(len(events), np.int64),
-        hist_times=np.zeros(len(events), np.int64),
-        hist_offsets=lengths,
-        tokens=np.ones(n, np.int64),
-    )
+    return as_inputs([
+        Request({"q:x": row}, [(item, 0, 0) for item in history])
+        for row, history in zip(rows, histories, strict=True)
+    ])  # fmt: skip
 
 
 def sampled(
@@ -190,8 +174,8 @@ def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> Non
         def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
             yield from (pa.table({"n": range(a, a + 100)}) for a in range(0, 1_000, 100))
 
-        def requests(self, name: str) -> int:
-            return 1_000
+        def sizes(self, name: str) -> list[int]:
+            return [100] * 10
 
         def batch(self, table: pa.Table, negatives: Any = None) -> Any:
             return table["n"].to_pylist()

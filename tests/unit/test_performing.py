@@ -8,8 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests import plain_requests
+from tests.plain_requests import Request
 
-from interactrank.inputs import FeatureInputs, level_code
+from interactrank.inputs import FeatureInputs
 from interactrank.performing import PERFORMING_LENGTH, performing_items
 from interactrank.rows import pack, unpack
 from interactrank.schema import LEVELS, FeatureSchema
@@ -20,7 +22,6 @@ SCHEMA = FeatureSchema(
 BY_PREFIX = {level.prefix: level for level in LEVELS}
 EXACT_FIRST = "qsctg"
 SEEDS = st.integers(0, 2**32 - 1)
-NONE = np.zeros(0, np.int64)
 
 Rows = dict[str, bytes | None]
 """One request: its keys, in any order, each with a packed row or none."""
@@ -37,21 +38,7 @@ def block(key: str, counts: dict[int, float], cap: int = 100) -> bytes:
 
 
 def as_inputs(requests: list[Rows]) -> FeatureInputs:
-    keys = [(k, b) for rows in requests for k, b in rows.items()]
-    distinct = list(dict.fromkeys(b for _, b in keys if b is not None))
-    sizes = np.array([len(b) for b in distinct], np.int64)
-    n = len(requests)
-    return FeatureInputs(
-        time=np.zeros(n, np.int64),
-        blocks=np.frombuffer(b"".join(distinct), np.uint8),
-        block_start=np.cumsum(sizes) - sizes,
-        block_size=sizes,
-        key_block=np.array([-1 if b is None else distinct.index(b) for _, b in keys], np.int64),
-        key_level=np.array([level_code(k) for k, _ in keys], np.int64),
-        key_offsets=np.cumsum([0] + [len(rows) for rows in requests]),
-        hist_items=NONE, hist_actions=NONE, hist_times=NONE,
-        hist_offsets=np.zeros(n + 1, np.int64), tokens=np.ones(n, np.int64),
-    )  # fmt: skip
+    return plain_requests.as_inputs([Request(rows) for rows in requests])
 
 
 def performing(requests: list[Rows]) -> list[list[tuple[int, float]]]:

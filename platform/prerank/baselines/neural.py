@@ -48,8 +48,7 @@ class TorchRanker:
     def _logits(self, arrays: RequestArrays) -> torch.Tensor:
         batch = collate(arrays, self.catalogue, self.table, len(self.model.schema.heads))
         if not self._items or not all(
-            torch.equal(torch.nan_to_num(v), torch.nan_to_num(self._items[k]))
-            for k, v in batch.items.items()
+            np.array_equal(v, self._items[k], equal_nan=True) for k, v in batch.items.items()
         ):
             self._items, self._encoded = batch.items, self.model.encode_items(batch.items)
         logits: torch.Tensor = self.model(batch, self._encoded).logits

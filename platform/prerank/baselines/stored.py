@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from interactrank.batch import RequestArrays
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.home import Home
-from prerank.training_set import read_split, split_size, to_arrays
+from prerank.training_set import read_split, split_sizes, to_arrays
 
 
 def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Table]:
     """At most ``most`` requests of a stored split, a seeded sample in time order."""
-    total = split_size(home, split)
+    total = sum(split_sizes(home, split))
     chosen = np.ones(total, bool)
     if total > most:
         chosen[:] = False

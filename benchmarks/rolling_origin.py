@@ -1,4 +1,5 @@
-"""On which requests should the weights of the cross features be fitted? A rolling origin.
+"""On which requests should the weights of the cross features be fitted, and what is g to be? A
+rolling origin.
 
     python benchmarks/rolling_origin.py --home HOME [--home HOME2] [--out TABLE.md]
 
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import Batch
-from interactrank.fusion import Fusion
+from interactrank.fusion import NEVER_VARIES, Fusion
 from interactrank.losses import LossConfig
 from interactrank.model import ModelConfig
 from interactrank.schema import REQUEST_NUMERIC
@@ -39,7 +40,8 @@ SIZE, MEASURED, SEED = 256, 6_000, 0
 @dataclass(frozen=True)
 class Way:
     """Requests of the fit: block k itself (``held``), the latest before it, random ones before, or
-    half of either; and whether g is conditioned on the request and has hidden units.
+    half of either; whether g is conditioned on the request and has hidden units; a cross feature
+    that is left out; and the power of the listwise loss's log Q correction.
     """
 
     held: bool = False
@@ -47,12 +49,17 @@ class Way:
     random: bool = False
     gated: bool = True
     hidden: int = ModelConfig.fusion_hidden
+    without: str = ""
+    log_q_power: float = LossConfig.log_q_power
 
     def __str__(self) -> str:
         """What is fitted on, in words."""
         on = " + ".join(name for name in ("held", "latest", "random") if getattr(self, name))
         form = "" if self.hidden else ", linear"
-        return on + form + ("" if self.gated else ", fixed weights")
+        form += "" if self.gated else ", fixed weights"
+        form += f", no {self.without}" if self.without else ""
+        power = self.log_q_power
+        return on + form + ("" if power == LossConfig.log_q_power else f", log Q {power:g}")
 
 
 WAYS = [
@@ -63,6 +70,11 @@ WAYS = [
         (True, True, True),
     )
 ]  # fmt: skip
+WAYS += [
+    Way(held=True, latest=True, random=True, without="user:same_query"),
+    Way(held=True, latest=True, random=True, log_q_power=0.5),
+    Way(held=True, latest=True, random=True, log_q_power=1.0),
+]
 
 
 class Log:
@@ -118,10 +130,13 @@ def origin(log: Log, k: int) -> dict[Way, float]:
         fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated,
                         way.hidden)  # fmt: skip
         fusion.fit(x, statistics)
+        if way.without:
+            # As if it had never varied: it has no say.
+            fusion.x_std[log.reader.schema.cross.index(way.without)] = NEVER_VARIES
         half = 2 if way.latest and way.random else 1
         chosen = {n: own[:: half if n != "held" else 1] for n, own in sources.items()}
         used = [h for n, own in chosen.items() if getattr(way, n) for h in own]
-        refit(fusion, used, LossConfig())
+        refit(fusion, used, LossConfig(log_q_power=way.log_q_power))
         found[way] = log.mrr(fusion, measured)
     return found
 

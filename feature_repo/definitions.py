@@ -69,6 +69,7 @@ user_history = FeatureView(
         Field(name="actions", dtype=Array(Int64)),
         Field(name="times", dtype=Array(Int64)),
         Field(name="event_ids", dtype=Array(Int64)),
+        Field(name="queries", dtype=Array(Int64)),
     ],
     source=user_history_push,
     description="A user's last engagements, oldest first, pushed by the single history writer.",

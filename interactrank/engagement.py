@@ -149,10 +149,12 @@ def _add_user(
     items: NDArray[np.int64],
     actions: NDArray[np.int64],
     times: NDArray[np.int64],
+    queries: NDArray[np.int64],
+    query: int,
     now: int,
     touch_column: NDArray[np.int64],
 ) -> None:
-    """User x item features of the history (oldest first) into x[:, column : column + 6], and
+    """User x item features of the history (oldest first) into x[:, column : column + 7], and
     which action touched an item into x[:, touch_column[action]].
     """
     for e in range(items.size - 1, max(items.size - 1 - HISTORY_LENGTH, -1), -1):
@@ -170,14 +172,16 @@ def _add_user(
             x[at, touch_column[actions[e]]] = 1.0
         count = np.expm1(x[at, column + 5]) + 1.0
         x[at, column + 5] = np.log1p(count)
+        if query and queries[e] == query:
+            x[at, column + 6] = 1.0
 
 
 @nb.njit(cache=True, nogil=True)
 def _features(  # type: ignore[no-untyped-def]
-    time, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
-    hist_actions, hist_times, hist_offsets, candidates, created, offsets, first_column, columns,
-    mass, spread, support, user_column, touch_column, item_column, gram_column, fresh_column,
-    decode, x,
+    time, query, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
+    hist_actions, hist_times, hist_queries, hist_offsets, candidates, created, offsets,
+    first_column, columns, mass, spread, support, user_column, touch_column, item_column,
+    gram_column, fresh_column, decode, x,
 ):  # fmt: skip
     for b in range(time.size):
         lo, hi = offsets[b], offsets[b + 1]
@@ -214,7 +218,8 @@ def _features(  # type: ignore[no-untyped-def]
                            share, spread[level], support[level], decode)  # fmt: skip
         h0, h1 = hist_offsets[b], hist_offsets[b + 1]
         _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_actions[h0:h1],
-                  hist_times[h0:h1], time[b], touch_column)  # fmt: skip
+                  hist_times[h0:h1], hist_queries[h0:h1], query[b], time[b],
+                  touch_column)  # fmt: skip
         for c in range(ids.size):
             born = created[lo + c]
             known = 0 < born <= time[b]
@@ -261,11 +266,12 @@ def cross_features(
     plan = _Plan.of(schema)
     x = np.zeros((len(candidates), len(schema.cross)), np.float32)
     _features(
-        inputs.time, inputs.blocks, inputs.block_start, inputs.block_size, inputs.key_block,
-        inputs.key_level, inputs.key_offsets, inputs.hist_items, inputs.hist_actions,
-        inputs.hist_times, inputs.hist_offsets, candidates, created, offsets, plan.first_column,
-        plan.columns, plan.mass, plan.spread, plan.support, plan.user_column, plan.touch_column,
-        plan.item_column, plan.gram_column, plan.fresh_column, DECODE, x,
+        inputs.time, inputs.query, inputs.blocks, inputs.block_start, inputs.block_size,
+        inputs.key_block, inputs.key_level, inputs.key_offsets, inputs.hist_items,
+        inputs.hist_actions, inputs.hist_times, inputs.hist_queries, inputs.hist_offsets,
+        candidates, created, offsets, plan.first_column, plan.columns, plan.mass, plan.spread,
+        plan.support, plan.user_column, plan.touch_column, plan.item_column, plan.gram_column,
+        plan.fresh_column, DECODE, x,
     )  # fmt: skip
     if schema.retriever:
         _add_retrieved(schema, x, retrieved)

@@ -46,6 +46,8 @@ class FeatureInputs:
         key_block: int64 [keys of all requests], row of each key, -1 where it has none;
             ``key_level`` int64 likewise, ``key_offsets`` int64 [B + 1].
         hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
+        hist_queries: int64 [E], code of the query that led to each (text.query_code), 0 for none.
+        query: int64 [B], code of the request's own query.
         tokens: int64 [B], word tokens of the query.
         segments: int64 [B, S], bucket of each segment column's value; [0, 0] if none was given.
     """
@@ -60,7 +62,9 @@ class FeatureInputs:
     hist_items: NDArray[np.int64]
     hist_actions: NDArray[np.int64]
     hist_times: NDArray[np.int64]
+    hist_queries: NDArray[np.int64]
     hist_offsets: NDArray[np.int64]
+    query: NDArray[np.int64]
     tokens: NDArray[np.int64]
     segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
@@ -77,7 +81,9 @@ class FeatureInputs:
             hist_items=self.hist_items[events],
             hist_actions=self.hist_actions[events],
             hist_times=self.hist_times[events],
+            hist_queries=self.hist_queries[events],
             hist_offsets=self.hist_offsets[low : high + 1] - self.hist_offsets[low],
+            query=self.query[low:high],
             tokens=self.tokens[low:high],
             segments=self.segments[low:high],
         )

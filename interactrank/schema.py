@@ -71,8 +71,13 @@ USER_CROSS: tuple[str, ...] = (
     "user:decay_1d",
     "user:decay_30d",
     "user:count",
+    "user:same_query",
 )
-"""User x item cross features, from the history that is in memory at request time."""
+"""User x item cross features, from the history that is in memory at request time.
+
+``user:same_query``: the user found the item by this very query before. Who looks for something
+again wants it; who has labelled an item does not give it the same label again.
+"""
 
 REQUEST_NUMERIC: tuple[str, ...] = (
     "query:log_total",

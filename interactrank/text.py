@@ -31,6 +31,11 @@ def normalise(text: str) -> str:
     return " ".join(folded.split())
 
 
+def query_code(query: str) -> int:
+    """What a history remembers of a normalised query: its CRC-32, 0 for the empty one."""
+    return zlib.crc32(query.encode())
+
+
 def tokens(text: str) -> list[str]:
     """Distinct word tokens of normalised ``text``, in order of first appearance."""
     return list(dict.fromkeys(_TOKEN.findall(text)))

@@ -23,14 +23,17 @@ BY_PREFIX = {level.prefix: level for level in LEVELS}
 
 @dataclass
 class Request:
-    """One request in plain Python: blocks by key, events oldest first, candidates with a birth."""
+    """One request in plain Python: blocks by key, candidates with a birth, and events oldest first:
+    (item, action, time, code of their query).
+    """
 
     rows: dict[str, bytes | None] = field(default_factory=dict)
-    history: list[tuple[int, int, int]] = field(default_factory=list)
+    history: list[tuple[int, int, int, int]] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
     created: dict[int, int] = field(default_factory=dict)
     tokens: int = 1
     time: int = NOW
+    query: int = 5
 
 
 def offsets(lengths: list[int]) -> NDArray[np.int64]:
@@ -40,7 +43,7 @@ def offsets(lengths: list[int]) -> NDArray[np.int64]:
 def as_inputs(requests: list[Request]) -> FeatureInputs:
     distinct = list(dict.fromkeys(b for r in requests for b in r.rows.values() if b is not None))
     keys = [(k, b) for r in requests for k, b in r.rows.items()]
-    events = np.array([e for r in requests for e in r.history], np.int64).reshape(-1, 3)
+    events = np.array([e for r in requests for e in r.history], np.int64).reshape(-1, 4)
     sizes = [len(b) for b in distinct]
     return FeatureInputs(
         time=np.array([r.time for r in requests], np.int64),
@@ -53,7 +56,9 @@ def as_inputs(requests: list[Request]) -> FeatureInputs:
         hist_items=events[:, 0].copy(),
         hist_actions=events[:, 1].copy(),
         hist_times=events[:, 2].copy(),
+        hist_queries=events[:, 3].copy(),
         hist_offsets=offsets([len(r.history) for r in requests]),
+        query=np.array([r.query for r in requests], np.int64),
         tokens=np.array([r.tokens for r in requests], np.int64),
     )
 
@@ -86,11 +91,13 @@ def random_request(seed: int) -> Request:
             *(f"g:{i}" for i in range(rng.integers(0, 5))), "a:"]  # fmt: skip
     rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
     times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
-    history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t)) for t in times]
+    history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t), int(rng.choice([0, 5, 9])))
+               for t in times]  # fmt: skip
     candidates = [int(i) for i in rng.permutation([*ITEMS, 99, 100])[: rng.integers(0, 20)]]
     births = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY]
     born = {c: int(rng.choice(births)) for c in candidates}
-    return Request(rows, history, candidates, born, int(rng.integers(0, 6)))
+    return Request(rows, history, candidates, born, int(rng.integers(0, 6)),
+                   query=int(rng.choice([0, 5])))  # fmt: skip
 
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -49,7 +49,9 @@ _FIELDS = {
     "request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain", "context",
     "retriever_scores", "retriever_ranks",
 }  # fmt: skip
-_EVENT_FIELDS = {"user_id", "item_id", "action", "event_time", "event_id", "request_id"}
+_EVENT_FIELDS = {
+    "user_id", "item_id", "action", "event_time", "event_id", "request_id", "query",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,12 @@ def parse_raw(
 
 
 def parse_events(body: bytes, limits: Limits, now_us: int) -> list[Event]:
-    """Read ``{"events": [{user_id, item_id, action, event_time, event_id?, request_id?}]}``.
+    """Read ``{"events": [{user_id, item_id, action, event_time, event_id?, request_id?,
+    query?}]}``.
 
     An event without ``event_id`` gets the one that ingest derives from its request, so give
-    ``request_id`` (or the id itself) where the log will hold the event too.
+    ``request_id`` (or the id itself) where the log will hold the event too. ``query`` is the search
+    that led to the engagement; without it the user's history does not know what they looked for.
 
     Raises:
         RequestError: naming the event's place, the field and the fix; no event is taken.
@@ -196,7 +200,9 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
         if given is not None
         else event_id(str(request) if request is not None else user, item, action, time)
     )
-    return Event(user, item, action, time, key)
+    query = row.get("query")
+    searched = "" if query is None else query_of(query, f"{where}.query")
+    return Event(user, item, action, time, key, searched)
 
 
 def iso(microseconds: int | None) -> str | None:

@@ -163,7 +163,7 @@ def converse(client: httpx.Client, request: LiveRequest) -> None:
     before = asked(later)["items"]
     last = before[-1]
     event = {"user_id": body["user_id"], "item_id": last["id"], "action": "save",
-             "event_time": body["time"]}  # fmt: skip
+             "event_time": body["time"], "query": body["query"]}  # fmt: skip
     client.post("/v1/events", json={"events": [event]}).raise_for_status()
     after = asked(later)["items"]
     place, now = next((i, x) for i, x in enumerate(after, 1) if x["id"] == last["id"])

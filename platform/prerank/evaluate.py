@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from interactrank.batch import RequestArrays
+from interactrank.catalogue import Catalogue
 from interactrank.reliability import CELLS, tally
 from interactrank.schema import FeatureSchema
 from prerank.baselines.simple import Bm25Ranker, ColumnRanker
@@ -47,13 +48,14 @@ REQUESTS_PER_TASK = 2_000
 """Fewer than a training-set task takes: a whole catalogue a request is more work than its join."""
 
 
-def rankers(home: Home, schema: FeatureSchema, models: dict[str, str]) -> list[Ranker]:
+def rankers(
+    home: Home, schema: FeatureSchema, catalogue: Catalogue, models: dict[str, str]
+) -> list[Ranker]:
     """The rankers of a report; ``models`` maps a name to the folder of what was fitted."""
     items = pq.read_table(home.items, columns=["title"])
-    manifest = home.read_json(home.manifest, "prerank ingest")
     return [
         ColumnRanker("popularity", schema, "a:engage:all"),
-        Bm25Ranker(load_catalogue(home, manifest), items["title"].to_pylist()),
+        Bm25Ranker(catalogue, items["title"].to_pylist()),
         ColumnRanker("iqp", schema, "q:engage:all"),
         *(load_ranker(name, Path(folder)) for name, folder in models.items()),
     ]
@@ -66,7 +68,7 @@ def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
     schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
     table = catalogue.table()
     requests = requests_between(piece["files"], manifest, piece["from_us"], piece["to_us"])
-    all_rankers = rankers(home, schema, piece["models"])
+    all_rankers = rankers(home, schema, catalogue, piece["models"])
     oracles = _oracles(piece["oracles"])
     propensities = Propensities(**piece["propensities"]) if piece["propensities"] else None
     shown = manifest["has_impressions"]

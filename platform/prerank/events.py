@@ -28,6 +28,7 @@ from feast import FeatureStore
 from feast.data_source import PushMode
 
 from interactrank.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.text import query_code
 from prerank.errors import DataError
 from prerank.home import Home, write_json
 from prerank.journal import Journal, replay
@@ -36,21 +37,28 @@ from prerank.store import HISTORY_FIELDS, online_name
 PUSH_SOURCE = "user_history_push"
 FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
 CHECKPOINT_EVERY = 256
-Entry = tuple[int, int, int, int]
-"""(item id, action code, time in microseconds since 1970, event id)."""
+Entry = tuple[int, int, int, int, int]
+"""(item id, action code, time in microseconds since 1970, event id, code of its query)."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One engagement. ``item_id`` is the int64 key, ``time`` microseconds since 1970."""
+    """One engagement. ``item_id`` is the int64 key, ``time`` microseconds since 1970; ``query`` is
+    the normalised text that led to it, "" where that is not known.
+    """
 
     user_id: str
     item_id: int
     action: str
     time: int
     event_id: int
+    query: str = ""
+
+    def entry(self, code: int) -> Entry:
+        """The event in a history, with the ``code`` of its action."""
+        return self.item_id, code, self.time, self.event_id, query_code(self.query)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,10 @@ def merged(current: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
     """The last HISTORY_LENGTH distinct events by (time, event id), oldest first."""
     by_id: dict[int, Entry] = {}
     for entry in (*current, *new):
-        by_id.setdefault(entry[3], entry)
+        known = by_id.setdefault(entry[3], entry)
+        # A repeat may tell the query that the first telling left out.
+        if entry[4] and not known[4]:
+            by_id[entry[3]] = entry
     return sorted(by_id.values(), key=lambda e: (e[2], e[3]))[-HISTORY_LENGTH:]
 
 
@@ -196,7 +207,7 @@ class HistoryWriter:
         for e in events:
             # A journal may hold an action that a rebuilt schema no longer knows.
             if (code := self._codes.get(e.action)) is not None:
-                found.setdefault(e.user_id, []).append((e.item_id, code, e.time, e.event_id))
+                found.setdefault(e.user_id, []).append(e.entry(code))
         return found
 
     def _merge(self, new: Mapping[str, Sequence[Entry]]) -> None:

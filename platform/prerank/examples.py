@@ -25,7 +25,7 @@ from prerank.negatives import sample_candidates
 from prerank.requests import context_columns, distinct_searches
 
 DAY_US = 86_400_000_000
-HISTORY_COLUMNS = ("item_ids", "actions", "times")
+HISTORY_COLUMNS = ("item_ids", "actions", "times", "queries")
 
 
 def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -70,7 +70,9 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
         hist_items=history["item_ids"],
         hist_actions=history["actions"],
         hist_times=history["times"],
+        hist_queries=history["queries"],
         hist_offsets=history["offsets"],
+        query=searches.query_codes(),
         tokens=np.array([len(tokens(q)) for q in searches.queries], np.int64)[search],
         segments=searches.segments(),
     )

@@ -143,8 +143,9 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
         events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
     )
     scratch = Path(piece["scratch"])
+    searches = distinct_searches(events["query"], {c: events[c] for c in schema.segments})
     keyed = explode(
-        distinct_searches(events["query"], {c: events[c] for c in schema.segments}),
+        searches,
         events["item_id"].to_numpy(),
         action,
         engaged,
@@ -156,6 +157,7 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
     users = events.select(["user_id", "item_id", "event_id"])
     users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
     users = users.append_column("known", pa.array(known))
+    users = users.append_column("query", pa.array(searches.query_codes()))
     _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", piece)
     return {"events": events.num_rows}
 

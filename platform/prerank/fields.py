@@ -99,16 +99,16 @@ def _encodable(text: str, field: str) -> None:
         raise RequestError(field, "holds half a surrogate pair, which is no character") from None
 
 
-def query_of(value: Any) -> str:
+def query_of(value: Any, where: str = "query") -> str:
     """The normalised query."""
     if not isinstance(value, str):
-        raise RequestError("query", "a string is needed")
+        raise RequestError(where, "a string is needed")
     if len(value) > MAX_QUERY:
-        raise RequestError("query", f"{len(value)} characters; at most {MAX_QUERY} are allowed")
-    _encodable(value, "query")
+        raise RequestError(where, f"{len(value)} characters; at most {MAX_QUERY} are allowed")
+    _encodable(value, where)
     query = normalise(value)
     if not query:
-        raise RequestError("query", "is empty; send the text the user searched for")
+        raise RequestError(where, "is empty; send the text the user searched for")
     return query
 
 

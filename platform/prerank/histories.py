@@ -68,13 +68,14 @@ def user_histories(events: pa.Table, chunk: int = CHUNK_EVENTS) -> Iterator[pa.T
 
     Args:
         events: ``user_id``, ``item_id``, ``action`` int8, ``time`` and ``known`` int64 microseconds
-            (when it happened, and from when on it counts), ``event_id`` int64, sorted by (user_id,
-            known, time, event_id).
+            (when it happened, and from when on it counts), ``event_id`` and ``query`` int64 (the
+            query's code), sorted by (user_id, known, time, event_id).
         chunk: events that make a table; one user's stay together.
 
     Yields:
         ``user_id``, ``event_timestamp`` = when the last event became known + 1 us, and lists
-        ``item_ids``, ``actions``, ``times`` (microseconds since 1970), ``event_ids``, oldest first.
+        ``item_ids``, ``actions``, ``times`` (microseconds since 1970), ``event_ids``, ``queries``,
+        oldest first.
     """
     users = events["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
@@ -104,5 +105,6 @@ def _histories(events: pa.Table, users: NDArray[np.int64]) -> pa.Table:
             "actions": lists("action"),
             "times": lists("time"),
             "event_ids": lists("event_id"),
+            "queries": lists("query"),
         }
     )

@@ -21,7 +21,7 @@ from interactrank.schema import (
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
 )
-from interactrank.text import NO_CONTEXT, engagement_keys, segment_bucket, tokens
+from interactrank.text import NO_CONTEXT, engagement_keys, query_code, segment_bucket, tokens
 from prerank.events import Entry, read_histories
 from prerank.home import Home
 from prerank.store import materialised_path, open_store
@@ -92,7 +92,7 @@ class OnlineFeatures:
             log.exception("the user's history could not be read")
             degraded.append("user_history")
         inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us, context)
-        size = len(inputs.blocks) + 32 * len(history)
+        size = len(inputs.blocks) + 40 * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
     def cutoff_us(self) -> int | None:
@@ -128,7 +128,9 @@ def request_inputs(
     sizes = np.array([len(r) for r in rows], np.int64)
     found = sizes > 0
     size = sizes[found]
-    items, actions, times = (np.array([entry[i] for entry in history], np.int64) for i in range(3))
+    items, actions, times, _, queries = (
+        np.array([entry[i] for entry in history], np.int64) for i in range(5)
+    )
     return FeatureInputs(
         time=np.array([now_us], np.int64),
         blocks=_read_only(b"".join(rows)),
@@ -140,7 +142,9 @@ def request_inputs(
         hist_items=items,
         hist_actions=actions,
         hist_times=times,
+        hist_queries=queries,
         hist_offsets=np.array([0, len(history)], np.int64),
+        query=np.array([query_code(query)], np.int64),
         tokens=np.array([len(tokens(query))], np.int64),
         segments=np.array([[segment_bucket(v) for v in context.values()]], np.int64),
     )

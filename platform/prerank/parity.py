@@ -206,11 +206,11 @@ def _as_seen(
         of_log: list[Entry] = list(zip(*(c[row] for c in columns), strict=True)) if row >= 0 else []
         whole = merged(of_log, journaled.get(request.user_id, ()))
         seen.append(visible(whole, request.time_us))
-    flat = np.array([e[:3] for history in seen for e in history], np.int64).reshape(-1, 3)
+    flat = np.array([e for history in seen for e in history], np.int64).reshape(-1, 5).T.copy()
     lengths = [len(history) for history in seen]
     return dataclasses.replace(
         inputs, time=np.array([a.time_us for a in asked], np.int64),
-        hist_items=flat[:, 0].copy(), hist_actions=flat[:, 1].copy(), hist_times=flat[:, 2].copy(),
+        hist_items=flat[0], hist_actions=flat[1], hist_times=flat[2], hist_queries=flat[4],
         hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
     )  # fmt: skip
 
@@ -225,8 +225,7 @@ def _journaled(
         for batch, _ in replay(path):
             for e in (Event(**record) for record in batch if record["user_id"] in wanted):
                 if e.action in schema.engagements:
-                    entry = (e.item_id, schema.actions.index(e.action), e.time, e.event_id)
-                    found[e.user_id].append(entry)
+                    found[e.user_id].append(e.entry(schema.actions.index(e.action)))
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from interactrank.text import engagement_keys, segment_bucket
+from interactrank.text import engagement_keys, query_code, segment_bucket
 from prerank.duck import connection
 from prerank.errors import DataError
 from prerank.home import Home
@@ -54,6 +54,10 @@ class Searches:
     def keys(self) -> list[list[str]]:
         """Engagement keys of each search."""
         return [engagement_keys(q, c) for q, c in zip(self.queries, self.contexts, strict=True)]
+
+    def query_codes(self) -> NDArray[np.int64]:
+        """Codes of the n rows' queries, int64 [n]."""
+        return np.array([query_code(q) for q in self.queries], np.int64)[self.code]
 
     def segments(self) -> NDArray[np.int64]:
         """Buckets of the n rows' segments, int64 [n, S]."""

@@ -32,7 +32,7 @@ BUSY_TIMEOUT_MS = 30_000
 HISTORY_BATCH = 1_000
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
 """What must agree for materialisation to resume instead of starting over."""
-HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids")
+HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -160,7 +160,7 @@ def test_the_reference_s_best_are_looked_for_in_every_other_cut(
     tiny_world: Home, models: dict[str, Path], splits: Splits, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def rankers(home: Home, schema: Any, _: Any) -> list[ColumnRanker]:
+    def rankers(home: Home, schema: Any, *_: Any) -> list[ColumnRanker]:
         return [ColumnRanker(n, schema, "a:engage:all") for n in ("trees", "twin")] + [
             ColumnRanker("other", schema, "user:touched")
         ]

@@ -87,9 +87,10 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
 def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
     entities = pd.DataFrame({"user_id": asked["user_id"], "event_timestamp": asked["request_time"],
                              "n": np.arange(len(asked))})  # fmt: skip
-    names = ("item_ids", "actions", "times")
+    names = ("item_ids", "actions", "times", "queries")
     found = feasts(store, entities, [f"user_history:{n}" for n in names])
-    mine = dict(zip(names, (ours.hist_items, ours.hist_actions, ours.hist_times), strict=True))
+    columns = (ours.hist_items, ours.hist_actions, ours.hist_times, ours.hist_queries)
+    mine = dict(zip(names, columns, strict=True))
     lengths = []
     for b, row in enumerate(found.to_dict("records")):
         lo, hi = ours.hist_offsets[b : b + 2]

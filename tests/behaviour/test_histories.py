@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from interactrank.schema import HISTORY_LENGTH, HISTORY_TTL_DAYS
+from interactrank.text import normalise, query_code
 from prerank.examples import offline_inputs
 from prerank.home import Home
 
@@ -17,10 +18,11 @@ DAY, US = pd.Timedelta(days=1), pd.Timedelta(microseconds=1)
 BuildHome = Callable[..., Home]
 
 
-def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int]]]:
+def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int, int]]]:
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
     entries = list(zip(inputs.hist_items.tolist(), inputs.hist_actions.tolist(),
-                       inputs.hist_times.tolist(), strict=True))  # fmt: skip
+                       inputs.hist_times.tolist(), inputs.hist_queries.tolist(),
+                       strict=True))  # fmt: skip
     return [entries[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]]
             for b in range(len(asked))]  # fmt: skip
 
@@ -35,12 +37,14 @@ def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -
         own = engaged[(engaged["user_id"] == probe["user_id"])
                       & (engaged["event_time"] < probe["request_time"])]  # fmt: skip
         entries = sorted(
-            (t.value // 1000, i, manifest["actions"].index(a))
-            for t, i, a in zip(own["event_time"], own["item_id"], own["action"], strict=True)
+            (t.value // 1000, i, manifest["actions"].index(a), query_code(normalise(q)))
+            for t, i, a, q in zip(
+                own["event_time"], own["item_id"], own["action"], own["query"], strict=True
+            )
         )
         last = entries[-HISTORY_LENGTH:]
-        assert [t for _, _, t in history] == [t for t, _, _ in last]
-        assert sorted((t, i, a) for i, a, t in history) == last
+        assert [t for _, _, t, _ in history] == [t for t, *_ in last]
+        assert sorted((t, i, a, q) for i, a, t, q in history) == last
         longest = max(longest, len(history))
     assert longest > 20
 
@@ -67,7 +71,7 @@ def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) 
     found = histories(home, frame)
     # A row is stamped one microsecond after its last event, and lives for the ttl from there.
     assert [len(h) for h in found] == [100, 100, 100, 100, 0, 0, 1, 1, 0, 0]
-    assert {i for i, _, _ in found[0]} == set(range(48, 148))
-    assert {i for i, _, _ in found[1]} == set(range(50, 150))
-    times = [t for _, _, t in found[1]]
+    assert {i for i, *_ in found[0]} == set(range(48, 148))
+    assert {i for i, *_ in found[1]} == set(range(50, 150))
+    times = [t for _, _, t, _ in found[1]]
     assert times == sorted(times), "a history is oldest first"

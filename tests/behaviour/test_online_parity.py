@@ -72,8 +72,8 @@ def test_online_features_equal_offline_ones(
         np.testing.assert_allclose(
             request_features(schema, here.inputs), request_features(schema, there), atol=1e-6
         )
-        for name in ("hist_items", "hist_actions", "hist_times", "key_level", "tokens", "time",
-                     "segments"):  # fmt: skip
+        for name in ("hist_items", "hist_actions", "hist_times", "hist_queries",
+                     "query", "key_level", "tokens", "time", "segments"):  # fmt: skip
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())
         segmented += bool(x[:, of_segment].any())

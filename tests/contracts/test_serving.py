@@ -48,7 +48,9 @@ def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
         hist_items=rng.choice(CATALOGUE.ids, events),
         hist_actions=rng.integers(1, 3, events),
         hist_times=NOW - np.arange(events, 0, -1) * HOUR,
+        hist_queries=rng.integers(0, 3, events),
         hist_offsets=np.array([0, events]),
+        query=np.array([2]),
         tokens=np.array([len(tokens(query))]),
         segments=np.array([[segment_bucket(v) for v in CONTEXT.values()]]),
     )

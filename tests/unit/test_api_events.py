@@ -30,6 +30,12 @@ def test_an_event_has_the_id_that_ingest_gives_it() -> None:
     assert of_request.event_id == event_id("r1", 5, "click", NOW)
 
 
+def test_an_event_keeps_the_query_that_led_to_it_in_its_normal_form() -> None:
+    without, with_one = events(EVENT, {**EVENT, "query": "  Red  SHOE "})
+    assert (without.query, with_one.query) == ("", "red shoe")
+    assert without.event_id == with_one.event_id
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -43,6 +49,8 @@ def test_an_event_has_the_id_that_ingest_gives_it() -> None:
         ({"event_time": "soon"}, "event_time"),
         ({"event_time": NOW + AHEAD_US + 1}, "event_time"),
         ({"event_id": {}}, "event_id"),
+        ({"query": 5}, "query"),
+        ({"query": " "}, "query"),
         ({"colour": 1}, "colour"),
     ],
 )

@@ -66,13 +66,15 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
             x[f"{level.prefix}:{column}"] = mean
 
     recent = request.history[-100:][::-1]
-    at = [i for i, (e, _, _) in enumerate(recent) if e == item]
+    at = [i for i, (e, *_) in enumerate(recent) if e == item]
     x |= dict.fromkeys((f"user:decay_{d}" for d in ("1h", "1d", "30d")), 0.0)
     x["user:touched"], x["user:count"] = float(bool(at)), math.log1p(len(at))
     x["user:rank_recency"] = 1 / (1 + at[0]) if at else 0.0
     for action in ("click", "save"):
         code = schema.actions.index(action)
-        x[f"user:touched:{action}"] = float((item, code) in [(e, a) for e, a, _ in recent])
+        x[f"user:touched:{action}"] = float((item, code) in [(e, a) for e, a, *_ in recent])
+    led = [q for e, _, _, q in recent if e == item and q]
+    x["user:same_query"] = float(request.query in led)
     if at:
         hours = (request.time - recent[at[0]][2]) / HOUR
         for name, scale in (("1h", 1), ("1d", 24), ("30d", 720)):
@@ -196,9 +198,9 @@ def test_an_empty_row_says_no_more_than_no_row() -> None:
 
 
 def test_ids_beyond_the_history_length_are_forgotten() -> None:
-    history = [(7, 1, NOW - HOUR * (200 - i)) for i in range(20)]
-    history += [(8, 1, NOW - HOUR * (100 - i)) for i in range(100)]
+    history = [(7, 1, NOW - HOUR * (200 - i), 5) for i in range(20)]
+    history += [(8, 1, NOW - HOUR * (100 - i), 5) for i in range(100)]
     x = dict(zip(SCHEMA.cross, features([Request(history=history, candidates=[7, 8])]).T,
                  strict=True))  # fmt: skip
-    assert x["user:touched"].tolist() == [0, 1]
+    assert x["user:touched"].tolist() == x["user:same_query"].tolist() == [0, 1]
     assert x["user:count"][1] == pytest.approx(math.log1p(100), rel=1e-5)

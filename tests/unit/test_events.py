@@ -10,6 +10,7 @@ import pytest
 from feast import FeatureStore
 
 from interactrank.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.text import query_code
 from prerank.errors import DataError
 from prerank.events import Event, HistoryWriter, merged, read_histories, shard_of
 from prerank.home import Home, write_json
@@ -56,7 +57,7 @@ def test_an_event_is_read_back_with_its_action_and_time(
 ) -> None:
     written = writer.write([event(1, action="save")])
     assert (written.accepted, written.passive, written.online) == (1, 0, True)
-    assert read_histories(store, ["ann"])["ann"] == [(101, 2, T0 + 1, 1)]
+    assert read_histories(store, ["ann"])["ann"] == [(101, 2, T0 + 1, 1, 0)]
 
 
 def test_a_late_event_takes_its_place_and_loses_nothing(
@@ -164,13 +165,24 @@ def test_a_backfill_over_live_events_forgets_none(
     home: Home, store: FeatureStore, writer: HistoryWriter
 ) -> None:
     writer.write([event(9)])
-    old = [(101, 1, T0 + 1, 1), (102, 1, T0 + 2, 2)]
+    old = [(101, 1, T0 + 1, 1, 7), (102, 1, T0 + 2, 2, 0)]
     HistoryWriter.backfill(home, store).merge_histories({"ann": old})
     assert ids(store) == [1, 2, 9]
 
 
+def test_a_repeat_tells_the_query_that_the_first_telling_left_out(
+    writer: HistoryWriter, store: FeatureStore
+) -> None:
+    told = replace(event(1), query="red shoe")
+    for said in (event(1), told, event(1)):
+        writer.write([said])
+    (entry,) = read_histories(store, ["ann"])["ann"]
+    assert entry == told.entry(entry[1])
+    assert entry[4] == query_code("red shoe") != 0
+
+
 def test_merging_is_independent_of_order() -> None:
-    entries = [(1, 1, t, n) for n, t in enumerate((5, 3, 3, 9))]
+    entries = [(1, 1, t, n, 7) for n, t in enumerate((5, 3, 3, 9))]
     assert merged(entries, []) == merged([], entries[::-1]) == merged(entries[:2], entries[1:])
 
 

@@ -39,7 +39,7 @@ def test_a_slice_is_the_inputs_of_its_requests(seeds: list[int], data: st.DataOb
     part = whole.slice(low, high)
     assert part.blocks is whole.blocks
     for name in ("time", "key_level", "key_offsets", "hist_items", "hist_actions", "hist_times",
-                 "hist_offsets", "tokens"):  # fmt: skip
+                 "hist_queries", "hist_offsets", "query", "tokens"):  # fmt: skip
         np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
     chosen = requests[low:high]
     ids = np.array([c for r in chosen for c in r.candidates], np.int64)
@@ -96,7 +96,7 @@ def test_request_statistics() -> None:
     counts[:, columns.index("engage:7d")] = 1.0, 0.0, 0.0
     counts[:, columns.index("view:all")] = 50.0, 0.0, 3.0
     block = pack(np.array([1, 2, 3]), counts, columns, level)
-    history = [(1, 1, NOW - HOUR * (300 - i)) for i in range(120)]
+    history = [(1, 1, NOW - HOUR * (300 - i), 5) for i in range(120)]
     found = request_features(
         SCHEMA,
         as_inputs([
@@ -118,7 +118,9 @@ def test_request_statistics() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=130), min_size=1, max_size=6))
 def test_repeat_share_counts_the_returns_among_the_last_hundred(histories: list[list[int]]) -> None:
-    requests = [Request(history=[(item, 1, NOW - HOUR) for item in items]) for items in histories]
+    requests = [
+        Request(history=[(item, 1, NOW - HOUR, 0) for item in items]) for items in histories
+    ]
     found = request_features(SCHEMA, as_inputs(requests))[:, REQUEST_NUMERIC.index(
         "user:repeat_share")]  # fmt: skip
     last = [items[-100:] for items in histories]

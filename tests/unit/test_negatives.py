@@ -33,7 +33,7 @@ def block(ids: list[int], counts: list[float]) -> bytes:
 def inputs(rows: list[bytes | None], histories: list[list[int]]) -> FeatureInputs:
     """One q: row and one history a request."""
     return as_inputs([
-        Request({"q:x": row}, [(item, 0, 0) for item in history])
+        Request({"q:x": row}, [(item, 0, 0, 0) for item in history])
         for row, history in zip(rows, histories, strict=True)
     ])  # fmt: skip
 

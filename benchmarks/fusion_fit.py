@@ -52,7 +52,7 @@ class Ending:
     beside: bool = True
     gated: bool = True
     dot: bool = True
-    log_q_power: float = 0.5
+    log_q_power: float = LossConfig.log_q_power
     settled: bool = False
 
 
@@ -60,13 +60,12 @@ ENDINGS = (
     Ending("as trained", held=False, beside=False),
     Ending("held-out", beside=False),
     Ending("held-out + training"),
-    Ending("held-out + training, log Q 1", log_q_power=1.0),
+    Ending("held-out + training, log Q 0.5", log_q_power=0.5),
     Ending("held-out + training, fixed weights", gated=False),
     Ending("held-out, no dot", beside=False, dot=False),
     Ending("held-out + training, no dot", dot=False),
     Ending("held-out + training, no dot, fixed weights", dot=False, gated=False),
     Ending("held-out + training, settled", settled=True),
-    Ending("held-out + training, log Q 1, settled", settled=True, log_q_power=1.0),
 )
 
 

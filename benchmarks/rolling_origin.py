@@ -1,7 +1,7 @@
 """On which requests should the weights of the cross features be fitted, and what is g to be? A
 rolling origin.
 
-    python benchmarks/rolling_origin.py --home HOME [--home HOME2] [--out TABLE.md]
+    python benchmarks/rolling_origin.py --home HOME [--home HOME2] [--only WAY ...] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled. Training and validation requests are cut
 into eight blocks of time. For each origin k the fusion, without any dot, is fitted on block k and
@@ -72,8 +72,11 @@ WAYS = [
 ]  # fmt: skip
 WAYS += [
     Way(held=True, latest=True, random=True, without="user:same_query"),
-    Way(held=True, latest=True, random=True, log_q_power=0.5),
-    Way(held=True, latest=True, random=True, log_q_power=1.0),
+    *(
+        Way(held=True, latest=True, random=True, log_q_power=power)
+        for power in (0.5, 0.75, 1.0)
+        if power != LossConfig.log_q_power
+    ),
 ]
 
 
@@ -113,8 +116,8 @@ class Log:
         return expected_mrr(scores.numpy(), arrays)
 
 
-def origin(log: Log, k: int) -> dict[Way, float]:
-    """MRR of each way at one origin."""
+def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
+    """MRR of each of ``ways`` at one origin."""
     earlier, most = log.block(0, k - 1), BESIDE_BATCHES * SIZE
     sources: dict[str, list[HeldOut]] = {
         "held": anchors(log.batches(log.block(k, k)), "cpu"),
@@ -125,7 +128,7 @@ def origin(log: Log, k: int) -> dict[Way, float]:
     x, statistics = (torch.cat([getattr(h, n) for h in sources["random"]]) for n in
                      ("x", "statistics"))  # fmt: skip
     found = {}
-    for way in WAYS:
+    for way in ways:
         torch.manual_seed(SEED)
         fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated,
                         way.hidden)  # fmt: skip
@@ -146,6 +149,8 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     ask.add_argument("--home", action="append", required=True)
+    ask.add_argument("--only", nargs="+", choices=[str(w) for w in WAYS], metavar="WAY",
+                     default=[str(w) for w in WAYS], help="rows of the table, by name")  # fmt: skip
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     torch.set_num_threads(1)
@@ -154,7 +159,7 @@ def main() -> None:
         home = Home.at(Path(folder).resolve())
         log, rows = Log(home), defaultdict(list)
         for k in ORIGINS:
-            for way, mrr in origin(log, k).items():
+            for way, mrr in origin(log, k, [w for w in WAYS if str(w) in args.only]).items():
                 rows[way].append(mrr)
                 print(home.root.name, k, f"{way!s:<32}", f"{mrr:.4f}", flush=True)
         heads = [f"block {k + 1} of {BLOCKS}" for k in ORIGINS]

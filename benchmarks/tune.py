@@ -3,12 +3,11 @@
     python benchmarks/tune.py --home HOME [--home HOME2] [--config JOB.yaml] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled. Each model gets the same grid, so the same
-number of trials: learning rate × share of the in-batch softmax × share of the listwise loss. A
-trial trains on the same requests and is measured on the later half of the validation requests, with
-their whole candidates (:mod:`prerank.trials`); the test split takes no part. Where several homes
-are given, the choice is the configuration with the best mean over homes of MRR relative to the
-home's best, so that no log decides by its scale. Trials lie under HOME/tuning: run it again and it
-goes on.
+number of trials: learning rate × share of the in-batch softmax. A trial trains on the same requests
+and is measured on the later half of the validation requests, with their whole candidates
+(:mod:`prerank.trials`); the test split takes no part. Where several homes are given, the choice is
+the configuration with the best mean over homes of MRR relative to the home's best, so that no log
+decides by its scale. Trials lie under HOME/tuning: run it again and it goes on.
 """
 
 from __future__ import annotations
@@ -31,17 +30,15 @@ from prerank.trials import METRICS, Budget, Trial, run_trials
 MODELS = {"interactrank": Neural(), **NEURAL}
 GRID: dict[str, tuple[float, ...]] = {
     "learning_rate": (1e-3, 3e-3),
-    "softmax": (0.1, 1.0),
-    "listwise": (0.0, 1.0),
+    "softmax": (0.0, 0.1, 1.0),
 }
 Point = tuple[float, ...]
 
 
 def configured(train: TrainConfig, point: Point) -> TrainConfig:
     """``train`` with a point of the grid."""
-    rate, softmax, listwise = point
-    loss = replace(train.loss, softmax=softmax, listwise=listwise)
-    return replace(train, learning_rate=rate, loss=loss)
+    rate, softmax = point
+    return replace(train, learning_rate=rate, loss=replace(train.loss, softmax=softmax))
 
 
 def trials(config: JobConfig, models: list[str], grid: list[Point]) -> dict[tuple[str, Point], Any]:

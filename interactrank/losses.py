@@ -22,7 +22,7 @@ class LossConfig:
 
     The paper's total is pointwise + 0.01 softmax over logged impressions. ``listwise`` is ours:
     without it, a log of sampled negatives teaches calibration more than order. Its correction for
-    sampled candidates is ``log_q_power`` log Q: 1 is unbiased, 0.5 trades bias for variance.
+    sampled candidates is ``log_q_power`` log Q: 1 is unbiased, less trades bias for variance.
     ``softmax_log_q`` is the paper's correction for in-batch negatives.
     """
 
@@ -30,7 +30,7 @@ class LossConfig:
     focal: bool = False
     listwise: float = 1.0
     softmax: float = 0.1
-    log_q_power: float = 0.5
+    log_q_power: float = 1.0
     head_weights: tuple[float, ...] = (20.0, 7.0, 20.0)
     softmax_log_q: bool = True
 

@@ -58,7 +58,7 @@ class Budget:
     seeds, 72 trials, takes about half an hour a log on two cores.
     """
 
-    train_requests: int = 12_000
+    train_requests: int = 8_000
     validation_requests: int = 4_000
     measured_candidates: int = 6_000_000
     epochs: int = 2

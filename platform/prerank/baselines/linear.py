@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from interactrank.batch import RequestArrays
 from interactrank.losses import listwise_loss
 from interactrank.schema import FeatureSchema
-from prerank.baselines.stored import expected_mrr, owners, stored
+from prerank.baselines.stored import LOG_Q_POWERS, expected_mrr, owners, stored
 from prerank.bundle import read_meta, write_meta
 from prerank.home import Home
 
@@ -21,7 +21,6 @@ REQUESTS = 6_000
 """Training requests seen at most: some forty weights need no more."""
 L2 = (1e-3, 1e-5)
 """Ridge strengths tried, on standardised columns."""
-LOG_Q_POWERS = (0.5, 1.0)
 WEIGHTS = "weights.safetensors"
 
 

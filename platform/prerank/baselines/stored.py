@@ -19,6 +19,9 @@ from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.home import Home
 from prerank.training_set import read_split, split_sizes, to_arrays
 
+LOG_Q_POWERS = (0.5, 1.0)
+"""Corrections for sampled candidates to choose from; where they were shown, log Q is 0."""
+
 
 def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Table]:
     """At most ``most`` requests of a stored split, a seeded sample in time order."""

@@ -89,24 +89,38 @@ class Scorer:
         rows = self.table.rows(candidates)
         known = rows >= 0
         ids, rows = candidates[known], rows[known]
-        model = self.model
         x = cross_features(
-            model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows],
+            self.model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows],
             None if retrieved is None else retrieved[known],
         )  # fmt: skip
-        folded = model.fusion.fold(torch.from_numpy(head_weights))
         queries, request = self.query_side(query, inputs)
-        coefficients = model.fusion.coefficients(request)
+        dots, priors, scale, constant = self.fuse(rows, x, queries, request, head_weights)
+        scores = scale * dots + priors + constant
+        return Scored(ids, scores, dots, priors, candidates[~known], scale, constant)
+
+    @torch.inference_mode()
+    def fuse(
+        self, rows: NDArray[np.int64], x: NDArray[np.float32], queries: Tensor, request: Tensor,
+        head_weights: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:  # fmt: skip
+        """All that is done per candidate once its features are at hand.
+
+        Args:
+            rows: int64 [n], rows of the index. x: float32 [n, X]. head_weights: float32 [H].
+            queries: [H, D] and ``request`` [1, R], of :meth:`query_side`.
+
+        Returns:
+            ``dots`` [n], ``priors`` [n], ``scale`` and ``constant``, as in :class:`Scored`.
+        """
+        fusion = self.model.fusion
+        folded = fusion.fold(torch.from_numpy(head_weights))
+        coefficients = fusion.coefficients(request)
         fused = folded.heads @ queries
         gathered = self.vectors[torch.from_numpy(rows)]
         dots = torch.mv(gathered, fused.to(gathered.dtype)).float()
-        of = torch.zeros(len(ids), dtype=torch.int64)
-        priors = folded.prior * model.fusion.prior(torch.from_numpy(x), coefficients, of)
-        scores = coefficients.scale * dots + priors + folded.constant
-        return Scored(
-            ids, scores.numpy(), dots.numpy(), priors.numpy(), candidates[~known],
-            float(coefficients.scale), float(folded.constant),
-        )  # fmt: skip
+        of = torch.zeros(len(rows), dtype=torch.int64)
+        priors = folded.prior * fusion.prior(torch.from_numpy(x), coefficients, of)
+        return dots.numpy(), priors.numpy(), float(coefficients.scale), float(folded.constant)
 
     def query_side(self, query: str, inputs: FeatureInputs) -> tuple[Tensor, Tensor]:
         """Unit query vectors of the heads [H, D] and statistics [1, R]; no candidate enters."""

@@ -1,0 +1,100 @@
+"""What a candidate costs once its features are at hand: the served scorer beside the trees.
+
+    python benchmarks/scoring_cost.py --home HOME [--candidates 10000] [--requests 50]
+
+HOME is an absolute path that `prerank run` has filled with `rivals: [trees]` among others; it is
+read only. Requests are of the later half of validation, each with the same candidates: the first of
+the catalogue. Both rankers get one thread, one request at a time, and the cross features, which
+both need and which are timed apart. InteractRank's time is split into what is done once a request
+(the query tower) and what is done per candidate (gather, dot, g).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interactrank.engagement import cross_features
+from interactrank.scorer import Scorer
+from prerank import registry, tracking
+from prerank.baselines.trees import TreesRanker
+from prerank.bundle import load_bundle
+from prerank.examples import catalogue_candidates, offline_inputs, request_arrays
+from prerank.fields import weights_of
+from prerank.home import Home
+from prerank.index import load_index
+from prerank.rivals import folder_of
+from prerank.trials import measured_requests
+
+REPEATS = 5
+PARTS = ("cross features", "InteractRank, query side", "InteractRank, candidates", "trees")
+
+
+def microseconds(work: Callable[[], object]) -> float:
+    """The least of a few repeats, which the machine's other work disturbed least."""
+    taken = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        taken.append(1e6 * (time.perf_counter() - began))
+    return min(taken)
+
+
+def measure(home: Home, version: str, requests: int, candidates: int) -> np.ndarray:
+    """Microseconds of each of PARTS, [requests, 4]."""
+    bundle, index = load_bundle(registry.download(home, version)), load_index(home, version)
+    scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
+    trees = TreesRanker("trees", folder_of(home, "trees"))
+    asked = measured_requests(home, "validation", requests)
+    inputs, ids = offline_inputs(home, asked), bundle.catalogue.ids[:candidates]
+    bounds, rows = np.array([0, len(ids)]), scorer.table.rows(ids)
+    weights, created = weights_of(None, bundle.schema), scorer.created[rows]
+
+    def parts(b: int) -> list[float]:
+        one, text = inputs.slice(b, b + 1), asked["query"][b].as_py()
+        chosen = catalogue_candidates(asked.slice(b, 1), ids)
+        arrays = request_arrays(bundle.schema, [text], one, chosen, bundle.catalogue, trees.table)
+        made = scorer.query_side(text, one)
+        return [
+            microseconds(lambda: cross_features(bundle.schema, one, ids, bounds, created)),
+            microseconds(lambda: scorer.query_side(text, one)),
+            microseconds(lambda: scorer.fuse(rows, arrays.x, *made, weights)),
+            microseconds(lambda: trees.score(arrays, [text])),
+        ]
+
+    return np.array([parts(b) for b in range(len(asked))])
+
+
+def main() -> None:
+    """Print a line a part, and the ratio."""
+    ask = argparse.ArgumentParser(description=__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask.add_argument("--home", type=Path, required=True)
+    ask.add_argument("--candidates", type=int, default=10_000)
+    ask.add_argument("--requests", type=int, default=50)
+    args = ask.parse_args()
+    torch.set_num_threads(1)
+    home = Home.at(args.home.resolve())
+    tracking.connect(home)
+    version = registry.alias_version(registry.CHALLENGER)
+    assert version is not None, "no model is registered: `prerank run` first"
+    found = measure(home, version, args.requests, args.candidates)
+    items = int(home.read_json(home.manifest, "prerank ingest")["items"])
+    n = min(args.candidates, items)
+    print(f"{len(found)} requests of {n:,} candidates, one thread; microseconds a candidate: "
+          "median (5% to 95% of requests)")  # fmt: skip
+    for name, own in zip(PARTS, found.T / n, strict=True):
+        low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
+        print(f"{name:<26}{middle:8.4f} ({low:.4f} to {high:.4f})")
+    for name, ours in (("per candidate", found[:, 2]), ("query side too", found[:, 1:3].sum(1))):
+        low, middle, high = np.quantile(found[:, 3] / ours, (0.05, 0.5, 0.95))
+        print(f"trees / InteractRank, {name}: {middle:.1f} ({low:.1f} to {high:.1f})")
+
+
+if __name__ == "__main__":
+    main()

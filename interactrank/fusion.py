@@ -145,17 +145,18 @@ class Fusion(nn.Module):
         # The same product, in the order that costs least: for one request its weights first.
         if len(c.mix) == 1:
             out = (x @ c.weights.T).squeeze(1) + c.mix[0] @ c.offset
+            units = torch.addmm(c.shift[0], x, c.units.T)
         else:
-            out = torch.linalg.vecdot(x @ c.basis.T + c.offset, c.mix[request])
+            out = torch.linalg.vecdot(x @ c.basis.T + c.offset, c.mix.index_select(0, request))
+            units = x @ c.units.T + c.shift.index_select(0, request)
         if len(c.units):
-            units = torch.relu(x @ c.units.T + c.shift[request])
-            out = out + (units @ self.unit_weight.unsqueeze(1)).squeeze(1)
+            out = out + (torch.relu(units) @ self.unit_weight.unsqueeze(1)).squeeze(1)
         return out
 
     def logits(self, dots: Tensor, x: Tensor, request: Tensor, candidate_request: Tensor) -> Tensor:
         """Logits [N, H] of candidates with ``dots`` [N, H], x [N, X], requests [B, R]."""
         coefficients = self.coefficients(request)
-        scaled = coefficients.scale[candidate_request].unsqueeze(1) * dots
+        scaled = coefficients.scale.index_select(0, candidate_request).unsqueeze(1) * dots
         prior = self.prior(x, coefficients, candidate_request).unsqueeze(1)
         return self.slope * (scaled + prior + self.bias) + self.shift
 

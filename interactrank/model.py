@@ -223,8 +223,8 @@ class InteractRank(nn.Module):
         """
         queries = self.encode_queries(batch)
         items = self.encode_items(batch.items) if items is None else items
-        candidate_items = items[batch.candidate_item]
-        dots = torch.einsum("nhd,nd->nh", queries[batch.candidate_request], candidate_items)
+        chosen = items.index_select(0, batch.candidate_item).unsqueeze(1)
+        dots = torch.linalg.vecdot(queries.index_select(0, batch.candidate_request), chosen)
         return dots, queries, items
 
     def forward(self, batch: Batch, items: Tensor | None = None) -> Output:

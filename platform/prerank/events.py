@@ -235,10 +235,13 @@ def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, list[
     answer = store.get_online_features(FEATURES, [{"user_id": u} for u in users]).proto
     names = list(answer.metadata.feature_names.val)
     columns = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
-    return {
-        user: list(zip(*(c[i].int64_list_val.val for c in columns), strict=True))
-        for i, user in enumerate(users)
-    }
+
+    def history(i: int) -> list[Entry]:
+        *told, queries = (column[i].int64_list_val.val for column in columns)
+        # What was written before histories kept queries tells none.
+        return list(zip(*told, queries or [0] * len(told[0]), strict=True))
+
+    return {user: history(i) for i, user in enumerate(users)}
 
 
 def _frame(histories: Mapping[str, list[Entry]]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,23 @@ def test_a_repeat_tells_the_query_that_the_first_telling_left_out(
     (entry,) = read_histories(store, ["ann"])["ann"]
     assert entry == told.entry(entry[1])
     assert entry[4] == query_code("red shoe") != 0
+
+
+def test_a_history_from_before_queries_were_kept_is_read_and_learns_them(
+    writer: HistoryWriter, store: FeatureStore, online_store: str
+) -> None:
+    if online_store != "sqlite":
+        pytest.skip("takes the field out of the file of an embedded store")
+    told = replace(event(1), query="red shoe")
+    writer.write([told])
+    with sqlite3.connect(store.config.online_store.path) as db:
+        (table,) = db.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_history'")
+        gone = db.execute(f"DELETE FROM {table[0]} WHERE feature_name = 'queries'")
+        assert gone.rowcount == 1
+    (entry,) = read_histories(store, ["ann"])["ann"]
+    assert (entry[3], entry[4]) == (1, 0)
+    writer.write([told])
+    assert read_histories(store, ["ann"])["ann"] == [told.entry(entry[1])]
 
 
 def test_merging_is_independent_of_order() -> None:

@@ -27,7 +27,7 @@ class TrainConfig:
     (:mod:`interactrank.stacking`). ``random_negatives`` items of the catalogue join each batch as
     negatives of the softmax loss, since impressions lack easy ones (a log without impressions has
     random candidates as it is). ``settle_passes`` over the held-out requests end the training
-    (:meth:`Trainer.settle`).
+    (:meth:`Trainer.settle`), but not of a model whose calibration they would break.
     """
 
     epochs: int = 8

@@ -50,8 +50,10 @@ def fit(
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
     While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
-    the validation split (:mod:`interactrank.stacking`), its towers settled on that split too.
-    Validation metrics are cross-fitted, and from before the towers saw it.
+    the validation split (:mod:`interactrank.stacking`), its towers settled on that split too. Where
+    candidates were shown, a stacked model does not settle: its probabilities are calibrated to
+    towers that do not know these requests, and would promise too much once they do. Validation
+    metrics are cross-fitted, and from before the towers saw the split.
 
     Args:
         trainer: the model and its optimiser.
@@ -82,7 +84,7 @@ def fit(
             refit(fusion, [*held, *beside], config.loss)
         if held and improved and reader.shown:
             calibrate(fusion, held)
-        if improved and config.settle_passes:
+        if improved and config.settle_passes and not (stacked and reader.shown):
             trainer.settle(*reader.settling(config))
         after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
         trainer.load_state(state)

@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +219,21 @@ def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
     assert end == Progress(4, end.best, 3)
     assert epochs(Progress(2, end.best, 1))[0] == [2, 3]
     assert epochs(end) == ([], end), "a job that had stopped early was trained on"
+
+
+@pytest.mark.parametrize(("counts", "shown", "settles"), [
+    (True, True, False), (True, False, True), (False, True, True), (False, False, True),
+])  # fmt: skip
+def test_towers_settle_unless_a_calibration_was_fitted_to_them(
+    home: Home, monkeypatch: pytest.MonkeyPatch, counts: bool, shown: bool, settles: bool
+) -> None:
+    from interactrank.trainer import Trainer
+
+    settled = []
+    monkeypatch.setattr(Trainer, "settle", lambda *_: settled.append(1))
+    config = TrainConfig(epochs=1, batch_requests=256)
+    reader = Reader(home)
+    reader.shown = shown
+    model = new_model(reader, replace(SMALL, cross=counts, history=counts), config)
+    fit(Trainer(model, config, 9), reader, lambda _: (), lambda *_: None)
+    assert bool(settled) == settles

@@ -55,7 +55,7 @@ class Budget:
     """What every trial gets. ``split`` is where it is measured: "validation" or "test".
 
     The defaults make a trial of less than a core minute on both real logs: the ablation with three
-    seeds, 72 trials, takes about half an hour a log on two cores.
+    seeds, 72 trials, takes less than half an hour a log on two cores.
     """
 
     train_requests: int = 8_000

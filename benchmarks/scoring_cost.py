@@ -2,11 +2,11 @@
 
     python benchmarks/scoring_cost.py --home HOME [--candidates 10000] [--requests 50]
 
-HOME is an absolute path that `prerank run` has filled with `rivals: [trees]` among others; it is
-read only. Requests are of the later half of validation, each with the same candidates: the first of
-the catalogue. Both rankers get one thread, one request at a time, and the cross features, which
-both need and which are timed apart. InteractRank's time is split into what is done once a request
-(the query tower) and what is done per candidate (gather, dot, g).
+HOME is an absolute path that `prerank run` has filled with `rivals: [trees]` among others; nothing
+but the registered model's bundle is written there. Requests are of the later half of validation,
+each with the same candidates: the first of the catalogue. Both rankers get one thread, one request
+at a time, and the cross features, which both need and which are timed apart. InteractRank's time is
+split into what is done once a request (the query tower) and per candidate (gather, dot, g).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def measure(home: Home, version: str, requests: int, candidates: int) -> np.ndar
     bounds, rows = np.array([0, len(ids)]), scorer.table.rows(ids)
     weights, created = weights_of(None, bundle.schema), scorer.created[rows]
 
+    @torch.inference_mode()
     def parts(b: int) -> list[float]:
         one, text = inputs.slice(b, b + 1), asked["query"][b].as_py()
         chosen = catalogue_candidates(asked.slice(b, 1), ids)

@@ -143,14 +143,15 @@ class Fusion(nn.Module):
         if not self.crosses:
             return x.new_zeros(x.shape[0])
         # The same product, in the order that costs least: for one request its weights first.
-        if len(c.mix) == 1:
+        one = len(c.mix) == 1
+        if one:
             out = (x @ c.weights.T).squeeze(1) + c.mix[0] @ c.offset
-            units = torch.addmm(c.shift[0], x, c.units.T)
         else:
             out = torch.linalg.vecdot(x @ c.basis.T + c.offset, c.mix.index_select(0, request))
-            units = x @ c.units.T + c.shift.index_select(0, request)
         if len(c.units):
-            out = out + (torch.relu(units) @ self.unit_weight.unsqueeze(1)).squeeze(1)
+            shift = c.shift[0] if one else c.shift.index_select(0, request)
+            units = torch.relu(torch.addmm(shift, x, c.units.T))
+            out = out + (units @ self.unit_weight.unsqueeze(1)).squeeze(1)
         return out
 
     def logits(self, dots: Tensor, x: Tensor, request: Tensor, candidate_request: Tensor) -> Tensor:

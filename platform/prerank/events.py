@@ -21,7 +21,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import xxhash
 from feast import FeatureStore
@@ -230,6 +232,12 @@ class HistoryWriter:
             yield
 
 
+def history_arrays(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Entries as the int64 arrays [E] of :class:`interactrank.inputs.FeatureInputs`, by name."""
+    places = {"hist_items": 0, "hist_actions": 1, "hist_times": 2, "hist_queries": 4}
+    return {name: np.array([e[at] for e in entries], np.int64) for name, at in places.items()}
+
+
 def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, list[Entry]]:
     """Online histories of ``users``, oldest first; empty where there is none."""
     answer = store.get_online_features(FEATURES, [{"user_id": u} for u in users]).proto
@@ -255,4 +263,7 @@ def _frame(histories: Mapping[str, list[Entry]]) -> pd.DataFrame:
     )
 
 
-__all__ = ["Entry", "Event", "HistoryWriter", "Written", "merged", "read_histories", "shard_of"]
+__all__ = [
+    "Entry", "Event", "HistoryWriter", "Written", "history_arrays", "merged", "read_histories",
+    "shard_of",
+]  # fmt: skip

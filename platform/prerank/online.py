@@ -22,9 +22,9 @@ from interactrank.schema import (
     MAX_KEYS_PER_REQUEST,
 )
 from interactrank.text import NO_CONTEXT, engagement_keys, query_code, segment_bucket, tokens
-from prerank.events import Entry, read_histories
+from prerank.events import Entry, history_arrays, read_histories
 from prerank.home import Home
-from prerank.store import materialised_path, open_store
+from prerank.store import HISTORY_FIELDS, materialised_path, open_store
 
 TTL_US = HISTORY_TTL_DAYS * 86_400_000_000
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
@@ -92,7 +92,7 @@ class OnlineFeatures:
             log.exception("the user's history could not be read")
             degraded.append("user_history")
         inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us, context)
-        size = len(inputs.blocks) + 40 * len(history)
+        size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
     def cutoff_us(self) -> int | None:
@@ -128,9 +128,6 @@ def request_inputs(
     sizes = np.array([len(r) for r in rows], np.int64)
     found = sizes > 0
     size = sizes[found]
-    items, actions, times, _, queries = (
-        np.array([entry[i] for entry in history], np.int64) for i in range(5)
-    )
     return FeatureInputs(
         time=np.array([now_us], np.int64),
         blocks=_read_only(b"".join(rows)),
@@ -139,10 +136,7 @@ def request_inputs(
         key_block=np.where(found, np.cumsum(found) - 1, MISSING_BLOCK).astype(np.int64),
         key_level=np.array([level_code(k) for k in keys], np.int64),
         key_offsets=np.array([0, len(keys)], np.int64),
-        hist_items=items,
-        hist_actions=actions,
-        hist_times=times,
-        hist_queries=queries,
+        **history_arrays(history),
         hist_offsets=np.array([0, len(history)], np.int64),
         query=np.array([query_code(query)], np.int64),
         tokens=np.array([len(tokens(query))], np.int64),

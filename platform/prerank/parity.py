@@ -35,7 +35,7 @@ from prerank.asof import as_of
 from prerank.bundle import Bundle, load_bundle
 from prerank.environment import SERVE_PORT, URL_ENV
 from prerank.errors import NotReadyError, PrerankError, StateError
-from prerank.events import Entry, Event, merged
+from prerank.events import Entry, Event, history_arrays, merged
 from prerank.examples import (
     Candidates,
     offline_inputs,
@@ -206,11 +206,10 @@ def _as_seen(
         of_log: list[Entry] = list(zip(*(c[row] for c in columns), strict=True)) if row >= 0 else []
         whole = merged(of_log, journaled.get(request.user_id, ()))
         seen.append(visible(whole, request.time_us))
-    flat = np.array([e for history in seen for e in history], np.int64).reshape(-1, 5).T.copy()
     lengths = [len(history) for history in seen]
     return dataclasses.replace(
         inputs, time=np.array([a.time_us for a in asked], np.int64),
-        hist_items=flat[0], hist_actions=flat[1], hist_times=flat[2], hist_queries=flat[4],
+        **history_arrays([e for history in seen for e in history]),
         hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
     )  # fmt: skip
 

@@ -16,16 +16,15 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from interactrank.batch import Batch, RequestArrays, collate
+from interactrank.batch import Batch, RequestArrays, collate, item_inputs
 from interactrank.catalogue import Catalogue
-from interactrank.losses import total_loss
 from interactrank.model import InteractRank, ModelConfig, Output
 from interactrank.performing import PERFORMING_LENGTH
 from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
@@ -37,6 +36,12 @@ SCHEMA = FeatureSchema(
     ("engagement", "save", "long_click"),
     ("price",),
 )
+SEED, WARM_UP = 7, 3
+REQUEST_SIDE = (
+    "query", "hist_items", "hist_actions", "hist_hours", "hist_mask", "performing",
+    "performing_share", "request",
+)  # fmt: skip
+PARTS = ("query tower", "item tower", "fusion", "loss", "optimiser", "waiting", "the rest")
 WORDS = [f"w{i}" for i in range(5000)]
 
 
@@ -79,45 +84,32 @@ def requests(n: int, per: int, items: int, rng: np.random.Generator) -> RequestA
     )
 
 
-def row_wise(batch: Batch) -> Batch:
-    """The same examples with every request repeated for each of its candidates."""
-    of = batch.candidate_request
-    bounds = torch.cat((batch.text_offsets, torch.tensor([len(batch.text)])))
-    width = int(bounds[1] - bounds[0])
-    text = batch.text.view(-1, width)[of]
-    items = {k: v for k, v in batch.items.items() if k not in ("text", "offsets")}
-    pick = batch.candidate_item
-    ends = torch.cat((batch.items["offsets"], torch.tensor([len(batch.items["text"])])))
-    parts = [batch.items["text"][ends[i] : ends[i + 1]] for i in pick.tolist()]
-    sizes = torch.tensor([len(p) for p in parts])
-    rows = {k: v[pick] for k, v in items.items()}
-    rows |= {"text": torch.cat(parts), "offsets": torch.cumsum(sizes, 0) - sizes}
-    n = len(of)
+def row_wise(batch: Batch, items: Catalogue) -> Batch:
+    """The same examples with every request, and every item, repeated for each of its candidates."""
+    of, n = batch.candidate_request, len(batch.candidate_request)
+    width, known = len(batch.text) // len(batch.query), np.ones(n, bool)
+    rows = batch.items["rows"][batch.candidate_item].numpy()
     return batch.replace(
-        text=text.reshape(-1),
+        **{name: getattr(batch, name)[of] for name in REQUEST_SIDE},
+        text=batch.text.view(-1, width)[of].reshape(-1),
         text_offsets=torch.arange(n) * width,
-        hist_items=batch.hist_items[of],
-        hist_actions=batch.hist_actions[of],
-        hist_hours=batch.hist_hours[of],
-        hist_mask=batch.hist_mask[of],
-        request=batch.request[of],
         candidate_request=torch.arange(n),
         candidate_item=torch.arange(n),
-        items=rows,  # type: ignore[arg-type]
+        items=item_inputs(items, rows, known, known, known),  # type: ignore[arg-type]
     )
 
 
 def timed(step: Callable[[], Any], steps: int, device: str) -> list[float]:
-    """Seconds of each of ``steps`` runs, after three that are not counted."""
+    """Seconds of each of ``steps`` runs, after a few that are not counted."""
     out = []
-    for i in range(steps + 3):
+    for i in range(steps + WARM_UP):
         if device == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
         step()
         if device == "cuda":
             torch.cuda.synchronize()
-        if i >= 3:
+        if i >= WARM_UP:
             out.append(time.perf_counter() - began)
     return out
 
@@ -151,113 +143,173 @@ def ceiling(device: str) -> float:
     return 2 * n**3 / spread(timed(lambda: a @ b, 20, device))[0]
 
 
-def parts(trainer: Trainer, batch: Batch, steps: int, device: str) -> dict[str, float]:
-    """Median seconds of each part of a step (forward parts alone, then the rest)."""
-    model = trainer.model
-    log_q = torch.zeros(len(batch.items["rows"]), device=device)
+class Timed(Trainer):
+    """A trainer whose steps say how long each part took, backward pass included.
 
-    def forward() -> Output:
-        with trainer.autocast():
-            return model(batch)  # type: ignore[no-any-return]
+    The backward pass goes through the parts in the reverse order of the forward pass, so the
+    moment at which the gradient of a part's output is there parts it from the next.
+    """
 
-    out = forward()
-    full = Output(out.logits.float(), out.queries.float(), out.items.float())
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seconds: dict[str, float] = {}
+        self.since, self.forward = 0.0, self.marked
+        towers = (self.model.query_tower, "query tower"), (self.model.item_tower, "item tower")
+        for tower, part in towers:
+            tower.register_forward_hook(lambda *_, part=part: self.lap(part))
 
-    def auto(f: Callable[[], Any]) -> Callable[[], Any]:
-        def call() -> None:
-            with trainer.autocast(), torch.no_grad():
-                f()
+    def lap(self, part: str) -> None:
+        """The time since the last lap was ``part``'s."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.since
+        self.since = now
 
-        return call
+    def marked(self, batch: Batch) -> Output:
+        """The forward pass, with the backward pass marked where it enters a part."""
+        self.lap("the rest")
+        with self.autocast():
+            out: Output = self.model(batch)
+        self.lap("fusion")
+        out.logits.register_hook(lambda _: self.lap("loss"))
+        out.items.register_hook(lambda _: self.lap("fusion"))
+        out.queries.register_hook(lambda _: self.lap("item tower"))
+        return out
 
-    dots = torch.zeros(len(batch.x), len(model.schema.heads), device=device)
-    median = lambda f: spread(timed(f, steps, device))[0]  # noqa: E731
-    return {
-        "query tower": median(auto(lambda: model.encode_queries(batch))),
-        "item tower": median(auto(lambda: model.encode_items(batch.items))),
-        "fusion": median(
-            auto(lambda: model.fusion.logits(dots, batch.x, batch.request, batch.candidate_request))
-        ),
-        "loss": median(auto(lambda: total_loss(model, full, batch, log_q, trainer.config.loss))),
-        "whole step": median(lambda: trainer.step(batch)),
-    }
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """The total loss."""
+        loss = super().loss(batch)
+        self.lap("loss")
+        return loss
+
+    def update(self) -> None:
+        """Apply the gradients."""
+        self.lap("query tower")
+        super().update()
+        self.lap("optimiser")
 
 
-def variants(device: str) -> dict[str, dict[str, bool]]:
-    """What is measured."""
-    out = {
-        "row-wise fp32": {"rows": True, "bf16": False, "compiled": False},
-        "grouped fp32": {"rows": False, "bf16": False, "compiled": False},
-        "grouped bf16": {"rows": False, "bf16": True, "compiled": False},
-    }
-    if device == "cuda":
-        out["row-wise bf16"] = {"rows": True, "bf16": True, "compiled": False}
-        out["grouped bf16 compiled"] = {"rows": False, "bf16": True, "compiled": True}
-    return out
+@dataclass(frozen=True)
+class Variant:
+    """A way to train: an example a row, or grouped by request; in bf16; compiled."""
+
+    rows: bool = False
+    bf16: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(
+            [
+                "row-wise" if self.rows else "grouped",
+                "bf16" if self.bf16 else "fp32",
+                *(["compiled"] if self.compiled else []),
+            ]
+        )
+
+
+VARIANTS = (
+    Variant(rows=True),
+    Variant(),
+    Variant(compiled=True),
+    Variant(rows=True, bf16=True),
+    Variant(bf16=True),
+    Variant(bf16=True, compiled=True),
+)
+
+
+class Bench:
+    """The synthetic log, and what is measured on it."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        rng = np.random.default_rng(SEED)
+        self.device, self.steps = args.device, args.steps
+        self.examples = args.requests * args.candidates
+        self.config = ModelConfig.paper() if args.size == "paper" else ModelConfig()
+        self.items = catalogue(args.items, rng)
+        self.arrays = requests(args.requests, args.candidates, args.items, rng)
+        grouped = collate(self.arrays, self.items, self.items.table(), len(SCHEMA.heads))
+        self.batches = {
+            False: grouped.to(self.device),
+            True: row_wise(grouped, self.items).to(self.device),
+        }
+
+    def trainer(self, v: Variant, kind: type[Trainer] = Trainer) -> Trainer:
+        """A fresh trainer of a variant, from the same weights."""
+        torch.manual_seed(SEED)
+        train = replace(TrainConfig(), bf16=v.bf16, warmup_steps=1)
+        model = InteractRank(self.config, SCHEMA, self.items)
+        wrap: Any = torch.compile if v.compiled else None
+        return kind(model, train, 1000, self.device, wrap=wrap)
+
+    def measure(self, v: Variant, base: float | None, top: float) -> dict[str, float]:
+        """Throughput of a variant beside ``base`` seconds a step and ``top`` FLOP/s."""
+        trainer, batch = self.trainer(v), self.batches[v.rows]
+        flops = 3 * matmul_flops(trainer.model, lambda: trainer.model(batch))
+        mid, low, high = spread(timed(lambda: trainer.step(batch), self.steps, self.device))
+        return {
+            "seconds": mid,
+            "p10": low,
+            "p90": high,
+            "examples_per_s": self.examples / mid,
+            "ratio": (base or mid) / mid,
+            "flops": flops,
+            "of_ceiling": flops / mid / top,
+        }
+
+    def parts(self, v: Variant) -> dict[str, float]:
+        """Median seconds of each part of a step that puts its own batch together before it.
+
+        "waiting" is that, and the copy to the device: what a step would wait for if nothing were
+        made ahead of it. A job makes batches ahead, and reports what is left of it.
+        """
+        trainer = self.trainer(v, Timed)
+        assert isinstance(trainer, Timed)
+        table, found = self.items.table(), []
+        for _ in range(self.steps + WARM_UP):
+            trainer.seconds, trainer.since = {}, time.perf_counter()
+            batch = collate(self.arrays, self.items, table, len(SCHEMA.heads)).to(self.device)
+            trainer.lap("waiting")
+            trainer.step(batch)
+            trainer.lap("the rest")
+            found.append(trainer.seconds)
+        return {part: spread([own[part] for own in found[WARM_UP:]])[0] for part in PARTS}
 
 
 def main() -> None:
-    """Measure and print one table, then one JSON line."""
+    """Measure, print the tables as Markdown, then one JSON line."""
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--size", choices=("default", "paper"), default="default")
     ask.add_argument("--requests", type=int, default=256)
     ask.add_argument("--candidates", type=int, default=64)
     ask.add_argument("--items", type=int, default=20_000)
-    ask.add_argument("--steps", type=int, default=10)
+    ask.add_argument("--steps", type=int, default=20)
+    ask.add_argument("--only", nargs="+", choices=[str(v) for v in VARIANTS], metavar="VARIANT",
+                     default=[str(v) for v in VARIANTS], help="rows of the table")  # fmt: skip
     args = ask.parse_args()
-    rng = np.random.default_rng(7)
-    config = ModelConfig.paper() if args.size == "paper" else ModelConfig()
-    items = catalogue(args.items, rng)
-    arrays = requests(args.requests, args.candidates, args.items, rng)
-    grouped = collate(arrays, items, items.table(), len(SCHEMA.heads))
-    batches = {False: grouped.to(args.device), True: row_wise(grouped).to(args.device)}
-    examples = args.requests * args.candidates
-    top = ceiling(args.device)
+    bench, top = Bench(args), ceiling(args.device)
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
     print(
         f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads; {args.size} sizes, "
-        f"{args.requests} requests x {args.candidates} candidates; "
-        f"bf16 matrix ceiling {top / 1e12:.1f} TFLOP/s\n"
+        f"{args.requests} requests x {args.candidates} candidates, {args.steps} steps; "
+        f"bf16 matrix ceiling {top / 1e12:.2f} TFLOP/s\n\n"
+        "| variant | ms/step | p10 | p90 | examples/s | ratio | of ceiling |\n" + "|---" * 7 + "|"
     )
-    results: dict[str, Any] = {}
-    print(
-        f"{'variant':24} {'ms/step':>9} {'p10':>8} {'p90':>8} {'examples/s':>11} {'ratio':>6} "
-        f"{'TFLOP/s':>8} {'of ceiling':>10}"
-    )
-    for label, v in variants(args.device).items():
-        torch.manual_seed(7)
-        train = replace(TrainConfig(), bf16=v["bf16"], warmup_steps=1)
-        model = InteractRank(config, SCHEMA, items)
-        compiled = torch.compile if v["compiled"] else None
-        trainer = Trainer(model, train, 1000, args.device, wrap=compiled)  # type: ignore[arg-type]
-        batch = batches[v["rows"]]
-        flops = 3 * matmul_flops(model, lambda b=batch, m=model: m(b))  # type: ignore[misc]
-        mid, low, high = spread(
-            timed(lambda b=batch, t=trainer: t.step(b), args.steps, args.device)
-        )  # type: ignore[misc]
-        base = results.get("row-wise fp32", {}).get("seconds", mid)
-        results[label] = {
-            "seconds": mid,
-            "p10": low,
-            "p90": high,
-            "examples_per_s": examples / mid,
-            "ratio": base / mid,
-            "flops": flops,
-            "of_ceiling": flops / mid / top,
-        }
-        print(
-            f"{label:24} {1e3 * mid:9.2f} {1e3 * low:8.2f} {1e3 * high:8.2f} "
-            f"{examples / mid:11,.0f} "
-            f"{base / mid:6.2f} {flops / mid / 1e12:8.2f} {flops / mid / top:10.1%}",
-            flush=True,
-        )
-        if label == "grouped bf16" or (args.device == "cpu" and label == "grouped fp32"):
-            results[f"parts of {label}"] = parts(trainer, batch, args.steps, args.device)
-    for label, split in results.items():
-        if label.startswith("parts"):
-            print(f"\n{label}: " + ", ".join(f"{k} {1e3 * s:.2f} ms" for k, s in split.items()))
-    print("\n" + json.dumps(results))
+    chosen = [v for v in VARIANTS if str(v) in args.only]
+    found: dict[str, Any] = {}
+    for v in chosen:
+        base = found[str(chosen[0])]["seconds"] if found else None
+        row = found[str(v)] = bench.measure(v, base, top)
+        ms = " | ".join(f"{1e3 * row[k]:.1f}" for k in ("seconds", "p10", "p90"))
+        print(f"| {v} | {ms} | {row['examples_per_s']:,.0f} | {row['ratio']:.2f} | "
+              f"{row['of_ceiling']:.1%} |", flush=True)  # fmt: skip
+    print("\n| part, ms | " + " | ".join(PARTS) + " |\n" + "|---" * (len(PARTS) + 1) + "|")
+    for v in chosen:
+        if not v.rows and not v.compiled:
+            split = found[f"parts of {v}"] = bench.parts(v)
+            print(f"| {v} | " + " | ".join(f"{1e3 * s:.1f}" for s in split.values()) + " |")
+    print("\n" + json.dumps(found))
 
 
 if __name__ == "__main__":

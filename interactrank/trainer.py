@@ -138,10 +138,14 @@ class Trainer:
         loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.update()
+        return float(loss.detach())
+
+    def update(self) -> None:
+        """Apply the gradients, cut to ``clip_norm``, and go on in the schedule."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return float(loss.detach())
 
     def epoch(
         self, number: int, batches: Iterable[Batch], validation: Iterable[Batch]

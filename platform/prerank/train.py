@@ -21,6 +21,7 @@ from interactrank.batch import Batch
 from interactrank.model import ModelConfig
 from interactrank.stacking import anchors, calibrate, cross_fitted, hold_out, refit
 from interactrank.trainer import TrainConfig, Trainer
+from prerank.ahead import Ahead
 from prerank.bundle import save_bundle
 from prerank.config import typed
 from prerank.errors import DataError
@@ -65,29 +66,29 @@ def fit(
     """
     config, fusion = trainer.config, trainer.model.fusion
     stacked = config.stacking and fusion.crosses > 0
-    beside = anchors(reader.beside(config) if stacked else (), trainer.device)
-    validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
-    while since.epochs < config.epochs and since.behind < max(config.patience, 1):
-        epoch = since.epochs
-        report = trainer.epoch(epoch, batches(epoch), ())
-        held = hold_out(trainer.model, validation)
-        measured = cross_fitted(fusion, held, config.loss, stacked, beside)
-        loss, mrr = of_rank_zero(measured)
-        report = replace(report, validation_loss=loss, validation_mrr=mrr)
-        # Of equal epochs any may be kept, so each must be fit to be.
-        improved = mrr >= since.best
-        gained = mrr > since.best + config.least_gain
-        since = Progress(epoch + 1, mrr if improved else since.best,
-                         0 if gained else since.behind + 1)  # fmt: skip
-        state = trainer.state() | {"progress": asdict(since)}
-        if stacked and held and improved:
-            refit(fusion, [*held, *beside], config.loss)
-        if held and improved and reader.shown:
-            calibrate(fusion, held)
-        if improved and config.settle_passes and not (stacked and reader.shown):
-            trainer.settle(*reader.settling(config))
-        after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
-        trainer.load_state(state)
+    with Ahead(batches, range(since.epochs, config.epochs)) as ahead:
+        beside = anchors(reader.beside(config) if stacked else (), trainer.device)
+        validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
+        while since.epochs < config.epochs and since.behind < max(config.patience, 1):
+            report = trainer.epoch(since.epochs, ahead.epoch(), ())
+            held = hold_out(trainer.model, validation)
+            measured = cross_fitted(fusion, held, config.loss, stacked, beside)
+            loss, mrr = of_rank_zero(measured)
+            report = replace(report, validation_loss=loss, validation_mrr=mrr)
+            # Of equal epochs any may be kept, so each must be fit to be.
+            improved = mrr >= since.best
+            gained = mrr > since.best + config.least_gain
+            since = Progress(since.epochs + 1, mrr if improved else since.best,
+                             0 if gained else since.behind + 1)  # fmt: skip
+            state = trainer.state() | {"progress": asdict(since)}
+            if stacked and held and improved:
+                refit(fusion, [*held, *beside], config.loss)
+            if held and improved and reader.shown:
+                calibrate(fusion, held)
+            if improved and config.settle_passes and not (stacked and reader.shown):
+                trainer.settle(*reader.settling(config))
+            after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
+            trainer.load_state(state)
 
 
 def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:
@@ -229,7 +230,8 @@ def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thre
                 lines = progress.read_text().splitlines() if progress.exists() else []
                 for line in lines[seen:]:
                     m = json.loads(line)
-                    bar.set_postfix(loss=f"{m['train_loss']:.3f}", mrr=f"{m['validation_mrr']:.4f}")
+                    bar.set_postfix(loss=f"{m['train_loss']:.3f}", mrr=f"{m['validation_mrr']:.4f}",
+                                    waiting=f"{m['waiting_share']:.0%}")  # fmt: skip
                     bar.update()
                 seen = len(lines)
                 if finished:

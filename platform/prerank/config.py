@@ -48,6 +48,11 @@ class JobConfig:
                 raise ConfigError(f"config {path}: {error}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"config {path}: a mapping of {sorted(SECTIONS)} is expected")
+        return cls.of(data)
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> JobConfig:
+        """From the YAML's plain mapping; errors as in :meth:`load`."""
         known = [*SECTIONS, "rivals"]
         if unknown := sorted(map(str, set(data) - set(known))):
             raise ConfigError(f"config: unknown section {unknown}; known are {sorted(known)}")

@@ -180,8 +180,8 @@ def per_request(home: Home) -> int:
     return 64 if manifest["has_impressions"] else max(int(manifest["items"]), 1)
 
 
-def fitted_model(home: Home, trial: Trial, budget: Budget) -> tuple[InteractRank, TrialReader, int]:
-    """Train a trial; the model as of its best epoch, its reader, and the epochs run."""
+def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialReader, int]:
+    """Train a trial; its trainer with the model of the best epoch, its reader, the epochs run."""
     config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
     reader = TrialReader(home, budget, trial.blanked)
     requests = sum(len(t) for t in reader.tables("train"))
@@ -198,7 +198,7 @@ def fitted_model(home: Home, trial: Trial, budget: Budget) -> tuple[InteractRank
 
     fit(trainer, reader, reader.epochs(config), after_epoch)
     model.load_state_dict(kept)
-    return model.eval(), reader, len(epochs)
+    return trainer, reader, len(epochs)
 
 
 def measured(
@@ -227,8 +227,9 @@ def _trial_task(piece: dict[str, str]) -> dict[str, str]:
     trial = Trial(own["name"], config_of(own["architecture"], own["model"]),
                   typed(TrainConfig, own["train"], "train"), tuple(own["blanked"]))  # fmt: skip
     budget = Budget(**asked["budget"])
-    model, reader, epochs = fitted_model(home, trial, budget)
-    result = {"asked": asked, "metrics": measured(home, model, reader, budget), "epochs": epochs,
+    trainer, reader, epochs = fitted(home, trial, budget)
+    metrics = measured(home, trainer.model, reader, budget)
+    result = {"asked": asked, "metrics": metrics, "epochs": epochs,
               "seconds": time.perf_counter() - began}  # fmt: skip
     write_json(Path(piece["out"]), result)
     return {"out": piece["out"]}

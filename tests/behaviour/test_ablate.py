@@ -103,12 +103,12 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
 
 def test_blanked_features_do_not_reach_the_model(home: Home) -> None:
     trial = ablate.trials_of(CONFIG, trials.Reader(home).schema, 1)["no cross features"][0]
-    model, reader, epochs = trials.fitted_model(home, trial, BUDGET)
+    trainer, reader, epochs = trials.fitted(home, trial, BUDGET)
     assert epochs <= BUDGET.epochs
     assert all(not b.x.any() for b in reader.split("train", 64))
     assert any(b.request.any() for b in reader.split("train", 64))
     # A feature that never varied in training says nothing even where it does vary.
-    assert float((model.fusion.x_std).min()) > 1e5
+    assert float(trainer.model.fusion.x_std.min()) > 1e5
 
 
 def test_what_is_measured_was_not_fitted_on(home: Home) -> None:

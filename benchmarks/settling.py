@@ -1,0 +1,84 @@
+"""What settling does to a model that is calibrated: ranking and calibration before and after.
+
+    python benchmarks/settling.py --home HOME [--seeds 2] [--out TABLE.md]
+
+HOME is an absolute path that `prerank run` or `prerank demo` has filled from a log with
+impressions. InteractRank and the two-tower are trained on the training split, stacked and
+calibrated on the first half of the validation requests, and measured on the second half; then they
+settle on that first half and are measured again. The test split takes no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interactrank.metrics import mean, request_metrics
+from interactrank.model import InteractRank
+from interactrank.reliability import calibration_error, tally
+from prerank.baselines.neural import TorchRanker
+from prerank.config import JobConfig
+from prerank.home import Home
+from prerank.rivals import NEURAL, Neural
+from prerank.trials import Budget, Trial, TrialReader, chunks, fitted, measured_requests
+
+MODELS = {"interactrank": Neural(), "two_tower": NEURAL["two_tower"]}
+EVERY = 1 << 40
+COLUMNS = ("MRR", "predicted", "observed", "ECE")
+
+
+def measured(home: Home, model: InteractRank, reader: TrialReader) -> list[float]:
+    """MRR; mean predicted and observed engagement of the first head, and its ECE."""
+    ranker, tallied, mrr = TorchRanker("measured", model, reader.catalogue), 0.0, []
+    for arrays, queries, _, unreachable in chunks(
+        home, measured_requests(home, "validation", EVERY)
+    ):
+        engaged = arrays.labels & 1 > 0
+        tallied = tallied + tally(ranker.probabilities(arrays, queries)[:, 0], engaged)
+        scores = ranker.score(arrays, queries)
+        mrr.append(request_metrics(scores, engaged, arrays.offsets, unreachable)["mrr"])
+    assert isinstance(tallied, np.ndarray)
+    count, predicted, observed = tallied.sum(0)
+    return [mean(np.concatenate(mrr)), predicted / count, observed / count,
+            calibration_error(tallied)]  # fmt: skip
+
+
+def main() -> None:
+    """Print a row for each model, seed, and before or after."""
+    ask = argparse.ArgumentParser(description=__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask.add_argument("--home", required=True)
+    ask.add_argument("--config", type=Path, help="job YAML")
+    ask.add_argument("--seeds", type=int, default=2)
+    ask.add_argument("--epochs", type=int, default=Budget.epochs)
+    ask.add_argument("--out", type=Path, help="Markdown file to write")
+    args = ask.parse_args()
+    torch.set_num_threads(1)
+    home, job = Home.at(Path(args.home).resolve()), JobConfig.load(args.config)
+    budget = Budget(train_requests=EVERY, validation_requests=EVERY, epochs=args.epochs)
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for seed in range(job.train.seed, job.train.seed + args.seeds):
+        for name, own in MODELS.items():
+            config, train = own.configs(job.model, replace(job.train, seed=seed))
+            trial = Trial(name, config, replace(train, settle_passes=0))
+            trainer, reader, _ = fitted(home, trial, budget)
+            found[f"{name}, not settled"].append(measured(home, trainer.model, reader))
+            trainer.settle(*reader.settling(train))
+            found[f"{name}, settled"].append(measured(home, trainer.model, reader))
+    lines = ["| by seed | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for row, seeds in found.items():
+        cells = [", ".join(f"{v:.3f}" for v in column) for column in zip(*seeds, strict=True)]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    text = f"Second half of validation; at most {args.epochs} epochs\n\n" + "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -48,13 +48,9 @@ WORDS = [f"w{i}" for i in range(5000)]
 def catalogue(items: int, rng: np.random.Generator) -> Catalogue:
     """Items with titles of eight words."""
     titles = [" ".join(rng.choice(WORDS, 8)) for _ in range(items)]
-    return Catalogue.build(
-        np.arange(items),
-        titles,
-        [f"c{i % 50}" for i in range(items)],
-        rng.random((items, 1), np.float32),
-        np.zeros(items, np.int64),
-    )
+    numbers = rng.random((items, 1), np.float32)
+    kinds = [f"c{i % 50}" for i in range(items)]
+    return Catalogue.build(np.arange(items), titles, kinds, numbers, np.zeros(items, np.int64))
 
 
 def requests(n: int, per: int, items: int, rng: np.random.Generator) -> RequestArrays:
@@ -199,13 +195,8 @@ class Variant:
     compiled: bool = False
 
     def __str__(self) -> str:
-        return " ".join(
-            [
-                "row-wise" if self.rows else "grouped",
-                "bf16" if self.bf16 else "fp32",
-                *(["compiled"] if self.compiled else []),
-            ]
-        )
+        form, kind = "row-wise" if self.rows else "grouped", "bf16" if self.bf16 else "fp32"
+        return f"{form} {kind}" + " compiled" * self.compiled
 
 
 VARIANTS = (
@@ -247,15 +238,9 @@ class Bench:
         trainer, batch = self.trainer(v), self.batches[v.rows]
         flops = 3 * matmul_flops(trainer.model, lambda: trainer.model(batch))
         mid, low, high = spread(timed(lambda: trainer.step(batch), self.steps, self.device))
-        return {
-            "seconds": mid,
-            "p10": low,
-            "p90": high,
-            "examples_per_s": self.examples / mid,
-            "ratio": (base or mid) / mid,
-            "flops": flops,
-            "of_ceiling": flops / mid / top,
-        }
+        return {"seconds": mid, "p10": low, "p90": high, "examples_per_s": self.examples / mid,
+                "ratio": (base or mid) / mid, "flops": flops,
+                "of_ceiling": flops / mid / top}  # fmt: skip
 
     def parts(self, v: Variant) -> dict[str, float]:
         """Median seconds of each part of a step that puts its own batch together before it.

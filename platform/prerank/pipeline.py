@@ -129,7 +129,7 @@ def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> 
 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
-    """Weights of a linear g(x) over standardised cross features, heaviest first."""
+    """Weights w_0 of the linear part of g(x), of standardised cross features, heaviest first."""
     from prerank.bundle import load_bundle
 
     model = load_bundle(bundle).model

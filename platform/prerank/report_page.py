@@ -135,12 +135,15 @@ _SLICES = {
 _FEATURES = {
     "q": "The exact query. “q:engage:7d” is the item's share of the engagements that this query "
     "had in the last seven days.",
+    "s": "The same within the searcher's segment, such as a country.",
+    "fresh": "The same, for items younger than thirty days alone.",
     "c": "The same for the query without spaces.",
     "t": "The same for the query's words.",
     "g": "The same for pieces of four letters, which stand in for misspelt and unseen queries.",
     "a": "The same for all queries together: popularity.",
     "user": "What this user did with this item before.",
     "item": "The item alone.",
+    "retriever": "What the stage before said of the item.",
     "thin": "The feature named after it, counting more the less is known of the query.",
 }
 
@@ -151,7 +154,10 @@ def _weights(results: Results) -> str:
     plot = plots.weights(weights)
     if not plot:
         return ""
-    note = "Weights of standardised features: bars to the right raise an item's score."
+    note = (
+        "Weights of standardised features: bars to the right raise an item's score. What the "
+        "request and the hidden units change is not in them."
+    )
     if len(weights) > plots.MOST_WEIGHTS:
         note += f" The {plots.MOST_WEIGHTS} heaviest of {len(weights)}."
     families = {name.split(":", 1)[0] for name, _ in weights if ":" in name}

@@ -188,7 +188,8 @@ def cost(results: Results) -> str:
     head = ["", "mrr", "FLOPs / candidate", "bytes / candidate", "µs / candidate"]
     note = (
         "FLOPs and bytes: what one more candidate adds to a request. µs: the scoring calls of this "
-        "evaluation, on one thread; the features were already at hand."
+        "evaluation, on one thread, the towers' passes among them; the features were already at "
+        "hand. A deployment scores one request at a time over encoded items, which is cheaper."
     )
     return table(head, rows) + f'<p class="note">{note}</p>' if rows else ""
 

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from tests.reports import Page, full, heads_of, model, page, section
 
+from interactrank.schema import FeatureSchema
 from prerank import report_ablations, report_plots
 from prerank.report import METRICS, Results, metrics_table, write_metrics
 from prerank.report_values import LEAD
@@ -104,6 +105,18 @@ def test_values_are_escaped(tmp_path: Path) -> None:
     made = page(tmp_path, results)
     assert "script" not in made.tags
     assert made.text.count(evil) > 20
+
+
+def test_every_family_of_cross_features_is_explained(tmp_path: Path) -> None:
+    schema = FeatureSchema(
+        ("impression", "click"), ("impression",), ("engagement",),
+        segments=("country",), retriever=("score", "rank"),
+    )  # fmt: skip
+    results = full() | {"fusion_weights": [(name, 1.0) for name in schema.cross]}
+    part = page(tmp_path, results).source
+    part = part[part.index("<h2>What the fusion weighs") :]
+    explained = set(re.findall(r"<dt>([^<]*)</dt>", part[: part.index("<h2>", 4)]))
+    assert explained == {name.split(":")[0] for name in schema.cross}
 
 
 def test_text_without_a_font_at_hand_is_no_warning(tmp_path: Path) -> None:

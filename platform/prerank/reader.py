@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -43,9 +43,9 @@ class Reader:
         """``many`` random items for a batch; none where candidates are random items already."""
         return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
 
-    def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
-        """Tables of a split, each in time order."""
-        yield from read_split(self.home, name, newest_first)
+    def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+        """Tables of a split, one in memory at a time (:func:`read_split`)."""
+        yield from read_split(self.home, name, order)
 
     def sizes(self, name: str) -> list[int]:
         """Requests of each table of a split, in time order."""
@@ -57,10 +57,9 @@ class Reader:
         """Batches of a split; with a seed, files and the requests within each are shuffled, and
         ``negatives`` random items join each batch.
         """
-        tables = list(self.tables(name))
         rng = np.random.default_rng(seed)
-        for i in rng.permutation(len(tables)) if seed is not None else range(len(tables)):
-            table = tables[i]
+        order = None if seed is None else rng.permutation(len(self.sizes(name)))
+        for table in self.tables(name, order):
             if seed is not None:
                 table = table.take(pa.array(rng.permutation(len(table))))
             for start in range(0, len(table), size):
@@ -69,7 +68,7 @@ class Reader:
     def latest(self, name: str, size: int, most: int) -> list[Batch]:
         """The last batches of a split, ``most`` at most, in time order."""
         kept: list[pa.Table] = []
-        for table in self.tables(name, newest_first=True):
+        for table in self.tables(name, reversed(range(len(self.sizes(name))))):
             kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
             if len(kept) >= most:
                 break

@@ -7,7 +7,7 @@ be hundreds of gigabytes for a million requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,11 @@ def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def read_split(home: Home, split: str, newest_first: bool = False) -> Iterator[pa.Table]:
-    """Tables of a split, a file at a time, in time order or the newest file first."""
-    for path in sorted((home.training_set / split).glob("*.parquet"), reverse=newest_first):
-        yield pq.read_table(path)
+def read_split(home: Home, split: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    """Tables of a split, a file at a time: in time order, or in the ``order`` of their numbers."""
+    paths = sorted((home.training_set / split).glob("*.parquet"))
+    for i in range(len(paths)) if order is None else order:
+        yield pq.read_table(paths[i])
 
 
 def split_sizes(home: Home, split: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from interactrank.batch import RequestArrays
@@ -20,6 +22,7 @@ from prerank.errors import DataError, StateError
 from prerank.examples import offline_inputs, request_arrays, sampled_candidates, shown_candidates
 from prerank.features import schema_of
 from prerank.home import Home
+from prerank.reader import Reader
 from prerank.requests import plan_splits, read_requests
 from prerank.training_set import (
     build_training_set,
@@ -283,3 +286,29 @@ def test_sampling_depends_on_the_request_alone(bare_world: Home) -> None:
             assert bits(rows[name]) == bits(stored[name]), name
     first, second = (stored[n]["candidates"].to_pylist()[0] for n in list(stored)[-2:])
     assert set(first) != set(second), "every request drew the same items"
+
+
+def test_a_shuffled_epoch_is_whole_and_reads_a_file_when_it_is_needed(
+    tiny_world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, whole = private(tiny_world, tmp_path), split(tiny_world, "train")
+    for path in (home.training_set / "train").glob("*.parquet"):
+        path.unlink()
+    cuts = np.linspace(0, len(whole), 6).astype(int)
+    for i, (start, end) in enumerate(itertools.pairwise(cuts)):
+        pq.write_table(whole[start:end], home.training_set / "train" / f"part-{i:05}.parquet")
+    plain = np.concatenate([b.x.numpy() for b in Reader(home).split("train", 16)])
+    read: list[Path] = []
+    real = pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path: (read.append(path), real(path))[1])
+    epochs = []
+    for seed in (1, 2):
+        read.clear()
+        batches = Reader(home).split("train", 16, seed)
+        first = next(batches)
+        of_train = [p for p in read if p.parent.name == "train"]
+        assert len(of_train) == 1
+        epochs.append(np.concatenate([b.x.numpy() for b in (first, *batches)]))
+        assert len({p for p in read if p.parent.name == "train"}) == 5
+        np.testing.assert_array_equal(np.sort(epochs[-1], axis=0), np.sort(plain, axis=0))
+    assert not np.array_equal(*epochs)

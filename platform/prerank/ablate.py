@@ -171,12 +171,10 @@ def _log(home: Home, results: dict[str, Any], seeds: int) -> None:
         mlflow.log_text(table(results), "ablations.txt")
 
 
-def load_ablations(home: Home) -> dict[str, Any]:
-    """``ablations`` of the last :func:`ablate`, for a report; empty if there was none."""
+def load_results(home: Home) -> dict[str, Any]:
+    """What the last :func:`ablate` returned; empty if there was none."""
     path = home.root / FILE
-    found: dict[str, Any] = home.read_json(path, "prerank ablate")["ablations"] if (
-        path.exists()) else {}  # fmt: skip
-    return found
+    return home.read_json(path, "prerank ablate") if path.exists() else {}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     verb("training-set", _training_set, "write point-in-time examples", _workdir)
     verb("train", _train, "train, evaluate, register as challenger, index", _config, _oracles,
          _workdir)  # fmt: skip
-    evaluate = verb("evaluate", _evaluate, "measure a registered version and its rivals", _oracles,
-                    _workdir)  # fmt: skip
+    evaluate = verb("evaluate", _evaluate, "measure a registered version and its rivals, print all "
+                    "tables, write the report", _oracles, _workdir)  # fmt: skip
     evaluate.add_argument("--version", help="model version (default: the challenger)")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
     ablate = verb("ablate", _ablate, "leave out each part of the model in turn, measure the loss",
@@ -175,29 +175,25 @@ def _training_set(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from prerank.config import JobConfig
-    from prerank.pipeline import Stages, train_and_evaluate
-    from prerank.report import metrics_table
+    from prerank.pipeline import Stages, tables, train_and_evaluate
 
     home = _home(args)
     config = JobConfig.load(args.config)
     results = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
-    print(metrics_table(results))  # type: ignore[arg-type]
+    print(tables(home, results))
     print(f"registered version {results['model_version']} as challenger")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from prerank import registry, tracking
-    from prerank.evaluate import evaluate
+    from prerank import tracking
+    from prerank.pipeline import evaluate_version, tables
     from prerank.rayrun import connect
-    from prerank.report import metrics_table
-    from prerank.rivals import fitted
 
     home = _home(args)
     tracking.connect(home)
     version = _version(args)
     connect()
-    models = fitted(home) | {"interactrank": registry.download(home, version)}
-    print(metrics_table(evaluate(home, models, args.split, args.oracles)))  # type: ignore[arg-type]
+    print(tables(home, evaluate_version(home, version, args.split, args.oracles)))
 
 
 def _ablate(args: argparse.Namespace) -> None:

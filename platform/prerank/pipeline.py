@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +13,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from prerank import rivals, tracking
+from prerank.bundle import read_meta
 from prerank.config import JobConfig
 from prerank.features import build_features
-from prerank.home import Home
+from prerank.home import Home, write_json
 from prerank.log import LogMapping
 from prerank.rayrun import connect, ray_map
-from prerank.report import metrics_table, write_metrics, write_report
+from prerank.report import metrics_table, versus_table, write_metrics, write_report
 
+JOB = "job.json"
+"""What the report says of the last job itself, for an evaluation that comes later."""
 PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 
 
@@ -65,7 +68,6 @@ def train_and_evaluate(
     Returns:
         The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
     """
-    from prerank.ablate import load_ablations
     from prerank.evaluate import evaluate
     from prerank.train import run_training
 
@@ -92,27 +94,81 @@ def train_and_evaluate(
             bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,
                                            tracking.tracking_uri(home), run_id, meta)  # fmt: skip
         with stages("evaluate"):
-            models = {n: rivals.folder_of(home, n) for n in config.rivals} | {
-                "interactrank": bundle
-            }
-            results = evaluate(home, models, oracles=oracles)
+            results = evaluate(home, _models(home, config.rivals, bundle), oracles=oracles)
         others = {name: rivals.history(home, name) for name in config.rivals}
-        results |= {
+        job = {
+            "run_id": run_id,
+            "rivals": config.rivals,
             "training": {"interactrank": history}
             | {n: rows for n, rows in others.items() if n in rivals.NEURAL},
             "fits": {n: rows for n, rows in others.items() if n in rivals.FITTED},
-            "ablations": load_ablations(home),
-            "fusion_weights": fusion_weights(bundle),
             "stages": stages.seconds,
             **(about or {}),
         }
-        write_metrics(home.root / "metrics.json", results)  # type: ignore[arg-type]
-        write_report(home.root / "report.html", results)  # type: ignore[arg-type]
-        tracking.log_results(results["models"], [home.root / "metrics.json",
-                                                 home.root / "report.html"])  # fmt: skip
+        write_json(home.root / JOB, job)
+        results |= job | {"fusion_weights": fusion_weights(bundle)}
+        _write(home, results)
     with stages("register and index"):
         version = _publish(home, bundle, run_id, results)
-    return results | {"run_id": run_id, "bundle": str(bundle), "model_version": version}
+    return results | {"bundle": str(bundle), "model_version": version}
+
+
+def evaluate_version(
+    home: Home, version: str, split: str = "test", oracles: Path | None = None
+) -> dict[str, Any]:
+    """Measure a registered version again, beside the rivals that the home has.
+
+    Writes metrics.json and report.html anew, with the ablations of the last `prerank ablate`; of
+    the validation split metrics-validation.json and report-validation.html. What the report says of
+    the job itself is kept if the version is the last job's.
+    """
+    from prerank import registry
+    from prerank.evaluate import evaluate
+
+    bundle = registry.download(home, version)
+    path, job = home.root / JOB, {}
+    if path.exists():
+        job = home.read_json(path, "prerank train")
+        if job["run_id"] != read_meta(bundle)[1].get("run_id"):
+            job = {}
+    models = _models(home, job.get("rivals", tuple(rivals.fitted(home))), bundle)
+    with tracking.job_run(home, "evaluate", {"version": version, "split": split}, {}):
+        results = evaluate(home, models, split, oracles)
+        results |= job | {"fusion_weights": fusion_weights(bundle)}
+        _write(home, results)
+    return results
+
+
+def tables(home: Home, results: dict[str, Any]) -> str:
+    """All tables of an evaluation as text, and where its files are."""
+    from prerank.ablate import load_results, table
+
+    metrics, report = _files(home, results["split"])
+    found = [metrics_table(results), versus_table(results)]  # type: ignore[arg-type]
+    if ablations := load_results(home):
+        found.append("what each part is worth, " + table(ablations))
+    found.append(f"report: {report}\nmetrics: {metrics}")
+    return "\n\n".join(text for text in found if text)
+
+
+def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
+    return {name: rivals.folder_of(home, name) for name in names} | {"interactrank": bundle}
+
+
+def _files(home: Home, split: str) -> tuple[Path, Path]:
+    stem = "" if split == "test" else f"-{split}"
+    return home.root / f"metrics{stem}.json", home.root / f"report{stem}.html"
+
+
+def _write(home: Home, results: dict[str, Any]) -> None:
+    """Add the ablations, write both files and log them to the active MLflow run."""
+    from prerank.ablate import load_results
+
+    results |= {"ablations": load_results(home).get("ablations", {})}
+    metrics, report = _files(home, results["split"])
+    write_metrics(metrics, results)  # type: ignore[arg-type]
+    write_report(report, results)  # type: ignore[arg-type]
+    tracking.log_results(results["models"], [metrics, report])
 
 
 def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> str:
@@ -162,6 +218,5 @@ def run(
         ],
     }
     results = train_and_evaluate(home, config, stages, "prerank", oracles, about)
-    tqdm.write(metrics_table(results))  # type: ignore[arg-type]
-    tqdm.write(f"report: {home.root / 'report.html'}\nmetrics: {home.root / 'metrics.json'}")
+    tqdm.write(tables(home, results))
     return results

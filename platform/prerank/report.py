@@ -35,10 +35,16 @@ __all__ = [
     "Results",
     "headline",
     "metrics_table",
+    "versus_table",
     "write_metrics",
     "write_report",
 ]
 
+PAIRED = ("hits@3", "mrr")
+FITTED_ON = (
+    "Validation requests chose what is measured here, and in part trained it: compare rankers on "
+    "the test split."
+)
 MORE = ("versus", "cut", "calibration", "counterfactual", "ablations")
 """Parts of the results that metrics.json holds beside the agreed ones."""
 
@@ -70,6 +76,27 @@ def metrics_table(results: Results) -> str:
         if any(row)
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _paired(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    low, high = row["ci"]
+    return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {p_value(row['p'])}"
+
+
+def versus_table(results: Results) -> str:
+    """What ``interactrank`` gains on each other ranker, paired over requests, as plain text."""
+    versus = results.get("versus", {})
+    if not versus:
+        return ""
+    lines = [f"{LEAD + ' against':<22}" + "".join(f"{m:<36}" for m in PAIRED).rstrip()]
+    for name in ordered({n: m for n, m in results["models"].items() if n in versus}):
+        cells = [_paired(versus[name].get(metric)) for metric in PAIRED]
+        lines.append(f"{name:<22}" + "".join(f"{cell:<36}" for cell in cells).rstrip())
+    if results.get("split") == "validation":
+        lines.append(FITTED_ON)
+    return "\n".join(lines)
 
 
 def _plain(value: Any) -> Any:
@@ -164,6 +191,8 @@ def headline(results: Results) -> str:
     if best != lead:
         pair = f"{share(models[best].get('mrr'))} against {share(model.get('mrr'))}"
         said.append(f"{best} ranks better by MRR: {pair}.")
+    if results.get("split") == "validation":
+        said.append(FITTED_ON)
     return " ".join(said) or f"{lead} has no measured value."
 
 

@@ -81,7 +81,7 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
             assert len(values) == 2
             assert all(0 <= v <= 1 for v in values)
     assert json.loads((home.root / ablate.FILE).read_text()) == results
-    assert ablate.load_ablations(home) == results["ablations"]
+    assert ablate.load_results(home) == results
     printed = ablate.table(results)
     assert all(name in printed for name in CHOSEN)
     assert "200 of" in printed

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from interactrank.model import InteractRank, ModelConfig
-from prerank import counterfactual, evaluate
+from prerank import ablate, counterfactual, evaluate, pipeline, registry
 from prerank.baselines.simple import ColumnRanker
 from prerank.bundle import save_bundle
 from prerank.catalogue import load_catalogue
 from prerank.counterfactual import Propensities, estimate
 from prerank.features import schema_of
-from prerank.home import Home
+from prerank.home import Home, write_json
 from prerank.measures import places_of
 from prerank.requests import Splits
 from prerank.training_set import event_days, requests_between
@@ -213,3 +213,35 @@ def test_without_positions_or_impressions_the_reason_is_told(
         target.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.set_column(at, "position", nothing), target)
     assert "no positions" in str(estimate(home, manifest, splits.validation_from))
+
+
+def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
+    tiny_world: Home, models: dict[str, Path], tmp_path: Path, ray_local: None,
+    monkeypatch: pytest.MonkeyPatch, little_evidence: None,
+) -> None:  # fmt: skip
+    home = linked(tiny_world, tmp_path / "home")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr(registry, "download", lambda home, version: models["interactrank"])
+    (home.root / "rivals").mkdir()
+    (home.root / "rivals" / "two_tower").symlink_to(models["two_tower"])
+    full = {"parts": "", "metrics": {"hits@3": [0.1], "mrr": [0.05], "hits@10": [0.2]}}
+    write_json(home.root / ablate.FILE, {"dataset": "tiny", "split": "validation", "about": "few",
+                                         "ablations": {ablate.FULL: full}})  # fmt: skip
+    job = {"rivals": ["two_tower"], "ingest": ["17 rows in"]}
+    write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
+    results = pipeline.evaluate_version(home, "3", "validation")
+    said = pipeline.tables(home, results)
+    assert set(results["models"]) == set(RANKERS)
+    assert "interactrank against" in said
+    assert "compare rankers on the test split" in said
+    assert "tiny: few" in said
+    assert not (home.root / "report.html").exists()
+    page = (home.root / "report-validation.html").read_text()
+    assert "compare rankers on the test split" in page
+    assert "What each part is worth" in page
+    assert "17 rows in" not in page
+
+    write_json(home.root / pipeline.JOB, {"run_id": None, **job})
+    results = pipeline.evaluate_version(home, "3")
+    assert "17 rows in" in (home.root / "report.html").read_text()
+    assert "compare rankers on the test split" not in pipeline.tables(home, results)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.reports import full
 
-from prerank.report import METRICS, MORE, headline, metrics_table, write_metrics
+from prerank.report import METRICS, MORE, headline, metrics_table, versus_table, write_metrics
 
 
 def test_headline_says_what_was_found() -> None:
@@ -35,6 +35,24 @@ def test_headline_counts_whom_the_lead_beats() -> None:
     assert "better than 1 of the 2 other rankers" in headline(results)
     results["versus"]["two_tower"]["mrr"]["difference"] = -0.1
     assert "better than 0 of the 2 other rankers" in headline(results)
+
+
+def test_paired_tests_are_a_table_of_their_own() -> None:
+    results = full()
+    lines = versus_table(results).splitlines()
+    assert lines[0].split() == ["interactrank", "against", "hits@3", "mrr"]
+    assert [line.split()[0] for line in lines[1:]] == ["two_tower", "bm25"]
+    row = results["versus"]["two_tower"]["mrr"]
+    assert f"{row['difference']:+.3f} (" in lines[1]
+    assert versus_table(full() | {"versus": {}}) == ""
+
+
+def test_on_requests_that_the_models_saw_it_says_so() -> None:
+    seen = full() | {"split": "validation"}
+    for said in (headline(seen), versus_table(seen)):
+        assert "compare rankers on the test split" in said
+    for said in (headline(full()), versus_table(full())):
+        assert "compare rankers on the test split" not in said
 
 
 def test_headline_leaves_out_a_ceiling_that_says_nothing() -> None:

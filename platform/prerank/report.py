@@ -90,10 +90,10 @@ def versus_table(results: Results) -> str:
     versus = results.get("versus", {})
     if not versus:
         return ""
-    lines = [f"{LEAD + ' against':<22}" + "".join(f"{m:<36}" for m in PAIRED).rstrip()]
+    lines = [f"{LEAD + ' against':<22}" + "".join(f"{m:<38}" for m in PAIRED).rstrip()]
     for name in ordered({n: m for n, m in results["models"].items() if n in versus}):
         cells = [_paired(versus[name].get(metric)) for metric in PAIRED]
-        lines.append(f"{name:<22}" + "".join(f"{cell:<36}" for cell in cells).rstrip())
+        lines.append(f"{name:<22}" + "".join(f"{cell:<38}" for cell in cells).rstrip())
     if results.get("split") == "validation":
         lines.append(FITTED_ON)
     return "\n".join(lines)

@@ -34,6 +34,7 @@ th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);
 th:first-child,td:first-child{text-align:left;padding-left:.3rem}
 thead th{color:var(--soft);font-weight:600}
 td small{display:block;color:var(--soft);font-size:.75rem;white-space:pre}
+td:first-child small{white-space:normal;max-width:24rem}
 td.best,td.sure{background:var(--best)}
 td.best{font-weight:700}
 td.best small{font-weight:400}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -153,10 +153,13 @@ def test_the_latest_batches_are_the_last_of_the_split() -> None:
     class Numbers(Reader):
         def __init__(self) -> None: ...
 
-        def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
-            for first in (10, 5, 0) if newest_first else (0, 5, 10):
-                read.append(first)
-                yield pa.table({"n": range(first, first + 5)})
+        def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+            for i in range(3) if order is None else order:
+                read.append(5 * i)
+                yield pa.table({"n": range(5 * i, 5 * i + 5)})
+
+        def sizes(self, name: str) -> list[int]:
+            return [5] * 3
 
         def batch(self, table: pa.Table, negatives: Any = None) -> Any:
             return table["n"].to_pylist()
@@ -171,7 +174,7 @@ def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> Non
     class Numbers(Reader):
         def __init__(self) -> None: ...
 
-        def tables(self, name: str, newest_first: bool = False) -> Iterator[pa.Table]:
+        def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
             yield from (pa.table({"n": range(a, a + 100)}) for a in range(0, 1_000, 100))
 
         def sizes(self, name: str) -> list[int]:

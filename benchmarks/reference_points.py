@@ -37,6 +37,7 @@ from interactrank.schema import LEVELS, FeatureSchema
 from prerank.baselines.neural import TorchRanker
 from prerank.baselines.simple import ColumnRanker
 from prerank.baselines.stored import stored
+from prerank.catalogue import load_catalogue
 from prerank.evaluate import rankers as evaluated
 from prerank.features import schema_of
 from prerank.home import Home
@@ -130,7 +131,9 @@ def rankers(home: Home, schema: FeatureSchema, folder: Path) -> dict[str, Score]
     for name, weight in RULE.items():
         at = schema.cross.index(name)
         rule[at] = weight / std[at] if std[at] > 1e-9 else 0.0
-    everything = {r.name: r for r in evaluated(home, schema, {n: str(p) for n, p in own.items()})}
+    catalogue = load_catalogue(home, home.read_json(home.manifest, "prerank ingest"))
+    models = {name: str(path) for name, path in own.items()}
+    everything = {r.name: r for r in evaluated(home, schema, catalogue, models)}
     out: dict[str, Score] = {name: ranker.score for name, ranker in everything.items()}
     for name, column in COLUMNS.items():
         out[name] = ColumnRanker(name, schema, column).score

@@ -34,15 +34,15 @@ COLUMNS = ("MRR", "predicted", "observed", "ECE")
 
 def measured(home: Home, model: InteractRank, reader: TrialReader) -> list[float]:
     """MRR; mean predicted and observed engagement of the first head, and its ECE."""
-    ranker, tallied, mrr = TorchRanker("measured", model, reader.catalogue), 0.0, []
+    ranker, tallies, mrr = TorchRanker("measured", model, reader.catalogue), [], []
     for arrays, queries, _, unreachable in chunks(
         home, measured_requests(home, "validation", EVERY)
     ):
         engaged = arrays.labels & 1 > 0
-        tallied = tallied + tally(ranker.probabilities(arrays, queries)[:, 0], engaged)
+        tallies.append(tally(ranker.probabilities(arrays, queries)[:, 0], engaged))
         scores = ranker.score(arrays, queries)
         mrr.append(request_metrics(scores, engaged, arrays.offsets, unreachable)["mrr"])
-    assert isinstance(tallied, np.ndarray)
+    tallied = np.sum(tallies, axis=0)
     count, predicted, observed = tallied.sum(0)
     return [mean(np.concatenate(mrr)), predicted / count, observed / count,
             calibration_error(tallied)]  # fmt: skip

@@ -24,8 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.metrics import mean, request_metrics
-from prerank.simulate import Oracle, load_oracles, simulate
-from prerank.simulate import log as simulation
+from prerank.simulate import Oracle, load_oracles, log, simulate
 from prerank.simulate.presets import PRESETS
 
 TEST_SHARE = 0.2
@@ -35,6 +34,7 @@ METRICS = ("hits@3", "mrr")
 @contextmanager
 def without_appeal() -> Iterator[None]:
     """While open, a simulation's observer does not know the appeal of (query, item) pairs."""
+    simulation: Any = log
     score = simulation.score_impressions
 
     def scored(world: Any, *rest: Any) -> Any:

@@ -91,7 +91,7 @@ def row_wise(batch: Batch, items: Catalogue) -> Batch:
         text_offsets=torch.arange(n) * width,
         candidate_request=torch.arange(n),
         candidate_item=torch.arange(n),
-        items=item_inputs(items, rows, known, known, known),  # type: ignore[arg-type]
+        items=item_inputs(items, rows, known, known, known),
     )
 
 

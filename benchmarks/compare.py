@@ -1,6 +1,6 @@
 r"""Does a setting pay? Whole trainings, with it and without, on validation.
 
-    python benchmarks/compare.py --home HOME --change train.loss.log_q_power=0.5 \\
+    python benchmarks/compare.py --home HOME --change train.loss.log_q_power=0.5 \
         --change "train.loss.softmax=0,train.settle_passes=0" [--seeds 3] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled. Every --change is a row beside the job as it
@@ -13,17 +13,19 @@ part. Trainings lie under HOME/compared: broken off and run again, it goes on.
 from __future__ import annotations
 
 import argparse
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from printed import markdown, show
 
 from prerank.config import JobConfig
 from prerank.home import Home
 from prerank.rayrun import connect
-from prerank.rivals import NEURAL, Neural
+from prerank.rivals import MODELS
 from prerank.trials import METRICS, Budget, Trial, run_trials
 
 CONFIGURED = "as configured"
@@ -31,7 +33,7 @@ CONFIGURED = "as configured"
 
 def changed(config: dict[str, Any], change: str) -> JobConfig:
     """The job of the YAML ``config`` with ``change`` made."""
-    data: dict[str, Any] = yaml.safe_load(yaml.safe_dump(config))
+    data = copy.deepcopy(config)
     for assignment in change.split(",") if change != CONFIGURED else ():
         path, _, value = assignment.partition("=")
         *sections, key = path.strip().split(".")
@@ -45,16 +47,15 @@ def changed(config: dict[str, Any], change: str) -> JobConfig:
 def trials(config: dict[str, Any], model: str, change: str, seeds: int) -> list[Trial]:
     """A trial a seed of one row."""
     job = changed(config, change)
-    own, train = (NEURAL | {"interactrank": Neural()})[model].configs(job.model, job.train)
+    own, train = MODELS[model].configs(job.model, job.train)
     return [Trial(f"{model} {change}", own, replace(train, seed=job.train.seed + s))
             for s in range(seeds)]  # fmt: skip
 
 
-def rows(name: str, found: dict[str, list[dict[str, float]]]) -> list[str]:
+def table(name: str, found: dict[str, list[dict[str, float]]]) -> str:
     """Means over seeds, and the difference of MRR to the configured job of the same seed."""
     base = np.array([m["mrr"] for m in found[CONFIGURED]])
-    lines = [f"| {name} | " + " | ".join(METRICS) + " | mrr, by seed | mrr - configured |",
-             "|---" * (len(METRICS) + 3) + "|"]  # fmt: skip
+    lines = []
     for change, metrics in found.items():
         mrr = np.array([m["mrr"] for m in metrics])
         cells = [f"{np.mean([m[k] for m in metrics]):.4f}" for k in METRICS]
@@ -62,8 +63,8 @@ def rows(name: str, found: dict[str, list[dict[str, float]]]) -> list[str]:
         spread = f" ± {off.std(ddof=1):.4f}" if len(off) > 1 else ""
         cells += [" ".join(f"{v:.4f}" for v in mrr),
                   "" if change == CONFIGURED else f"{off.mean():+.4f}{spread}"]  # fmt: skip
-        lines.append(f"| {change} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append([change, *cells])
+    return markdown([name, *METRICS, "mrr, by seed", "mrr - configured"], lines)
 
 
 def main() -> None:
@@ -73,14 +74,14 @@ def main() -> None:
     ask.add_argument("--home", action="append", required=True, help="repeatable")
     ask.add_argument("--change", action="append", required=True, metavar="KEY=VALUE")
     ask.add_argument("--config", type=Path, help="job YAML that the changes are made to")
-    ask.add_argument("--model", choices=["interactrank", *NEURAL], default="interactrank")
+    ask.add_argument("--model", choices=list(MODELS), default="interactrank")
     ask.add_argument("--seeds", type=int, default=3)
     ask.add_argument("--train-requests", type=int, default=Budget.train_requests)
     ask.add_argument("--candidates", type=int, default=Budget.measured_candidates)
     ask.add_argument("--epochs", type=int, default=Budget.epochs)
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
-    config = yaml.safe_load(args.config.read_text()) if args.config else {}
+    config = (yaml.safe_load(args.config.read_text()) if args.config else None) or {}
     budget = Budget(train_requests=args.train_requests, measured_candidates=args.candidates,
                     epochs=args.epochs)  # fmt: skip
     asked = {change: trials(config, args.model, change, args.seeds)
@@ -92,10 +93,8 @@ def main() -> None:
         home = Home.at(Path(folder).resolve())
         done = iter(run_trials(home, home.root / "compared", flat, budget))
         found = {change: [next(done)["metrics"] for _ in own] for change, own in asked.items()}
-        text += "\n" + "\n".join(rows(home.root.name, found)) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+        text += f"\n{table(home.root.name, found)}\n"
+    show(text, args.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from printed import markdown, show
 
 from interactrank.batch import Batch, collate, item_inputs
 from interactrank.fusion import Fusion
@@ -160,8 +161,8 @@ def settle(model: InteractRank, reader: TrialReader, config: TrainConfig, traine
     last.settle(*reader.settling(config))
 
 
-def compared(home: Home, budget: Budget, args: argparse.Namespace) -> list[str]:
-    """Lines of one home's table: a row for each softmax weight and ending, means over seeds."""
+def compared(home: Home, budget: Budget, args: argparse.Namespace) -> str:
+    """One home's table: a row for each softmax weight and ending, means over seeds."""
     cache: list[Measured] = []
 
     def target(reader: TrialReader) -> Measured:
@@ -180,14 +181,14 @@ def compared(home: Home, budget: Budget, args: argparse.Namespace) -> list[str]:
             rows[softmax, ending].append(metrics)
             print(home.root.name, softmax, seed, f"{ending:<44}",
                   " ".join(f"{m:.4f}" for m in metrics), flush=True)  # fmt: skip
-    lines = [f"| softmax | {home.root.name} | " + " | ".join(METRICS) + " |", "|---" * 5 + "|"]
+    lines = []
     for (softmax, ending), found in rows.items():
         cells = [f"{m:.4f}" for m in np.mean(found, axis=0)]
         if len(found) > 1:
             spread = np.std(found, axis=0, ddof=1)
             cells = [f"{c} ± {s:.4f}" for c, s in zip(cells, spread, strict=True)]
-        lines.append(f"| {softmax:g} | {ending} | " + " | ".join(cells) + " |")
-    return lines
+        lines.append([f"{softmax:g}", ending, *cells])
+    return markdown(["softmax", home.root.name, *METRICS], lines)
 
 
 def main() -> None:
@@ -208,11 +209,9 @@ def main() -> None:
     budget = Budget(train_requests=args.train_requests, measured_candidates=args.candidates,
                     validation_requests=10_000, epochs=args.epochs)  # fmt: skip
     torch.set_num_threads(1)
-    tables = ["\n".join(compared(Home.at(Path(h).resolve()), budget, args)) for h in args.home]
+    tables = [compared(Home.at(Path(h).resolve()), budget, args) for h in args.home]
     text = f"Second half of validation, whole catalogue; {budget}\n\n" + "\n\n".join(tables) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    show(text, args.out)
 
 
 if __name__ == "__main__":

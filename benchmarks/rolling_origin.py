@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from printed import markdown, show
 
 from interactrank.batch import Batch
 from interactrank.fusion import NEVER_VARIES, Fusion
@@ -162,16 +163,12 @@ def main() -> None:
             for way, mrr in origin(log, k, [w for w in WAYS if str(w) in args.only]).items():
                 rows[way].append(mrr)
                 print(home.root.name, k, f"{way!s:<32}", f"{mrr:.4f}", flush=True)
-        heads = [f"block {k + 1} of {BLOCKS}" for k in ORIGINS]
-        lines = [f"| {home.root.name}: fitted on | " + " | ".join([*heads, "mean"]) + " |",
-                 "|---" * (len(heads) + 2) + "|"]  # fmt: skip
-        lines += ["| " + " | ".join([str(way), *(f"{v:.4f}" for v in [*mrrs, np.mean(mrrs)])])
-                  + " |" for way, mrrs in rows.items()]  # fmt: skip
-        tables.append("\n".join(lines))
+        blocks = [f"block {k + 1} of {BLOCKS}" for k in ORIGINS]
+        lines = [[str(way), *(f"{v:.4f}" for v in [*mrrs, np.mean(mrrs)])]
+                 for way, mrrs in rows.items()]  # fmt: skip
+        tables.append(markdown([f"{home.root.name}: fitted on", *blocks, "mean"], lines))
     text = "MRR of the cross features alone\n\n" + "\n\n".join(tables) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    show(text, args.out)
 
 
 if __name__ == "__main__":

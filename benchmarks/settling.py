@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from printed import markdown, show
 
 from interactrank.metrics import mean, request_metrics
 from interactrank.model import InteractRank
@@ -24,10 +25,9 @@ from interactrank.reliability import calibration_error, tally
 from prerank.baselines.neural import TorchRanker
 from prerank.config import JobConfig
 from prerank.home import Home
-from prerank.rivals import NEURAL, Neural
+from prerank.rivals import MODELS
 from prerank.trials import Budget, Trial, TrialReader, chunks, fitted, measured_requests
 
-MODELS = {"interactrank": Neural(), "two_tower": NEURAL["two_tower"]}
 EVERY = 1 << 40
 COLUMNS = ("MRR", "predicted", "observed", "ECE")
 
@@ -39,9 +39,9 @@ def measured(home: Home, model: InteractRank, reader: TrialReader) -> list[float
         home, measured_requests(home, "validation", EVERY)
     ):
         engaged = arrays.labels & 1 > 0
-        tallies.append(tally(ranker.probabilities(arrays, queries)[:, 0], engaged))
-        scores = ranker.score(arrays, queries)
-        mrr.append(request_metrics(scores, engaged, arrays.offsets, unreachable)["mrr"])
+        chances = ranker.probabilities(arrays, queries)[:, 0]
+        tallies.append(tally(chances, engaged))
+        mrr.append(request_metrics(chances, engaged, arrays.offsets, unreachable)["mrr"])
     tallied = np.sum(tallies, axis=0)
     count, predicted, observed = tallied.sum(0)
     return [mean(np.concatenate(mrr)), predicted / count, observed / count,
@@ -63,21 +63,20 @@ def main() -> None:
     budget = Budget(train_requests=EVERY, validation_requests=EVERY, epochs=args.epochs)
     found: dict[str, list[list[float]]] = defaultdict(list)
     for seed in range(job.train.seed, job.train.seed + args.seeds):
-        for name, own in MODELS.items():
-            config, train = own.configs(job.model, replace(job.train, seed=seed))
+        for name in ("interactrank", "two_tower"):
+            config, train = MODELS[name].configs(job.model, replace(job.train, seed=seed))
             trial = Trial(name, config, replace(train, settle_passes=0))
             trainer, reader, _ = fitted(home, trial, budget)
             found[f"{name}, not settled"].append(measured(home, trainer.model, reader))
             trainer.settle(*reader.settling(train))
             found[f"{name}, settled"].append(measured(home, trainer.model, reader))
-    lines = ["| by seed | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for row, seeds in found.items():
-        cells = [", ".join(f"{v:.3f}" for v in column) for column in zip(*seeds, strict=True)]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    text = f"Second half of validation; at most {args.epochs} epochs\n\n" + "\n".join(lines) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    rows = [
+        [row, *(", ".join(f"{v:.3f}" for v in column) for column in zip(*seeds, strict=True))]
+        for row, seeds in found.items()
+    ]
+    table = markdown(["by seed", *COLUMNS], rows)
+    text = f"Second half of validation; at most {args.epochs} epochs\n\n{table}\n"
+    show(text, args.out)
 
 
 if __name__ == "__main__":

@@ -95,19 +95,21 @@ def row_wise(batch: Batch, items: Catalogue) -> Batch:
     )
 
 
+def clock(device: str) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def timed(step: Callable[[], Any], steps: int, device: str) -> list[float]:
     """Seconds of each of ``steps`` runs, after a few that are not counted."""
     out = []
-    for i in range(steps + WARM_UP):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
+    for _ in range(steps + WARM_UP):
+        began = clock(device)
         step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i >= WARM_UP:
-            out.append(time.perf_counter() - began)
-    return out
+        out.append(clock(device) - began)
+    return out[WARM_UP:]
 
 
 def spread(seconds: list[float]) -> tuple[float, float, float]:
@@ -156,9 +158,7 @@ class Timed(Trainer):
 
     def lap(self, part: str) -> None:
         """The time since the last lap was ``part``'s."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = clock(self.device.type)
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.since
         self.since = now
 
@@ -252,7 +252,7 @@ class Bench:
         assert isinstance(trainer, Timed)
         table, found = self.items.table(), []
         for _ in range(self.steps + WARM_UP):
-            trainer.seconds, trainer.since = {}, time.perf_counter()
+            trainer.seconds, trainer.since = {}, clock(self.device)
             batch = collate(self.arrays, self.items, table, len(SCHEMA.heads)).to(self.device)
             trainer.lap("waiting")
             trainer.step(batch)

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from printed import markdown, show
 
 from interactrank.trainer import TrainConfig
 from prerank.config import JobConfig
 from prerank.home import Home
 from prerank.rayrun import connect
-from prerank.rivals import NEURAL, Neural
+from prerank.rivals import MODELS
 from prerank.trials import METRICS, Budget, Trial, run_trials
 
-MODELS = {"interactrank": Neural(), **NEURAL}
 GRID: dict[str, tuple[float, ...]] = {
     "learning_rate": (1e-3, 3e-3),
     "softmax": (0.0, 0.1, 1.0),
@@ -81,18 +81,15 @@ def main() -> None:
     mrr = {key: [m["mrr"] for m in metrics] for key, metrics in rows.items()}
     names = [h.read_json(h.manifest, "prerank ingest")["dataset"] for h in homes]
     head = ["model", *GRID, *(f"{n} {m}" for n in names for m in METRICS), "chosen"]
-    lines = [f"Validation, {len(grid)} trials a model; {budget}", "",
-             "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]  # fmt: skip
+    lines = []
     for name in args.models:
         best = choose(mrr, name, grid)
         for point in grid:
             cells = [name, *(f"{v:g}" for v in point)]
             cells += [f"{m[k]:.4f}" for m in rows[name, point] for k in METRICS]
-            lines.append("| " + " | ".join([*cells, "×" if point == best else ""]) + " |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+            lines.append([*cells, "×" if point == best else ""])
+    text = f"Validation, {len(grid)} trials a model; {budget}\n\n{markdown(head, lines)}\n"
+    show(text, args.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 
 from interactrank.batch import Batch
 
@@ -36,10 +35,7 @@ class Ahead:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         # A source that waits for another worker may not come back: it is not waited for longer.
         self._thread.join(STOP_SECONDS)

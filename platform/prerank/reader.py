@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from interactrank.trainer import TrainConfig, fit_statistics
 from prerank.catalogue import load_catalogue
 from prerank.features import schema_of
 from prerank.home import Home
-from prerank.training_set import read_split, split_sizes, to_arrays
+from prerank.training_set import Order, read_split, split_sizes, to_arrays
 
 STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
 
@@ -43,7 +43,7 @@ class Reader:
         """``many`` random items for a batch; none where candidates are random items already."""
         return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
 
-    def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
         """Tables of a split, one in memory at a time (:func:`read_split`)."""
         yield from read_split(self.home, name, order)
 
@@ -58,7 +58,7 @@ class Reader:
         ``negatives`` random items join each batch.
         """
         rng = np.random.default_rng(seed)
-        order = None if seed is None else rng.permutation(len(self.sizes(name)))
+        order: Order = iter if seed is None else lambda files: rng.permutation(len(files))
         for table in self.tables(name, order):
             if seed is not None:
                 table = table.take(pa.array(rng.permutation(len(table))))
@@ -68,7 +68,7 @@ class Reader:
     def latest(self, name: str, size: int, most: int) -> list[Batch]:
         """The last batches of a split, ``most`` at most, in time order."""
         kept: list[pa.Table] = []
-        for table in self.tables(name, reversed(range(len(self.sizes(name))))):
+        for table in self.tables(name, reversed):
             kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
             if len(kept) >= most:
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from prerank.report_values import (
     percent,
     share,
 )
+from prerank.summary import COMPARED
 
 __all__ = [
     "METRICS",
@@ -40,7 +41,6 @@ __all__ = [
     "write_report",
 ]
 
-PAIRED = ("hits@3", "mrr")
 FITTED_ON = (
     "Validation requests chose what is measured here, and in part trained it: compare rankers on "
     "the test split."
@@ -68,6 +68,11 @@ def metrics_table(results: Results) -> str:
         rows.append(["", *(interval(model.get("ci", {}).get(metric)) for metric in METRICS)])
     if ceiling := results.get("reachable_ceiling"):
         rows.append(["reachable ceiling", *(share(ceiling.get(metric)) for metric in METRICS)])
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, the first column to the left; rows without a word are left out."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         row[0].ljust(widths[0])
@@ -79,7 +84,7 @@ def metrics_table(results: Results) -> str:
 
 
 def _paired(row: Mapping[str, Any] | None) -> str:
-    if row is None:
+    if row is None or not known(row["p"]):
         return "-"
     low, high = row["ci"]
     return f"{row['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {p_value(row['p'])}"
@@ -90,13 +95,10 @@ def versus_table(results: Results) -> str:
     versus = results.get("versus", {})
     if not versus:
         return ""
-    lines = [f"{LEAD + ' against':<22}" + "".join(f"{m:<38}" for m in PAIRED).rstrip()]
+    rows = [[f"{LEAD} against", *COMPARED]]
     for name in ordered({n: m for n, m in results["models"].items() if n in versus}):
-        cells = [_paired(versus[name].get(metric)) for metric in PAIRED]
-        lines.append(f"{name:<22}" + "".join(f"{cell:<38}" for cell in cells).rstrip())
-    if results.get("split") == "validation":
-        lines.append(FITTED_ON)
-    return "\n".join(lines)
+        rows.append([name, *(_paired(versus[name].get(metric)) for metric in COMPARED)])
+    return _aligned(rows) + f"\n{FITTED_ON}" * (results.get("split") == "validation")
 
 
 def _plain(value: Any) -> Any:

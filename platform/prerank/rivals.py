@@ -67,6 +67,8 @@ NEURAL: dict[str, Neural] = {
     "two_tower_sequence": Neural(model={"cross": False}, loss={"softmax": 1.0}),
     "inttower": Neural("inttower", model={"cross": False}, loss={"softmax": 1.0}),
 }
+MODELS: dict[str, Neural] = {"interactrank": Neural(), **NEURAL}
+"""The model and its neural rivals, for comparisons that train them alike."""
 FITTED = {"linear": linear.fit, "trees": trees.fit}
 RIVALS = (*FITTED, *NEURAL)
 """Names that a job's ``rivals`` may list. popularity, BM25 and IQP cost nothing to have."""

@@ -7,7 +7,7 @@ be hundreds of gigabytes for a million requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from prerank.requests import Splits, plan_splits, read_requests
 
 REQUESTS_PER_TASK = 6_000
 ROW_GROUP = 512
+Order = Callable[[range], Iterable[int]]
+"""The numbers of a split's files, in time order -> the order in which they are read."""
 RAGGED = {
     "text": ("text", "text_offsets"),
     "hist_items": ("hist_items", "hist_offsets"),
@@ -190,10 +192,10 @@ def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def read_split(home: Home, split: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
-    """Tables of a split, a file at a time: in time order, or in the ``order`` of their numbers."""
+def read_split(home: Home, split: str, order: Order = iter) -> Iterator[pa.Table]:
+    """Tables of a split, a file at a time, in time order or in the ``order`` of their numbers."""
     paths = sorted((home.training_set / split).glob("*.parquet"))
-    for i in range(len(paths)) if order is None else order:
+    for i in order(range(len(paths))):
         yield pq.read_table(paths[i])
 
 

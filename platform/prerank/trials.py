@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from prerank.rayrun import ray_map
 from prerank.reader import Reader, new_model
 from prerank.requests import Splits
 from prerank.train import fit
-from prerank.training_set import event_days, read_split, requests_between, split_sizes
+from prerank.training_set import Order, event_days, read_split, requests_between
 
 METRICS = ("hits@3", "mrr", "hits@10")
 CANDIDATES_PER_CHUNK = 300_000
@@ -97,10 +97,10 @@ class TrialReader(Reader):
             "validation": [t for t in early if len(t)],
         }
 
-    def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
         """Tables of the budget."""
         own = self.own[name]
-        yield from own if order is None else (own[i] for i in order)
+        yield from (own[i] for i in order(range(len(own))))
 
     def sizes(self, name: str) -> list[int]:
         """Requests of each table of the budget."""
@@ -116,7 +116,7 @@ class TrialReader(Reader):
 def newest(home: Home, most: int) -> list[pa.Table]:
     """The last ``most`` training requests, in time order: a job on a shorter log."""
     kept: list[pa.Table] = []
-    for table in read_split(home, "train", reversed(range(len(split_sizes(home, "train"))))):
+    for table in read_split(home, "train", reversed):
         kept.insert(0, table.slice(max(len(table) - most, 0)))
         most -= len(kept[0])
         if not most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from interactrank.rows import pack
 from interactrank.schema import LEVELS, FeatureSchema
 from prerank.negatives import FAR, HARD, NEAR, sample_candidates
 from prerank.reader import Reader
+from prerank.training_set import Order
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 TABLE = IdTable(np.arange(1000, 1400)[::-1].copy())
@@ -153,13 +154,10 @@ def test_the_latest_batches_are_the_last_of_the_split() -> None:
     class Numbers(Reader):
         def __init__(self) -> None: ...
 
-        def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
-            for i in range(3) if order is None else order:
+        def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
+            for i in order(range(3)):
                 read.append(5 * i)
                 yield pa.table({"n": range(5 * i, 5 * i + 5)})
-
-        def sizes(self, name: str) -> list[int]:
-            return [5] * 3
 
         def batch(self, table: pa.Table, negatives: Any = None) -> Any:
             return table["n"].to_pylist()
@@ -174,7 +172,7 @@ def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> Non
     class Numbers(Reader):
         def __init__(self) -> None: ...
 
-        def tables(self, name: str, order: Iterable[int] | None = None) -> Iterator[pa.Table]:
+        def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
             yield from (pa.table({"n": range(a, a + 100)}) for a in range(0, 1_000, 100))
 
         def sizes(self, name: str) -> list[int]:

@@ -42,15 +42,12 @@ def test_row_wise_and_grouped_are_the_same_examples(bench: ModuleType) -> None:
 
 
 def test_a_step_passes_its_parts_forward_and_back(bench: ModuleType) -> None:
-    trainer = bench.Timed(
-        InteractRank(ModelConfig(), bench.SCHEMA, bench.catalogue(40, np.random.default_rng(0))),
-        bench.TrainConfig(), 10,
-    )  # fmt: skip
-    laps: list[str] = []
-    trainer.lap = laps.append
     rng = np.random.default_rng(0)
     items = bench.catalogue(40, rng)
     arrays = bench.requests(3, 8, 40, rng)
+    trainer = bench.Timed(InteractRank(ModelConfig(), bench.SCHEMA, items), bench.TrainConfig(), 10)
+    laps: list[str] = []
+    trainer.lap = laps.append
     trainer.step(collate(arrays, items, items.table(), len(bench.SCHEMA.heads)))
     forward = ["the rest", "query tower", "item tower", "fusion", "loss"]
     backward = ["loss", "fusion", "item tower", "query tower", "optimiser"]

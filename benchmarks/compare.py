@@ -6,7 +6,7 @@ r"""Does a setting pay? Whole trainings, with it and without, on validation.
 HOME is an absolute path that `prerank run` has filled. Every --change is a row beside the job as it
 is configured; KEY=VALUE are keys of the job's YAML, several of them with commas. Each row is
 trained on the same newest training requests with several seeds, and measured on the later half of
-the validation requests with their whole candidates (:mod:`prerank.trials`); the test split takes no
+the validation requests with their whole candidates (:mod:`prerank.evaluation.trials`); the test split takes no
 part. Trainings lie under HOME/compared: broken off and run again, it goes on.
 """
 
@@ -23,10 +23,10 @@ import yaml
 from printed import markdown, show
 
 from prerank.config import JobConfig
-from prerank.home import Home
-from prerank.rayrun import connect
-from prerank.rivals import MODELS
-from prerank.trials import METRICS, Budget, Trial, run_trials
+from prerank.core.home import Home
+from prerank.core.ray_tasks import connect
+from prerank.evaluation.baselines.suite import MODELS
+from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
 
 CONFIGURED = "as configured"
 

@@ -24,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from printed import markdown, show
 
-from interactrank.batch import Batch, collate, item_inputs
-from interactrank.fusion import Fusion
-from interactrank.losses import LossConfig
-from interactrank.metrics import mean, request_metrics
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.stacking import HeldOut, anchors, hold_out, refit
-from interactrank.trainer import TrainConfig, Trainer
-from prerank.home import Home
-from prerank.reader import new_model
-from prerank.trials import Budget, TrialReader, chunks, measured_requests
+from interactrank.features.batch import Batch, collate, item_inputs
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.fusion import Fusion
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.training.losses import LossConfig
+from interactrank.training.stacking import HeldOut, anchors, hold_out, refit
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.core.home import Home
+from prerank.evaluation.trials import Budget, TrialReader, chunks, measured_requests
+from prerank.training.reader import new_model
 
 METRICS = ("hits@3", "hits@10", "mrr")
 NO_DOT = -12.0

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from prerank.home import Home
-from prerank.online import OnlineFeatures
-from prerank.store import REDIS_ENV, materialise, materialised_path
+from prerank.core.home import Home
+from prerank.online.reader import OnlineFeatures
+from prerank.online.store import REDIS_ENV, materialise, materialised_path
 
 WARM_UP = 50
 

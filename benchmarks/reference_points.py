@@ -3,7 +3,7 @@
     python benchmarks/reference_points.py --home HOME [--home HOME2] [--sample N]
 
 HOME is an absolute path that `prerank run` has filled; nothing is written there. The test split is
-streamed as :mod:`prerank.evaluate` does it (same candidates, as-of features and metrics), so single
+streamed as :mod:`prerank.evaluation.run` does it (same candidates, as-of features and metrics), so single
 counts, fitted combinations of them and the trained bundles all see the same requests. Everything
 that is fitted uses the stored training examples, chooses on validation and reads test once.
 
@@ -29,20 +29,20 @@ import torch
 from numpy.typing import NDArray
 from prototypes import PROTOTYPES, Prototypes
 
-from interactrank.batch import RequestArrays
-from interactrank.inputs import FeatureInputs, level_code
-from interactrank.metrics import bootstrap_ci, paired_test, request_metrics
-from interactrank.rows import unpack
-from interactrank.schema import LEVELS, FeatureSchema
-from prerank.baselines.neural import TorchRanker
-from prerank.baselines.simple import ColumnRanker
-from prerank.baselines.stored import stored
-from prerank.catalogue import load_catalogue
-from prerank.evaluate import rankers as evaluated
-from prerank.features import schema_of
-from prerank.home import Home
-from prerank.rivals import FITTED, fitted
-from prerank.trials import chunks, measured_requests
+from interactrank.features.batch import RequestArrays
+from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.packed_rows import unpack
+from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.metrics.ranking import bootstrap_ci, paired_test, request_metrics
+from prerank.core.home import Home
+from prerank.dataset.catalogue import load_catalogue
+from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.baselines.samples import stored
+from prerank.evaluation.baselines.simple import ColumnRanker
+from prerank.evaluation.baselines.suite import FITTED, fitted
+from prerank.evaluation.run import rankers as evaluated
+from prerank.evaluation.trials import chunks, measured_requests
+from prerank.features.build import schema_of
 
 SEED = 7
 RULE = {

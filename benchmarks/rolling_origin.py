@@ -7,7 +7,7 @@ HOME is an absolute path that `prerank run` has filled. Training and validation 
 into eight blocks of time. For each origin k the fusion, without any dot, is fitted on block k and
 on earlier requests in different ways, and measured on the blocks k + 1 and k + 2, as a job's is
 fitted on validation and measured on test. Measured on the stored candidates, each counted 1 / Q
-times (:mod:`prerank.baselines.stored`). The test split takes no part.
+times (:mod:`prerank.evaluation.baselines.samples`). The test split takes no part.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import torch
 from numpy.typing import NDArray
 from printed import markdown, show
 
-from interactrank.batch import Batch
-from interactrank.fusion import NEVER_VARIES, Fusion
-from interactrank.losses import LossConfig
-from interactrank.model import ModelConfig
-from interactrank.schema import REQUEST_NUMERIC
-from interactrank.stacking import HeldOut, anchors, refit
-from prerank.baselines.stored import expected_mrr, owners
-from prerank.home import Home
-from prerank.reader import BESIDE_BATCHES, Reader
-from prerank.training_set import to_arrays
+from interactrank.features.batch import Batch
+from interactrank.features.schema import REQUEST_NUMERIC
+from interactrank.model.fusion import NEVER_VARIES, Fusion
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.losses import LossConfig
+from interactrank.training.stacking import HeldOut, anchors, refit
+from prerank.core.home import Home
+from prerank.dataset.build import to_arrays
+from prerank.evaluation.baselines.samples import expected_mrr, owners
+from prerank.training.reader import BESIDE_BATCHES, Reader
 
 BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
 SIZE, MEASURED, SEED = 256, 6_000, 0

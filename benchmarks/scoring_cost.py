@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interactrank.engagement import cross_features
-from interactrank.scorer import Scorer
-from prerank import registry, tracking
-from prerank.baselines.trees import TreesRanker
-from prerank.bundle import load_bundle
-from prerank.examples import catalogue_candidates, offline_inputs, request_arrays
-from prerank.fields import weights_of
-from prerank.home import Home
-from prerank.index import load_index
-from prerank.rivals import folder_of
-from prerank.trials import measured_requests
+from interactrank.features.engagement import cross_features
+from interactrank.model.scorer import Scorer
+from prerank.core.home import Home
+from prerank.dataset.candidates import catalogue_candidates, offline_inputs, request_arrays
+from prerank.evaluation.baselines.suite import folder_of
+from prerank.evaluation.baselines.trees import TreesRanker
+from prerank.evaluation.trials import measured_requests
+from prerank.registry import tracking
+from prerank.registry import versions as registry
+from prerank.registry.bundle import load_bundle
+from prerank.registry.index import load_index
+from prerank.serving.fields import weights_of
 
 REPEATS = 5
 PARTS = ("cross features", "InteractRank, query side", "InteractRank, candidates", "trees")

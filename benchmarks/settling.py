@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from printed import markdown, show
 
-from interactrank.metrics import mean, request_metrics
-from interactrank.model import InteractRank
-from interactrank.reliability import calibration_error, tally
-from prerank.baselines.neural import TorchRanker
+from interactrank.metrics.calibration import calibration_error, tally
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.interactrank import InteractRank
 from prerank.config import JobConfig
-from prerank.home import Home
-from prerank.rivals import MODELS
-from prerank.trials import Budget, Trial, TrialReader, chunks, fitted, measured_requests
+from prerank.core.home import Home
+from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.baselines.suite import MODELS
+from prerank.evaluation.trials import Budget, Trial, TrialReader, chunks, fitted, measured_requests
 
 EVERY = 1 << 40
 COLUMNS = ("MRR", "predicted", "observed", "ECE")

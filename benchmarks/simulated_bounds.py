@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from interactrank.metrics import mean, request_metrics
+from interactrank.metrics.ranking import mean, request_metrics
 from prerank.simulate import Oracle, load_oracles, log, simulate
 from prerank.simulate.presets import PRESETS
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from interactrank.batch import Batch, RequestArrays, collate, item_inputs
-from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig, Output
-from interactrank.performing import PERFORMING_LENGTH
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.trainer import TrainConfig, Trainer
+from interactrank.features.batch import Batch, RequestArrays, collate, item_inputs
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.top_items import PERFORMING_LENGTH
+from interactrank.model.interactrank import InteractRank, ModelConfig, Output
+from interactrank.training.trainer import TrainConfig, Trainer
 
 SCHEMA = FeatureSchema(
     ("click", "impression", "long_click", "save"),

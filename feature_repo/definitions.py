@@ -3,7 +3,7 @@
 Feast imports every ``.py`` of this folder on ``feast apply``; this is the only one. It describes
 tables that ``prerank features`` writes under ``PRERANK_HOME`` and imports nothing of ``prerank``.
 
-One packed row (a ``Bytes`` value, see :mod:`interactrank.rows`) holds every item of a key, so a
+One packed row (a ``Bytes`` value, see :mod:`interactrank.features.packed_rows`) holds every item of a key, so a
 request is one multi-get however many candidates it has.
 """
 
@@ -16,7 +16,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSo
 from feast.data_format import ParquetFormat
 from feast.types import Array, Bytes, Int64
 
-from interactrank.schema import HISTORY_TTL_DAYS
+from interactrank.features.schema import HISTORY_TTL_DAYS
 
 FEATURES = f"{os.environ['PRERANK_HOME']}/features"
 

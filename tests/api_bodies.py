@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from interactrank.schema import FeatureSchema
-from prerank.api import Limits
-from prerank.ids import ItemIds
+from interactrank.features.schema import FeatureSchema
+from prerank.core.ids import ItemIds
+from prerank.serving.api import Limits
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
 WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)

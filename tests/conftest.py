@@ -25,14 +25,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis, RedisError
 
-from prerank.features import FeatureConfig, build_features
-from prerank.home import Home
-from prerank.ingest import ingest
-from prerank.log import LogMapping
-from prerank.services import free_port
+from prerank.core.home import Home
+from prerank.core.processes import free_port
+from prerank.dataset.build import build_training_set
+from prerank.features.build import FeatureConfig, build_features
+from prerank.ingest.mapping import LogMapping
+from prerank.ingest.run import ingest
+from prerank.online.store import REDIS_ENV
 from prerank.simulate import simulate
-from prerank.store import REDIS_ENV
-from prerank.training_set import build_training_set
 
 # How fast examples are drawn tells how busy the machine is, and nothing of the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

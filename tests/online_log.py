@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank.engagement import cross_features
-from prerank import features
-from prerank.features import FeatureConfig, build_features, schema_of
-from prerank.home import Home, write_json
-from prerank.ingest_known import VERSION
+from interactrank.features.engagement import cross_features
+from prerank.core.home import Home, write_json
+from prerank.features import build as features
+from prerank.features.build import FeatureConfig, build_features, schema_of
+from prerank.ingest.existing import VERSION
 
 DAY = 86_400_000_000
 START = 1_600_000_000_000_000

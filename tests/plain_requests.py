@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank.engagement import cross_features
-from interactrank.inputs import FeatureInputs, level_code
-from interactrank.rows import pack
-from interactrank.schema import LEVELS, FeatureSchema, Level
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.packed_rows import pack
+from interactrank.features.schema import LEVELS, FeatureSchema, Level
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country", "device")

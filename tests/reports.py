@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from prerank.report import METRICS, Results, write_report
+from prerank.evaluation.report.text import METRICS, Results, write_report
 
 VOID = {"meta", "br"}
 

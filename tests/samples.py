@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interactrank.baselines import IntTowerConfig, build
-from interactrank.batch import Batch, RequestArrays, collate, item_inputs
-from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.text import ragged
+from interactrank.features.batch import Batch, RequestArrays, collate, item_inputs
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.text import ragged
+from interactrank.model.architectures import IntTowerConfig, build
+from interactrank.model.interactrank import InteractRank, ModelConfig
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating"),

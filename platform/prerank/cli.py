@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from prerank.errors import ConfigError, PrerankError
-from prerank.home import ENV, Home
+from prerank.core.errors import ConfigError, PrerankError
+from prerank.core.home import ENV, Home
 
 DESCRIPTION = """\
 Pre-ranking with engagement cross features: from an event log to a live deployment.
@@ -128,9 +128,9 @@ def _simulate(args: argparse.Namespace) -> None:
 
 
 def _ingest(args: argparse.Namespace) -> None:
-    from prerank.ingest import ingest
-    from prerank.log import load_mapping
-    from prerank.rayrun import connect
+    from prerank.core.ray_tasks import connect
+    from prerank.ingest.mapping import load_mapping
+    from prerank.ingest.run import ingest
 
     mapping, home = load_mapping(args.mapping), _home(args)
     connect()
@@ -139,8 +139,8 @@ def _ingest(args: argparse.Namespace) -> None:
 
 def _features(args: argparse.Namespace) -> None:
     from prerank.config import JobConfig
-    from prerank.features import build_features
-    from prerank.rayrun import connect
+    from prerank.core.ray_tasks import connect
+    from prerank.features.build import build_features
 
     config, home = JobConfig.load(args.config), _home(args)
     connect()
@@ -151,7 +151,7 @@ def _features(args: argparse.Namespace) -> None:
 def _materialise(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from prerank import store
+    from prerank.online import store
 
     home = _home(args)
     until = None
@@ -165,8 +165,8 @@ def _materialise(args: argparse.Namespace) -> None:
 
 
 def _training_set(args: argparse.Namespace) -> None:
-    from prerank.rayrun import connect
-    from prerank.training_set import build_training_set
+    from prerank.core.ray_tasks import connect
+    from prerank.dataset.build import build_training_set
 
     home = _home(args)
     connect()
@@ -185,9 +185,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from prerank import tracking
+    from prerank.core.ray_tasks import connect
     from prerank.pipeline import evaluate_version, tables
-    from prerank.rayrun import connect
+    from prerank.registry import tracking
 
     home = _home(args)
     tracking.connect(home)
@@ -197,10 +197,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> None:
-    from prerank.ablate import ablate, table
     from prerank.config import JobConfig
-    from prerank.rayrun import connect
-    from prerank.trials import Budget
+    from prerank.core.ray_tasks import connect
+    from prerank.evaluation.ablations import ablate, table
+    from prerank.evaluation.trials import Budget
 
     config, home = JobConfig.load(args.config), _home(args)
     if args.seeds < 1:
@@ -210,9 +210,10 @@ def _ablate(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from prerank import registry, tracking
-    from prerank.index import build_index
-    from prerank.rayrun import connect
+    from prerank.core.ray_tasks import connect
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.index import build_index
 
     home = _home(args)
     tracking.connect(home)
@@ -222,7 +223,7 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _version(args: argparse.Namespace) -> str:
-    from prerank import registry
+    from prerank.registry import versions as registry
 
     version: str | None = args.version or registry.alias_version(registry.CHALLENGER)
     if version is None:
@@ -231,7 +232,8 @@ def _version(args: argparse.Namespace) -> str:
 
 
 def _promote(args: argparse.Namespace) -> None:
-    from prerank import registry, tracking
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
 
     home = _home(args)
     tracking.connect(home)
@@ -241,7 +243,7 @@ def _promote(args: argparse.Namespace) -> None:
 
 
 def _parity(args: argparse.Namespace) -> None:
-    from prerank.parity import check_parity
+    from prerank.evaluation.parity import check_parity
 
     if args.requests < 1:
         raise ConfigError(f"--requests {args.requests}: at least one is needed")
@@ -251,9 +253,9 @@ def _parity(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from prerank import environment
     from prerank.config import JobConfig
-    from prerank.log import load_mapping
+    from prerank.core import environment
+    from prerank.ingest.mapping import load_mapping
     from prerank.pipeline import run
 
     mapping, config = load_mapping(args.mapping), JobConfig.load(args.config)
@@ -269,7 +271,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _env(args: argparse.Namespace) -> None:
-    from prerank.environment import exports
+    from prerank.core.environment import exports
 
     root = args.workdir or os.environ.get(ENV) or Path.home() / ".prerank"
     home = Home.at(Path(root).resolve() if args.workdir else root)

@@ -9,12 +9,12 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from interactrank.model import ModelConfig
-from interactrank.trainer import TrainConfig
-from prerank.errors import ConfigError
-from prerank.features import FeatureConfig
-from prerank.log import OnceLoader
-from prerank.rivals import DEFAULT, RIVALS
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig
+from prerank.core.errors import ConfigError
+from prerank.evaluation.baselines.suite import DEFAULT, RIVALS
+from prerank.features.build import FeatureConfig
+from prerank.ingest.mapping import OnceLoader
 
 T = TypeVar("T")
 SECTIONS: dict[str, type] = {

@@ -19,13 +19,13 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 
-from prerank import environment
 from prerank.config import JobConfig
-from prerank.errors import NotReadyError
-from prerank.home import Home
-from prerank.log import LogMapping
-from prerank.report import metrics_table
-from prerank.services import free_port, mlflow_server
+from prerank.core import environment
+from prerank.core.errors import NotReadyError
+from prerank.core.home import Home
+from prerank.core.processes import free_port, mlflow_server
+from prerank.evaluation.report.text import metrics_table
+from prerank.ingest.mapping import LogMapping
 
 READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
@@ -69,7 +69,7 @@ def deployed(arguments: dict[str, Any]) -> Iterator[str]:
     """
     from ray import serve
 
-    from prerank.serving import app
+    from prerank.serving.deployment import app
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"

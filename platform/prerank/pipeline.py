@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from prerank import rivals, tracking
-from prerank.bundle import read_meta
 from prerank.config import JobConfig
-from prerank.features import build_features
-from prerank.home import Home, write_json
-from prerank.log import LogMapping
-from prerank.rayrun import connect, ray_map
-from prerank.report import metrics_table, versus_table, write_metrics, write_report
+from prerank.core.home import Home, write_json
+from prerank.core.ray_tasks import connect, ray_map
+from prerank.evaluation.baselines import suite as rivals
+from prerank.evaluation.report.text import metrics_table, versus_table, write_metrics, write_report
+from prerank.features.build import build_features
+from prerank.ingest.mapping import LogMapping
+from prerank.registry import tracking
+from prerank.registry.bundle import read_meta
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
@@ -46,8 +47,8 @@ class Stages:
 def prepare(home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig,
             stages: Stages) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """Ingest, build features and the training set; returns the ingest report and feature facts."""
-    from prerank.ingest import ingest
-    from prerank.training_set import build_training_set
+    from prerank.dataset.build import build_training_set
+    from prerank.ingest.run import ingest
 
     with stages("ingest"):
         report = str(ingest(events, items, home, mapping))
@@ -68,8 +69,8 @@ def train_and_evaluate(
     Returns:
         The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
     """
-    from prerank.evaluate import evaluate
-    from prerank.train import run_training
+    from prerank.evaluation.run import evaluate
+    from prerank.training.ray_train import run_training
 
     connect()
     manifest = home.read_json(home.manifest, "prerank ingest")
@@ -122,8 +123,8 @@ def evaluate_version(
     the validation split metrics-validation.json and report-validation.html. What the report says of
     the job itself is kept if the version is the last job's.
     """
-    from prerank import registry
-    from prerank.evaluate import evaluate
+    from prerank.evaluation.run import evaluate
+    from prerank.registry import versions as registry
 
     bundle = registry.download(home, version)
     path, job = home.root / JOB, {}
@@ -141,7 +142,7 @@ def evaluate_version(
 
 def tables(home: Home, results: dict[str, Any]) -> str:
     """All tables of an evaluation as text, and where its files are."""
-    from prerank.ablate import load_results, table
+    from prerank.evaluation.ablations import load_results, table
 
     metrics, report = _files(home, results["split"])
     found = [metrics_table(results), versus_table(results)]  # type: ignore[arg-type]
@@ -162,7 +163,7 @@ def _files(home: Home, split: str) -> tuple[Path, Path]:
 
 def _write(home: Home, results: dict[str, Any]) -> None:
     """Add the ablations, write both files and log them to the active MLflow run."""
-    from prerank.ablate import load_results
+    from prerank.evaluation.ablations import load_results
 
     results |= {"ablations": load_results(home).get("ablations", {})}
     metrics, report = _files(home, results["split"])
@@ -172,8 +173,8 @@ def _write(home: Home, results: dict[str, Any]) -> None:
 
 
 def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> str:
-    from prerank import registry
-    from prerank.index import build_index
+    from prerank.registry import versions as registry
+    from prerank.registry.index import build_index
 
     manifest = home.read_json(home.manifest, "prerank ingest")
     measured = results["models"]["interactrank"]
@@ -186,7 +187,7 @@ def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
     """Weights w_0 of the linear part of g(x), of standardised cross features, heaviest first."""
-    from prerank.bundle import load_bundle
+    from prerank.registry.bundle import load_bundle
 
     model = load_bundle(bundle).model
     if not model.fusion.crosses:
@@ -204,7 +205,7 @@ def run(
     stages = Stages(7)
     ingested, features = prepare(home, events, items, mapping, config, stages)
     with stages("feature store"):
-        from prerank import store
+        from prerank.online import store
 
         store.apply(home)
         store.materialise(home)

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from tests import online_log
 
-from prerank.home import Home
-from prerank.ingest import ingest
-from prerank.ingest_report import IngestReport
-from prerank.log import LogMapping
+from prerank.core.home import Home
+from prerank.ingest.mapping import LogMapping
+from prerank.ingest.report import IngestReport
+from prerank.ingest.run import ingest
 
 START = pd.Timestamp("2024-03-01T23:59:00Z")
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interactrank.baselines import build
-from interactrank.catalogue import Catalogue
-from interactrank.model import ModelConfig
-from interactrank.schema import FeatureSchema
-from interactrank.trainer import TrainConfig
-from prerank import ablate, trials
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.architectures import build
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig
 from prerank.config import JobConfig
-from prerank.features import FeatureConfig
-from prerank.home import Home
+from prerank.core.home import Home
+from prerank.evaluation import ablations as ablate
+from prerank.evaluation import trials
+from prerank.features.build import FeatureConfig
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country",),

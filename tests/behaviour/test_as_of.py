@@ -16,21 +16,21 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from interactrank.rows import unpack
-from interactrank.schema import (
+from interactrank.features.packed_rows import unpack
+from interactrank.features.schema import (
     ENGAGE,
     LEVELS,
     USER_CROSS,
     WINDOWS,
     FeatureSchema,
 )
-from interactrank.text import engagement_keys
-from prerank.asof import MISSING
-from prerank.catalogue import load_catalogue
-from prerank.examples import offline_inputs, request_arrays, shown_candidates
-from prerank.features import FeatureConfig, schema_of
-from prerank.home import Home
-from prerank.requests import read_requests
+from interactrank.features.text import engagement_keys
+from prerank.core.home import Home
+from prerank.dataset.candidates import offline_inputs, request_arrays, shown_candidates
+from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.requests import read_requests
+from prerank.features.asof import MISSING
+from prerank.features.build import FeatureConfig, schema_of
 
 SEGMENTS = ["country", "device"]
 ON_MIDNIGHT, MIDDLE = "r0000000300", "r0000000305"

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prerank.asof import MISSING, as_of
+from prerank.features.asof import MISSING, as_of
 
 STAMP = pa.timestamp("us", tz="UTC")
 

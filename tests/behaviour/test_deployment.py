@@ -12,26 +12,27 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from interactrank.model import ModelConfig
-from interactrank.schema import FeatureSchema
-from interactrank.trainer import TrainConfig, mark_known
-from prerank import parity, registry
-from prerank.api import Limits, PrerankRequest, RequestError, parse_raw
-from prerank.bundle import load_bundle, save_bundle
-from prerank.engine import Engine, ServeConfig
-from prerank.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
-from prerank.events import Event, HistoryWriter
-from prerank.examples import offline_inputs
-from prerank.features import schema_of
-from prerank.home import Home
-from prerank.ids import ItemIds
-from prerank.index import build_index
-from prerank.parity import check_parity
-from prerank.parity_report import Parity
-from prerank.reader import Reader, new_model
-from prerank.services import free_port
-from prerank.store import materialise, open_store
-from prerank.training_set import read_split
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig, mark_known
+from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
+from prerank.core.home import Home
+from prerank.core.ids import ItemIds
+from prerank.core.processes import free_port
+from prerank.dataset.build import read_split
+from prerank.dataset.candidates import offline_inputs
+from prerank.evaluation import parity
+from prerank.evaluation.parity import check_parity
+from prerank.evaluation.parity_report import Parity
+from prerank.features.build import schema_of
+from prerank.online.store import materialise, open_store
+from prerank.online.writer import Event, HistoryWriter
+from prerank.registry import versions as registry
+from prerank.registry.bundle import load_bundle, save_bundle
+from prerank.registry.index import build_index
+from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_raw
+from prerank.serving.engine import Engine, ServeConfig
+from prerank.training.reader import Reader, new_model
 
 SMALL = ModelConfig(width=16, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 

@@ -14,17 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from interactrank.model import InteractRank, ModelConfig
-from prerank import ablate, counterfactual, evaluate, pipeline, registry
-from prerank.baselines.simple import ColumnRanker
-from prerank.bundle import save_bundle
-from prerank.catalogue import load_catalogue
-from prerank.counterfactual import Propensities, estimate
-from prerank.features import schema_of
-from prerank.home import Home, write_json
-from prerank.measures import places_of
-from prerank.requests import Splits
-from prerank.training_set import event_days, requests_between
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from prerank import pipeline
+from prerank.core.home import Home, write_json
+from prerank.dataset.build import event_days, requests_between
+from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.requests import Splits
+from prerank.evaluation import ablations as ablate
+from prerank.evaluation import counterfactual
+from prerank.evaluation import run as evaluate
+from prerank.evaluation.baselines.simple import ColumnRanker
+from prerank.evaluation.counterfactual import Propensities, estimate
+from prerank.evaluation.per_request import places_of
+from prerank.features.build import schema_of
+from prerank.registry import versions as registry
+from prerank.registry.bundle import save_bundle
 
 RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")
 HEADS = ("engagement", "save", "long_click")

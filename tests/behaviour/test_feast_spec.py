@@ -7,11 +7,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from interactrank.inputs import FeatureInputs
-from interactrank.schema import HISTORY_TTL_DAYS
-from interactrank.text import engagement_keys
-from prerank.examples import offline_inputs
-from prerank.home import Home
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.schema import HISTORY_TTL_DAYS
+from interactrank.features.text import engagement_keys
+from prerank.core.home import Home
+from prerank.dataset.candidates import offline_inputs
 
 US = pd.Timedelta(microseconds=1)
 SAMPLED = 150
@@ -20,7 +20,7 @@ SAMPLED = 150
 @pytest.fixture(scope="module")
 def store(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """Feast over the tiny world's tables; its registry lies elsewhere, the world stays as it is."""
-    from prerank import store
+    from prerank.online import store
 
     root = tmp_path_factory.mktemp("feast")
     (root / "features").symlink_to(tiny_world.features)

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from interactrank.schema import HISTORY_LENGTH, HISTORY_TTL_DAYS
-from interactrank.text import normalise, query_code
-from prerank.examples import offline_inputs
-from prerank.home import Home
+from interactrank.features.schema import HISTORY_LENGTH, HISTORY_TTL_DAYS
+from interactrank.features.text import normalise, query_code
+from prerank.core.home import Home
+from prerank.dataset.candidates import offline_inputs
 
 DAY, US = pd.Timedelta(days=1), pd.Timedelta(microseconds=1)
 BuildHome = Callable[..., Home]

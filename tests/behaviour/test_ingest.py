@@ -13,12 +13,12 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from prerank.errors import DataError
-from prerank.ids import ItemIds, event_id
-from prerank.ingest import ingest
-from prerank.ingest_report import IngestReport
-from prerank.ingest_stages import read_range
-from prerank.log import load_mapping
+from prerank.core.errors import DataError
+from prerank.core.ids import ItemIds, event_id
+from prerank.ingest.mapping import load_mapping
+from prerank.ingest.report import IngestReport
+from prerank.ingest.run import ingest
+from prerank.ingest.stages import read_range
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""
@@ -110,9 +110,9 @@ def test_many_pieces_and_buckets_change_nothing(
     frame.iloc[50, frame.columns.get_loc("query")] = ""  # a repeat that is bad: one duplicate less
     one = case.ingest(frame)
     expected = case.events().sort_values("event_id", ignore_index=True)
-    monkeypatch.setattr("prerank.ingest.SMALL_PIECE", 7)
-    monkeypatch.setattr("prerank.ingest.LARGE_PIECE", 7)
-    monkeypatch.setattr("prerank.ingest.BUCKET_ROWS", 9)
+    monkeypatch.setattr("prerank.ingest.run.SMALL_PIECE", 7)
+    monkeypatch.setattr("prerank.ingest.run.LARGE_PIECE", 7)
+    monkeypatch.setattr("prerank.ingest.run.BUCKET_ROWS", 9)
     many = case.ingest([frame.iloc[:33], frame.iloc[33:]], replace=True)
     assert rows_of(many) == rows_of(one) == (80, 40, 1, 39)
     assert many.manifest["fingerprint"] == one.manifest["fingerprint"]

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from prerank.errors import ConfigError, DataError
-from prerank.home import Home
-from prerank.ingest import ingest
-from prerank.log import LogMapping
+from prerank.core.errors import ConfigError, DataError
+from prerank.core.home import Home
+from prerank.ingest.mapping import LogMapping
+from prerank.ingest.run import ingest
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from prerank.errors import ConfigError, StateError
-from prerank.features import FeatureConfig, build_features
-from prerank.home import Home, write_json
-from prerank.ingest import ingest
-from prerank.log import LogMapping
-from prerank.training_set import build_training_set, read_split
+from prerank.core.errors import ConfigError, StateError
+from prerank.core.home import Home, write_json
+from prerank.dataset.build import build_training_set, read_split
+from prerank.features.build import FeatureConfig, build_features
+from prerank.ingest.mapping import LogMapping
+from prerank.ingest.run import ingest
 
 BuildHome = Callable[..., Home]
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)

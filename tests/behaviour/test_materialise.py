@@ -16,11 +16,11 @@ from tests.online_log import (
     crosses,
 )
 
-from prerank.errors import NotReadyError, StateError
-from prerank.examples import offline_inputs
-from prerank.home import Home
-from prerank.online import OnlineFeatures
-from prerank.store import REDIS_ENV, materialise, materialised_path
+from prerank.core.errors import NotReadyError, StateError
+from prerank.core.home import Home
+from prerank.dataset.candidates import offline_inputs
+from prerank.online.reader import OnlineFeatures
+from prerank.online.store import REDIS_ENV, materialise, materialised_path
 
 
 @pytest.fixture

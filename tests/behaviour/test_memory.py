@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prerank.home import Home, write_json
+from prerank.core.home import Home, write_json
 from prerank.simulate import simulate
 
 pytestmark = pytest.mark.slow
@@ -32,8 +32,9 @@ GROWTH = 1.75
 MEASURE = """
 import json, sys
 from pathlib import Path
-from prerank import features, training_set
-from prerank.home import Home
+from prerank.features import build as features
+from prerank.dataset import build as training_set
+from prerank.core.home import Home
 
 def peak_mb():
     # Not getrusage: its peak survives exec and would include the parent's.

@@ -23,26 +23,30 @@ from tests.online_log import (
     crosses,
 )
 
-from interactrank.batch import collate
-from interactrank.catalogue import Catalogue
-from interactrank.inputs import request_features
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import HISTORY_TTL_DAYS, MAX_BYTES_PER_REQUEST, MAX_KEYS_PER_REQUEST
-from interactrank.scorer import Scorer
-from interactrank.text import engagement_keys
-from prerank.answers import Loaded
-from prerank.api import Limits, named, parse_json
-from prerank.bundle import Bundle
-from prerank.engine import Engine, ServeConfig
-from prerank.events import Event, HistoryWriter
-from prerank.examples import Candidates, offline_inputs, request_arrays
-from prerank.features import schema_of
-from prerank.home import Home
-from prerank.ids import ItemIds
-from prerank.index import encode_slice
-from prerank.online import OnlineFeatures
-from prerank.registry import Wanted
-from prerank.store import apply, materialise
+from interactrank.features.batch import collate
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.inputs import request_features
+from interactrank.features.schema import (
+    HISTORY_TTL_DAYS,
+    MAX_BYTES_PER_REQUEST,
+    MAX_KEYS_PER_REQUEST,
+)
+from interactrank.features.text import engagement_keys
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.scorer import Scorer
+from prerank.core.home import Home
+from prerank.core.ids import ItemIds
+from prerank.dataset.candidates import Candidates, offline_inputs, request_arrays
+from prerank.features.build import schema_of
+from prerank.online.reader import OnlineFeatures
+from prerank.online.store import apply, materialise
+from prerank.online.writer import Event, HistoryWriter
+from prerank.registry.bundle import Bundle
+from prerank.registry.index import encode_slice
+from prerank.registry.versions import Wanted
+from prerank.serving.answer import Loaded
+from prerank.serving.api import Limits, named, parse_json
+from prerank.serving.engine import Engine, ServeConfig
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank.metrics import request_metrics
-from interactrank.model import ModelConfig
-from interactrank.trainer import TrainConfig, Trainer
-from prerank.bundle import save_bundle
-from prerank.examples import offline_inputs, request_arrays, shown_candidates
-from prerank.home import Home
-from prerank.reader import Reader, new_model
-from prerank.requests import Splits
-from prerank.rivals import FITTED, NEURAL, Neural, Ranker, load_ranker
+from interactrank.metrics.ranking import request_metrics
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.core.home import Home
+from prerank.dataset.build import event_days, requests_between
+from prerank.dataset.candidates import offline_inputs, request_arrays, shown_candidates
+from prerank.dataset.requests import Splits
+from prerank.evaluation.baselines.suite import FITTED, NEURAL, Neural, Ranker, load_ranker
+from prerank.registry.bundle import save_bundle
 from prerank.simulate import simulate
-from prerank.train import total_steps
-from prerank.training_set import event_days, requests_between
+from prerank.training.ray_train import total_steps
+from prerank.training.reader import Reader, new_model
 
 BuildHome = Callable[..., Home]
 REQUESTS = 3_000

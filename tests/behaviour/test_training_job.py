@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interactrank.model import ModelConfig
-from interactrank.trainer import TrainConfig, mark_known
-from prerank import tracking, train
-from prerank.bundle import WEIGHTS
-from prerank.home import Home
-from prerank.reader import Reader, new_model
-from prerank.train import Progress, fit, run_training
-from prerank.training_set import read_split
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig, mark_known
+from prerank.core.home import Home
+from prerank.dataset.build import read_split
+from prerank.registry import tracking
+from prerank.registry.bundle import WEIGHTS
+from prerank.training import ray_train as train
+from prerank.training.ray_train import Progress, fit, run_training
+from prerank.training.reader import Reader, new_model
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,),
                     dropout=0.1, id_dropout=0.2)  # fmt: skip
@@ -64,7 +65,7 @@ def dying_once(marker: Path, at_step: int) -> Worker:
     work = train.train_worker
 
     def mortal(settings: dict[str, Any]) -> None:
-        from interactrank.trainer import Trainer
+        from interactrank.training.trainer import Trainer
 
         step = Trainer.step
 
@@ -114,7 +115,7 @@ def recording(folder: Path) -> Worker:
     def observed(settings: dict[str, Any]) -> None:
         import ray.train
 
-        from interactrank.trainer import Trainer
+        from interactrank.training.trainer import Trainer
 
         step, seen = Trainer.step, []
 
@@ -192,13 +193,13 @@ class _Still:
     def settle(self, *_: Any) -> None: ...
 
     def epoch(self, number: int, *_: Any) -> Any:
-        from interactrank.trainer import EpochReport
+        from interactrank.training.trainer import EpochReport
 
         return EpochReport(number, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
 
 
 def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
-    from interactrank.trainer import Trainer
+    from interactrank.training.trainer import Trainer
 
     config = TrainConfig(epochs=9, batch_requests=256, patience=3)
     reader = Reader(home)
@@ -227,7 +228,7 @@ def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
 def test_towers_settle_unless_a_calibration_was_fitted_to_them(
     home: Home, monkeypatch: pytest.MonkeyPatch, counts: bool, shown: bool, settles: bool
 ) -> None:
-    from interactrank.trainer import Trainer
+    from interactrank.training.trainer import Trainer
 
     settled = []
     monkeypatch.setattr(Trainer, "settle", lambda *_: settled.append(1))

@@ -15,16 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interactrank.batch import RequestArrays
-from interactrank.schema import REQUEST_NUMERIC
-from prerank.catalogue import load_catalogue
-from prerank.errors import DataError, StateError
-from prerank.examples import offline_inputs, request_arrays, sampled_candidates, shown_candidates
-from prerank.features import schema_of
-from prerank.home import Home
-from prerank.reader import Reader
-from prerank.requests import plan_splits, read_requests
-from prerank.training_set import (
+from interactrank.features.batch import RequestArrays
+from interactrank.features.schema import REQUEST_NUMERIC
+from prerank.core.errors import DataError, StateError
+from prerank.core.home import Home
+from prerank.dataset.build import (
     build_training_set,
     event_days,
     read_split,
@@ -32,6 +27,16 @@ from prerank.training_set import (
     to_arrays,
     to_table,
 )
+from prerank.dataset.candidates import (
+    offline_inputs,
+    request_arrays,
+    sampled_candidates,
+    shown_candidates,
+)
+from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.requests import plan_splits, read_requests
+from prerank.features.build import schema_of
+from prerank.training.reader import Reader
 
 BuildHome = Callable[..., Home]
 US = pd.Timedelta(microseconds=1)
@@ -46,7 +51,7 @@ def all_requests(home: Home) -> pa.Table:
 
 
 def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
-    """What :mod:`prerank.training_set` makes of ``requests``, in one go."""
+    """What :mod:`prerank.dataset.build` makes of ``requests``, in one go."""
     manifest = manifest_of(home)
     catalogue, inputs = load_catalogue(home, manifest), offline_inputs(home, requests)
     table = catalogue.table()

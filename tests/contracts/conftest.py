@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.samples import RIVALS, VARIANTS, new_model
 
-from interactrank.model import InteractRank
+from interactrank.model.interactrank import InteractRank
 
 
 @pytest.fixture(params=VARIANTS, scope="module")

@@ -19,8 +19,8 @@ from tests.samples import (
     requests_of,
 )
 
-from interactrank.model import InteractRank
-from interactrank.schema import HISTORY_LENGTH
+from interactrank.features.schema import HISTORY_LENGTH
+from interactrank.model.interactrank import InteractRank
 
 
 def test_vectors_are_unit_and_logits_differ(neural: InteractRank) -> None:

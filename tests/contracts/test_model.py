@@ -28,10 +28,10 @@ from tests.samples import (
     requests_of,
 )
 
-from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import HISTORY_LENGTH
-from prerank.bundle import load_bundle, save_bundle
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import HISTORY_LENGTH
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from prerank.registry.bundle import load_bundle, save_bundle
 
 
 def test_one_fused_dot_equals_the_weighted_logits(model: InteractRank) -> None:

@@ -24,17 +24,17 @@ from tests.samples import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from interactrank.baselines import IntTower, IntTowerConfig, build
-from interactrank.batch import RequestArrays
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.text import normalise, ragged, tokens
-from interactrank.trainer import TrainConfig
-from prerank.baselines import linear, trees
-from prerank.baselines.simple import Bm25Ranker, ColumnRanker
-from prerank.baselines.stored import owners
-from prerank.bundle import save_bundle
-from prerank.rivals import NEURAL, Ranker, load_ranker
+from interactrank.features.batch import RequestArrays
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.text import normalise, ragged, tokens
+from interactrank.model.architectures import IntTower, IntTowerConfig, build
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.training.trainer import TrainConfig
+from prerank.evaluation.baselines import linear, trees
+from prerank.evaluation.baselines.samples import owners
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
+from prerank.evaluation.baselines.suite import NEURAL, Ranker, load_ranker
+from prerank.registry.bundle import save_bundle
 
 Make = Callable[[Path], Ranker]
 TITLES = ["red shoe", "blue canvas bag", "winter boots", "red bag", "shoe shoe red"] * 6

@@ -17,14 +17,14 @@ from tests.samples import (
     item_vectors,
 )
 
-from interactrank.batch import RequestArrays
-from interactrank.engagement import cross_features
-from interactrank.inputs import FeatureInputs, level_code
-from interactrank.model import InteractRank
-from interactrank.rows import pack
-from interactrank.schema import LEVELS
-from interactrank.scorer import Scored, Scorer
-from interactrank.text import engagement_keys, segment_bucket, tokens
+from interactrank.features.batch import RequestArrays
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.packed_rows import pack
+from interactrank.features.schema import LEVELS
+from interactrank.features.text import engagement_keys, segment_bucket, tokens
+from interactrank.model.interactrank import InteractRank
+from interactrank.model.scorer import Scored, Scorer
 
 
 def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:

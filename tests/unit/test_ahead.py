@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prerank.ahead import DEPTH, Ahead
+from prerank.training.prefetch import DEPTH, Ahead
 
 
 def numbered(epoch: int) -> Iterator[Any]:

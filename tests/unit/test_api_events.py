@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.api_bodies import JSON, NOW, REPLAY, WALL
 
-from prerank.api import AHEAD_US, Limits, RequestError, parse_events
-from prerank.ids import event_id, given_event_id
+from prerank.core.ids import event_id, given_event_id
+from prerank.serving.api import AHEAD_US, Limits, RequestError, parse_events
 
 EVENT: dict[str, Any] = {"user_id": "ann", "item_id": 5, "action": "click", "event_time": NOW}
 

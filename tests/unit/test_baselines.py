@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 
-from interactrank.batch import RequestArrays
-from interactrank.losses import LossConfig
-from interactrank.masknet import TowerBody
-from interactrank.metrics import mean, request_metrics
-from interactrank.model import ModelConfig
-from interactrank.trainer import TrainConfig, Trainer
-from prerank.baselines import linear
-from prerank.baselines.stored import expected_mrr
-from prerank.rivals import DEFAULT, NEURAL, RIVALS
+from interactrank.features.batch import RequestArrays
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.interactrank import ModelConfig
+from interactrank.model.layers import TowerBody
+from interactrank.training.losses import LossConfig
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.evaluation.baselines import linear
+from prerank.evaluation.baselines.samples import expected_mrr
+from prerank.evaluation.baselines.suite import DEFAULT, NEURAL, RIVALS
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 

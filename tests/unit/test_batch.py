@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from tests.samples import CATALOGUE, HOUR, NOW, RIVALS, SHIPPED, arrays, catalogue, new_model
 
-from interactrank.batch import Batch, RequestArrays, collate
-from interactrank.catalogue import Catalogue
-from interactrank.losses import sampled_softmax_loss
+from interactrank.features.batch import Batch, RequestArrays, collate
+from interactrank.features.catalogue import Catalogue
+from interactrank.training.losses import sampled_softmax_loss
 
 N_OF = len(CATALOGUE)
 # arrays() has a request an hour, from NOW on: what starts at +2 h is known to the later ones only.

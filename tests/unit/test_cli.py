@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prerank import cli, errors
-from prerank.home import ENV, Home
+from prerank import cli
+from prerank.core import errors
+from prerank.core.home import ENV, Home
 
 ROOT = Path(__file__).parents[2]
 

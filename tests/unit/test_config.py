@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from interactrank.losses import LossConfig
-from interactrank.model import ModelConfig
-from interactrank.trainer import TrainConfig
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.losses import LossConfig
+from interactrank.training.trainer import TrainConfig
 from prerank.config import SECTIONS, JobConfig, typed
-from prerank.errors import ConfigError
-from prerank.features import FeatureConfig
+from prerank.core.errors import ConfigError
+from prerank.features.build import FeatureConfig
 
 
 def load(folder: Path, text: str) -> JobConfig:

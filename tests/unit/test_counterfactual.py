@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from prerank.counterfactual import (
+from prerank.evaluation.counterfactual import (
     FLOOR,
     Engagements,
     Propensities,

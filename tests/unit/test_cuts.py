@@ -11,8 +11,8 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interactrank.cuts import recall_at, tenth, top
-from interactrank.metrics import MetricError, request_metrics
+from interactrank.metrics.ranking import MetricError, request_metrics
+from interactrank.metrics.recall import recall_at, tenth, top
 
 
 def ragged(seed: int, most: int, ties: bool = False):  # type: ignore[no-untyped-def]

@@ -24,10 +24,10 @@ from tests.plain_requests import (
     random_request,
 )
 
-from interactrank.engagement import cross_features
-from interactrank.inputs import request_features
-from interactrank.rows import pack, unpack
-from interactrank.schema import LEVELS, FeatureSchema
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import request_features
+from interactrank.features.packed_rows import pack, unpack
+from interactrank.features.schema import LEVELS, FeatureSchema
 
 
 def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, float]:

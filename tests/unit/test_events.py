@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from feast import FeatureStore
 
-from interactrank.schema import HISTORY_LENGTH, FeatureSchema
-from interactrank.text import query_code
-from prerank.errors import DataError
-from prerank.events import Event, HistoryWriter, merged, read_histories, shard_of
-from prerank.home import Home, write_json
-from prerank.journal import Journal, replay
-from prerank.store import REDIS_ENV, apply
+from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.features.text import query_code
+from prerank.core.errors import DataError
+from prerank.core.home import Home, write_json
+from prerank.online.journal import Journal, replay
+from prerank.online.store import REDIS_ENV, apply
+from prerank.online.writer import Event, HistoryWriter, merged, read_histories, shard_of
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 T0 = 1_700_000_000_000_000

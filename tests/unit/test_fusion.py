@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank.fusion import LEAST_STD, MOST_SCALE, REACH, Fusion
+from interactrank.model.fusion import LEAST_STD, MOST_SCALE, REACH, Fusion
 
 SEEDS = st.integers(0, 2**32 - 1)
 N, B, X, R, H = 12, 4, 5, 3, 3

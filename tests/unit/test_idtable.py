@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interactrank.idtable import IdTable, rows_reference, table_bits
+from interactrank.features.id_table import IdTable, rows_reference, table_bits
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 EDGES = st.sampled_from([0, -1, 1, 2**63 - 1, -(2**63), 2**53 + 1, 2**32])

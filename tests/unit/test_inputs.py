@@ -23,10 +23,10 @@ from tests.plain_requests import (
     random_request,
 )
 
-from interactrank.engagement import cross_features
-from interactrank.inputs import request_features
-from interactrank.rows import RowError, pack
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import request_features
+from interactrank.features.packed_rows import RowError, pack
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 
 
 @given(st.lists(SEEDS, min_size=1, max_size=5), st.data())

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interactrank.text import normalise
-from prerank.columns import check_times, to_text, to_time
-from prerank.errors import ConfigError, DataError
-from prerank.ids import ItemIds, canonical_integer, event_id, kind_of
-from prerank.log import LogMapping, load_mapping
+from interactrank.features.text import normalise
+from prerank.core.errors import ConfigError, DataError
+from prerank.core.ids import ItemIds, canonical_integer, event_id, kind_of
+from prerank.ingest.mapping import LogMapping, load_mapping
+from prerank.ingest.parsing import check_times, to_text, to_time
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CANONICAL = ["request_id", "request_time", "event_time", "user_id", "query", "item_id", "action"]

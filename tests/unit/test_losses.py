@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interactrank.batch import Batch
-from interactrank.fusion import Coefficients
-from interactrank.losses import (
+from interactrank.features.batch import Batch
+from interactrank.model.fusion import Coefficients
+from interactrank.model.interactrank import Output
+from interactrank.training.losses import (
     ItemFrequency,
     LossConfig,
     listwise_loss,
@@ -21,7 +22,6 @@ from interactrank.losses import (
     sampled_softmax_loss,
     total_loss,
 )
-from interactrank.model import Output
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank import metrics
-from interactrank.metrics import (
+from interactrank.metrics import ranking as metrics
+from interactrank.metrics.ranking import (
     METRICS,
     MetricError,
     bootstrap_ci,

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from tests.plain_requests import Request, as_inputs
 from tests.samples import CATALOGUE
 
-from interactrank.idtable import IdTable
-from interactrank.inputs import FeatureInputs
-from interactrank.rows import pack
-from interactrank.schema import LEVELS, FeatureSchema
-from prerank.negatives import FAR, HARD, NEAR, sample_candidates
-from prerank.reader import Reader
-from prerank.training_set import Order
+from interactrank.features.id_table import IdTable
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.packed_rows import pack
+from interactrank.features.schema import LEVELS, FeatureSchema
+from prerank.dataset.build import Order
+from prerank.dataset.negatives import FAR, HARD, NEAR, sample_candidates
+from prerank.training.reader import Reader
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 TABLE = IdTable(np.arange(1000, 1400)[::-1].copy())

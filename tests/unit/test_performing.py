@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tests import plain_requests
 from tests.plain_requests import Request
 
-from interactrank.inputs import FeatureInputs
-from interactrank.performing import PERFORMING_LENGTH, performing_items
-from interactrank.rows import pack, unpack
-from interactrank.schema import LEVELS, FeatureSchema
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.packed_rows import pack, unpack
+from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.top_items import PERFORMING_LENGTH, performing_items
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement",), segments=("country", "device")

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interactrank.catalogue import Catalogue
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import FeatureSchema
-from prerank import index, registry
-from prerank.bundle import META, load_bundle, save_bundle
-from prerank.errors import StateError
-from prerank.home import Home, write_json
-from prerank.store import materialised_path
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from prerank.core.errors import StateError
+from prerank.core.home import Home, write_json
+from prerank.online.store import materialised_path
+from prerank.registry import index
+from prerank.registry import versions as registry
+from prerank.registry.bundle import META, load_bundle, save_bundle
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))

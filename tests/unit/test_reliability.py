@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interactrank.metrics import MetricError, expected_calibration_error
-from interactrank.reliability import calibration_error, curve, tally
+from interactrank.metrics.calibration import calibration_error, curve, tally
+from interactrank.metrics.ranking import MetricError, expected_calibration_error
 
 
 def sigmoid(x):  # type: ignore[no-untyped-def]

@@ -11,11 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 from tests.reports import Page, full, heads_of, model, page, section
 
-from interactrank.schema import FeatureSchema
-from prerank import report_ablations, report_plots
-from prerank.report import METRICS, Results, metrics_table, write_metrics
-from prerank.report_values import LEAD
-from prerank.rivals import RIVALS
+from interactrank.features.schema import FeatureSchema
+from prerank.evaluation.baselines.suite import RIVALS
+from prerank.evaluation.report import ablations as report_ablations
+from prerank.evaluation.report import plots as report_plots
+from prerank.evaluation.report.text import METRICS, Results, metrics_table, write_metrics
+from prerank.evaluation.results import LEAD
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from tests.reports import full
 
-from prerank.report import METRICS, MORE, headline, metrics_table, versus_table, write_metrics
+from prerank.evaluation.report.text import (
+    METRICS,
+    MORE,
+    headline,
+    metrics_table,
+    versus_table,
+    write_metrics,
+)
 
 
 def test_headline_says_what_was_found() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from interactrank.rows import (
+from interactrank.features.packed_rows import (
     DECODE,
     HEADER_BYTES,
     Row,
@@ -23,7 +23,7 @@ from interactrank.rows import (
     row_bytes,
     unpack,
 )
-from interactrank.schema import LEVELS, ROW_VERSION, FeatureSchema, Level
+from interactrank.features.schema import LEVELS, ROW_VERSION, FeatureSchema, Level
 
 SCHEMA = FeatureSchema(
     ("impression", "click", "save"), ("impression",), ("engagement",), segments=("country",)

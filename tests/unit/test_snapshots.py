@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from interactrank.rows import Row, unpack
-from interactrank.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
-from prerank.snapshots import CHUNK_BYTES, LevelPlan, shard_rows
+from interactrank.features.packed_rows import Row, unpack
+from interactrank.features.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
+from prerank.features.snapshots import CHUNK_BYTES, LevelPlan, shard_rows
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000

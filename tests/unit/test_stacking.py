@@ -12,10 +12,10 @@ import torch
 from tests.samples import SHIPPED, arrays, batch, new_model
 from torch import Tensor
 
-from interactrank.fusion import Fusion
-from interactrank.losses import LossConfig
-from interactrank.reliability import calibration_error, tally
-from interactrank.stacking import (
+from interactrank.metrics.calibration import calibration_error, tally
+from interactrank.model.fusion import Fusion
+from interactrank.training.losses import LossConfig
+from interactrank.training.stacking import (
     FOLD_ITERATIONS,
     HeldOut,
     anchors,

@@ -9,14 +9,14 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from interactrank.rows import row_bytes
-from interactrank.schema import (
+from interactrank.features.packed_rows import row_bytes
+from interactrank.features.schema import (
     LEVELS,
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
     FeatureSchema,
 )
-from interactrank.text import (
+from interactrank.features.text import (
     MAX_TEXT_FEATURES,
     SEGMENT_BUCKETS,
     TEXT_BUCKETS,
@@ -137,7 +137,7 @@ def test_over_the_cap_the_longest_words_and_spread_pieces_stay() -> None:
 
 def test_keys_and_hashes_are_the_same_in_another_process() -> None:
     code = (
-        "from interactrank.text import engagement_keys, text_features;"
+        "from interactrank.features.text import engagement_keys, text_features;"
         f"print(engagement_keys({LONG!r}), text_features({LONG!r}).tolist())"
     )
     other = subprocess.run(

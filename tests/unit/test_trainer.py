@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from interactrank.batch import Batch, RequestArrays, collate
-from interactrank.catalogue import Catalogue
-from interactrank.losses import LossConfig
-from interactrank.model import InteractRank, ModelConfig
-from interactrank.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.text import ragged
-from interactrank.trainer import TrainConfig, Trainer, fit_statistics, mark_known
+from interactrank.features.batch import Batch, RequestArrays, collate
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.text import ragged
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.training.losses import LossConfig
+from interactrank.training.trainer import TrainConfig, Trainer, fit_statistics, mark_known
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 COLOURS = ["red", "blue", "green", "white", "black", "brown"]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from interactrank.batch import collate
-from interactrank.model import InteractRank, ModelConfig
+from interactrank.features.batch import collate
+from interactrank.model.interactrank import InteractRank, ModelConfig
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from prerank.errors import ConfigError, DataError, PrerankError, StateError
+from prerank.core.errors import ConfigError, DataError, PrerankError, StateError
 
 
 class SimulationError(PrerankError):

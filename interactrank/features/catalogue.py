@@ -1,0 +1,88 @@
+"""The item side of the features: what is known of each catalogue item, as arrays.
+
+Item rows: 0 is the out-of-vocabulary item, row i + 1 is the item ``ids[i]``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from interactrank.features.id_table import IdTable
+from interactrank.features.text import ragged
+
+CATEGORY_BUCKETS = 4096
+OUT_OF_VOCABULARY = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Arrays over n items, ascending by id.
+
+    Attributes:
+        ids: int64 [n].
+        text: hashed text features, int32 [T]; item i has ``text[offsets[i]:offsets[i + 1]]``.
+        offsets: int64 [n + 1].
+        category: int64 [n], hashed; 0 is "none".
+        numeric: float32 [n, K], NaN is "missing".
+        created: int64 [n], microseconds since 1970, 0 is "unknown".
+        embedding: float32 [n, E], pre-computed; E may be 0, a row of NaN is "missing".
+        text_from, category_from, embedding_from: int64 [1]; requests before this time
+            (microseconds) see the attribute as missing. 0 is "always known".
+    """
+
+    ids: NDArray[np.int64]
+    text: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    category: NDArray[np.int64]
+    numeric: NDArray[np.float32]
+    created: NDArray[np.int64]
+    text_from: NDArray[np.int64]
+    category_from: NDArray[np.int64]
+    embedding: NDArray[np.float32]
+    embedding_from: NDArray[np.int64]
+
+    @classmethod
+    def build(
+        cls,
+        ids: NDArray[np.int64],
+        titles: list[str],
+        categories: list[str],
+        numeric: NDArray[np.float32],
+        created: NDArray[np.int64],
+        text_from: int = 0,
+        category_from: int = 0,
+        embedding: NDArray[np.float32] | None = None,
+        embedding_from: int = 0,
+    ) -> Catalogue:
+        """Hash the text of n items whose ``ids`` are ascending."""
+        vectors = np.zeros((len(ids), 0), np.float32) if embedding is None else embedding
+        text, offsets = ragged(titles)
+        category = [
+            1 + zlib.crc32(c.encode()) % (CATEGORY_BUCKETS - 1) if c else 0 for c in categories
+        ]
+        return cls(
+            ids, text, offsets, np.array(category, np.int64), numeric, created,
+            np.array([text_from]), np.array([category_from]), vectors, np.array([embedding_from]),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def table(self) -> IdTable:
+        """Look-up from id to position in the arrays."""
+        return IdTable(self.ids)
+
+    def save(self, path: Path) -> None:
+        """Write as one safetensors file."""
+        save_file({f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Catalogue:
+        """Read what :meth:`save` wrote."""
+        return cls(**load_file(path))

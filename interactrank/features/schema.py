@@ -1,0 +1,169 @@
+"""Names, dtypes and shapes of every feature: the one contract of the platform.
+
+Training, batch evaluation and serving all derive what they read and write from
+:class:`FeatureSchema`. Nothing else names a feature.
+
+Vocabulary
+    level    a family of engagement keys, from exact to general: ``q`` the query, ``s`` the query
+             within a segment of searchers (a country, a device), ``c`` the query without spaces,
+             ``t`` its tokens, ``g`` its character 4-grams, ``a`` all queries
+    column   one count of a packed engagement row, ``"<action>:<window>"``
+    cross    one feature of a (user, query, item) triple; enters the fusion beside the dot product
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+HISTORY_LENGTH = 100
+"""Engagements kept per user (paper section on real-time user sequences: 100)."""
+
+ENGAGE = "engage"
+"""Pseudo-action: any engagement action of the log, counted together."""
+
+WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "all": None}
+"""Window name -> days; None counts from the beginning of the log."""
+
+ROW_VERSION = 1
+"""Version of the packed engagement row's binary layout."""
+
+HISTORY_TTL_DAYS = 730
+"""A history whose last event is older than this is read as empty, online and offline alike."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """How one family of engagement keys is counted, capped and read.
+
+    ``max_keys`` bounds the keys one request reads at this level, ``cap`` the items one row holds.
+    ``windows`` end with "all". A ``daily`` level changes with the last snapshot of a day only: its
+    rows are long and drift slowly. A ``segmented`` level has one key a segment column, and only
+    logs that declare segments have it.
+    """
+
+    prefix: str
+    max_keys: int
+    cap: int
+    windows: tuple[str, ...]
+    per_action: bool = False
+    daily: bool = False
+    segmented: bool = False
+
+
+LEVELS: tuple[Level, ...] = (
+    Level("q", 1, 2000, ("7d", "30d", "all"), per_action=True),
+    Level("s", 3, 200, ("30d", "all"), segmented=True),
+    Level("c", 1, 500, ("30d", "all")),
+    Level("t", 8, 500, ("7d", "30d", "all")),
+    Level("g", 24, 256, ("7d", "30d", "all")),
+    Level("a", 1, 2000, ("7d", "30d", "all"), daily=True),
+)
+MAX_KEYS_PER_REQUEST = 48
+MAX_BYTES_PER_REQUEST = 256 * 1024
+
+USER_CROSS: tuple[str, ...] = (
+    "user:touched",
+    "user:rank_recency",
+    "user:decay_1h",
+    "user:decay_1d",
+    "user:decay_30d",
+    "user:count",
+    "user:same_query",
+)
+"""User x item cross features, from the history that is in memory at request time.
+
+``user:same_query``: the user found the item by this very query before. Who looks for something
+again wants it; who has labelled an item does not give it the same label again.
+"""
+
+REQUEST_NUMERIC: tuple[str, ...] = (
+    "query:log_total",
+    "query:log_distinct",
+    "query:recent_share",
+    "query:thinness",
+    "query:log_tokens",
+    "user:log_history",
+    "user:log_hours_since_last",
+    "user:repeat_share",
+)
+"""Query and user statistics, computed once per request. ``user:repeat_share`` is the share of the
+user's latest engagements that came back to an item of theirs: whether "touched before" speaks for
+or against an item depends on the user.
+"""
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """The features that a log with these actions and heads has.
+
+    Attributes:
+        actions: every action of the log, passive ones included, in a fixed order; an action's code
+            is its index.
+        passive: actions that are exposure rather than engagement (impression, view).
+        heads: prediction heads, the first is the ranking head unless request weights say otherwise.
+        item_numeric: numeric columns of the item catalogue.
+        item_embedding: its columns that hold a pre-computed embedding: one of vectors, or several
+            of numbers.
+        retriever: what the stage before says of each candidate, of "score" and "rank".
+        segments: context columns of a request (country, device …). All are read by the query
+            tower; level ``s`` counts by the first ``max_keys`` of them.
+    """
+
+    actions: tuple[str, ...]
+    passive: tuple[str, ...]
+    heads: tuple[str, ...]
+    item_numeric: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
+    item_embedding: tuple[str, ...] = ()
+    retriever: tuple[str, ...] = ()
+
+    @property
+    def engagements(self) -> tuple[str, ...]:
+        """Actions that count as engagement."""
+        return tuple(a for a in self.actions if a not in self.passive)
+
+    def counted(self, level: Level) -> tuple[str, ...]:
+        """Actions with columns of their own at ``level``; ``engage`` always comes first.
+
+        None for a segmented level of a log without segments: it has no rows and no features.
+        """
+        if level.segmented and not self.segments:
+            return ()
+        # With one action, "engage" already is that action: a second copy would cost bytes only.
+        single = len(self.actions) == 1
+        return (ENGAGE, *self.actions) if level.per_action and not single else (ENGAGE,)
+
+    def columns(self, level: Level) -> tuple[str, ...]:
+        """Column names of a packed row at ``level``: action-major, then window."""
+        return tuple(f"{a}:{w}" for a in self.counted(level) for w in level.windows)
+
+    @property
+    def cross(self) -> tuple[str, ...]:
+        """Names of the cross features, in the order of the last axis of x [candidates, X]."""
+        from interactrank.features.engagement import cross_names
+
+        return cross_names(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; :meth:`from_dict` inverts it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
+        """Rebuild from :meth:`to_dict`'s form."""
+        return cls(**{k: tuple(v) for k, v in data.items()})
+
+    def hash(self) -> str:
+        """Sixteen hex digits over everything a model depends on; part of each model version."""
+        parts = {
+            "schema": self.to_dict(),
+            "columns": {lv.prefix: (self.columns(lv), lv.cap, lv.max_keys) for lv in LEVELS},
+            "cross": self.cross,
+            "request": REQUEST_NUMERIC,
+            "row": ROW_VERSION,
+            "history": HISTORY_LENGTH,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

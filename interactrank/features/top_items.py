@@ -1,0 +1,78 @@
+"""The items that historically perform for a query (the reference code's ``query_item_xperf_seq``).
+
+They are read from the packed rows that the cross features use, so they cost no read of their own
+and are as of the same snapshot.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.packed_rows import DECODE, mass_column
+from interactrank.features.schema import LEVELS
+
+PERFORMING_LENGTH = 20
+"""Items kept per query, as in the public reference code."""
+
+_ANY = next(code for code, level in enumerate(LEVELS) if level.prefix == "a")
+_MASS = np.array([mass_column(level) for level in LEVELS])
+
+
+@nb.njit(cache=True, nogil=True)
+def _performing(  # type: ignore[no-untyped-def]
+    blocks, block_start, key_block, key_level, key_offsets, mass, any_level, decode, length,
+    out_items, out_counts, out_offsets,
+):  # fmt: skip
+    used = 0
+    for b in range(key_offsets.size - 1):
+        best_level, best_total, block = any_level, 0.0, -1
+        for k in range(key_offsets[b], key_offsets[b + 1]):
+            if key_block[k] < 0 or key_level[k] == any_level:
+                continue
+            at = block_start[key_block[k]] + 16 + 4 * mass[key_level[k]]
+            total = blocks[at : at + 4].view(np.float32)[0]
+            exact = block < 0 or key_level[k] < best_level
+            rarer = key_level[k] == best_level and total < best_total
+            if total > 0 and (exact or rarer):
+                best_level, best_total, block = key_level[k], total, key_block[k]
+        if block >= 0:
+            row = blocks[block_start[block] :]
+            f = np.int64(row[:4].view(np.uint16)[1])
+            n = np.int64(row[4:8].view(np.uint32)[0])
+            items = row[16 + 8 * f : 16 + 8 * f + 8 * n].view(np.int64)
+            start = 16 + 8 * f + 8 * n
+            codes = row[start : start + 2 * n * f].view(np.uint16)
+            counts = np.empty(n, np.float32)
+            for i in range(n):
+                counts[i] = decode[codes[i * f + mass[best_level]]]
+            for i in np.argsort(-counts, kind="mergesort")[:length]:
+                if counts[i] > 0:
+                    out_items[used], out_counts[used] = items[i], counts[i]
+                    used += 1
+        out_offsets[b + 1] = used
+    return used
+
+
+def performing_items(
+    inputs: FeatureInputs,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Most engaged items of each request's query, best first, ties by item id.
+
+    They come from the most exact key that has a row: the query itself, the query without blanks,
+    its rarest token, its rarest sub-word; never from all queries together.
+
+    Returns:
+        ids int64 [P], engagement counts float32 [P], offsets int64 [B + 1].
+    """
+    requests = len(inputs.time)
+    items = np.empty(requests * PERFORMING_LENGTH, np.int64)
+    counts = np.empty(requests * PERFORMING_LENGTH, np.float32)
+    offsets = np.zeros(requests + 1, np.int64)
+    used = _performing(
+        inputs.blocks, inputs.block_start, inputs.key_block, inputs.key_level, inputs.key_offsets,
+        _MASS, _ANY, DECODE, PERFORMING_LENGTH, items, counts, offsets,
+    )  # fmt: skip
+    return items[:used], counts[:used], offsets

@@ -1,0 +1,34 @@
+"""Neural rivals that are trained, saved and measured as the model itself is.
+
+A rival that only leaves parts out is a :class:`~interactrank.model.interactrank.ModelConfig` of its own; one
+with another architecture has a class here, named in :data:`ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.inttower import IntTower, IntTowerConfig
+
+ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[InteractRank]]] = {
+    "interactrank": (ModelConfig, InteractRank),
+    "inttower": (IntTowerConfig, IntTower),
+}
+
+
+def architecture(config: ModelConfig) -> str:
+    """Name of the architecture that a config is of."""
+    return next(name for name, (kind, _) in ARCHITECTURES.items() if type(config) is kind)
+
+
+def config_of(name: str, values: dict[str, Any]) -> ModelConfig:
+    """The config of architecture ``name``, from ``to_dict``'s form."""
+    return ARCHITECTURES[name][0].from_dict(values)
+
+
+def build(config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> InteractRank:
+    """An untrained model of the config's architecture."""
+    return ARCHITECTURES[architecture(config)][1](config, schema, catalogue)

@@ -1,0 +1,144 @@
+"""The losses: weighted multi-head BCE or focal, and sampled softmax with logQ correction.
+
+Shapes: N candidates, B requests, U distinct items of the batch, H heads, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from interactrank.features.batch import Batch
+from interactrank.model.interactrank import InteractRank, Output
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Shares of the losses.
+
+    The paper's total is pointwise + 0.01 softmax over logged impressions. ``listwise`` is ours:
+    without it, a log of sampled negatives teaches calibration more than order. Its correction for
+    sampled candidates is ``log_q_power`` log Q: 1 is unbiased, less trades bias for variance.
+    ``softmax_log_q`` is the paper's correction for in-batch negatives.
+    """
+
+    pointwise: float = 0.1
+    focal: bool = False
+    listwise: float = 1.0
+    softmax: float = 0.1
+    log_q_power: float = 1.0
+    head_weights: tuple[float, ...] = (20.0, 7.0, 20.0)
+    softmax_log_q: bool = True
+
+
+def pointwise_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, head_weights: Tensor, focal: bool
+) -> Tensor:
+    """L = sum_h c_h mean_n w_n l(logit_nh, label_nh); focal: l = (1 - p_t)^2 BCE.
+
+    Args:
+        logits, labels: [N, H]. weights: [N]. head_weights: [H], summing to 1.
+        focal: weigh down what is already right (the reference's default).
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if focal:
+        loss = loss * (1 - torch.exp(-loss)) ** 2
+    mean = (loss * weights.unsqueeze(1)).sum(0) / weights.sum().clamp(min=1e-6)
+    return (mean * head_weights).sum()
+
+
+def listwise_loss(logits: Tensor, labels: Tensor, request: Tensor, requests: int) -> Tensor:
+    """Softmax over each request's own candidates: -log of the positives' mean share, [N] -> [].
+
+    ``logits`` and ``labels`` are [N] of one head; requests without a positive or without a
+    negative do not count.
+    """
+    top = logits.new_full((requests,), float("-inf"))
+    top = top.scatter_reduce(0, request, logits.detach(), "amax")
+    mass = logits.new_zeros(requests).index_add(0, request, torch.exp(logits - top[request]))
+    log_share = logits - top[request] - torch.log(mass)[request]
+    positives = labels.new_zeros(requests).index_add(0, request, labels)
+    sizes = labels.new_zeros(requests).index_add(0, request, torch.ones_like(labels))
+    valid = (positives > 0) & (positives < sizes)
+    share = labels / positives.clamp(min=1)[request] * valid[request]
+    return -(log_share * share).sum() / valid.sum().clamp(min=1)
+
+
+def sampled_softmax_loss(
+    output: Output, batch: Batch, scale: Tensor, log_q: Tensor, head: int
+) -> Tensor:
+    """In-batch softmax of each positive against the distinct items of the batch (paper, aux. loss).
+
+    Only the dot enters, times the requests' ``scale`` [B] (no cross feature is needed for a
+    negative). ``log_q`` [U] is the log probability that the item stands in a batch; it is taken off
+    positive and negative logits alike. No negative is the positive's own item, as it may stand in
+    the batch twice (its text known and not yet known), nor what requests of the same query engaged.
+    """
+    positive = batch.labels[:, head] > 0
+    request, item = batch.candidate_request[positive], batch.candidate_item[positive]
+    if not request.numel():
+        return output.queries.sum() * 0.0
+    rows, row_of = batch.items["rows"].unique(return_inverse=True)
+    queries, query_of = batch.query.unique(return_inverse=True)
+    engaged = torch.zeros(len(queries), len(rows), dtype=torch.bool, device=item.device)
+    engaged[query_of[request], row_of[item]] = True
+    logits = scale.unsqueeze(1) * output.queries[:, head] @ output.items.T - log_q
+    own = logits[request, item]
+    others = logits[request].masked_fill(engaged[query_of[request]][:, row_of], float("-inf"))
+    return (torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own).mean()
+
+
+class ItemFrequency:
+    """Streaming estimate of P(item in batch): share of the batches so far that held the item.
+
+    With several ranks, of the batches of all: every rank has the same estimate.
+    """
+
+    def __init__(self, items: int, device: torch.device | str = "cpu") -> None:
+        self.seen = torch.zeros(items, device=device)
+        self.batches = 0
+
+    def update(self, rows: Tensor) -> Tensor:
+        """Count the distinct item ``rows`` [U] of a batch; return their log probabilities [U]."""
+        here = torch.zeros_like(self.seen)
+        here[rows] = 1
+        if dist.is_initialized():
+            dist.all_reduce(here)
+        self.seen += here
+        self.batches += dist.get_world_size() if dist.is_initialized() else 1
+        return torch.log((self.seen[rows] / self.batches).clamp(1e-6, 1.0))
+
+
+def total_loss(
+    model: InteractRank, output: Output, batch: Batch, log_q: Tensor, config: LossConfig
+) -> Tensor:
+    """Weighted sum of the parts (paper: pointwise + 0.01 sampled softmax)."""
+    heads = output.logits.shape[1]
+    head_weights = output.logits.new_tensor(config.head_weights[:heads])
+    head_weights = head_weights / head_weights.sum()
+    loss = output.logits.new_zeros(())
+    if config.pointwise:
+        inverse = torch.exp(-config.log_q_power * batch.log_q)
+        loss = loss + config.pointwise * pointwise_loss(
+            output.logits,
+            batch.labels,
+            batch.weights * inverse,
+            head_weights,
+            config.focal,
+        )
+    scale = model.fusion.coefficients(batch.request).scale
+    for h in range(heads):
+        if config.listwise:
+            corrected = output.logits[:, h] - config.log_q_power * batch.log_q
+            loss = loss + config.listwise * head_weights[h] * listwise_loss(
+                corrected, batch.labels[:, h], batch.candidate_request, output.queries.shape[0]
+            )
+        if config.softmax:
+            loss = loss + config.softmax * head_weights[h] * sampled_softmax_loss(
+                output, batch, scale, log_q, h
+            )
+    return loss

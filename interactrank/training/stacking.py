@@ -1,0 +1,211 @@
+"""The fusion fitted on held-out requests: how much to trust the towers beside the counts.
+
+On the requests they were trained on, the towers know too much: the dot looks more reliable than
+it is, while as-of cross features look just as they will when served. A fusion fitted on the same
+requests therefore over-trusts the dot. Refitting its few parameters (a, g, c_h) on requests that
+the towers never saw is stacking (Wolpert 1992); the towers stay as they are.
+
+Held-out requests are few. Training requests join them with their dot left out (:func:`anchors`):
+their cross features are as of each request and thus as honest as held-out ones, so g is fitted on
+all of them, and only the trust in the dot rests on the held-out requests alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interactrank.features.batch import Batch
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.fusion import Fusion
+from interactrank.model.interactrank import InteractRank
+from interactrank.training.losses import LossConfig, listwise_loss, pointwise_loss
+
+ITERATIONS, FOLD_ITERATIONS = 40, 15
+"""L-BFGS steps of the fusion that is kept, and of those that only choose an epoch. Later steps
+lower the loss on these requests, not on those to come."""
+NEWTON_STEPS, RIDGE = 30, 1e-6
+PULL, GATE_PULL = 1e-3, 1e-2
+"""Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out batch with its dots: all that the fusion needs of it.
+
+    ``dots`` [N, H], ``x`` [N, X], ``statistics`` [B, R], ``labels`` [N, H], ``weights``, ``log_q``
+    and ``request`` [N].
+    """
+
+    dots: Tensor
+    x: Tensor
+    statistics: Tensor
+    labels: Tensor
+    weights: Tensor
+    log_q: Tensor
+    request: Tensor
+    requests: int
+
+    @classmethod
+    def of(cls, dots: Tensor, batch: Batch) -> HeldOut:
+        """What the fusion needs of ``batch``, whose candidates have ``dots``."""
+        return cls(dots, batch.x, batch.request, batch.labels, batch.weights, batch.log_q,
+                   batch.candidate_request, len(batch.text_offsets))  # fmt: skip
+
+
+@torch.inference_mode()
+def _dots(model: InteractRank, batch: Batch) -> Tensor:
+    return model.match(batch)[0]
+
+
+def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
+    """Run the towers over batches that they were not trained on (in eval mode)."""
+    model.eval()
+    device = next(model.parameters()).device
+    out = []
+    for batch in batches:
+        b = batch.to(device)
+        # Cloned out of inference mode, so that the fusion may be differentiated over them.
+        out.append(HeldOut.of(_dots(model, b).clone(), b))
+    return out
+
+
+def anchors(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
+    """Training batches as the fusion sees them where the towers say nothing: dots of 0."""
+    moved = (batch.to(device) for batch in batches)
+    return [HeldOut.of(torch.zeros_like(b.labels), b) for b in moved]
+
+
+def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
+    """The pointwise and listwise losses of :mod:`interactrank.training.losses` over held-out batches."""
+    loss = held[0].dots.new_zeros(())
+    heads = held[0].dots.shape[1]
+    head_weights = loss.new_tensor(config.head_weights[:heads])
+    head_weights = head_weights / head_weights.sum()
+    for h in held:
+        logits = fusion.logits(h.dots, h.x, h.statistics, h.request)
+        weights = h.weights * torch.exp(-config.log_q_power * h.log_q)
+        loss = loss + config.pointwise * pointwise_loss(
+            logits, h.labels, weights, head_weights, config.focal
+        )
+        for head in range(heads):
+            corrected = logits[:, head] - config.log_q_power * h.log_q
+            loss = loss + config.listwise * head_weights[head] * listwise_loss(
+                corrected, h.labels[:, head], h.request, h.requests
+            )
+    return loss / len(held)
+
+
+def refit(
+    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, iterations: int = ITERATIONS
+) -> None:
+    """Fit the fusion's parameters on held-out batches by L-BFGS, in place.
+
+    Each is pulled towards what training found, but the gates towards 0, which is one set of weights
+    for all requests: there are many of them, and held-out requests are few.
+    """
+    parameters = list(fusion.parameters())
+    before = [p.detach().clone() for p in parameters]
+    gates = None if fusion.gate is None else fusion.gate.weight
+    if gates is not None:
+        gates.data.zero_()
+    targets = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = fusion_loss(fusion, held, config)
+        if fusion.crosses:
+            for p, target in zip(parameters, targets, strict=True):
+                loss = loss + (GATE_PULL if p is gates else PULL) * ((p - target) ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    if not all(torch.isfinite(p).all() for p in parameters):
+        with torch.no_grad():
+            for parameter, was in zip(parameters, before, strict=True):
+                parameter.copy_(was)
+
+
+def calibrate(fusion: Fusion, held: Sequence[HeldOut]) -> None:
+    """Fit slope and shift of each head so that sigmoid(logit) is a probability (Platt 1999).
+
+    By Newton's method on the unweighted log loss, so that row weights, which train the order, do
+    not bend the probabilities. Meaningful only for candidates that were shown. A head without a
+    positive and a negative, or whose slope would not be positive, is left as it is.
+    """
+    labels = torch.cat([h.labels for h in held]).double()
+    with torch.no_grad():
+        fusion.slope.fill_(1.0)
+        fusion.shift.fill_(0.0)
+        logits = torch.cat([fusion.logits(h.dots, h.x, h.statistics, h.request) for h in held])
+        for head in range(labels.shape[1]):
+            slope, shift = _platt(logits[:, head].double(), labels[:, head])
+            if slope > 0:
+                fusion.slope[head], fusion.shift[head] = slope, shift
+
+
+def _platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Slope and shift that minimise the log loss of one head; slope 0 where there is none."""
+    if labels.min() == labels.max():
+        return 0.0, 0.0
+    # Standardised and from the base rate, Newton converges however large the logits are.
+    mean, std = logits.mean(), logits.std().clamp(min=1e-9)
+    design = torch.stack(((logits - mean) / std, torch.ones_like(logits)), 1)
+    found = torch.stack((logits.new_zeros(()), labels.mean().logit()))
+    ridge = RIDGE * torch.eye(2, dtype=logits.dtype, device=logits.device)
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(design @ found)
+        gradient = design.T @ (p - labels) / len(labels)
+        curvature = design.T @ (design * (p * (1 - p)).unsqueeze(1)) / len(labels)
+        step = torch.linalg.solve(curvature + ridge, gradient)
+        # A full step may overshoot where the curve is flat: none is longer than 2.
+        found = found - step * min(1.0, 2.0 / float(step.norm().clamp(min=1e-12)))
+    slope = found[0] / std
+    shift = found[1] - slope * mean
+    return (float(slope), float(shift)) if found.isfinite().all() else (0.0, 0.0)
+
+
+@torch.no_grad()
+def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
+    """Reciprocal rank of each held-out request for the ranking head, a batch an array."""
+    out = []
+    for h in held:
+        scores = fusion.logits(h.dots, h.x, h.statistics, h.request)[:, 0]
+        counts = torch.bincount(h.request, minlength=h.requests).cpu().numpy()
+        offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+        positive = h.labels[:, 0].cpu().numpy() > 0
+        out.append(request_metrics(scores.float().cpu().numpy(), positive, offsets)["mrr"])
+    return out
+
+
+def cross_fitted(
+    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True,
+    beside: Sequence[HeldOut] = (),
+) -> tuple[float, float]:  # fmt: skip
+    """Loss and MRR of held-out requests under fusions fitted on *other* held-out requests.
+
+    Two folds of alternating batches: no request is measured with a fusion that saw it. The
+    fusion is left as it was. Without ``stacking`` it is measured as it is. ``beside`` are the
+    :func:`anchors` of both folds.
+    """
+    start = {k: v.clone() for k, v in fusion.state_dict().items()}
+    losses, ranks = [], []
+    for fold in (0, 1):
+        fitted, measured = held[1 - fold :: 2], held[fold::2]
+        if not measured:
+            continue
+        if stacking and fitted and fusion.crosses:
+            refit(fusion, [*fitted, *beside], config, FOLD_ITERATIONS)
+        with torch.no_grad():
+            losses.append(float(fusion_loss(fusion, measured, config)))
+        ranks += measure(fusion, measured)
+        fusion.load_state_dict(start)
+    if not ranks:
+        return float("nan"), float("nan")
+    return float(np.mean(losses)), mean(np.concatenate(ranks))

@@ -1,0 +1,252 @@
+"""The training loop, free of any platform: batches in, a trained model and a history out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from interactrank.features.batch import Batch
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.interactrank import InteractRank, Output
+from interactrank.training.losses import ItemFrequency, LossConfig, total_loss
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
+    in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
+    (:mod:`interactrank.training.stacking`). ``random_negatives`` items of the catalogue join each batch as
+    negatives of the softmax loss, since impressions lack easy ones (a log without impressions has
+    random candidates as it is). ``settle_passes`` over the held-out requests end the training
+    (:meth:`Trainer.settle`), but not of a model whose calibration they would break.
+    """
+
+    epochs: int = 8
+    batch_requests: int = 256
+    random_negatives: int = 512
+    learning_rate: float = 3e-3
+    fusion_learning_rate: float = 5e-2
+    weight_decay: float = 1e-4
+    warmup_steps: int = 50
+    clip_norm: float = 5.0
+    patience: int = 2
+    least_gain: float = 1e-3
+    bf16: bool = False
+    stacking: bool = True
+    settle_passes: int = 2
+    settle_learning_rate: float = 1e-3
+    seed: int = 7
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass
+class EpochReport:
+    """What an epoch did. ``waiting_share`` is the share of wall time spent waiting for data."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_mrr: float
+    seconds: float
+    waiting_share: float
+    steps: int
+
+
+def fit_statistics(model: InteractRank, batches: Iterable[Batch]) -> None:
+    """Set the standardisation of x and the ranges of request statistics from training batches."""
+    sample = list(batches)
+    if model.config.cross:
+        model.fusion.fit(torch.cat([b.x for b in sample]), torch.cat([b.request for b in sample]))
+        assert model.query_tower.numeric is not None
+        model.query_tower.numeric.fit(torch.cat([b.request for b in sample]))
+
+
+def mark_known(model: InteractRank, batch: Batch) -> None:
+    """Remember the items this batch engaged: their ids are worth an embedding of their own.
+
+    With several ranks, what any of them engaged: the forward pass would else take rank 0's mask.
+    """
+    engaged = batch.labels.sum(1) > 0
+    model.known[batch.items["rows"][batch.candidate_item[engaged]]] = True
+    if dist.is_initialized():
+        # A byte an item; the gradient of its id embedding, reduced each step too, has over a
+        # hundred.
+        known = model.known.to(torch.uint8)
+        dist.all_reduce(known, dist.ReduceOp.MAX)
+        model.known.copy_(known)
+    model.known[0] = False
+
+
+class Trainer:
+    """One model's optimiser, schedule and step.
+
+    ``wrap`` lets Ray Train put DistributedDataParallel around the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: InteractRank,
+        config: TrainConfig,
+        total_steps: int,
+        device: torch.device | str = "cpu",
+        wrap: Callable[[InteractRank], Callable[[Batch], Output]] | None = None,
+    ) -> None:
+        self.model, self.config, self.device = model.to(device), config, torch.device(device)
+        self.forward = wrap(model) if wrap else model
+        fusion = list(model.fusion.parameters())
+        inside = {id(p) for p in fusion}
+        towers = [p for p in model.parameters() if id(p) not in inside]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": towers, "lr": config.learning_rate},
+                {"params": fusion, "lr": config.fusion_learning_rate, "weight_decay": 0.0},
+            ],
+            weight_decay=config.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)
+        )
+        self.frequency = ItemFrequency(len(model.known), self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the config asks for it."""
+        if not self.config.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Total loss of a batch on the device."""
+        log_q = self.frequency.update(batch.items["rows"]) * self.config.loss.softmax_log_q
+        with self.autocast():
+            output = self.forward(batch)
+        full = Output(output.logits.float(), output.queries.float(), output.items.float())
+        return total_loss(self.model, full, batch, log_q, self.config.loss)
+
+    def step(self, batch: Batch) -> float:
+        """One optimiser step; returns the loss."""
+        batch = batch.to(self.device)
+        mark_known(self.model, batch)
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.update()
+        return float(loss.detach())
+
+    def update(self) -> None:
+        """Apply the gradients, cut to ``clip_norm``, and go on in the schedule."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+
+    def epoch(
+        self, number: int, batches: Iterable[Batch], validation: Iterable[Batch]
+    ) -> EpochReport:
+        """Train one epoch, then measure loss and MRR on the validation batches."""
+        self.model.train()
+        began, waited, losses = time.perf_counter(), 0.0, []
+        source = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            losses.append(self.step(batch))
+        seconds = time.perf_counter() - began
+        loss, mrr = self.validate(validation)
+        return EpochReport(
+            number, float(np.mean(losses)) if losses else math.nan, loss, mrr, seconds,
+            waited / max(seconds, 1e-9), len(losses),
+        )  # fmt: skip
+
+    def settle(self, passes: Iterable[Iterable[Batch]], steps: int) -> None:
+        """Teach the towers the held-out requests too, once the fusion has learned from them.
+
+        They are the newest there are, and towers age. The fusion stays as it was fitted while the
+        towers did not know these requests; this trainer's own optimiser is not touched.
+
+        Args:
+            passes: the held-out batches, once for each pass.
+            steps: batches in all.
+        """
+        config = replace(
+            self.config, learning_rate=self.config.settle_learning_rate, fusion_learning_rate=0.0,
+            warmup_steps=1,
+        )  # fmt: skip
+        last = Trainer(self.model, config, steps, self.device)
+        last.frequency.seen = self.frequency.seen.clone()
+        last.frequency.batches = self.frequency.batches
+        self.model.train()
+        for batches in passes:
+            for batch in batches:
+                last.step(batch)
+        self.model.eval()
+
+    @torch.inference_mode()
+    def validate(self, batches: Iterable[Batch]) -> tuple[float, float]:
+        """Mean loss and mean MRR of the ranking head over validation batches."""
+        self.model.eval()
+        losses, ranks = [], []
+        for batch in batches:
+            batch = batch.to(self.device)
+            output = self.model(batch)
+            log_q = torch.zeros(output.items.shape[0], device=self.device)
+            losses.append(float(total_loss(self.model, output, batch, log_q, self.config.loss)))
+            counts = torch.bincount(
+                batch.candidate_request, minlength=output.queries.shape[0]
+            ).cpu().numpy()  # fmt: skip
+            offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+            scores = output.logits[:, 0].float().cpu().numpy()
+            positive = batch.labels[:, 0].cpu().numpy() > 0
+            ranks.append(request_metrics(scores, positive, offsets)["mrr"])
+        if not losses:
+            return math.nan, math.nan
+        return float(np.mean(losses)), mean(np.concatenate(ranks))
+
+    def state(self) -> dict[str, Any]:
+        """Everything this rank needs to resume; :meth:`load_state` takes it back.
+
+        The random generators' states (``rng``) are the rank's own, the rest is every rank's.
+        """
+        return {
+            "rng": self._generators(),
+            "model": {k: v.clone() for k, v in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "seen": self.frequency.seen,
+            "batches": self.frequency.batches,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from :meth:`state`; with ``rng`` None the random generators stay as they are."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.frequency.seen, self.frequency.batches = state["seen"], state["batches"]
+        rng = state["rng"] or {}
+        if "cpu" in rng:
+            torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
+
+    def _generators(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+
+def _warm_cosine(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))

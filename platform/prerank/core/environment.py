@@ -1,0 +1,54 @@
+"""The environment that every process of an installation must share: `eval "$(prerank env)"`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from prerank.core.home import ENV, Home
+
+MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
+URL_ENV = "PRERANK_URL"
+
+
+def variables(home: Home) -> dict[str, str]:
+    """Variables for a cluster on this machine; what the caller already set is kept."""
+    wanted = {
+        ENV: str(home.root),
+        # A local ray.init() writes a token, and the next `ray start` then asks for one: use
+        # tokens from the start, for the cluster and its clients alike.
+        "RAY_AUTH_MODE": "token",
+        # Serve's own proxy costs 4-6 ms a request, HAProxy about 1 ms.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{MLFLOW_PORT}",
+        URL_ENV: f"http://127.0.0.1:{SERVE_PORT}",
+        "FEAST_USAGE": "False",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Usage statistics would look for a network that a cluster may not have.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def ensure_token() -> None:
+    """Make Ray's auth token if this user has none."""
+    if (Path.home() / ".ray" / "auth_token").exists() or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    ray = Path(sys.executable).with_name("ray")
+    subprocess.run([str(ray), "get-auth-token", "--generate"], check=True, capture_output=True)
+
+
+def adopt(home: Home) -> None:
+    """Set the variables in this process (for the demo and `prerank run`)."""
+    os.environ.update(variables(home))
+    ensure_token()
+
+
+def exports(home: Home) -> str:
+    """Shell lines for ``eval``."""
+    ensure_token()
+    return "\n".join(f"export {k}={shlex.quote(v)}" for k, v in variables(home).items())

@@ -1,0 +1,76 @@
+"""One way to run a function over many pieces of work: a Ray Data task each, with a progress bar.
+
+What happens inside a task is DuckDB, Arrow and numba over files; Ray Data distributes the pieces
+and shows how far they are. Its own groupby, sort and join are not used on the event path: they
+took 9, 7 and 17 seconds for a million rows where a task's DuckDB takes well under one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from prerank.core.errors import PrerankError
+
+Piece = dict[str, Any]
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS, else start a local one. Does nothing when connected."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not os.environ.get("RAY_ADDRESS"):
+        # Said outright: Ray would else join any cluster it finds on this machine.
+        options |= {"address": "local", "include_dashboard": False}
+    ray.init(**options)
+
+
+def ray_map(
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+    pieces: Sequence[dict[str, Any]],
+    name: str,
+) -> list[dict[str, Any]]:
+    """Apply ``function`` to each piece on the cluster; results in the order they finish.
+
+    Raises:
+        PrerankError: as raised by ``function``; anything else surfaces as Ray's own error.
+    """
+    import ray
+
+    if not pieces:
+        return []
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # One operator is all there is: reserving half the cores for others would leave them idle.
+    context.op_resource_reservation_enabled = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(function)
+    done: list[dict[str, Any]] = []
+    try:
+        with tqdm(total=len(pieces), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+            for row in dataset.iter_rows():
+                done.append(row)
+                bar.update()
+    except Exception as error:
+        raise _user_error(error) or error from None
+    return done
+
+
+def _quiet() -> bool:
+    return os.environ.get("PRERANK_PROGRESS", "1") == "0"
+
+
+def _user_error(error: BaseException | None) -> PrerankError | None:
+    while error is not None:
+        if isinstance(error, PrerankError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

@@ -1,0 +1,55 @@
+"""Trained models as rankers: InteractRank itself, or a neural rival."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interactrank.features.batch import RequestArrays, collate
+from interactrank.features.catalogue import Catalogue
+from interactrank.model.interactrank import InteractRank
+from prerank.registry.bundle import load_bundle
+
+
+class TorchRanker:
+    """A model in eval mode; cost as :meth:`interactrank.model.interactrank.InteractRank.cost` has it.
+
+    Its weights must not change: items that were encoded for one call serve the next, as an index
+    would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
+    """
+
+    def __init__(self, name: str, model: InteractRank, catalogue: Catalogue) -> None:
+        self.name, self.model, self.catalogue = name, model.eval(), catalogue
+        self.table = catalogue.table()
+        self.flops, self.bytes = model.cost()
+        self._items: dict[str, torch.Tensor] = {}
+        self._encoded = torch.zeros(0)
+
+    @classmethod
+    def load(cls, name: str, folder: Path) -> TorchRanker:
+        """The model of a bundle folder."""
+        bundle = load_bundle(folder)
+        return cls(name, bundle.model, bundle.catalogue)
+
+    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Logit of the first head."""
+        logits: NDArray[np.float32] = self._logits(arrays)[:, 0].numpy()
+        return logits
+
+    def probabilities(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Engagement probability by head [N, H]."""
+        chances: NDArray[np.float32] = self._logits(arrays).sigmoid().numpy()
+        return chances
+
+    @torch.inference_mode()
+    def _logits(self, arrays: RequestArrays) -> torch.Tensor:
+        batch = collate(arrays, self.catalogue, self.table, len(self.model.schema.heads))
+        if not self._items or not all(
+            np.array_equal(v, self._items[k], equal_nan=True) for k, v in batch.items.items()
+        ):
+            self._items, self._encoded = batch.items, self.model.encode_items(batch.items)
+        logits: torch.Tensor = self.model(batch, self._encoded).logits
+        return logits

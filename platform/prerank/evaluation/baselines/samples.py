@@ -1,0 +1,79 @@
+"""Stored examples in memory, for rankers that are fitted in one piece, and how they choose.
+
+Metrics of sampled candidates flatter: most of the catalogue's negatives are missing. A negative
+drawn with probability Q stands for 1 / Q of them, so 1 + the sum of 1 / Q over the negatives above
+a positive is an unbiased estimate of its rank among the whole catalogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from interactrank.features.batch import RequestArrays
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from prerank.core.home import Home
+from prerank.dataset.build import read_split, split_sizes, to_arrays
+
+LOG_Q_POWERS = (0.5, 1.0)
+"""Corrections for sampled candidates to choose from; where they were shown, log Q is 0."""
+
+
+def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Table]:
+    """At most ``most`` requests of a stored split, a seeded sample in time order."""
+    total = sum(split_sizes(home, split))
+    chosen = np.ones(total, bool)
+    if total > most:
+        chosen[:] = False
+        chosen[np.random.default_rng(seed).choice(total, most, replace=False)] = True
+    tables, at = [], 0
+    for table in read_split(home, split):
+        tables.append(table.filter(pa.array(chosen[at : at + len(table)])))
+        at += len(table)
+    return [t for t in tables if len(t)]
+
+
+def stored(home: Home, schema: FeatureSchema, split: str, most: int, seed: int) -> RequestArrays:
+    """A sample of a stored split, its candidates shuffled within each request.
+
+    They are stored positives first, and a tree learner breaks ties by position.
+    """
+    tables = sampled_tables(home, split, most, seed)
+    if not tables:
+        empty = next(read_split(home, "train")).slice(0, 0)
+        return to_arrays(empty, len(schema.cross), len(REQUEST_NUMERIC))
+    arrays = to_arrays(pa.concat_tables(tables), len(schema.cross), len(REQUEST_NUMERIC))
+    request = owners(arrays)
+    order = np.lexsort((np.random.default_rng(seed).random(len(request)), request))
+    return replace(
+        arrays, candidates=arrays.candidates[order], x=arrays.x[order],
+        labels=arrays.labels[order], weights=arrays.weights[order], log_q=arrays.log_q[order],
+    )  # fmt: skip
+
+
+def owners(arrays: RequestArrays) -> NDArray[np.int64]:
+    """Request of each candidate, [N]."""
+    return np.repeat(np.arange(len(arrays)), np.diff(arrays.offsets))
+
+
+def expected_mrr(scores: NDArray[Any], arrays: RequestArrays) -> float:
+    """MRR of the ranking head among the whole catalogue, estimated from sampled candidates.
+
+    Ties count half. Where candidates were shown, log Q is 0 and this is the plain MRR. Requests
+    without a positive are left out; NaN when none is left.
+    """
+    if not len(scores):
+        return float("nan")
+    request, starts = owners(arrays), arrays.offsets[:-1]
+    positive = arrays.labels & 1 > 0
+    best = np.maximum.reduceat(np.where(positive, scores, -np.inf), starts)
+    stands_for = np.exp(-arrays.log_q.astype(np.float64))
+    above = stands_for * (scores > best[request]) + 0.5 * stands_for * (scores == best[request])
+    # The positive itself was counted as half a tie.
+    ranks = 0.5 + np.add.reduceat(above, starts)
+    found = np.isfinite(best)
+    return float((1.0 / ranks[found]).mean()) if found.any() else float("nan")

@@ -1,0 +1,65 @@
+"""Rankers that fit nothing: one column of counts, and BM25."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interactrank.features.batch import RequestArrays
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.id_table import IdTable
+from interactrank.features.schema import FeatureSchema
+from interactrank.features.text import normalise, tokens
+
+
+class ColumnRanker:
+    """Ranks by one cross feature: popularity is ``a:engage:all``, IQP alone ``q:engage:all``."""
+
+    def __init__(self, name: str, schema: FeatureSchema, column: str) -> None:
+        # Nothing is computed; one operation, the read, gives it a place on a logarithmic axis.
+        self.name, self.flops, self.bytes = name, 1.0, 4.0
+        self.column = schema.cross.index(column)
+
+    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """The column itself."""
+        return arrays.x[:, self.column]
+
+
+class Bm25Ranker:
+    """BM25 (bm25s, Lucene's variant) of the query against item titles that the time knows.
+
+    Its cost is that of the posting lists: a query's token adds once for every title that holds it.
+    Declared is the mean over the titles themselves as queries, plus the read of the sum.
+    """
+
+    name = "bm25"
+
+    def __init__(self, catalogue: Catalogue, titles: list[str]) -> None:
+        import bm25s
+
+        self.catalogue = catalogue
+        words = [tokens(normalise(t)) for t in titles]
+        self.table: IdTable = catalogue.table()
+        holding: dict[str, int] = {}
+        for title in words:
+            for word in set(title):
+                holding[word] = holding.get(word, 0) + 1
+        self.known = set(holding)
+        self.index = bm25s.BM25(method="lucene")
+        if self.known:
+            self.index.index(words, show_progress=False)
+        additions = sum(n * n for n in holding.values()) / max(len(titles), 1) ** 2
+        # A posting is an int32 title and a float32 score.
+        self.flops, self.bytes = 1.0 + additions, 4.0 + 8.0 * additions
+
+    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Okapi BM25 with Lucene's IDF; 0 where no word meets or the text is not known yet."""
+        out = np.zeros(len(arrays.candidates), np.float32)
+        rows = self.table.rows(arrays.candidates)
+        for b, query in enumerate(queries):
+            words = [w for w in tokens(query) if w in self.known]
+            lo, hi = arrays.offsets[b], arrays.offsets[b + 1]
+            if words and arrays.time[b] >= self.catalogue.text_from[0]:
+                scores = self.index.get_scores(words)
+                out[lo:hi] = np.where(rows[lo:hi] >= 0, scores[np.maximum(rows[lo:hi], 0)], 0.0)
+        return out

@@ -1,0 +1,146 @@
+"""Everything that is measured beside InteractRank, under one contract.
+
+A ranker sees the same requests and candidates and gives one score a candidate; how it got them is
+its own affair. Counts that a ranker uses are the as-of columns of x, never a count of its own.
+What is fitted uses the stored training examples, chooses on validation, and is a folder under
+``rivals/`` that :func:`load_ranker` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interactrank.features.batch import RequestArrays
+from interactrank.model.architectures import ARCHITECTURES, architecture, config_of
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.trainer import TrainConfig
+from prerank.core.home import Home, write_json
+from prerank.evaluation.baselines import linear, trees
+from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.registry.bundle import META, read_meta
+
+
+class Ranker(Protocol):
+    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work.
+
+    A ranker whose scores are estimates of engagement may also have ``probabilities(arrays,
+    queries)``, [N, H] in [0, 1]; its calibration is then reported.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+
+    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """Scores [N] of the N candidates of B requests; higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Neural:
+    """How a neural rival differs from the job's own ``model`` and ``train`` sections.
+
+    ``loss`` holds what validation chose for it (``benchmarks/fusion_fit.py --two-tower``);
+    ``benchmarks/tune.py`` gives every neural model as many trials.
+    """
+
+    architecture: str = "interactrank"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+
+    def configs(self, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+        """The rival's own configs, of the job's sizes."""
+        own = config_of(self.architecture, model.to_dict() | dict(self.model))
+        return own, replace(train, loss=replace(train.loss, **self.loss))
+
+
+NEURAL: dict[str, Neural] = {
+    "two_tower": Neural(model={"cross": False, "history": False}, loss={"softmax": 1.0}),
+    "two_tower_sequence": Neural(model={"cross": False}, loss={"softmax": 1.0}),
+    "inttower": Neural("inttower", model={"cross": False}, loss={"softmax": 1.0}),
+}
+MODELS: dict[str, Neural] = {"interactrank": Neural(), **NEURAL}
+"""The model and its neural rivals, for comparisons that train them alike."""
+FITTED = {"linear": linear.fit, "trees": trees.fit}
+RIVALS = (*FITTED, *NEURAL)
+"""Names that a job's ``rivals`` may list. popularity, BM25 and IQP cost nothing to have."""
+DEFAULT = ("linear", "two_tower")
+HISTORY = "history.json"
+
+
+def pieces(
+    home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
+) -> list[dict[str, str]]:
+    """What :func:`fit_rival` needs of each rival, the longest first."""
+    out = []
+    for name in sorted(names, key=lambda n: n in FITTED):
+        config: dict[str, Any] = {"seed": train.seed}
+        if name in NEURAL:
+            own, its_train = NEURAL[name].configs(model, train)
+            config = {"architecture": architecture(own), "model": own.to_dict(),
+                      "train": asdict(its_train)}  # fmt: skip
+        out.append({"home": str(home.root), "name": name, "config": json.dumps(config)})
+    return out
+
+
+def fit_rival(piece: dict[str, str]) -> dict[str, str]:
+    """Fit one rival (a Ray task); what happened stands in its folder, see :func:`history`."""
+    import torch
+
+    from prerank.features.build import schema_of
+
+    torch.set_num_threads(1)
+    home, name, config = Home.at(piece["home"]), piece["name"], json.loads(piece["config"])
+    folder = folder_of(home, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    if name in NEURAL:
+        from prerank.training.ray_train import fit_neural
+
+        rows = fit_neural(home, name, folder, config)
+    else:
+        schema = schema_of(home.read_json(home.manifest, "prerank ingest"))
+        rows = FITTED[name](home, schema, folder, config["seed"])
+    write_json(folder / HISTORY, {"rows": rows})
+    return {"name": name}
+
+
+def history(home: Home, name: str) -> list[dict[str, Any]]:
+    """The epochs of a neural rival, or the trials that a fit chose from."""
+    rows: list[dict[str, Any]] = home.read_json(folder_of(home, name) / HISTORY, "prerank train")[
+        "rows"
+    ]
+    return rows
+
+
+def folder_of(home: Home, name: str) -> Path:
+    """Where a fitted rival lies."""
+    return home.root / "rivals" / name
+
+
+def fitted(home: Home) -> dict[str, Path]:
+    """Folders of the rivals that a home has, by name."""
+    found = {name: folder_of(home, name) for name in RIVALS}
+    return {name: folder for name, folder in found.items() if (folder / META).exists()}
+
+
+def load_ranker(name: str, folder: Path) -> Ranker:
+    """The ranker of a folder that a fit wrote: a bundle, the linear model or the trees.
+
+    Raises:
+        StateError: it was fitted on another feature schema than this code computes.
+    """
+    _, meta = read_meta(folder)
+    kinds: dict[str, Callable[[str, Path], Ranker]] = {
+        "linear": linear.LinearRanker,
+        "trees": trees.TreesRanker,
+        **dict.fromkeys(ARCHITECTURES, TorchRanker.load),
+    }
+    return kinds[meta.get("architecture", "interactrank")](name, folder)

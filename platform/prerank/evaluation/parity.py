@@ -1,0 +1,312 @@
+"""`prerank parity`: does a live deployment serve the features and scores that training saw?
+
+Searches of the log are asked again of the deployment, with `explain`. The other side is computed
+here: the as-of join at the time up to which the online store was filled, events that were
+acknowledged since from the journal, and the training-side forward pass of the version that
+answered.
+
+An online store holds the latest snapshot only, so a search cannot be asked as of its own time. On
+a replay clock it is asked as of the fill; on a wall clock as of now, and the answer says when that
+was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from interactrank.features.batch import collate
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
+from prerank.core.environment import SERVE_PORT, URL_ENV
+from prerank.core.errors import NotReadyError, PrerankError, StateError
+from prerank.core.home import Home
+from prerank.dataset.build import event_days, requests_between
+from prerank.dataset.candidates import (
+    Candidates,
+    offline_inputs,
+    request_arrays,
+    sampled_candidates,
+    shown_candidates,
+)
+from prerank.evaluation.parity_report import Parity
+from prerank.features.asof import as_of
+from prerank.features.build import schema_of
+from prerank.online.journal import replay
+from prerank.online.reader import visible
+from prerank.online.store import HISTORY_FIELDS, materialised_path
+from prerank.online.writer import Entry, Event, history_arrays, merged
+from prerank.registry import tracking
+from prerank.registry import versions as registry
+from prerank.registry.bundle import Bundle, load_bundle
+from prerank.serving.fields import time_of, weights_of
+from prerank.serving.retriever import Retrieved
+
+URL = f"http://127.0.0.1:{SERVE_PORT}"
+MAX_CANDIDATES = 200
+FEATURE_TOLERANCE = 1e-5
+"""Of a cross feature or request statistic: both sides run the same kernel in float32."""
+DOT_TOLERANCE = 1e-2
+"""Of a dot of unit vectors: the index keeps bf16, training float32."""
+PRIOR_TOLERANCE = 1e-3
+"""Of g(x): equal features, summed in another order."""
+FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "user:")
+"""Features that are about this query or this user; the others are never empty."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search of the log, with what it sends beside its text, and the deployment's answer now."""
+
+    query: str
+    user_id: str
+    candidates: NDArray[np.int64]
+    retrieved: Retrieved
+    answer: dict[str, Any]
+
+    @property
+    def time_us(self) -> int:
+        """When the deployment answered, by its clock; microseconds since 1970."""
+        return time_of(self.answer["time"], "time")
+
+
+def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: int = 0) -> Parity:
+    """Compare a deployment with the offline tables under ``home``.
+
+    Args:
+        home: of the deployment.
+        url: of the deployment; PRERANK_URL's, else the port of `deployments/prerank.yaml`.
+        requests: how many searches to sample from the log's latest days.
+        seed: of the sample.
+
+    Raises:
+        NotReadyError: the deployment does not answer.
+        StateError: the log was not ingested, or nothing was materialised.
+        PrerankError: the deployment refuses a request.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    until = home.read_json(materialised_path(home), "prerank materialise")["until_us"]
+    searches = _sample(home, manifest, requests, seed)
+    # What is online was joined at the fill's time, whatever the request's.
+    stamp = pa.array([until] * searches.num_rows, pa.timestamp("us", tz="UTC"))
+    at = searches.column_names.index("request_time")
+    searches = searches.set_column(at, "request_time", stamp)
+    inputs = offline_inputs(home, searches)
+    candidates = _candidates(home, manifest, searches, inputs)
+    told = schema_of(manifest).retriever
+    asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, told, until)
+    inputs = _as_seen(home, manifest, searches, inputs, asked)
+    found = Parity()
+    versions = sorted({a.answer["model_version"] for a in asked})
+    tracking.use(home)
+    for version in versions:
+        bundle = load_bundle(registry.download(home, version))
+        expected = _expected(bundle, searches, inputs, asked)
+        for request, values in zip(asked, expected, strict=True):
+            if request.answer["model_version"] == version:
+                _compare(found, request, values)
+    return found
+
+
+def _sample(home: Home, manifest: dict[str, Any], count: int, seed: int) -> pa.Table:
+    """Some of the log's latest searches."""
+    tables: list[pa.Table] = []
+    for files in reversed(event_days(home)):
+        tables.append(requests_between(files, manifest, 0, 1 << 62))
+        if sum(t.num_rows for t in tables) >= count:
+            break
+    if not tables:
+        raise StateError(f"{home.events} holds no event. Run `prerank ingest`.")
+    searches = pa.concat_tables(tables)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(searches.num_rows)[:count]
+    return searches.take(pa.array(np.sort(chosen)))
+
+
+Sent = tuple[NDArray[np.int64], Retrieved]
+"""Distinct candidates of a search, and what its retriever said of each."""
+
+
+def _candidates(
+    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs
+) -> list[Sent]:
+    """Candidates of each search: as shown, else as training samples them."""
+    from prerank.dataset.catalogue import load_catalogue
+
+    if manifest["has_impressions"]:
+        found = shown_candidates(searches)
+    else:
+        found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
+    said = found.retrieved
+    bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
+    return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]
+
+
+def _ask(
+    url: str, searches: pa.Table, candidates: Sequence[Sent], told: Sequence[str], until: int
+) -> list[Asked]:
+    """Send every search to the deployment; on a replay clock as of ``until``.
+
+    ``told`` names the columns of what retrievers said.
+    """
+    segmented = "context" in searches.column_names
+    contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
+    asked = []
+    try:
+        with httpx.Client(base_url=url, timeout=60.0) as client:
+            health = client.get("/health").raise_for_status().json()
+            clock = {"time": str(until)} if health["clock"] == "replay" else {}
+            rows = zip(searches["query"].to_pylist(), searches["user_id"].to_pylist(), candidates,
+                       contexts, strict=True)  # fmt: skip
+            for query, user, (ids, said), context in rows:
+                fields = {"query": query, "user_id": user, "k": str(max(len(ids), 1)),
+                          "explain": "true", "context": json.dumps(context)} | clock  # fmt: skip
+                # The form whose ids are int64 keys, whatever the log's ids are.
+                body = ids.astype("<i8").tobytes()
+                if said is not None:
+                    fields["retriever"] = ",".join(told)
+                    body += said.T.astype("<f4").tobytes()
+                answer = client.post("/v1/prerank", params=fields, content=body, headers={
+                    "Content-Type": "application/octet-stream"})  # fmt: skip
+                if answer.status_code == 503:
+                    raise NotReadyError(f"the deployment at {url} is not ready: {answer.text}")
+                if answer.status_code != 200:
+                    raise PrerankError(f"{url} answered {answer.status_code}: {answer.text}")
+                asked.append(Asked(query, user, ids, said, answer.json()))
+    except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
+        raise NotReadyError(
+            f"no deployment answers at {url} ({error}). Give its --url, or deploy one: "
+            "`serve deploy deployments/prerank.yaml`."
+        ) from None
+    return asked
+
+
+def _as_seen(
+    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs,
+    asked: Sequence[Asked],
+) -> FeatureInputs:  # fmt: skip
+    """``inputs`` at the time of each answer, with what the journal acknowledged since the fill."""
+    filled = as_of(home.features / "user_history", "user_id", searches["user_id"],
+                   searches["request_time"].combine_chunks(), HISTORY_FIELDS)  # fmt: skip
+    columns = [filled.values[name].to_pylist() for name in HISTORY_FIELDS]
+    journaled = _journaled(home, manifest, {a.user_id for a in asked})
+    seen: list[list[Entry]] = []
+    for request, row in zip(asked, filled.index, strict=True):
+        of_log: list[Entry] = list(zip(*(c[row] for c in columns), strict=True)) if row >= 0 else []
+        whole = merged(of_log, journaled.get(request.user_id, ()))
+        seen.append(visible(whole, request.time_us))
+    lengths = [len(history) for history in seen]
+    return dataclasses.replace(
+        inputs, time=np.array([a.time_us for a in asked], np.int64),
+        **history_arrays([e for history in seen for e in history]),
+        hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
+    )  # fmt: skip
+
+
+def _journaled(
+    home: Home, manifest: dict[str, Any], users: Iterable[str]
+) -> dict[str, list[Entry]]:
+    """Engagements of ``users`` that live writers acknowledged."""
+    schema, wanted = schema_of(manifest), set(users)
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for path in sorted(home.journal.glob("writer-*.jsonl")):
+        for batch, _ in replay(path):
+            for e in (Event(**record) for record in batch if record["user_id"] in wanted):
+                if e.action in schema.engagements:
+                    found[e.user_id].append(e.entry(schema.actions.index(e.action)))
+    return found
+
+
+Expected = dict[str, Any]
+"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``prior``, ``dot``, ``score`` [n];
+``request`` statistics [R]; the fusion's ``scale``; ``slope``, how much the head weights with
+the calibration in them stretch a head's parts."""
+
+
+def _expected(
+    bundle: Bundle, searches: pa.Table, inputs: FeatureInputs, asked: Sequence[Asked]
+) -> list[Expected]:
+    """The training side of each request: its features, and the model's forward pass over them."""
+    schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
+    known = [table.rows(a.candidates) >= 0 for a in asked]
+    ids = [a.candidates[k] for a, k in zip(asked, known, strict=True)]
+    said = [a.retrieved[k] for a, k in zip(asked, known, strict=True) if a.retrieved is not None]
+    lengths = np.array([len(i) for i in ids], np.int64)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    n = int(offsets[-1])
+    candidates = Candidates(
+        np.concatenate(ids), offsets, np.zeros(n, np.int64), np.ones(n, np.float32),
+        np.zeros(n, np.float32), np.zeros(len(ids), np.int64),
+        np.concatenate(said) if said else None,
+    )  # fmt: skip
+    queries = searches["query"].to_pylist()
+    arrays = request_arrays(schema, queries, inputs, candidates, bundle.catalogue, table)
+    weights = torch.from_numpy(weights_of(None, schema))
+    with torch.inference_mode():
+        batch = collate(arrays, bundle.catalogue, table, len(schema.heads))
+        output = model(batch)
+        scores = (output.logits @ weights).numpy()
+        folded, of = model.fusion.fold(weights), batch.candidate_request
+        coefficients = model.fusion.coefficients(batch.request)
+        priors = (folded.prior * model.fusion.prior(batch.x, coefficients, of)).numpy()
+        scale, slope = coefficients.scale.numpy(), float(folded.heads.abs().sum())
+        dots = (scores - priors - float(folded.constant)) / scale[of.numpy()]
+    return [
+        {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
+         "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
+         "request": arrays.request[b], "scale": float(scale[b]), "slope": slope}
+        for b, (low, high) in enumerate(pairwise(offsets))
+    ]  # fmt: skip
+
+
+def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
+    """Note how far an answer is from what is ``expected``."""
+    served = {int(item["id"]): item for item in asked.answer["items"]}
+    where = f"user {asked.user_id!r}, query {asked.query!r}"
+    ids = expected["ids"].tolist()
+    filled = [n.startswith(FILLED) for n in expected["names"]]
+    full = bool((expected["x"][:, filled] != 0).any())
+    if asked.answer["degraded"] or set(ids) != set(served):
+        what = f"degraded {asked.answer['degraded']}" if asked.answer["degraded"] else "items"
+        found.note({what: (float("inf"), 1.0)}, full, where)
+        return
+    names = expected["names"]
+    x = _numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
+    statistics = asked.answer["request_features"]
+    request = _numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
+    dot, prior = DOT_TOLERANCE * expected["slope"], PRIOR_TOLERANCE * expected["slope"]
+    tolerances = {"dot": dot, "prior": prior, "score": dot * expected["scale"] + prior}
+    gaps = {
+        **dict(zip(names, _gaps(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
+        **dict(zip(REQUEST_NUMERIC, _gaps(request[None], expected["request"][None]), strict=True)),
+    }
+    differences = {name: (gap, FEATURE_TOLERANCE) for name, gap in gaps.items()}
+    for name, tolerance in tolerances.items():
+        online = np.array([served[i][name] for i in ids])
+        gap = float(np.abs(online - expected[name]).max(initial=0))
+        differences[name] = gap, tolerance
+    found.note(differences, full, where)
+
+
+def _numbers(values: list[Any]) -> NDArray[np.float32]:
+    """Answered numbers as an array; JSON has null for NaN, which a missing statistic is."""
+    return np.array(values, np.float32)
+
+
+def _gaps(served: NDArray[np.float32], expected: NDArray[np.float32]) -> list[float]:
+    """Largest difference of each column; two missing values agree, one makes the difference NaN."""
+    both = np.isnan(served) & np.isnan(expected)
+    found: list[float] = np.where(both, 0.0, np.abs(served - expected)).max(0, initial=0).tolist()
+    return found

@@ -1,0 +1,183 @@
+"""Per-request measurements of a split, made into a report's results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from interactrank.metrics.calibration import CELLS, calibration_error, curve
+from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
+from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, effective_size, snips
+from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
+
+LEAD, RIVAL = "interactrank", "two_tower"
+COMPARED = ("hits@3", "mrr")
+SLICES = ("head query", "torso query", "tail query", "new user", "new item")
+SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
+
+Done = Sequence[Mapping[str, Any]]
+"""What the tasks returned: sums over their candidates."""
+
+
+def results_of(
+    frame: pd.DataFrame, done: Done, names: Sequence[str], manifest: Mapping[str, Any],
+    training: Mapping[str, Any], split: str, propensities: Propensities | str,
+) -> dict[str, Any]:  # fmt: skip
+    """Parts of :class:`prerank.evaluation.results.Results`.
+
+    Args:
+        frame: one row a request, columns of :mod:`prerank.evaluation.per_request`.
+        done: what each task returned.
+        names: the rankers; whatever else was measured is an oracle.
+        manifest: of the log. training: of the training set.
+        split: that was measured.
+        propensities: used for the counterfactual columns, or why there are none.
+    """
+    summaries = {n: summarise(_values(frame, n, METRICS)) | {"cost": _cost(done, n)} for n in names}
+    measured = {c.split("|")[0] for c in frame.columns if c.endswith("|mrr")} - {CEILING}
+    return {
+        "split": split,
+        "models": summaries,
+        "oracles": {
+            n: summarise(_values(frame, n, METRICS)) for n in sorted(measured - set(names))
+        },
+        "paired": paired(frame, {n: (n, RIVAL) for n in names}),
+        "versus": paired(frame, {n: (LEAD, n) for n in names}),
+        "slices": _slices(frame, names),
+        "reachable_ceiling": {m: mean(frame[f"{CEILING}|{m}"].to_numpy()) for m in METRICS},
+        "cut": _cut(frame, names),
+        "calibration": _calibration(done, names, manifest),
+        "counterfactual": _counterfactual(frame, names, propensities),
+        "dataset": _facts(manifest, training, frame, split),
+    }
+
+
+def _values(
+    frame: pd.DataFrame, name: str, metrics: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    return {m: frame[f"{name}|{m}"].to_numpy(np.float64) for m in metrics}
+
+
+def _cost(done: Done, name: str) -> dict[str, float]:
+    candidates = max(sum(d["candidates"] for d in done), 1)
+    return {
+        "flops_per_candidate": done[0][f"flops|{name}"],
+        "bytes_per_candidate": done[0][f"bytes|{name}"],
+        "us_per_candidate": 1e6 * sum(d[f"seconds|{name}"] for d in done) / candidates,
+    }
+
+
+def paired(frame: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Paired comparison a - b of each named pair (a, b), request by request.
+
+    A ranker with itself, or with one that was not measured, is left out.
+    """
+    out: dict[str, Any] = {}
+    for name, (a, b) in pairs.items():
+        if a == b or not {f"{a}|mrr", f"{b}|mrr"} <= set(frame.columns):
+            continue
+        out[name] = {}
+        for metric in COMPARED:
+            test = paired_test(frame[f"{a}|{metric}"].to_numpy(), frame[f"{b}|{metric}"].to_numpy())
+            out[name][metric] = {
+                "difference": test.mean_difference, "ci": list(test.ci), "p": test.p_value,
+            }  # fmt: skip
+    return out
+
+
+def _slices(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for slice_name in SLICES:
+        own = frame[frame[slice_name] & (frame["positives"] > 0)]
+        if len(own):
+            out[slice_name] = {"requests": len(own)} | {
+                n: {m: mean(own[f"{n}|{m}"].to_numpy()) for m in SLICE_METRICS} for n in names
+            }
+    return out
+
+
+def _cut(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Set metrics by ranker, with what they were measured against."""
+    models: dict[str, Any] = {}
+    for name in names:
+        wanted = ("recall@cut", "recall@100", "recall@1000", "agreement")
+        found = [m for m in wanted if f"{name}|{m}" in frame]
+        models[name] = summarise(_values(frame, name, found))
+    reference = {"name": REFERENCE, "top": REFERENCE_TOP} if REFERENCE in names else None
+    return {"reference": reference, "models": models}
+
+
+def _calibration(done: Done, names: Sequence[str], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    if not manifest["has_impressions"]:
+        return {
+            "absent": "The log has no impressions. Candidates that nobody was shown are no "
+            "evidence against an item, so a predicted probability has nothing to be compared with."
+        }
+    models: dict[str, Any] = {}
+    for name in names:
+        for head in manifest["head_order"]:
+            key = f"tally|{name}|{head}"
+            if key not in done[0]:
+                continue
+            cells = sum(np.asarray(d[key], np.float64).reshape(CELLS, 3) for d in done)
+            total = np.asarray(cells)
+            if total[:, 0].sum():
+                shares = total[:, 1:].sum(axis=0) / total[:, 0].sum()
+                models.setdefault(name, {})[head] = {
+                    "ece": calibration_error(total),
+                    "predicted": float(shares[0]),
+                    "observed": float(shares[1]),
+                    "impressions": int(total[:, 0].sum()),
+                    "curve": curve(total).tolist(),
+                }
+    if not models:
+        return {"absent": "No ranker of this report gives probabilities."}
+    return {"models": models}
+
+
+def _counterfactual(
+    frame: pd.DataFrame, names: Sequence[str], propensities: Propensities | str
+) -> dict[str, Any]:
+    if isinstance(propensities, str):
+        return {"absent": propensities}
+    weight = frame["snips|weight"].to_numpy()
+    if not weight.sum():
+        return {"absent": "No engagement of this split stood at a known place."}
+    models: dict[str, Any] = {}
+    for name in (*names, AS_SHOWN):
+        models[name] = {"ci": {}}
+        for gain in GAINS:
+            value, ci = snips(frame[f"{name}|snips_{gain}"].to_numpy(), weight)
+            models[name][gain] = value
+            models[name]["ci"][gain] = list(ci)
+    return {
+        "models": models,
+        "propensities": {
+            "first_place": list(propensities.first), "value": list(propensities.value),
+            "engagements": propensities.engagements, "strata": propensities.strata,
+        },
+        "requests": int((weight > 0).sum()),
+        "effective_engagements": effective_size(weight, frame["snips|weight2"].to_numpy()),
+    }  # fmt: skip
+
+
+def _facts(
+    manifest: Mapping[str, Any], training: Mapping[str, Any], frame: pd.DataFrame, split: str
+) -> dict[str, Any]:
+    engaged = frame["positives"].sum() + frame["unreachable"].sum()
+    policy = ("what the log shows was impressed" if manifest["has_impressions"]
+              else "the whole catalogue")  # fmt: skip
+    return {
+        "name": manifest["dataset"],
+        "requests": {"train": training["train_requests"],
+                     "validation": training["validation_requests"], split: len(frame)},
+        "users": manifest["users"], "queries": manifest["queries"], "items": manifest["items"],
+        "time_span": (manifest["first_time"], manifest["last_time"]),
+        "positives": int(frame["positives"].sum()),
+        "candidates": policy,
+        "truth_coverage": float(frame["positives"].sum() / max(engaged, 1)),
+    }  # fmt: skip

@@ -1,0 +1,265 @@
+"""Trials: configurations trained on one sample and measured alike, to be compared.
+
+Every trial of a comparison has the same :class:`Budget`: the newest of the training requests, as
+many epochs, and the same measured requests with their whole candidates, features as-of, as
+:mod:`prerank.evaluation.run` has them. On the validation split, its first half (by time) stops the
+training and stacks the fusion, and only the second half is measured.
+
+A trial is a Ray task of one core. Its result is one file, written whole; a comparison that was cut
+off, run again, does what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from interactrank.features.batch import Batch, RequestArrays
+from interactrank.features.inputs import FeatureInputs
+from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.architectures import architecture, config_of
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.config import typed
+from prerank.core.errors import DataError
+from prerank.core.home import Home, write_json
+from prerank.core.ray_tasks import ray_map
+from prerank.dataset.build import Order, event_days, read_split, requests_between
+from prerank.dataset.candidates import (
+    catalogue_candidates,
+    offline_inputs,
+    request_arrays,
+    shown_candidates,
+)
+from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.requests import Splits
+from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.baselines.samples import sampled_tables
+from prerank.features.build import schema_of
+from prerank.training.ray_train import fit
+from prerank.training.reader import Reader, new_model
+
+METRICS = ("hits@3", "mrr", "hits@10")
+CANDIDATES_PER_CHUNK = 300_000
+SAMPLE_SEED = 0
+"""One sample for all trials, whatever their own seed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trial gets. ``split`` is where it is measured: "validation" or "test".
+
+    The defaults make a trial of less than a core minute on both real logs: the ablation with three
+    seeds, 72 trials, takes less than half an hour a log on two cores.
+    """
+
+    train_requests: int = 8_000
+    validation_requests: int = 4_000
+    measured_candidates: int = 6_000_000
+    epochs: int = 2
+    split: str = "validation"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration and seed. ``blanked`` cross features are zero for everything it sees."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    blanked: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, of which a result file keeps a copy."""
+        own = {"name": self.name, "architecture": architecture(self.model),
+               "model": self.model.to_dict(), "train": asdict(self.train),
+               "blanked": self.blanked}  # fmt: skip
+        plain: dict[str, Any] = json.loads(json.dumps(own))
+        return plain
+
+
+class TrialReader(Reader):
+    """Reads what the budget allows, with some cross features blanked."""
+
+    def __init__(self, home: Home, budget: Budget, blanked: Sequence[str]) -> None:
+        super().__init__(home)
+        self.off = [self.schema.cross.index(name) for name in blanked]
+        until = middle(home) if budget.split == "validation" else 1 << 62
+        sample = sampled_tables(home, "validation", budget.validation_requests, SAMPLE_SEED)
+        early = [t.filter(pc.less(t["time"], until)) for t in sample]
+        self.own = {
+            "train": newest(home, budget.train_requests),
+            "validation": [t for t in early if len(t)],
+        }
+
+    def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
+        """Tables of the budget."""
+        own = self.own[name]
+        yield from (own[i] for i in order(range(len(own))))
+
+    def sizes(self, name: str) -> list[int]:
+        """Requests of each table of the budget."""
+        return [len(table) for table in self.own[name]]
+
+    def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
+        """One batch of all requests of ``table``, less the blanked features."""
+        batch = super().batch(table, negatives)
+        batch.x[:, self.off] = 0.0
+        return batch
+
+
+def newest(home: Home, most: int) -> list[pa.Table]:
+    """The last ``most`` training requests, in time order: a job on a shorter log."""
+    kept: list[pa.Table] = []
+    for table in read_split(home, "train", reversed):
+        kept.insert(0, table.slice(max(len(table) - most, 0)))
+        most -= len(kept[0])
+        if not most:
+            break
+    return kept
+
+
+def middle(home: Home) -> int:
+    """Time (microseconds) that halves the validation requests.
+
+    Raises:
+        DataError: there are none.
+    """
+    paths = sorted((home.training_set / "validation").glob("*.parquet"))
+    times = [pa.parquet.read_table(p, columns=["time"])["time"].to_numpy() for p in paths]
+    if not sum(map(len, times)):
+        raise DataError("the validation split has no request: nothing to compare trials on.")
+    return int(np.median(np.concatenate(times)))
+
+
+def measured_requests(home: Home, split: str, most: int) -> pa.Table:
+    """Requests that trials are measured on: of the test split, or validation's second half.
+
+    At most ``most``, a seeded sample in time order.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    splits = Splits(**training["splits"])
+    low = splits.test_from if split == "test" else middle(home)
+    high = splits.closed_before if split == "test" else splits.test_from
+    high = min(high, splits.closed_before)
+    requests = pa.concat_tables(
+        requests_between(files, manifest, low, high) for files in event_days(home, low, high)
+    )
+    if len(requests) <= most:
+        return requests
+    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(requests), most, replace=False)
+    return requests.take(pa.array(np.sort(drawn)))
+
+
+def chunks(
+    home: Home, requests: pa.Table
+) -> Iterator[tuple[RequestArrays, list[str], FeatureInputs, NDArray[np.int64]]]:
+    """Arrays, queries, inputs and unreachable counts of requests with all their candidates."""
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
+    table, shown = catalogue.table(), manifest["has_impressions"]
+    step = max(CANDIDATES_PER_CHUNK // per_request(home), 1)
+    for start in range(0, len(requests), step):
+        chunk = requests.slice(start, step)
+        candidates = (
+            shown_candidates(chunk) if shown else catalogue_candidates(chunk, catalogue.ids)
+        )
+        queries, inputs = chunk["query"].to_pylist(), offline_inputs(home, chunk)
+        arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
+        yield arrays, queries, inputs, candidates.unreachable
+
+
+def per_request(home: Home) -> int:
+    """Candidates of a request, about."""
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    return 64 if manifest["has_impressions"] else max(int(manifest["items"]), 1)
+
+
+def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialReader, int]:
+    """Train a trial; its trainer with the model of the best epoch, its reader, the epochs run."""
+    config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
+    reader = TrialReader(home, budget, trial.blanked)
+    requests = sum(len(t) for t in reader.tables("train"))
+    steps = config.epochs * max(-(-requests // config.batch_requests), 1)
+    model = new_model(reader, trial.model, config)
+    trainer = Trainer(model, config, steps)
+    kept: dict[str, torch.Tensor] = {}
+    epochs: list[float] = []
+
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
+        epochs.append(metrics["validation_mrr"])
+        if improved or not kept:
+            kept.update({k: v.clone() for k, v in model.state_dict().items()})
+
+    fit(trainer, reader, reader.epochs(config), after_epoch)
+    model.load_state_dict(kept)
+    return trainer, reader, len(epochs)
+
+
+def measured(
+    home: Home, model: InteractRank, reader: TrialReader, budget: Budget
+) -> dict[str, float]:
+    """Mean metrics of a model over the budget's measured requests."""
+    found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in METRICS}
+    ranker = TorchRanker("trial", model, reader.catalogue)
+    most = max(budget.measured_candidates // per_request(home), 1)
+    for arrays, queries, _, unreachable in chunks(
+        home, measured_requests(home, budget.split, most)
+    ):
+        arrays.x[:, reader.off] = 0.0
+        scores = ranker.score(arrays, queries)
+        values = request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets, unreachable)
+        for metric in METRICS:
+            found[metric].append(values[metric])
+    return {m: mean(np.concatenate(v)) if v else float("nan") for m, v in found.items()}
+
+
+def _trial_task(piece: dict[str, str]) -> dict[str, str]:
+    torch.set_num_threads(1)
+    began, home = time.perf_counter(), Home.at(piece["home"])
+    asked = json.loads(piece["asked"])
+    own = asked["trial"]
+    trial = Trial(own["name"], config_of(own["architecture"], own["model"]),
+                  typed(TrainConfig, own["train"], "train"), tuple(own["blanked"]))  # fmt: skip
+    budget = Budget(**asked["budget"])
+    trainer, reader, epochs = fitted(home, trial, budget)
+    metrics = measured(home, trainer.model, reader, budget)
+    result = {"asked": asked, "metrics": metrics, "epochs": epochs,
+              "seconds": time.perf_counter() - began}  # fmt: skip
+    write_json(Path(piece["out"]), result)
+    return {"out": piece["out"]}
+
+
+def run_trials(
+    home: Home, folder: Path, trials: Sequence[Trial], budget: Budget
+) -> list[dict[str, Any]]:
+    """Run what has no result yet, with a progress bar; results in the order of ``trials``.
+
+    A result counts only if it is of the same data, configuration, seed and budget.
+
+    Returns:
+        For each trial: ``metrics`` (name -> mean), ``epochs`` and ``seconds``.
+    """
+    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    same = {"fingerprint": training["fingerprint"], "schema_hash": training["schema_hash"],
+            "budget": asdict(budget)}  # fmt: skip
+    asked = [{**same, "trial": t.to_dict()} for t in trials]
+    files = [folder / f"{t.name.replace(' ', '_')}-{t.train.seed}.json" for t in trials]
+    pending = [
+        {"home": str(home.root), "asked": json.dumps(a), "out": str(f)}
+        for a, f in zip(asked, files, strict=True)
+        if not f.exists() or json.loads(f.read_text())["asked"] != a
+    ]
+    ray_map(_trial_task, pending, "trials")
+    return [json.loads(f.read_text()) for f in files]

@@ -1,0 +1,243 @@
+"""Feature tables from canonical events: packed engagement rows and user histories.
+
+Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
+key met which item when; the second turns one shard into packed rows at every snapshot where they
+change (:mod:`prerank.features.snapshots`) and into user histories. No task holds more than a shard.
+
+What was published stays: a longer log gives every earlier row again (:mod:`prerank.ingest.existing`),
+and the last cutoff never moves back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from interactrank.features.schema import LEVELS, FeatureSchema
+from prerank.core.errors import ConfigError, DataError
+from prerank.core.home import Home, replaced, write_json
+from prerank.core.ray_tasks import ray_map
+from prerank.core.shards import LazyParquet, shard_file, shard_of
+from prerank.dataset.requests import Searches, distinct_searches
+from prerank.features.histories import user_histories
+from prerank.features.snapshots import LevelPlan, shard_rows
+from prerank.ingest.existing import same_version
+
+HOUR_US = 3_600_000_000
+HOURLY_BELOW_ROWS = 10_000_000
+EVENTS_PER_SHARD = 2_000_000
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How snapshots are taken.
+
+    ``cadence_hours`` None means hourly below ten million rows and daily above;
+    ``lag_minutes`` is how long after its cutoff a snapshot is published.
+    """
+
+    cadence_hours: int | None = None
+    lag_minutes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cadence_hours is not None and (
+            self.cadence_hours < 1 or (24 % self.cadence_hours and self.cadence_hours % 24)
+        ):
+            raise ConfigError(
+                f"config features.cadence_hours: {self.cadence_hours} must divide a day, or be "
+                "whole days."
+            )
+        if self.lag_minutes < 0:
+            raise ConfigError(
+                f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
+                "its cutoff, and so leak the future. Give 0 or more."
+            )
+
+
+def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
+    """The feature schema of an ingested log."""
+    return FeatureSchema(
+        actions=tuple(manifest["actions"]),
+        passive=tuple(a for a in manifest["passive"] if a in manifest["actions"]),
+        heads=tuple(manifest["head_order"]),
+        item_numeric=tuple(manifest["numeric"]),
+        segments=tuple(manifest.get("segments", ())),
+        item_embedding=tuple(manifest.get("embedding", ())),
+        retriever=tuple(manifest.get("retriever", ())),
+    )
+
+
+def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:
+    """Build every feature table of the ingested log; returns (and writes) the features manifest.
+
+    Raises:
+        StateError: nothing was ingested, or by another version.
+        DataError: the log holds no engagement at all.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    same_version(manifest, home)
+    schema = schema_of(manifest)
+    if not schema.engagements:
+        raise DataError(
+            f"the log's actions {list(schema.actions)} are all passive: there is nothing to count. "
+            "Declare at least one engagement action, or shorten `passive` in the mapping."
+        )
+    hours = config.cadence_hours or (1 if manifest["events"] < HOURLY_BELOW_ROWS else 24)
+    files = sorted(str(p) for p in home.events.glob("day=*/*.parquet"))
+    shards = max(2, -(-manifest["events"] * 12 // EVENTS_PER_SHARD))
+    cadence = hours * HOUR_US
+    end = int(np.datetime64(manifest["last_time"][:26].rstrip("Z"), "us").astype(int))
+    last = max(end // cadence + 1, -(-_published_us(home) // cadence))
+    common = {"schema": schema.to_dict(), "cadence_us": cadence, "shards": shards}
+    with replaced(home.features) as out:
+        scratch = out / "scratch"
+        common |= {"scratch": str(scratch), "out": str(out)}
+        common |= {"lag_us": config.lag_minutes * 60_000_000, "last": last}
+        groups = np.array_split(np.array(files), min(len(files), 2 * shards))
+        ray_map(
+            _explode_files,
+            [common | {"task": i, "files": list(map(str, g))} for i, g in enumerate(groups)],
+            "keys",
+        )
+        done = ray_map(_build_shard, [common | {"shard": i} for i in range(shards)], "snapshots")
+        shutil.rmtree(scratch, ignore_errors=True)
+        features = {
+            "schema": schema.to_dict(),
+            "schema_hash": schema.hash(),
+            "cadence_hours": hours,
+            "lag_minutes": config.lag_minutes,
+            "last_cutoff_us": last * cadence,
+            "fingerprint": manifest["fingerprint"],
+            "rows": {k: sum(d[k] for d in done) for k in done[0]},
+            "caps": {lv.prefix: lv.cap for lv in LEVELS},
+        }
+        write_json(out / "manifest.json", features)
+    return features
+
+
+def _published_us(home: Home) -> int:
+    path = home.features / "manifest.json"
+    return int(home.read_json(path, "")["last_cutoff_us"]) if path.exists() else 0
+
+
+def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(piece["schema"])
+    columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
+    columns += schema.segments
+    events = pa.concat_tables(
+        pq.read_table(f, columns=columns, partitioning=None) for f in piece["files"]
+    )
+    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
+    action = codes.to_numpy().astype(np.int8)
+    engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
+    time, known = (
+        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
+    )
+    scratch = Path(piece["scratch"])
+    searches = distinct_searches(events["query"], {c: events[c] for c in schema.segments})
+    keyed = explode(
+        searches,
+        events["item_id"].to_numpy(),
+        action,
+        engaged,
+        time // piece["cadence_us"],
+        known // piece["cadence_us"],
+        per_action=len(schema.actions) > 1,
+    )
+    _scatter(keyed, "key", scratch / "keys", piece)
+    users = events.select(["user_id", "item_id", "event_id"])
+    users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
+    users = users.append_column("known", pa.array(known))
+    users = users.append_column("query", pa.array(searches.query_codes()))
+    _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", piece)
+    return {"events": events.num_rows}
+
+
+def explode(
+    searches: Searches,
+    items: NDArray[np.int64],
+    actions: NDArray[np.int8],
+    engaged: NDArray[np.bool_],
+    buckets: NDArray[np.int64],
+    known: NDArray[np.int64],
+    per_action: bool,
+) -> pa.Table:
+    """One row per event and engagement key: ``key``, ``item_id``, ``action`` and two buckets.
+
+    ``bucket`` is when it happened, ``known`` from when on it counts.
+
+    Passive events enter only the exact query's row, the one level that counts them. A segment is
+    the one that the event's own row names.
+    """
+    keys, search = searches.keys(), searches.code
+    counts = np.array([len(k) for k in keys], dtype=np.int64)
+    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    lengths = np.where(engaged, counts[search], int(per_action))
+    event = np.repeat(np.arange(len(search)), lengths)
+    within = np.arange(len(event)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    names = pa.array([k for ks in keys for k in ks], pa.string()).dictionary_encode()
+    return pa.table(
+        {
+            "key": names.take(pa.array(starts[search[event]] + within)),
+            "item_id": items[event],
+            "action": actions[event],
+            "bucket": buckets[event],
+            "known": known[event],
+        }
+    )
+
+
+def _scatter(table: pa.Table, column: str, folder: Path, piece: dict[str, Any]) -> None:
+    encoded = table[column].combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    shard = np.array([shard_of(n, piece["shards"]) for n in encoded.dictionary.to_pylist()])
+    of_row = shard[encoded.indices.to_numpy()] if table.num_rows else np.zeros(0, np.int64)
+    table = table.set_column(
+        table.schema.get_field_index(column), column, encoded.cast(pa.string())
+    )
+    for s in range(piece["shards"]):
+        target = folder / str(s)
+        target.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{piece['task']}.parquet")
+
+
+def _build_shard(piece: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(piece["schema"])
+    scratch, out, shard = Path(piece["scratch"]), Path(piece["out"]), piece["shard"]
+    counts = {"engagement_rows": 0, "engagement_bytes": 0, "history_rows": 0}
+    with ExitStack() as stack:
+        writer = _shard_writer(stack, out / "engagement", piece)
+        events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
+            [("key", "ascending"), ("known", "ascending"), ("item_id", "ascending")]
+        )
+        for level in LEVELS:
+            plan = LevelPlan.of(schema, level, piece["cadence_us"])
+            own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
+            for rows in shard_rows(plan, own, piece["cadence_us"], piece["lag_us"], piece["last"]):
+                writer.write(rows)
+                counts["engagement_rows"] += rows.num_rows
+                counts["engagement_bytes"] += rows.nbytes
+        del events, own
+        writer = _shard_writer(stack, out / "user_history", piece)
+        users = pq.read_table(scratch / "users" / str(shard)).sort_by(
+            [(name, "ascending") for name in ("user_id", "known", "time", "event_id")]
+        )
+        for histories in user_histories(users):
+            writer.write(histories)
+            counts["history_rows"] += histories.num_rows
+    return counts
+
+
+def _shard_writer(stack: ExitStack, folder: Path, piece: dict[str, Any]) -> LazyParquet:
+    folder.mkdir(parents=True, exist_ok=True)
+    return LazyParquet(stack, folder / shard_file(piece["shard"], piece["shards"]))

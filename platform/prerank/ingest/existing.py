@@ -1,0 +1,124 @@
+"""What a home already holds when a log is added to it.
+
+An event that arrives after a snapshot which should have held it was published is *late*. Published
+snapshots are immutable, so it counts from the last published cutoff on, its ``known_time``; of
+every other event ``known_time`` is its event_time. As the time is kept with the event, rebuilding
+all features from all events gives every published row again, bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from prerank.core.errors import ConfigError, StateError
+from prerank.core.home import Home
+from prerank.ingest.mapping import LogMapping
+
+VERSION = 2
+"""Version of the manifest and of the canonical events."""
+
+REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
+
+
+@dataclass(frozen=True)
+class Known:
+    """The state of a home before an ingest; of an empty one, everything is empty.
+
+    Attributes:
+        manifest: the last ingest's, None for an empty home.
+        files, rows: canonical event files and the rows of each.
+        refs: item key -> id as text.
+        published_us: the last published cutoff, microseconds since 1970.
+    """
+
+    manifest: dict[str, Any] | None = None
+    files: tuple[Path, ...] = ()
+    rows: tuple[int, ...] = ()
+    refs: dict[int, str] = field(default_factory=dict)
+    published_us: int = 0
+
+    @property
+    def actions(self) -> list[str]:
+        """Actions of the events that are there."""
+        return self.manifest["actions"] if self.manifest else []
+
+    def settled(self, mapping: LogMapping) -> LogMapping:
+        """The mapping, with what an earlier ingest read off the data."""
+        return (
+            mapping.model_copy(update={"ids": self.manifest["ids"]}) if self.manifest else mapping
+        )
+
+
+def settings(mapping: LogMapping) -> dict[str, Any]:
+    """What of a mapping must stay the same from ingest to ingest, as JSON."""
+    return mapping.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+
+
+def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
+    """Look at a home to which a log is to be added.
+
+    Raises:
+        ConfigError: it holds another data set, or one that was read with another mapping.
+        StateError: it is of another version, or an ingest was interrupted.
+    """
+    if not home.manifest.exists():
+        if home.events.exists():
+            raise StateError(
+                f"{home.root} has events but no manifest: an ingest was interrupted. Give it the "
+                "whole log with `prerank ingest --replace`."
+            )
+        return Known()
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    same_version(manifest, home)
+    if manifest["dataset"] != dataset:
+        raise ConfigError(
+            f"{home.root} holds the log {manifest['dataset']!r}, this one is {dataset!r}. Where "
+            f"they are one log, say `name: {manifest['dataset']}` in the mapping; else {REMEDY}"
+        )
+    now, then = settings(mapping), manifest["mapping"]
+    for key in sorted({*now, *then}):
+        # As text, since the order of heads and weights has a meaning.
+        if json.dumps(now.get(key)) != json.dumps(then.get(key)):
+            raise ConfigError(
+                f"{home.root} was ingested with another mapping (`{key}` differs): {REMEDY}"
+            )
+    files = sorted(home.events.glob("day=*/*.parquet"))
+    items = pq.read_table(home.items, columns=["item_id", "item_ref"])
+    features = home.features / "manifest.json"
+    published = home.read_json(features, "")["last_cutoff_us"] if features.exists() else 0
+    return Known(
+        manifest,
+        tuple(files),
+        tuple(pq.read_metadata(f).num_rows for f in files),
+        dict(zip(items["item_id"].to_pylist(), items["item_ref"].to_pylist(), strict=True)),
+        published,
+    )
+
+
+def same_version(manifest: dict[str, Any], home: Home) -> None:
+    """Refuse canonical events of another version.
+
+    Raises:
+        StateError: they are.
+    """
+    if manifest["version"] != VERSION:
+        raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
+
+
+def same_actions(known: Known, found: list[str]) -> None:
+    """Refuse an action that the home's events do not have: it would change every packed row.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    added = sorted(set(found) - set(known.actions)) if known.manifest else []
+    if added:
+        raise ConfigError(
+            f"The action {added[0]!r} is new to this log (known: {', '.join(known.actions)}), and "
+            f"would change every published feature row. Leave it out under `actions:`, {REMEDY}"
+        )

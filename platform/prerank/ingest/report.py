@@ -1,0 +1,146 @@
+"""The manifest of an ingested log, and the short report for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from prerank.core.errors import DataError
+from prerank.core.ids import SEPARATOR, hash_all
+from prerank.ingest.checks import Checked
+from prerank.ingest.existing import VERSION, settings
+from prerank.ingest.mapping import RETRIEVER, LogMapping
+from prerank.ingest.stages import WRAP
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What ingest did.
+
+    Attributes:
+        manifest: what stands in ``home.manifest``.
+        reasons: reason -> quarantined rows.
+        quarantine: folder of the quarantine table.
+    """
+
+    manifest: dict[str, Any]
+    reasons: dict[str, int]
+    quarantine: Path
+
+    def __str__(self) -> str:
+        m, rows = self.manifest, self.manifest["rows"]
+        heads = "; ".join(f"{h} = {' | '.join(m['heads'][h])}" for h in m["head_order"])
+        lines = [
+            f"{m['dataset']}: {rows['in']:,} rows in = {rows['out']:,} out "
+            f"+ {rows['quarantined']:,} quarantined + {rows['duplicates']:,} duplicates",
+            *_growth(m),
+            f"  {m['requests']:,} requests, {m['users']:,} users, {m['queries']:,} queries, "
+            f"{m['items']:,} items ({m['items_absent']:,} of them in no catalogue)",
+            f"  {m['first_time']} to {m['last_time']}; {m['ids']} ids",
+            f"  actions: {', '.join(m['actions'])}; heads: {heads}",
+        ]
+        lines += [f"  quarantined: {n:,} x {why}" for why, n in self.reasons.items()]
+        lines += [f"  see {self.quarantine}"] if self.reasons else []
+        lines += [f"  warning: {text}" for text in m["warnings"]]
+        lines += [f"  note: {text}" for text in m["notices"]]
+        return "\n".join(lines)
+
+
+def _growth(manifest: dict[str, Any]) -> list[str]:
+    """What a log that was added to another made of it."""
+    events, late = manifest["events"], manifest["late"]
+    added = manifest["rows"]["out"]
+    lines = [f"  {events:,} events in all"] if events > added else []
+    if late:
+        lines.append(f"  {late:,} late ones, of before the last published snapshot: in the next")
+    return lines
+
+
+def _iso(micros: int) -> str:
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _fingerprint(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
+    """Sixteen hex digits over events and items; the order of files and rows does not enter."""
+    columns = [
+        [v and v.hex() for v in items[name].to_pylist()]
+        if pa.types.is_binary(items[name].type)
+        else items[name].cast(pa.string()).to_pylist()
+        for name in items.column_names
+    ]
+    lines = [
+        SEPARATOR.join("" if v is None else v for v in row) for row in zip(*columns, strict=True)
+    ]
+    catalogue = int(hash_all(lines).view("uint64").sum()) % WRAP
+    parts = [str(content), str(rows), str(catalogue), *plan_names, *items.column_names]
+    return str(xxhash.xxh3_64_hexdigest(SEPARATOR.join(parts).encode()))
+
+
+def manifest_of(
+    checked: Checked,
+    mapping: LogMapping,
+    dataset: str,
+    rows: dict[str, int],
+    second: dict[str, Any],
+    totals: dict[str, Any],
+    items: pa.Table,
+) -> dict[str, Any]:
+    """What later steps need to know of the log; ``second`` and ``totals`` are ingest's counts.
+
+    Raises:
+        DataError: no action is left that a head could learn from.
+    """
+    plan, actions = checked.plan, second["actions"]
+    heads, weights = mapping.heads_of(actions), mapping.weights_of(actions)
+    if not heads:
+        raise DataError("Every engagement was quarantined or repeated: no head is left.")
+    absent = len(items) - len(checked.catalogue.table)
+    events = second["old"] + second["new"]
+    warnings = list(checked.warnings)
+    retriever = [name for column, name in RETRIEVER.items() if column in plan.columns]
+    if retriever and "impression" not in actions:
+        # Only engaged items would have one, and having one would tell the label.
+        warnings.append("the retriever's score and rank are left out: the log has no impressions")
+        retriever = []
+    if absent:
+        warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
+    return {
+        "version": VERSION,
+        "dataset": dataset,
+        "ids": plan.ids.kind,
+        "hash_seed": plan.ids.seed,
+        "actions": actions,
+        "passive": [a for a in mapping.passive if a in actions],
+        # JSON objects are unordered: the lists keep the ranking head and the order of the match.
+        "heads": {head: list(positive) for head, positive in heads.items()},
+        "head_order": list(heads),
+        "weights": weights,
+        "weight_order": list(weights),
+        "segments": list(mapping.segments),
+        "retriever": retriever,
+        "numeric": list(mapping.items.numeric),
+        "embedding": list(mapping.items.embedding),
+        "valid_from": mapping.valid_from_of(),
+        "label_window_hours": mapping.label_window_hours,
+        "single_time": checked.single_time,
+        "has_impressions": "impression" in actions,
+        "mapping": settings(mapping),
+        # Of this ingest; all events of the home are ``events``.
+        "rows": rows,
+        "events": events,
+        "late": second["late"],
+        **{name: totals[name] for name in ("requests", "users", "queries")},
+        "items": len(items),
+        "items_absent": absent,
+        "first_time": _iso(second["first"]),
+        "last_time": _iso(second["last"]),
+        "fingerprint": _fingerprint(second["content"], events, items, plan.event_schema.names),
+        "warnings": warnings,
+        "notices": checked.notices,
+    }

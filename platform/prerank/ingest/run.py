@@ -1,0 +1,247 @@
+"""Ingest: any team's log and catalogue to the canonical tables, with a count of every row.
+
+    check  ->  stage 1 (rows)  ->  stage 2 (buckets)  ->  items, counts, manifest  ->  publish
+
+A home that holds events already keeps them: the log is added to them, by event id.
+
+All outputs take the place of older ones only when everything has succeeded; the manifest is written
+last, so a reader that finds one finds what it describes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prerank.core.errors import DataError, PrerankError
+from prerank.core.home import Home, replaced, write_json
+from prerank.core.ids import ItemIds
+from prerank.core.ray_tasks import ray_map
+from prerank.core.sql import connection
+from prerank.ingest.checks import Checked, Source, check
+from prerank.ingest.existing import Known, known_of
+from prerank.ingest.items import keyed
+from prerank.ingest.mapping import LogMapping
+from prerank.ingest.report import IngestReport, manifest_of
+from prerank.ingest.stages import STAGE_MEMORY, WRAP, publish_bucket, split_known, split_rows
+
+SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
+BUCKET_ROWS = 1_000_000
+SMALL_BUCKET = 250_000
+
+
+def ingest(
+    events: Path, items: Path, home: Home, mapping: LogMapping, replace: bool = False
+) -> IngestReport:
+    """Validate, normalise and de-duplicate a log; write the canonical tables under ``home``.
+
+    Events that ``home`` already holds stay, and those of ``events`` join them; published feature
+    rows do not change (:mod:`prerank.ingest.existing`). The catalogue is replaced.
+
+    Args:
+        events: absolute path of a Parquet file, or of a folder of them.
+        items: the catalogue, likewise.
+        home: where to write.
+        mapping: the team's columns.
+        replace: start the home over; its events and feature tables go.
+
+    Ray must have been initialised. Memory does not grow with the log, save for its distinct ids.
+
+    Raises:
+        ConfigError: the mapping or a path is wrong, or the home holds another log. Nothing was
+            done.
+        StateError: the home is of another version, or an ingest of it was interrupted.
+        DataError: unreadable, empty or contradictory data. Earlier outputs are left alone, but
+            where every row is bad, the quarantine table is written.
+    """
+    name = mapping.name or events.stem
+    known = Known() if replace else known_of(home, mapping, name)
+    checked = check(events, items, home, known.settled(mapping), known)
+    home.root.mkdir(parents=True, exist_ok=True)
+    scratch = home.root / ".ingest"
+    shutil.rmtree(scratch, ignore_errors=True)
+    staged = {name: scratch / name for name in ("buckets", "events", "quarantine")}
+    for folder in staged.values():
+        folder.mkdir(parents=True)
+    if len(checked.catalogue.quarantined):
+        pq.write_table(checked.catalogue.quarantined, staged["quarantine"] / "items.parquet")
+    try:
+        buckets = _buckets(sum(checked.source.rows) + sum(known.rows), _cpus())
+        first = _stage_one(checked, staged, buckets)
+        if first["quarantined"] == first["in"]:
+            _publish(staged["quarantine"], home.quarantine)
+            raise DataError(
+                f"All {first['in']:,} rows of {events} are bad: {_most(first['reasons'])}. "
+                f"They are in {home.quarantine}, with a reason each."
+            )
+        _spread_known(known, checked, staged, buckets)
+        second = _stage_two(checked, staged, known.published_us)
+        totals = _totals(staged["events"], scratch)
+        catalogue = _items(checked, totals["item_keys"], known)
+        rows = {
+            "in": first["in"],
+            "out": second["new"],
+            "quarantined": first["quarantined"],
+            "duplicates": second["duplicates"],
+        }
+        _check_identity(rows, checked.source, second["old"], known)
+        manifest = manifest_of(checked, mapping, name, rows, second, totals, catalogue)
+        home.manifest.unlink(missing_ok=True)
+        _publish(staged["events"], home.events)
+        _publish(staged["quarantine"], home.quarantine)
+        with replaced(home.items.parent) as folder:
+            pq.write_table(catalogue, folder / home.items.name)
+        if replace:
+            shutil.rmtree(home.features, ignore_errors=True)
+        write_json(home.manifest, manifest)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return IngestReport(manifest, first["reasons"], home.quarantine)
+
+
+def _publish(staged: Path, target: Path) -> None:
+    with replaced(target) as folder:
+        folder.rmdir()
+        staged.rename(folder)
+
+
+def _most(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} x {why}" for why, n in list(reasons.items())[:3])
+
+
+def _pieces(files: Sequence[Path], sizes: Sequence[int], cpus: int) -> list[dict[str, Any]]:
+    """Ranges of rows, a few pieces a core: many small files make one piece, a large one several."""
+    total = sum(sizes)
+    size = min(max(-(-total // (2 * cpus)), SMALL_PIECE), LARGE_PIECE)
+    pieces: list[list[tuple[str, int, int]]] = [[]]
+    room = size
+    for file, rows in zip(files, sizes, strict=True):
+        start = 0
+        while start < rows:
+            take = min(room, rows - start)
+            pieces[-1].append((str(file), start, start + take))
+            start, room = start + take, room - take
+            if not room:
+                pieces.append([])
+                room = size
+    return [{"at": at, "ranges": json.dumps(p)} for at, p in enumerate(p for p in pieces if p)]
+
+
+def _buckets(rows: int, cpus: int) -> int:
+    """Enough buckets that each fits a task, and for a mid-sized log that each core has one."""
+    return max(-(-rows // BUCKET_ROWS), min(cpus, -(-rows // SMALL_BUCKET)))
+
+
+def _cpus() -> int:
+    import ray
+
+    if not ray.is_initialized():
+        raise PrerankError("Ray is not connected. Call ray.init() before ingest.")
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+
+def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[str, Any]:
+    source = checked.source
+    run = partial(
+        split_rows,
+        plan=checked.plan,
+        buckets=buckets,
+        scratch=staged["buckets"],
+        quarantine=staged["quarantine"],
+    )
+    pieces = _pieces(source.files, source.rows, _cpus())
+    found = [json.loads(r["counts"]) for r in ray_map(run, pieces, "rows")]
+    reasons: Counter[str] = Counter()
+    for each in found:
+        reasons.update(each["reasons"])
+    totals = {name: sum(each[name] for each in found) for name in ("in", "quarantined")}
+    return {**totals, "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0])))}
+
+
+def _spread_known(known: Known, checked: Checked, staged: dict[str, Path], buckets: int) -> None:
+    run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=staged["buckets"])
+    ray_map(run, _pieces(known.files, known.rows, _cpus()), "events of before")
+
+
+def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> dict[str, Any]:
+    numbers = sorted(int(folder.name) for folder in staged["buckets"].iterdir())
+    run = partial(
+        publish_bucket,
+        plan=checked.plan,
+        scratch=staged["buckets"],
+        events=staged["events"],
+        published_us=published_us,
+    )
+    pieces = [{"bucket": number} for number in numbers]
+    found = [json.loads(r["counts"]) for r in ray_map(run, pieces, "buckets")]
+    return {
+        **{n: sum(f[n] for f in found) for n in ("new", "old", "late", "duplicates")},
+        "content": sum(f["content"] for f in found) % WRAP,
+        "first": min(f["first"] for f in found),
+        "last": max(f["last"] for f in found),
+        "actions": sorted({action for f in found for action in f["actions"]}),
+    }
+
+
+def _totals(events: Path, scratch: Path) -> dict[str, Any]:
+    """Distinct counts over the canonical events; DuckDB spills, so that memory stays bounded.
+
+    Raises:
+        DataError: a request has two users, queries or times, which no later step could undo.
+    """
+    log = f"read_parquet('{events}/*/*.parquet', hive_partitioning = false)"
+    with connection(threads=2, memory=STAGE_MEMORY, spill=scratch / "spill") as db:
+
+        def one(query: str) -> tuple[Any, ...]:
+            row = db.execute(query).fetchone()
+            return row if row is not None else ()
+
+        requests, split, example = one(
+            f"""SELECT count(*), count(*) FILTER (WHERE split), min(request_id) FILTER (WHERE split)
+            FROM (SELECT request_id, min(request_time) <> max(request_time)
+                OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
+                FROM {log} GROUP BY request_id)"""
+        )
+        if split:
+            raise DataError(
+                f"{split:,} of {requests:,} requests (such as {example!r}) have more than one "
+                "user, query or request time. Map request_id to the column that tells single "
+                "searches apart, or set `request_id: null`: it is then derived from the three."
+            )
+        users = one(f"SELECT count(DISTINCT user_id) FROM {log}")[0]
+        queries = one(f"SELECT count(DISTINCT query) FROM {log}")[0]
+        items = db.execute(f"SELECT DISTINCT item_id FROM {log}").fetchall()
+    return {
+        "requests": requests,
+        "users": users,
+        "queries": queries,
+        "item_keys": [key for (key,) in items],
+    }
+
+
+def _items(checked: Checked, log_keys: list[int], known: Known) -> pa.Table:
+    ids: ItemIds = checked.plan.ids
+    if ids.kind == "integer":
+        return keyed(checked.catalogue, ids, {key: str(key) for key in log_keys})
+    refs = dict(zip(ids.keys(checked.log_refs).tolist(), checked.log_refs, strict=True))
+    refs |= known.refs
+    return keyed(checked.catalogue, ids, {key: refs[key] for key in log_keys})
+
+
+def _check_identity(rows: dict[str, int], source: Source, old: int, known: Known) -> None:
+    if rows["in"] != sum(source.rows):
+        raise DataError(
+            f"{rows['in']:,} rows were read of {sum(source.rows):,}: the log changed meanwhile. "
+            "Ingest again when it is at rest."
+        )
+    lost = sum(known.rows) - old
+    if lost or rows["in"] != rows["out"] + rows["quarantined"] + rows["duplicates"]:
+        raise PrerankError(f"Ingest lost count of rows, please report it: {rows}, {lost} lost")

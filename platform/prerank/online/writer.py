@@ -1,0 +1,269 @@
+"""Engagement events into users' online histories: one writer a user, and a journal.
+
+An event is acknowledged when it stands in a synced journal; the journal is replayed at restart.
+Merging is by event id, so an event that is repeated or replayed counts once, and by event time, so
+a late event takes its place among the older ones and a newer state is never lost. Whatever is
+written online is the whole merged history, since SQLite lets the last write win, old or new.
+
+A user belongs to one of N writers (:func:`shard_of`); a back-fill shares their lock, so two
+processes never read, merge and write the same user at once. The lock is a file's: on several hosts
+it needs a file system that honours ``flock``.
+
+Callers that arrive while a batch is being written wait and are then written together, in one sync
+and one push.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+from feast import FeatureStore
+from feast.data_source import PushMode
+
+from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.features.text import query_code
+from prerank.core.errors import DataError
+from prerank.core.home import Home, write_json
+from prerank.online.journal import Journal, replay
+from prerank.online.store import HISTORY_FIELDS, online_name
+
+PUSH_SOURCE = "user_history_push"
+FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
+CHECKPOINT_EVERY = 256
+Entry = tuple[int, int, int, int, int]
+"""(item id, action code, time in microseconds since 1970, event id, code of its query)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One engagement. ``item_id`` is the int64 key, ``time`` microseconds since 1970; ``query`` is
+    the normalised text that led to it, "" where that is not known.
+    """
+
+    user_id: str
+    item_id: int
+    action: str
+    time: int
+    event_id: int
+    query: str = ""
+
+    def entry(self, code: int) -> Entry:
+        """The event in a history, with the ``code`` of its action."""
+        return self.item_id, code, self.time, self.event_id, query_code(self.query)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a batch: events acknowledged, of which passive; whether online already."""
+
+    accepted: int
+    passive: int
+    online: bool
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """The writer of a user; the same in every process."""
+    return xxhash.xxh3_64_intdigest(user_id) % shards
+
+
+def merged(current: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
+    """The last HISTORY_LENGTH distinct events by (time, event id), oldest first."""
+    by_id: dict[int, Entry] = {}
+    for entry in (*current, *new):
+        known = by_id.setdefault(entry[3], entry)
+        # A repeat may tell the query that the first telling left out.
+        if entry[4] and not known[4]:
+            by_id[entry[3]] = entry
+    return sorted(by_id.values(), key=lambda e: (e[2], e[3]))[-HISTORY_LENGTH:]
+
+
+@dataclass
+class _Ticket:
+    """A caller's batch, waiting to be written."""
+
+    events: Sequence[Event]
+    online: bool | None = None
+    error: BaseException | None = None
+
+
+@dataclass
+class HistoryWriter:
+    """The writer of one shard of users.
+
+    Args:
+        home: holds the journal.
+        store: Feast's store, applied.
+        schema: names the actions; passive ones are acknowledged and journaled, but no history.
+        shard, shards: which users are this writer's.
+    """
+
+    home: Home
+    store: FeatureStore
+    schema: FeatureSchema
+    shard: int = 0
+    shards: int = 1
+    exclusive: bool = False
+    _codes: dict[str, int] = field(init=False)
+    _pending: list[Event] = field(default_factory=list, init=False)
+    _queue: list[_Ticket] = field(default_factory=list, init=False)
+    _queue_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _commits: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._codes = {a: self.schema.actions.index(a) for a in self.schema.engagements}
+        self._journal = Journal(self.home.journal / f"writer-{self.shard:03d}.jsonl")
+        self._lock_path = self.home.feast / "history.lock"
+        name = f"replayed-{online_name()}-{self.shard}-of-{self.shards}.json"
+        # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
+        self._checkpoint = self.home.feast / name
+
+    @classmethod
+    def backfill(cls, home: Home, store: FeatureStore) -> HistoryWriter:
+        """A writer for every user, which keeps the live writers out batch by batch."""
+        return cls(home, store, FeatureSchema((), (), ()), exclusive=True)
+
+    def write(self, events: Sequence[Event]) -> Written:
+        """Acknowledge ``events`` and merge them into their users' histories.
+
+        Raises:
+            DataError: an action is unknown; nothing of the batch was written.
+            OSError: the journal cannot be written; nothing is acknowledged.
+        """
+        for event in events:
+            if event.action not in self.schema.actions:
+                raise DataError(f"action {event.action!r} is unknown: {list(self.schema.actions)}")
+        ticket = _Ticket(events)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._lock:
+            if ticket.online is None and ticket.error is None:
+                with self._queue_lock:
+                    waiting, self._queue = self._queue, []
+                self._commit(waiting)
+        if ticket.error is not None:
+            raise ticket.error
+        passive = sum(e.action not in self._codes for e in events)
+        return Written(len(events), passive, bool(ticket.online))
+
+    def replay(self) -> int:
+        """Merge what the journals hold beyond the last checkpoint; number of events read.
+
+        Every journal is read: the number of writers, and so a user's writer, may have changed.
+        """
+        with self._lock:
+            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
+            count, ends = 0, {}
+            for path in sorted(self.home.journal.glob("writer-*.jsonl")):
+                for batch, end in replay(path, int(done.get(path.name, 0))):
+                    events = [Event(**r) for r in batch]
+                    mine = [e for e in events if shard_of(e.user_id, self.shards) == self.shard]
+                    self._merge(self._entries(mine))
+                    count += len(events)
+                    ends[path.name] = end
+            write_json(self._checkpoint, {**done, **ends})
+        return count
+
+    def merge_histories(self, histories: Mapping[str, Sequence[Entry]]) -> None:
+        """Merge whole histories, for a back-fill."""
+        with self._lock:
+            self._merge(histories)
+
+    def _commit(self, waiting: list[_Ticket]) -> None:
+        events = [e for ticket in waiting for e in ticket.events]
+        try:
+            end = self._journal.append([asdict(e) for e in events])
+        except BaseException as error:
+            for ticket in waiting:
+                ticket.error = error
+            return
+        online = True
+        self._pending += events
+        try:
+            self._merge(self._entries(self._pending))
+            self._pending = []
+        except Exception:
+            # Acknowledged all the same: the journal has it, the next batch or restart retries.
+            log.exception("history push failed; %d events wait", len(self._pending))
+            online = False
+        for ticket in waiting:
+            ticket.online = online
+        self._commits += 1
+        if online and self._commits % CHECKPOINT_EVERY == 0:
+            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
+            write_json(self._checkpoint, {**done, self._journal.path.name: end})
+
+    def _entries(self, events: Iterable[Event]) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
+        for e in events:
+            # A journal may hold an action that a rebuilt schema no longer knows.
+            if (code := self._codes.get(e.action)) is not None:
+                found.setdefault(e.user_id, []).append(e.entry(code))
+        return found
+
+    def _merge(self, new: Mapping[str, Sequence[Entry]]) -> None:
+        """Read, merge and write the histories of some users; repeats write nothing."""
+        if not new:
+            return
+        with self._shared_with_backfill():
+            before = read_histories(self.store, list(new))
+            after = {user: merged(before[user], entries) for user, entries in new.items()}
+            rows = {user: h for user, h in after.items() if h and h != before[user]}
+            if rows:
+                self.store.push(PUSH_SOURCE, _frame(rows), to=PushMode.ONLINE)
+
+    @contextmanager
+    def _shared_with_backfill(self) -> Iterator[None]:
+        # Live writers have disjoint users and share the lock; a back-fill has everybody's.
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH)
+            yield
+
+
+def history_arrays(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Entries as the int64 arrays [E] of :class:`interactrank.features.inputs.FeatureInputs`, by name."""
+    places = {"hist_items": 0, "hist_actions": 1, "hist_times": 2, "hist_queries": 4}
+    return {name: np.array([e[at] for e in entries], np.int64) for name, at in places.items()}
+
+
+def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, list[Entry]]:
+    """Online histories of ``users``, oldest first; empty where there is none."""
+    answer = store.get_online_features(FEATURES, [{"user_id": u} for u in users]).proto
+    names = list(answer.metadata.feature_names.val)
+    columns = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
+
+    def history(i: int) -> list[Entry]:
+        *told, queries = (column[i].int64_list_val.val for column in columns)
+        # What was written before histories kept queries tells none.
+        return list(zip(*told, queries or [0] * len(told[0]), strict=True))
+
+    return {user: history(i) for i, user in enumerate(users)}
+
+
+def _frame(histories: Mapping[str, list[Entry]]) -> pd.DataFrame:
+    lists = [list(zip(*h, strict=True)) for h in histories.values()]
+    last = pd.Series([h[-1][2] + 1 for h in histories.values()], dtype="int64")
+    frame = {name: [list(column[i]) for column in lists] for i, name in enumerate(HISTORY_FIELDS)}
+    # A row that includes an event at s is stamped s + 1 us, as the feature tables are.
+    stamp = last.to_numpy().astype("datetime64[us]")
+    return pd.DataFrame(
+        {"user_id": list(histories), **frame, "event_timestamp": pd.to_datetime(stamp, utc=True)}
+    )
+
+
+__all__ = [
+    "Entry", "Event", "HistoryWriter", "Written", "history_arrays", "merged", "read_histories",
+    "shard_of",
+]  # fmt: skip

@@ -1,0 +1,86 @@
+"""A model version as files: safetensors weights, JSON meta data, the catalogue. No pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.architectures import architecture, build, config_of
+from interactrank.model.interactrank import InteractRank
+from prerank.core.errors import StateError
+
+WEIGHTS, META, CATALOGUE = "weights.safetensors", "model.json", "catalogue.safetensors"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded model version. ``meta`` is model.json: config, schema, hash, window, metrics."""
+
+    model: InteractRank
+    schema: FeatureSchema
+    catalogue: Catalogue
+    meta: dict[str, Any]
+
+
+def save_bundle(
+    folder: Path, model: InteractRank, catalogue: Catalogue, meta: dict[str, Any]
+) -> None:
+    """Write a model version's files into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # save_model writes the embeddings that both towers share once.
+    save_model(model, str(folder / WEIGHTS))
+    catalogue.save(folder / CATALOGUE)
+    own = {"architecture": architecture(model.config), "model": model.config.to_dict()}
+    write_meta(folder, model.schema, {**meta, **own})
+
+
+def write_meta(folder: Path, schema: FeatureSchema, meta: dict[str, Any]) -> None:
+    """Write model.json: what a ranker was fitted on, so that no other schema feeds it."""
+    full = {
+        **meta,
+        "schema": schema.to_dict(),
+        "schema_hash": schema.hash(),
+        "cross_features": schema.cross,
+        "code_version": version("interactrank-platform"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META).write_text(json.dumps(full, indent=2, default=str) + "\n")
+
+
+def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
+    """Read what :func:`write_meta` wrote.
+
+    Raises:
+        StateError: the model was written for another feature schema than this code computes.
+    """
+    meta = json.loads((folder / META).read_text())
+    schema = FeatureSchema.from_dict(meta["schema"])
+    if schema.hash() != meta["schema_hash"]:
+        lost = [name for name in meta["cross_features"] if name not in schema.cross]
+        raise StateError(
+            f"the model in {folder} was trained with feature schema {meta['schema_hash']}, this "
+            f"code computes {schema.hash()}{' without ' + ', '.join(lost) if lost else ''}: "
+            f"install the code version {meta['code_version']}, or train again."
+        )
+    return schema, meta
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read what :func:`save_bundle` wrote.
+
+    Raises:
+        StateError: the model was written for another feature schema than this code computes.
+    """
+    schema, meta = read_meta(folder)
+    catalogue = Catalogue.load(folder / CATALOGUE)
+    config = config_of(meta.get("architecture", "interactrank"), meta["model"])
+    model = build(config, schema, catalogue)
+    load_model(model, folder / WEIGHTS)
+    return Bundle(model.eval(), schema, catalogue, meta)

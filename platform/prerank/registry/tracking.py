@@ -1,0 +1,106 @@
+"""MLflow: where runs go, and what a job's run records."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from prerank.core.errors import NotReadyError
+from prerank.core.home import Home
+
+EXPERIMENT = "prerank"
+SERVER_SECONDS = 60.0
+
+
+def tracking_uri(home: Home) -> str:
+    """MLFLOW_TRACKING_URI, else the embedded SQLite store under ``home``."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    home.mlflow.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home.mlflow / 'mlflow.db'}"
+
+
+def _await_server(uri: str) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{uri}/health", timeout=5.0).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline:
+            raise NotReadyError(
+                f"no MLflow server answers at MLFLOW_TRACKING_URI={uri}: start one as the README "
+                "says, or unset the variable to use the embedded store."
+            )
+        time.sleep(0.5)
+
+
+def use(home: Home) -> str:
+    """Point MLflow at the tracking server, whether or not it answers; returns the URI."""
+    import mlflow
+
+    uri = tracking_uri(home)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def connect(home: Home) -> str:
+    """Point MLflow at the tracking server and make the experiment; returns the URI.
+
+    Raises:
+        NotReadyError: the server does not answer within a minute.
+    """
+    import mlflow
+
+    uri = tracking_uri(home)
+    if uri.startswith("http"):
+        _await_server(uri)
+    mlflow.set_tracking_uri(uri)
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        # Without a server there is nobody to proxy artifacts, and MLflow's own default is a
+        # relative folder: name the place.
+        embedded = uri.startswith("sqlite:")
+        location = (home.mlflow / "artifacts").as_uri() if embedded else None
+        mlflow.create_experiment(EXPERIMENT, artifact_location=location)
+    mlflow.set_experiment(EXPERIMENT)
+    return uri
+
+
+@contextmanager
+def job_run(home: Home, name: str, params: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    """One MLflow run for a job: parameters, the whole config, and the data's fingerprint."""
+    import mlflow
+
+    connect(home)
+    with mlflow.start_run(run_name=name) as run:
+        mlflow.log_params(params)
+        mlflow.log_dict(config, "config.json")
+        yield str(run.info.run_id)
+
+
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it: no "@"."""
+    return name.replace("@", "_at_")
+
+
+def log_results(metrics: dict[str, Any], files: list[Path]) -> None:
+    """Log a report's metrics (``<model>.<metric>``) and files to the active run."""
+    import mlflow
+
+    flat = {
+        f"{model}.{metric_name(name)}": float(value)
+        for model, values in metrics.items()
+        for name, value in values.items()
+        if isinstance(value, (int, float))
+    }
+    mlflow.log_metrics(flat)
+    for file in files:
+        mlflow.log_artifact(str(file))

@@ -1,0 +1,112 @@
+"""The answer to one request: features read online, candidates scored, the best k told."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, request_features
+from interactrank.features.packed_rows import RowError
+from interactrank.features.schema import REQUEST_NUMERIC
+from interactrank.model.scorer import Scored, Scorer
+from prerank.online.reader import OnlineFeatures, OnlineRead
+from prerank.registry import versions as registry
+from prerank.serving.api import Limits, PrerankRequest, iso, named
+
+_EMPTY = np.zeros(0, np.int64)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version that is being served. Never changed, only exchanged."""
+
+    wanted: registry.Wanted
+    scorer: Scorer
+    limits: Limits
+    schema_hash: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``body`` for the caller; what reading the features cost, for the metrics."""
+
+    body: dict[str, Any]
+    read: OnlineRead
+
+
+def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
+    """Score a request with ``loaded``; without its packed rows where they are of another schema."""
+    read = features.read(request.query, request.user_id, request.time_us, request.context)
+    scorer, inputs = loaded.scorer, read.inputs
+    try:
+        scored = scorer.score(
+            request.query, inputs, request.keys, request.weights, request.retrieved
+        )
+    except RowError as error:
+        log.error("scoring without engagement rows: %s", error)
+        inputs = without_rows(inputs)
+        degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
+        read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
+        scored = scorer.score(
+            request.query, inputs, request.keys, request.weights, request.retrieved
+        )
+    top = scored.top(request.k)
+    items = [
+        {"id": shown, "score": score}
+        for shown, score in zip(
+            request.shown(scored.ids[top]), scored.scores[top].tolist(), strict=True
+        )
+    ]
+    if request.explain:
+        for item, parts in zip(items, _parts(scorer, scored, top, inputs, request), strict=True):
+            item.update(parts)
+    body = {
+        "request_id": request.request_id,
+        "model_version": loaded.wanted.version,
+        "items": items,
+        "k": request.k,
+        "unknown_ids": request.shown(scored.unknown),
+        "degraded": list(read.degraded),
+        "snapshot_cutoff": iso(read.cutoff_us),
+    }
+    if request.explain:
+        # What `prerank parity` needs to compute the same answer from the offline tables.
+        statistics = request_features(scorer.model.schema, inputs)[0]
+        body |= {"time": iso(request.time_us),
+                 "request_features": named(REQUEST_NUMERIC, statistics)}  # fmt: skip
+    return Answer(body, read)
+
+
+def without_rows(inputs: FeatureInputs) -> FeatureInputs:
+    """The same request as if no key had a packed row."""
+    nothing = inputs.blocks[:0]
+    return dataclasses.replace(
+        inputs, blocks=nothing, block_start=_EMPTY, block_size=_EMPTY,
+        key_block=np.full_like(inputs.key_block, MISSING_BLOCK),
+    )  # fmt: skip
+
+
+def _parts(
+    scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs, request: PrerankRequest
+) -> list[dict[str, Any]]:
+    """Dot, prior and non-zero cross features of the items ``top``."""
+    ids = scored.ids[top]
+    created = scorer.created[scorer.table.rows(ids)]
+    schema = scorer.model.schema
+    retrieved = request.retrieved
+    if retrieved is not None:
+        order = np.argsort(request.keys)
+        retrieved = retrieved[order[np.searchsorted(request.keys, ids, sorter=order)]]
+    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retrieved)
+    return [
+        {"dot": float(scored.dots[at]), "prior": float(scored.priors[at]),
+         "features": named(schema.cross, x[i])}
+        for i, at in enumerate(top)
+    ]  # fmt: skip

@@ -1,0 +1,219 @@
+"""The Ray Serve application: ``import_path: prerank.serving.deployment:app``.
+
+``PreRanker`` is the ingress. Scoring is a few milliseconds of compiled code in one thread, so a
+replica does one request at a time and more throughput is more replicas. Events go to the writer of
+their user, one process a shard, where waiting batches are written together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from ray.util.metrics import Counter, Gauge, Histogram
+from starlette.requests import Request
+from starlette.responses import Response
+
+from prerank.core.errors import ConfigError, NotReadyError, PrerankError
+from prerank.online.reader import BYTES_BUDGET
+from prerank.online.store import open_store
+from prerank.online.writer import Event, HistoryWriter, Written, shard_of
+from prerank.serving.api import RequestError, parse_events, parse_json, parse_raw
+from prerank.serving.engine import Engine, ServeConfig, limits_of
+
+MAX_BODY = 32 << 20
+WRITER_THREADS = 32
+RAW = "application/octet-stream"
+ROUTES = {"/v1/prerank": "POST", "/v1/events": "POST", "/health": "GET", "/ready": "GET"}
+QUIET = {"enable_access_log": False}
+"""A line a request costs more than the metrics that say the same."""
+
+log = logging.getLogger(__name__)
+
+
+# A writer waits for the disk most of its time: it takes no core from the scorers.
+@serve.deployment(
+    max_ongoing_requests=WRITER_THREADS, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+)
+class HistoryWriterDeployment:
+    """The one writer of a shard of users. Opens the store when there is one to open."""
+
+    def __init__(self, config: dict[str, Any], shard: int) -> None:
+        self._config, self._shard = ServeConfig(**config), shard
+        self._writer: HistoryWriter | None = None
+        self._threads = ThreadPoolExecutor(WRITER_THREADS)
+        self._opening = asyncio.Lock()
+
+    async def write(self, events: list[Event]) -> Written:
+        """Acknowledge a batch.
+
+        Raises:
+            NotReadyError: nothing was materialised.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._opening:
+            if self._writer is None:
+                self._writer = await loop.run_in_executor(self._threads, self._open)
+        return await loop.run_in_executor(self._threads, self._writer.write, events)
+
+    def _open(self) -> HistoryWriter:
+        home = self._config.home_folder()
+        schema = limits_of(home, self._config).schema
+        store = open_store(home)
+        writer = HistoryWriter(home, store, schema, self._shard, self._config.writers)
+        writer.replay()
+        return writer
+
+
+@serve.deployment(logging_config=QUIET)
+class PreRanker:
+    """HTTP in, HTTP out; the work is :class:`prerank.serving.engine.Engine`'s."""
+
+    def __init__(self, config: dict[str, Any], writers: list[DeploymentHandle]) -> None:
+        import torch
+
+        # One request is one thread's work; more would only fight over the cores with the others.
+        torch.set_num_threads(1)
+        self.config, self.writers = ServeConfig(**config), writers
+        self.metrics = _Metrics()
+        self.engine = Engine(self.config)
+        self.engine.start()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer any route; whatever the caller did wrong is a 4xx that says so."""
+        try:
+            return await self._route(request)
+        except RequestError as error:
+            return _json(error.body(), error.status)
+        except NotReadyError as error:
+            return _json(_error("service", str(error)), 503)
+        except PrerankError as error:
+            return _json(_error("service", str(error)), 503)
+        except Exception:
+            log.exception("request failed")
+            return _json(_error("service", "internal error; the replica's log has the cause"), 500)
+
+    async def _route(self, request: Request) -> Response:
+        path = request.url.path.rstrip("/")
+        method = ROUTES.get(path)
+        if method is None:
+            raise RequestError("path", f"{path or '/'} is unknown; routes: {list(ROUTES)}", 404)
+        if request.method != method:
+            raise RequestError("method", f"{path} takes {method}", 405)
+        if path == "/health":
+            return _json(self.engine.health())
+        if path == "/ready":
+            ready, remedy = self.engine.ready()
+            return _json({"ready": True}) if ready else _json(_error("model", remedy), 503)
+        body = await _body(request)
+        return await (self._prerank if path == "/v1/prerank" else self._events)(request, body)
+
+    async def _prerank(self, request: Request, body: bytes) -> Response:
+        started = time.perf_counter()
+        limits, now = self.engine.limits(), time.time_ns() // 1000
+        if request.headers.get("content-type", "").startswith(RAW):
+            wanted = parse_raw(body, dict(request.query_params), limits, now)
+        else:
+            wanted = parse_json(body, limits, now)
+        answer = self.engine.answer(wanted)
+        response = _json(answer.body)
+        self.metrics.observe(answer, len(wanted.keys), time.perf_counter() - started)
+        return response
+
+    async def _events(self, request: Request, body: bytes) -> Response:
+        events = parse_events(body, self.engine.event_limits(), time.time_ns() // 1000)
+        shards: dict[int, list[Event]] = {}
+        for event in events:
+            shards.setdefault(shard_of(event.user_id, len(self.writers)), []).append(event)
+        calls = [self.writers[shard].write.remote(batch) for shard, batch in shards.items()]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [r for r in results if isinstance(r, BaseException)]
+        if failed:
+            cause = getattr(failed[0], "cause", None) or failed[0]
+            log.error("events were not acknowledged", exc_info=failed[0])
+            raise NotReadyError(
+                f"not every event was acknowledged ({cause}). Send the batch again: an event that "
+                "is repeated counts once."
+            )
+        done: list[Written] = [r for r in results if isinstance(r, Written)]
+        return _json({
+            "accepted": sum(w.accepted for w in done),
+            "passive": sum(w.passive for w in done),
+            "online": all(w.online for w in done),
+        })  # fmt: skip
+
+
+class _Metrics:
+    """What a replica exports beside Serve's own metrics."""
+
+    def __init__(self) -> None:
+        edges = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]
+        self.latency = Histogram("prerank_latency_ms", "Parsing to answer.", edges)
+        self.candidates = Counter("prerank_candidates_total", "Candidates scored.")
+        self.keys = Gauge("prerank_online_keys", "Online keys read by the last request.")
+        self.bytes = Histogram(
+            "prerank_online_bytes", "Bytes read online by a request.",
+            [BYTES_BUDGET * share / 8 for share in (0.25, 0.5, 1, 2, 4, 8, 16)],
+        )  # fmt: skip
+        self.degraded = Counter("prerank_degraded_total", "Requests scored without features.")
+
+    def observe(self, answer: Any, candidates: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.latency.observe(seconds * 1e3)
+        if candidates:
+            self.candidates.inc(candidates)
+        self.keys.set(answer.read.keys)
+        self.bytes.observe(max(answer.read.bytes, 1))
+        if answer.read.degraded:
+            self.degraded.inc()
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise RequestError("body", f"{length} bytes; at most {MAX_BODY} are taken", 413)
+    body = await request.body()
+    if len(body) > MAX_BODY:
+        raise RequestError("body", f"{len(body)} bytes; at most {MAX_BODY} are taken", 413)
+    return body
+
+
+def _error(field: str, message: str) -> dict[str, Any]:
+    return {"error": {"field": field, "message": message}}
+
+
+def _json(data: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(data), status, media_type="application/json")
+
+
+def app(args: dict[str, Any]) -> Application:
+    """Build the application from the ``args`` of its Serve configuration.
+
+    Raises:
+        ConfigError: a key is unknown or a value is wrong; the message names it.
+    """
+    try:
+        config = ServeConfig(**args)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"args of the prerank application: {problems}") from None
+    # The replicas' environment may differ from the builder's: the home is settled here.
+    settled = config.model_copy(update={"home": str(config.home_folder().root)}).model_dump()
+    # mypy does not see what a class decorator makes of a class.
+    writer: Any = HistoryWriterDeployment
+    scorer: Any = PreRanker
+    writers = [
+        writer.options(name=f"HistoryWriter-{shard}").bind(settled, shard)
+        for shard in range(config.writers)
+    ]
+    return scorer.options(num_replicas=config.replicas).bind(settled, writers)

@@ -1,0 +1,234 @@
+"""What a replica does, without Ray: follow the champion, keep it warm, answer requests.
+
+A background thread asks the registry every few seconds which version to serve. A new version is
+downloaded, loaded, joined with its index and warmed there, off the request path; then one reference
+is exchanged, so a request sees the old version or the new one, never parts of both. A version that
+cannot be served leaves the old one in place, and :meth:`Engine.health` says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from interactrank.model.scorer import Scorer
+from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.home import Home
+from prerank.core.ids import ItemIds
+from prerank.features.build import schema_of
+from prerank.online.reader import OnlineFeatures
+from prerank.online.store import materialised_path
+from prerank.registry import versions as registry
+from prerank.registry.bundle import load_bundle
+from prerank.registry.index import load_index
+from prerank.serving.answer import Answer, Loaded, answer
+from prerank.serving.api import Limits, PrerankRequest, iso
+
+WARM_CANDIDATES = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class ServeConfig(BaseModel):
+    """``args`` of the Serve application. Every key has a default; an unknown one is refused.
+
+    Attributes:
+        home: PRERANK_HOME of the replicas; the environment's when left out.
+        clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
+        allow_unpromoted: serve the challenger while nobody has promoted a champion.
+        poll_seconds: how often the registry is asked for the champion.
+        replicas: of the scorer. writers: of user histories; a user always has the same one.
+        max_candidates: of one request.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    home: str | None = None
+    clock: Literal["wall", "replay"] = "wall"
+    allow_unpromoted: bool = False
+    poll_seconds: float = Field(default=2.0, gt=0)
+    replicas: int = Field(default=1, ge=1)
+    writers: int = Field(default=1, ge=1)
+    max_candidates: int = Field(default=200_000, ge=1)
+
+    def home_folder(self) -> Home:
+        """Where state lives."""
+        return Home.at(self.home) if self.home else Home.from_env()
+
+
+def limits_of(home: Home, config: ServeConfig) -> Limits:
+    """What requests and events may hold, from the ingested log.
+
+    Raises:
+        StateError: nothing was ingested.
+    """
+    manifest = home.read_json(home.manifest, "prerank ingest")
+    replay = config.clock == "replay"
+    ids = ItemIds.from_manifest(manifest)
+    return Limits(ids, schema_of(manifest), replay, config.max_candidates)
+
+
+class Engine:
+    """Serves the champion of ``config.home``. ``start`` begins to follow it."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        self.config, self.home = config, config.home_folder()
+        self._features: OnlineFeatures | None = None
+        self._loaded: Loaded | None = None
+        self._event_limits: Limits | None = None
+        self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
+        self._note = "starting"
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Load what there is, then keep following in the background."""
+        self.refresh()
+        threading.Thread(target=self._follow, name="champion", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the background thread."""
+        self._stop.set()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.config.poll_seconds):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look once whether another version is to be served, and serve it."""
+        note = ""
+        try:
+            if self._features is None:
+                self._features = OnlineFeatures(self.home)
+            wanted, now = self._promoted.wanted(), self._loaded
+            if now is None or now.wanted.version != wanted.version:
+                self._loaded = self._load(wanted, self._features)
+                log.info("serving model version %s", wanted.version)
+            else:
+                self._loaded = dataclasses.replace(now, wanted=wanted)
+            self._promoted.remember(wanted)
+            note = wanted.note
+        except PrerankError as error:
+            note = str(error)
+        except Exception as error:
+            # The thread must live on: the next poll may find the cause gone.
+            log.exception("the model could not be refreshed")
+            note = f"{type(error).__name__}: {error}"
+        self._note = note
+
+    def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
+        """Load a version and send a request through it, before anybody sees it."""
+        version = wanted.version
+        # The index first: where it is missing, nothing else need be fetched.
+        index = load_index(self.home, version)
+        bundle = load_bundle(registry.download(self.home, version))
+        trained = bundle.schema.hash()
+        state = self.home.read_json(materialised_path(self.home), "prerank materialise")
+        for what, found in (("index", index.meta), ("online store", state)):
+            if found["schema_hash"] != trained:
+                raise NotReadyError(
+                    f"model version {version} was trained with feature schema {trained}, the "
+                    f"{what} has {found['schema_hash']}: materialise or train again."
+                )
+        scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
+        of_log = limits_of(self.home, self.config)
+        limits = dataclasses.replace(of_log, schema=bundle.schema)
+        loaded = Loaded(wanted, scorer, limits, trained)
+        for request in _warm_requests(self.home, loaded):
+            answer(request, loaded, features)
+        self._event_limits = of_log
+        return loaded
+
+    def event_limits(self) -> Limits:
+        """What an event may hold; read with each model version, so that no event waits for it.
+
+        Raises:
+            StateError: nothing was ingested.
+        """
+        if self._event_limits is None:
+            self._event_limits = limits_of(self.home, self.config)
+        return self._event_limits
+
+    def limits(self) -> Limits:
+        """What a request may hold now.
+
+        Raises:
+            NotReadyError: no version is loaded; the message holds the remedy.
+        """
+        return self._current().limits
+
+    def _current(self) -> Loaded:
+        if self._loaded is None:
+            raise NotReadyError(self._note)
+        return self._loaded
+
+    def answer(self, request: PrerankRequest) -> Answer:
+        """Score a request with the version of the moment.
+
+        Raises:
+            NotReadyError: no version is loaded.
+        """
+        loaded = self._current()
+        assert self._features is not None
+        return answer(request, loaded, self._features)
+
+    def health(self) -> dict[str, Any]:
+        """What runs here: code, schema, model, snapshot, and what is wrong."""
+        loaded, features = self._loaded, self._features
+        return {
+            "code_version": code_version(),
+            "model_version": loaded.wanted.version if loaded else None,
+            "alias": loaded.wanted.alias if loaded else None,
+            "confirmed": not loaded.wanted.note if loaded else None,
+            "schema_hash": loaded.schema_hash if loaded else None,
+            "items": len(loaded.scorer.table) if loaded else 0,
+            "snapshot_cutoff": iso(features.cutoff_us()) if features else None,
+            "clock": self.config.clock,
+            "notes": [self._note] if self._note else [],
+        }
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests are answered; else the remedy."""
+        return self._loaded is not None, "" if self._loaded else self._note
+
+
+def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
+    """The log's latest requests over some of the index: kernels compile, pages are read."""
+    files = sorted(home.events.glob("day=*/*.parquet"))
+    if not files:
+        return []
+    table = pq.read_table(
+        files[-1], columns=["query", "user_id", "request_time"], partitioning=None
+    )
+    weights = np.zeros(len(loaded.limits.schema.heads), np.float32)
+    weights[0] = 1.0
+    keys = loaded.scorer.table.ids[:WARM_CANDIDATES]
+    return [
+        PrerankRequest(
+            request_id="warm-up", user_id=row["user_id"], query=row["query"], keys=keys,
+            originals=None, k=10, weights=weights, explain=True,
+            time_us=int(row["request_time"].timestamp() * 1e6)
+            if loaded.limits.replay else time.time_ns() // 1000,
+        )
+        for row in table.slice(max(len(table) - 20, 0)).to_pylist()
+    ]  # fmt: skip
+
+
+def code_version() -> str:
+    """Version of the installed code."""
+    try:
+        return package_version("interactrank-platform")
+    except PackageNotFoundError:
+        return "not installed"

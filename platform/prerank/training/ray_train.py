@@ -1,0 +1,298 @@
+"""Training on Ray Train: one MLflow run a job, a checkpoint an epoch, resumed after a failure."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.train import UserCallback
+from torch import distributed as dist
+
+from interactrank.features.batch import Batch
+from interactrank.model.architectures import config_of
+from interactrank.model.interactrank import ModelConfig
+from interactrank.training.stacking import anchors, calibrate, cross_fitted, hold_out, refit
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.config import typed
+from prerank.core.errors import DataError
+from prerank.core.home import Home
+from prerank.registry.bundle import save_bundle
+from prerank.training.prefetch import Ahead
+from prerank.training.reader import Reader, new_model
+
+HELD_OUT_BATCHES = 40
+TRAINER = "trainer.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands: epochs done, best validation MRR, epochs since it last gained enough."""
+
+    epochs: int = 0
+    best: float = -1.0
+    behind: int = 0
+
+
+def fit(
+    trainer: Trainer,
+    reader: Reader,
+    batches: Callable[[int], Iterable[Batch]],
+    after_epoch: Callable[[dict[str, Any], bool, dict[str, Any]], None],
+    since: Progress = Progress(),
+) -> None:
+    """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
+
+    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
+    the validation split (:mod:`interactrank.training.stacking`), its towers settled on that split too. Where
+    candidates were shown, a stacked model does not settle: its probabilities are calibrated to
+    towers that do not know these requests, and would promise too much once they do. Validation
+    metrics are cross-fitted, and from before the towers saw the split.
+
+    Args:
+        trainer: the model and its optimiser.
+        reader: reads the validation split.
+        batches: epoch number -> this worker's training batches.
+        after_epoch: called with the epoch's metrics, whether validation MRR improved, and the
+            trainer's state and ``progress`` to resume from.
+        since: where a checkpoint left off.
+    """
+    config, fusion = trainer.config, trainer.model.fusion
+    stacked = config.stacking and fusion.crosses > 0
+    with Ahead(batches, range(since.epochs, config.epochs)) as ahead:
+        beside = anchors(reader.beside(config) if stacked else (), trainer.device)
+        validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
+        while since.epochs < config.epochs and since.behind < max(config.patience, 1):
+            report = trainer.epoch(since.epochs, ahead.epoch(), ())
+            held = hold_out(trainer.model, validation)
+            measured = cross_fitted(fusion, held, config.loss, stacked, beside)
+            loss, mrr = of_rank_zero(measured)
+            report = replace(report, validation_loss=loss, validation_mrr=mrr)
+            # Of equal epochs any may be kept, so each must be fit to be.
+            improved = mrr >= since.best
+            gained = mrr > since.best + config.least_gain
+            since = Progress(since.epochs + 1, mrr if improved else since.best,
+                             0 if gained else since.behind + 1)  # fmt: skip
+            state = trainer.state() | {"progress": asdict(since)}
+            if stacked and held and improved:
+                refit(fusion, [*held, *beside], config.loss)
+            if held and improved and reader.shown:
+                calibrate(fusion, held)
+            if improved and config.settle_passes and not (stacked and reader.shown):
+                trainer.settle(*reader.settling(config))
+            after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
+            trainer.load_state(state)
+
+
+def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:
+    """Rank 0's values on every rank: a rank that stopped early alone would hang the others."""
+    if not dist.is_initialized():
+        return values
+    box = [values]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
+    """Optimiser steps of a whole job."""
+    summary = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    return config.epochs * max(-(-summary["train_requests"] // config.batch_requests // workers), 1)
+
+
+def fit_neural(
+    home: Home, name: str, folder: Path, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Train a neural rival: same reader, loop and budget as the model, no registry.
+
+    Args:
+        home: with a training set.
+        name: the rival's.
+        folder: where the best epoch's bundle goes.
+        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
+
+    Returns:
+        The epochs' metrics.
+    """
+    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
+    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
+    trainer = Trainer(model, config, total_steps(home, config))
+    history: list[dict[str, Any]] = []
+
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
+        history.append(metrics)
+        if improved:
+            save_bundle(folder, model, reader.catalogue, {"name": name})
+
+    fit(trainer, reader, reader.epochs(config), after_epoch)
+    return history
+
+
+class MlflowCallback(UserCallback):
+    """Logs each epoch to the job's MLflow run and to a progress file that the driver follows.
+
+    Runs in Ray Train's controller, so it carries the tracking URI rather than trusting its
+    surroundings.
+    """
+
+    def __init__(self, uri: str, run_id: str, progress: Path) -> None:
+        self.uri, self.run_id, self.progress = uri, run_id, progress
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Log rank 0's metrics at the epoch's step."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        first, now = metrics[0], int(time.time() * 1000)
+        client = MlflowClient(tracking_uri=self.uri)
+        client.log_batch(self.run_id, metrics=[
+            Metric(k, float(v), now, int(first["epoch"]))
+            for k, v in first.items() if isinstance(v, (int, float)) and np.isfinite(v)
+        ])  # fmt: skip
+        with self.progress.open("a") as file:
+            file.write(json.dumps(first) + "\n")
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Run one Ray Train worker: its data shard, data-parallel steps, a checkpoint an epoch."""
+    import ray.train
+    from ray.train import Checkpoint
+    from ray.train.torch import get_device, prepare_model
+
+    home = Home.at(settings["home"])
+    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
+    context = ray.train.get_context()
+    device, rank = get_device(), context.get_world_rank()
+    model = new_model(reader, ModelConfig.from_dict(settings["model"]), config)
+    if rank:
+        # The ranks start from the same weights, and then hide ids and drop units each their own.
+        torch.manual_seed(config.seed + rank)
+    many = context.get_world_size() > 1
+    trainer = Trainer(
+        model, config, total_steps(home, config, context.get_world_size()), device,
+        wrap=(lambda m: prepare_model(
+            m, parallel_strategy_kwargs={"find_unused_parameters": True})) if many else None,
+    )  # fmt: skip
+    since = Progress()
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            since = _resume(trainer, Path(folder), rank)
+    shard = ray.train.get_dataset_shard("train")
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        size = max(config.batch_requests // context.get_world_size(), 1)
+        rng = np.random.default_rng((config.seed, epoch, rank))
+        for table in shard.iter_batches(
+            batch_size=size, batch_format="pyarrow", prefetch_batches=2,
+            local_shuffle_buffer_size=8 * size, local_shuffle_seed=config.seed + epoch,
+        ):  # fmt: skip
+            yield reader.batch(table, reader.negatives(rng, config.random_negatives))
+
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            # Every rank adds its file; Ray makes one checkpoint of them.
+            torch.save(state.pop("rng"), Path(folder) / f"rng-{rank}.pt")
+            if rank == 0:
+                torch.save(state, Path(folder) / TRAINER)
+                save_bundle(Path(folder) / "bundle", model, reader.catalogue, settings["meta"])
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    fit(trainer, reader, batches, after_epoch, since)
+
+
+def _resume(trainer: Trainer, folder: Path, rank: int) -> Progress:
+    """Load a checkpoint into ``trainer``."""
+    state = torch.load(folder / TRAINER, map_location=trainer.device, weights_only=True)
+    own = folder / f"rng-{rank}.pt"
+    # A rank that the job did not have before keeps its fresh generators.
+    rng = torch.load(own, weights_only=True) if own.exists() else None
+    trainer.load_state(state | {"rng": rng})
+    return Progress(**state["progress"])
+
+
+def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thread:
+    """Show the progress file as a bar with the latest metrics, until ``done``."""
+    from tqdm import tqdm
+
+    def show() -> None:
+        with tqdm(total=epochs, desc="train", unit="epoch") as bar:
+            seen = 0
+            while True:
+                finished = done.is_set()
+                lines = progress.read_text().splitlines() if progress.exists() else []
+                for line in lines[seen:]:
+                    m = json.loads(line)
+                    bar.set_postfix(loss=f"{m['train_loss']:.3f}", mrr=f"{m['validation_mrr']:.4f}",
+                                    waiting=f"{m['waiting_share']:.0%}")  # fmt: skip
+                    bar.update()
+                seen = len(lines)
+                if finished:
+                    return
+                done.wait(0.5)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    return thread
+
+
+def run_training(
+    home: Home, name: str, model: ModelConfig, train: TrainConfig, uri: str, run_id: str,
+    meta: dict[str, Any], workers: int | None = None,
+) -> tuple[Path, list[dict[str, Any]]]:  # fmt: skip
+    """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
+
+    ``workers`` None means one for each GPU of the cluster, or one on CPU; each trains on its shard,
+    and the shards are of one size (fewer than ``workers`` requests are left out of an epoch).
+    A job whose worker dies, or one of the same name that was cut off, goes on from its last
+    checkpoint as if nothing had happened.
+
+    Raises:
+        DataError: no validation request has a positive.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    examples = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    if not examples["validation_positives"]:
+        raise DataError(
+            "no validation request has a positive, so no epoch can be told from another: give a "
+            "longer log, or check the mapping's `heads`."
+        )
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    progress = home.runs / name / "progress.jsonl"
+    progress.parent.mkdir(parents=True, exist_ok=True)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "home": str(home.root), "model": model.to_dict(), "train": asdict(train), "meta": meta,
+        },
+        scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
+        datasets={"train": ray.data.read_parquet(str(home.training_set / "train"))},
+        run_config=RunConfig(
+            name=name, storage_path=str(home.runs),
+            failure_config=FailureConfig(max_failures=1),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute="validation_mrr"),
+            callbacks=[MlflowCallback(uri, run_id, progress)],
+        ),
+    )  # fmt: skip
+    done = threading.Event()
+    watcher = follow(progress, train.epochs, done)
+    try:
+        result = trainer.fit()
+    finally:
+        done.set()
+        watcher.join()
+    best = result.get_best_checkpoint("validation_mrr", "max")
+    history = [json.loads(line) for line in progress.read_text().splitlines()]
+    return Path(best.path) / "bundle", history

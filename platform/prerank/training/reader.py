@@ -1,0 +1,125 @@
+"""From the training set's tables to batches, and to a model that knows their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from interactrank.features.batch import Batch, collate
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.model.architectures import build
+from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.training.trainer import TrainConfig, fit_statistics
+from prerank.core.home import Home
+from prerank.dataset.build import Order, read_split, split_sizes, to_arrays
+from prerank.dataset.catalogue import load_catalogue
+from prerank.features.build import schema_of
+
+STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
+
+
+class Reader:
+    """Turns tables of examples into batches for one log's schema and catalogue."""
+
+    def __init__(self, home: Home) -> None:
+        manifest = home.read_json(home.manifest, "prerank ingest")
+        self.home = home
+        self.shown: bool = manifest["has_impressions"]
+        self.schema: FeatureSchema = schema_of(manifest)
+        self.catalogue: Catalogue = load_catalogue(home, manifest)
+        self.table = self.catalogue.table()
+
+    def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
+        """One batch of all requests of ``table``; ``negatives`` as in :func:`collate`."""
+        arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
+        return collate(arrays, self.catalogue, self.table, len(self.schema.heads), negatives)
+
+    def negatives(self, rng: np.random.Generator, many: int) -> NDArray[np.int64] | None:
+        """``many`` random items for a batch; none where candidates are random items already."""
+        return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
+
+    def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
+        """Tables of a split, one in memory at a time (:func:`read_split`)."""
+        yield from read_split(self.home, name, order)
+
+    def sizes(self, name: str) -> list[int]:
+        """Requests of each table of a split, in time order."""
+        return split_sizes(self.home, name)
+
+    def split(
+        self, name: str, size: int, seed: int | None = None, negatives: int = 0
+    ) -> Iterator[Batch]:
+        """Batches of a split; with a seed, files and the requests within each are shuffled, and
+        ``negatives`` random items join each batch.
+        """
+        rng = np.random.default_rng(seed)
+        order: Order = iter if seed is None else lambda files: rng.permutation(len(files))
+        for table in self.tables(name, order):
+            if seed is not None:
+                table = table.take(pa.array(rng.permutation(len(table))))
+            for start in range(0, len(table), size):
+                yield self.batch(table.slice(start, size), self.negatives(rng, negatives))
+
+    def latest(self, name: str, size: int, most: int) -> list[Batch]:
+        """The last batches of a split, ``most`` at most, in time order."""
+        kept: list[pa.Table] = []
+        for table in self.tables(name, reversed):
+            kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
+            if len(kept) >= most:
+                break
+        return [self.batch(table) for table in kept[-most:]]
+
+    def spread(self, name: str, size: int, most: int, seed: int) -> list[Batch]:
+        """A seeded sample from all over a split, ``most`` batches at most, in time order."""
+        rng = np.random.default_rng(seed)
+        share = min(most * size / max(sum(self.sizes(name)), 1), 1.0)
+        kept = []
+        for table in self.tables(name):
+            rows = rng.choice(len(table), int(share * len(table)), replace=False)
+            kept.append(table.take(pa.array(np.sort(rows))))
+        whole = pa.concat_tables(kept)
+        return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
+
+    def beside(self, config: TrainConfig) -> list[Batch]:
+        """Training requests for :func:`interactrank.training.stacking.anchors`, half of them the newest.
+
+        The newest are most like those to come, until the mix of users changes; then requests from
+        all over the training part are the safer ones.
+        """
+        size, half = config.batch_requests, BESIDE_BATCHES // 2
+        return [*self.spread("train", size, half, config.seed), *self.latest("train", size, half)]
+
+    def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:
+        """Shuffled training batches of each epoch, for one worker."""
+        return lambda epoch: self.split(
+            "train", config.batch_requests, config.seed + epoch, config.random_negatives
+        )
+
+    def settling(self, config: TrainConfig) -> tuple[Iterator[Iterator[Batch]], int]:
+        """Passes over the validation split for :meth:`Trainer.settle`, and their steps in all."""
+        size, passes = config.batch_requests, config.settle_passes
+        steps = sum(-(-requests // size) for requests in self.sizes("validation"))
+        batches = (
+            self.split("validation", size, config.seed + n, config.random_negatives)
+            for n in range(passes)
+        )
+        return batches, passes * steps
+
+
+def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
+    """A seeded model with its feature statistics set from the first training requests."""
+    torch.manual_seed(train.seed)
+    model = build(config, reader.schema, reader.catalogue)
+    tables, rows = [], 0
+    for table in reader.tables("train"):
+        tables.append(table.slice(0, STATISTICS_REQUESTS - rows))
+        rows += len(tables[-1])
+        if rows >= STATISTICS_REQUESTS:
+            break
+    fit_statistics(model, [reader.batch(t) for t in tables])
+    return model

@@ -21,9 +21,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
+	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
 
 test: lint
-	$(BIN)/python tests/import_rules.py
 	$(BIN)/pytest -q
 
 test-fast: lint

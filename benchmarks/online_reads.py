@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from prerank.core.home import Home
+from prerank.core.home import Home, materialised_path
+from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
-from prerank.online.store import REDIS_ENV, materialise, materialised_path
+from prerank.online.store import REDIS_ENV
 
 WARM_UP = 50
 

@@ -3,9 +3,10 @@
     python benchmarks/reference_points.py --home HOME [--home HOME2] [--sample N]
 
 HOME is an absolute path that `prerank run` has filled; nothing is written there. The test split is
-streamed as :mod:`prerank.evaluation.run` does it (same candidates, as-of features and metrics), so single
-counts, fitted combinations of them and the trained bundles all see the same requests. Everything
-that is fitted uses the stored training examples, chooses on validation and reads test once.
+streamed as :mod:`prerank.evaluation.run` does it (same candidates, as-of features and metrics), so
+single counts, fitted combinations of them and the trained bundles all see the same requests.
+Everything that is fitted uses the stored training examples, chooses on validation and reads test
+once.
 
 The figures beside ours are those of throw-away prototypes, copied from the design; they were
 measured under other protocols and are no result of this run.
@@ -35,6 +36,7 @@ from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.metrics.ranking import bootstrap_ci, paired_test, request_metrics
 from prerank.core.home import Home
+from prerank.core.manifest import schema_of
 from prerank.dataset.catalogue import load_catalogue
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.samples import stored
@@ -42,7 +44,6 @@ from prerank.evaluation.baselines.simple import ColumnRanker
 from prerank.evaluation.baselines.suite import FITTED, fitted
 from prerank.evaluation.run import rankers as evaluated
 from prerank.evaluation.trials import chunks, measured_requests
-from prerank.features.build import schema_of
 
 SEED = 7
 RULE = {

@@ -30,7 +30,7 @@ from interactrank.model.interactrank import ModelConfig
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import HeldOut, anchors, refit
 from prerank.core.home import Home
-from prerank.dataset.build import to_arrays
+from prerank.dataset.examples import to_arrays
 from prerank.evaluation.baselines.samples import expected_mrr, owners
 from prerank.training.reader import BESIDE_BATCHES, Reader
 

@@ -22,10 +22,12 @@ import torch
 from interactrank.features.engagement import cross_features
 from interactrank.model.scorer import Scorer
 from prerank.core.home import Home
-from prerank.dataset.candidates import catalogue_candidates, offline_inputs, request_arrays
+from prerank.dataset.candidates import catalogue_candidates
+from prerank.dataset.examples import request_arrays
 from prerank.evaluation.baselines.suite import folder_of
 from prerank.evaluation.baselines.trees import TreesRanker
 from prerank.evaluation.trials import measured_requests
+from prerank.features.offline import offline_inputs
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle

@@ -14,9 +14,9 @@ import pytest
 
 from interactrank.features.engagement import cross_features
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import VERSION, schema_of
 from prerank.features import build as features
-from prerank.features.build import FeatureConfig, build_features, schema_of
-from prerank.ingest.existing import VERSION
+from prerank.features.build import FeatureConfig, build_features
 
 DAY = 86_400_000_000
 START = 1_600_000_000_000_000

@@ -1,1 +1,1 @@
-"""TODO features."""
+"""Features: the schema, packed rows, text, and the functions that compute them."""

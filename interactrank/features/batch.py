@@ -19,12 +19,10 @@ from torch import Tensor
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import FeatureInputs, request_features
+from interactrank.features.inputs import HOUR_US, FeatureInputs, request_features
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import ragged
 from interactrank.features.top_items import PERFORMING_LENGTH, performing_items
-
-HOUR_US = 3.6e9
 
 
 @dataclass(frozen=True)

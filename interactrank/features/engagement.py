@@ -26,7 +26,12 @@ from numpy.typing import NDArray
 from interactrank.features.id_table import fill, find, table_bits
 from interactrank.features.inputs import HOUR_US, LEVEL_CODE, FeatureInputs, check_rows
 from interactrank.features.packed_rows import DECODE, mass_column
-from interactrank.features.schema import HISTORY_LENGTH, LEVELS, USER_CROSS, FeatureSchema
+from interactrank.features.schema import (
+    HISTORY_LENGTH,
+    LEVELS,
+    USER_CROSS,
+    FeatureSchema,
+)
 
 SPREAD, SUPPORT = 1e3, 1.0
 """S and alpha of an ordinary level."""
@@ -34,30 +39,10 @@ SPREAD_ALL, SUPPORT_ALL = 1e5, 100.0
 """S and alpha of the popularity row, whose ratios are smaller and whose support is large."""
 THIN_QUERY, THIN_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
-ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
 FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
-THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
-FRESH_CROSS = ("fresh:q:engage:30d",)
-"""A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
-RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
 
 _POPULARITY, _QUERY = LEVEL_CODE["a"], LEVEL_CODE["q"]
-
-
-def cross_names(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of x's columns: levels in order, user x item, item, thinness, freshness, retriever."""
-    levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in schema.columns(lv)]
-    touched = [f"user:touched:{a}" for a in _touch_actions(schema)]
-    retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in schema.retriever]
-    absent = ["retriever:absent"] if retriever else []
-    return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS, *retriever,
-            *absent)  # fmt: skip
-
-
-def _touch_actions(schema: FeatureSchema) -> tuple[str, ...]:
-    """Actions that ``user:touched`` is split by: none where there is but one to touch with."""
-    return schema.engagements if len(schema.engagements) > 1 else ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,7 @@ class _Plan:
     def of(cls, schema: FeatureSchema) -> _Plan:
         widths = np.array([len(schema.columns(lv)) for lv in LEVELS])
         popular = np.array([lv.prefix == "a" for lv in LEVELS])
-        user, touch = int(widths.sum()), _touch_actions(schema)
+        user, touch = int(widths.sum()), schema.touch_actions
         own = user + len(USER_CROSS)
         return cls(
             first_column=np.cumsum(widths) - widths,

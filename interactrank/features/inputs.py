@@ -1,7 +1,8 @@
 """What the features of requests are made from: packed rows and histories, offline and online alike.
 
 :class:`FeatureInputs` is what the offline join and the online store both hand over. Here are its
-checks and what it says of a request alone; :mod:`interactrank.features.engagement` makes the cross features.
+checks and what it says of a request alone; :mod:`interactrank.features.engagement` makes the cross
+features.
 """
 
 from __future__ import annotations

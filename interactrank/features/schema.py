@@ -79,6 +79,12 @@ USER_CROSS: tuple[str, ...] = (
 again wants it; who has labelled an item does not give it the same label again.
 """
 
+ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
+THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
+FRESH_CROSS = ("fresh:q:engage:30d",)
+"""A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
+RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
+
 REQUEST_NUMERIC: tuple[str, ...] = (
     "query:log_total",
     "query:log_distinct",
@@ -141,11 +147,19 @@ class FeatureSchema:
         return tuple(f"{a}:{w}" for a in self.counted(level) for w in level.windows)
 
     @property
-    def cross(self) -> tuple[str, ...]:
-        """Names of the cross features, in the order of the last axis of x [candidates, X]."""
-        from interactrank.features.engagement import cross_names
+    def touch_actions(self) -> tuple[str, ...]:
+        """Actions that ``user:touched`` is split by: none where there is but one to touch with."""
+        return self.engagements if len(self.engagements) > 1 else ()
 
-        return cross_names(self)
+    @property
+    def cross(self) -> tuple[str, ...]:
+        """Names of x's columns [X]: levels, user x item, item, thinness, freshness, retriever."""
+        levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.columns(lv)]
+        touched = [f"user:touched:{a}" for a in self.touch_actions]
+        retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
+        absent = ["retriever:absent"] if retriever else []
+        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS, *retriever,
+                *absent)  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; :meth:`from_dict` inverts it."""

@@ -1,1 +1,1 @@
-"""TODO metrics."""
+"""Ranking metrics, recall at a cut, calibration."""

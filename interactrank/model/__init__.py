@@ -1,1 +1,1 @@
-"""TODO model."""
+"""The model and the scorer of one request."""

@@ -10,8 +10,8 @@ fixed weights, one dot of the towers' width and one of x's; each of the few hidd
 (``fusion_hidden``) adds one of x's. The dot never enters anything but its own product with a > 0,
 as a search engine's operators require.
 
-s_h and t_h calibrate a head; they are 1 and 0 until :func:`interactrank.training.stacking.calibrate`. The
-head weights w_h of a request fuse on logits,
+s_h and t_h calibrate a head; they are 1 and 0 until
+:func:`interactrank.training.stacking.calibrate`. The head weights w_h of a request fuse on logits,
     sum_h w_h logit_h = a <sum_h w_h s_h q_h, p> + (sum_h w_h s_h) g(x) + constant,
 so serving needs one dot product a candidate.
 

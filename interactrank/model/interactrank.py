@@ -103,7 +103,7 @@ class ItemTower(nn.Module):
         nn.init.normal_(self.category.weight, std=0.02)
 
     def forward(self, item: dict[str, Tensor]) -> Tensor:
-        """Encode items given by ``Batch.items`` (see :func:`interactrank.features.batch.item_inputs`)."""
+        """Encode ``Batch.items`` (:func:`interactrank.features.batch.item_inputs`)."""
         return F.normalize(self.layers(item)[-1], dim=-1)
 
     def layers(self, item: dict[str, Tensor]) -> list[Tensor]:

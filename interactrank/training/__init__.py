@@ -1,1 +1,1 @@
-"""TODO training."""
+"""Losses, the optimiser loop and the stacking of the fusion."""

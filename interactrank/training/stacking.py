@@ -81,7 +81,7 @@ def anchors(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
-    """The pointwise and listwise losses of :mod:`interactrank.training.losses` over held-out batches."""
+    """Pointwise and listwise losses (:mod:`interactrank.training.losses`) of held-out batches."""
     loss = held[0].dots.new_zeros(())
     heads = held[0].dots.shape[1]
     head_weights = loss.new_tensor(config.head_weights[:heads])

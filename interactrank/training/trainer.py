@@ -24,10 +24,10 @@ from interactrank.training.losses import ItemFrequency, LossConfig, total_loss
 class TrainConfig:
     """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
     in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
-    (:mod:`interactrank.training.stacking`). ``random_negatives`` items of the catalogue join each batch as
-    negatives of the softmax loss, since impressions lack easy ones (a log without impressions has
-    random candidates as it is). ``settle_passes`` over the held-out requests end the training
-    (:meth:`Trainer.settle`), but not of a model whose calibration they would break.
+    (:mod:`interactrank.training.stacking`). ``random_negatives`` items of the catalogue join each
+    batch as negatives of the softmax loss, since impressions lack easy ones (a log without
+    impressions has random candidates as it is). ``settle_passes`` over the held-out requests end
+    the training (:meth:`Trainer.settle`), but not of a model whose calibration they would break.
     """
 
     epochs: int = 8

@@ -151,7 +151,8 @@ def _features(args: argparse.Namespace) -> None:
 def _materialise(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from prerank.online import store
+    from prerank.online.materialise import materialise
+    from prerank.online.store import apply
 
     home = _home(args)
     until = None
@@ -160,8 +161,8 @@ def _materialise(args: argparse.Namespace) -> None:
             until = int(pd.to_datetime(args.until, utc=True).value // 1000)
         except ValueError as error:
             raise ConfigError(f"--until {args.until!r} is no time: {error}") from None
-    store.apply(home)
-    print(store.materialise(home, until))
+    apply(home)
+    print(materialise(home, until))
 
 
 def _training_set(args: argparse.Namespace) -> None:
@@ -206,7 +207,7 @@ def _ablate(args: argparse.Namespace) -> None:
     if args.seeds < 1:
         raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
     connect()
-    print(table(ablate(home, config, args.seeds, Budget(split=args.split))))
+    print(table(ablate(home, config.model, config.train, args.seeds, Budget(split=args.split))))
 
 
 def _index(args: argparse.Namespace) -> None:

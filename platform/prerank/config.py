@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.errors import ConfigError
+from prerank.core.settings import OnceLoader, typed
 from prerank.evaluation.baselines.suite import DEFAULT, RIVALS
 from prerank.features.build import FeatureConfig
-from prerank.ingest.mapping import OnceLoader
 
-T = TypeVar("T")
 SECTIONS: dict[str, type] = {
     "features": FeatureConfig,
     "model": ModelConfig,
@@ -68,42 +65,3 @@ def _rivals(names: Any) -> tuple[str, ...]:
     if unknown := [n for n in names if n not in RIVALS]:
         raise ConfigError(f"config rivals: unknown {unknown}; known are {sorted(RIVALS)}")
     return tuple(dict.fromkeys(names))
-
-
-def typed(kind: type[T], data: Any, where: str) -> T:
-    """Build a (nested) config dataclass from plain data.
-
-    Raises:
-        ConfigError: a key is unknown or a value has another type; the message names the key.
-    """
-    if not isinstance(data, dict):
-        raise ConfigError(f"config {where}: {data!r} is no mapping of keys to values")
-    hints = get_type_hints(kind)
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(map(str, set(data) - known)):
-        raise ConfigError(f"config {where}: unknown key {unknown}; known are {sorted(known)}")
-    values = {k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ConfigError(f"config {where}: {error}") from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    options = get_args(hint)
-    if get_origin(hint) is UnionType:
-        if value is None and type(None) in options:
-            return None
-        (hint,) = (o for o in options if o is not type(None))
-        options = get_args(hint)
-    if is_dataclass(hint):
-        return typed(hint, value, where)  # type: ignore[arg-type]
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"config {where}: {value!r} is no list")
-        return tuple(_value(options[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"config {where}: {value!r} is no {hint.__name__}")
-    return value

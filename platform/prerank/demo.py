@@ -24,12 +24,12 @@ from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.core.processes import free_port, mlflow_server
+from prerank.core.times import DAY_US
 from prerank.evaluation.report.text import metrics_table
 from prerank.ingest.mapping import LogMapping
 
 READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
-DAY_US = 86_400_000_000
 PROBES = 30
 SEGMENTS = ("country", "device")
 

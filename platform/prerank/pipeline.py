@@ -205,10 +205,11 @@ def run(
     stages = Stages(7)
     ingested, features = prepare(home, events, items, mapping, config, stages)
     with stages("feature store"):
-        from prerank.online import store
+        from prerank.online.materialise import materialise
+        from prerank.online.store import apply
 
-        store.apply(home)
-        store.materialise(home)
+        apply(home)
+        materialise(home)
     rows = features["rows"]
     about = {
         "ingest": ingested.splitlines(),

@@ -32,7 +32,7 @@ CHOSEN = ("full", "no attention", "no cross features")
 
 
 def test_every_variant_changes_one_thing_and_builds() -> None:
-    asked = ablate.trials_of(CONFIG, SCHEMA, 1)
+    asked = ablate.trials_of(CONFIG.model, CONFIG.train, SCHEMA, 1)
     assert next(iter(asked)) == ablate.FULL
     full = asked[ablate.FULL][0]
     seen = set()
@@ -55,7 +55,7 @@ def test_every_cross_feature_is_in_a_family_and_only_thinness_in_two() -> None:
 
 
 def test_seeds_differ_by_seed_alone() -> None:
-    for own in ablate.trials_of(CONFIG, SCHEMA, 3).values():
+    for own in ablate.trials_of(CONFIG.model, CONFIG.train, SCHEMA, 3).values():
         assert [t.train.seed for t in own] == [7, 8, 9]
         assert len({replace(t.train, seed=0) for t in own}) == 1
 
@@ -73,7 +73,7 @@ def home(tiny_world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
 
 
 def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
-    results = ablate.ablate(home, CONFIG, 2, BUDGET)
+    results = ablate.ablate(home, CONFIG.model, CONFIG.train, 2, BUDGET)
     assert tuple(results["ablations"]) == CHOSEN
     for own in results["ablations"].values():
         assert own["parts"]
@@ -96,14 +96,16 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
     old["asked"]["budget"]["epochs"] = 99
     stale.write_text(json.dumps(old))
     before[stale] = stale.stat().st_mtime_ns
-    again = ablate.ablate(home, CONFIG, 2, BUDGET)
+    again = ablate.ablate(home, CONFIG.model, CONFIG.train, 2, BUDGET)
     assert again == results
     redone = {f for f in files if f.stat().st_mtime_ns != before[f]}
     assert redone == {lost, stale}
 
 
 def test_blanked_features_do_not_reach_the_model(home: Home) -> None:
-    trial = ablate.trials_of(CONFIG, trials.Reader(home).schema, 1)["no cross features"][0]
+    trial = ablate.trials_of(CONFIG.model, CONFIG.train, trials.Reader(home).schema, 1)[
+        "no cross features"
+    ][0]
     trainer, reader, epochs = trials.fitted(home, trial, BUDGET)
     assert epochs <= BUDGET.epochs
     assert all(not b.x.any() for b in reader.split("train", 64))

@@ -26,11 +26,14 @@ from interactrank.features.schema import (
 )
 from interactrank.features.text import engagement_keys
 from prerank.core.home import Home
-from prerank.dataset.candidates import offline_inputs, request_arrays, shown_candidates
+from prerank.core.manifest import schema_of
+from prerank.dataset.candidates import shown_candidates
 from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import read_requests
 from prerank.features.asof import MISSING
-from prerank.features.build import FeatureConfig, schema_of
+from prerank.features.build import FeatureConfig
+from prerank.features.offline import offline_inputs
 
 SEGMENTS = ["country", "device"]
 ON_MIDNIGHT, MIDDLE = "r0000000300", "r0000000305"

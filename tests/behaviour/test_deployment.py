@@ -18,15 +18,17 @@ from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
+from prerank.core.manifest import schema_of
 from prerank.core.processes import free_port
-from prerank.dataset.build import read_split
-from prerank.dataset.candidates import offline_inputs
+from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
 from prerank.evaluation.parity import check_parity
 from prerank.evaluation.parity_report import Parity
-from prerank.features.build import schema_of
-from prerank.online.store import materialise, open_store
-from prerank.online.writer import Event, HistoryWriter
+from prerank.features.offline import offline_inputs
+from prerank.online.history import Event
+from prerank.online.materialise import materialise
+from prerank.online.store import open_store
+from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.registry.index import build_index

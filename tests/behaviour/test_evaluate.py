@@ -17,16 +17,16 @@ import torch
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from prerank import pipeline
 from prerank.core.home import Home, write_json
-from prerank.dataset.build import event_days, requests_between
+from prerank.core.manifest import schema_of
 from prerank.dataset.catalogue import load_catalogue
-from prerank.dataset.requests import Splits
+from prerank.dataset.requests import event_days, requests_between
+from prerank.dataset.splits import Splits
 from prerank.evaluation import ablations as ablate
 from prerank.evaluation import counterfactual
 from prerank.evaluation import run as evaluate
 from prerank.evaluation.baselines.simple import ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
 from prerank.evaluation.per_request import places_of
-from prerank.features.build import schema_of
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 

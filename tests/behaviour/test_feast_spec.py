@@ -11,7 +11,7 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import HISTORY_TTL_DAYS
 from interactrank.features.text import engagement_keys
 from prerank.core.home import Home
-from prerank.dataset.candidates import offline_inputs
+from prerank.features.offline import offline_inputs
 
 US = pd.Timedelta(microseconds=1)
 SAMPLED = 150

@@ -12,7 +12,7 @@ import pyarrow as pa
 from interactrank.features.schema import HISTORY_LENGTH, HISTORY_TTL_DAYS
 from interactrank.features.text import normalise, query_code
 from prerank.core.home import Home
-from prerank.dataset.candidates import offline_inputs
+from prerank.features.offline import offline_inputs
 
 DAY, US = pd.Timedelta(days=1), pd.Timedelta(microseconds=1)
 BuildHome = Callable[..., Home]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from prerank.core.manifest import schema_of
 from prerank.dataset.candidates import shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.requests import read_requests
-from prerank.features.build import schema_of
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""

@@ -18,7 +18,8 @@ import pytest
 
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import Home, write_json
-from prerank.dataset.build import build_training_set, read_split
+from prerank.dataset.build import build_training_set
+from prerank.dataset.examples import read_split
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest

@@ -17,10 +17,11 @@ from tests.online_log import (
 )
 
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.home import Home
-from prerank.dataset.candidates import offline_inputs
+from prerank.core.home import Home, materialised_path
+from prerank.features.offline import offline_inputs
+from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
-from prerank.online.store import REDIS_ENV, materialise, materialised_path
+from prerank.online.store import REDIS_ENV
 
 
 @pytest.fixture

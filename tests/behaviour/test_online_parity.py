@@ -36,11 +36,15 @@ from interactrank.model.interactrank import InteractRank, ModelConfig
 from interactrank.model.scorer import Scorer
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
-from prerank.dataset.candidates import Candidates, offline_inputs, request_arrays
-from prerank.features.build import schema_of
+from prerank.core.manifest import schema_of
+from prerank.dataset.candidates import Candidates
+from prerank.dataset.examples import request_arrays
+from prerank.features.offline import offline_inputs
+from prerank.online.history import Event
+from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
-from prerank.online.store import apply, materialise
-from prerank.online.writer import Event, HistoryWriter
+from prerank.online.store import apply
+from prerank.online.writer import HistoryWriter
 from prerank.registry.bundle import Bundle
 from prerank.registry.index import encode_slice
 from prerank.registry.versions import Wanted

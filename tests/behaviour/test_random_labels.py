@@ -18,13 +18,16 @@ from interactrank.metrics.ranking import request_metrics
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
-from prerank.dataset.build import event_days, requests_between
-from prerank.dataset.candidates import offline_inputs, request_arrays, shown_candidates
-from prerank.dataset.requests import Splits
-from prerank.evaluation.baselines.suite import FITTED, NEURAL, Neural, Ranker, load_ranker
+from prerank.dataset.candidates import shown_candidates
+from prerank.dataset.examples import request_arrays
+from prerank.dataset.requests import event_days, requests_between
+from prerank.dataset.splits import Splits
+from prerank.evaluation.baselines.ranker import Ranker
+from prerank.evaluation.baselines.suite import FITTED, NEURAL, Neural, load_ranker
+from prerank.features.offline import offline_inputs
 from prerank.registry.bundle import save_bundle
 from prerank.simulate import simulate
-from prerank.training.ray_train import total_steps
+from prerank.training.fit import total_steps
 from prerank.training.reader import Reader, new_model
 
 BuildHome = Callable[..., Home]

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.home import Home
-from prerank.dataset.build import read_split
+from prerank.dataset.examples import read_split
 from prerank.registry import tracking
 from prerank.registry.bundle import WEIGHTS
 from prerank.training import ray_train as train
-from prerank.training.ray_train import Progress, fit, run_training
+from prerank.training.fit import Progress, fit
+from prerank.training.ray_train import run_training
 from prerank.training.reader import Reader, new_model
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,),

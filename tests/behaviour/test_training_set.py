@@ -19,23 +19,14 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC
 from prerank.core.errors import DataError, StateError
 from prerank.core.home import Home
-from prerank.dataset.build import (
-    build_training_set,
-    event_days,
-    read_split,
-    requests_between,
-    to_arrays,
-    to_table,
-)
-from prerank.dataset.candidates import (
-    offline_inputs,
-    request_arrays,
-    sampled_candidates,
-    shown_candidates,
-)
+from prerank.core.manifest import schema_of
+from prerank.dataset.build import build_training_set
+from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
-from prerank.dataset.requests import plan_splits, read_requests
-from prerank.features.build import schema_of
+from prerank.dataset.examples import read_split, request_arrays, to_arrays, to_table
+from prerank.dataset.requests import event_days, read_requests, requests_between
+from prerank.dataset.splits import plan_splits
+from prerank.features.offline import offline_inputs
 from prerank.training.reader import Reader
 
 BuildHome = Callable[..., Home]

@@ -31,9 +31,10 @@ from interactrank.model.architectures import IntTower, IntTowerConfig, build
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.evaluation.baselines import linear, trees
+from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import owners
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
-from prerank.evaluation.baselines.suite import NEURAL, Ranker, load_ranker
+from prerank.evaluation.baselines.suite import NEURAL, load_ranker
 from prerank.registry.bundle import save_bundle
 
 Make = Callable[[Path], Ranker]

@@ -194,8 +194,10 @@ def test_moving_the_alias_moves_the_answer_without_a_redeploy(
 ) -> None:
     home = cluster[0]
     program = (
-        "from prerank import registry, tracking; from prerank.core.home import Home;"
-        "from prerank.registry.index import build_index; home = Home.from_env(); tracking.connect(home);"
+        "from prerank.registry import tracking, versions as registry;"
+        "from prerank.core.home import Home;"
+        "from prerank.registry.index import build_index;"
+        "home = Home.from_env(); tracking.connect(home);"
         "import mlflow; from prerank.core.ray_tasks import connect; connect();"
         "run = mlflow.start_run(); mlflow.end_run();"
         "v = registry.register(registry.download(home, '1'), run.info.run_id, {}, {});"

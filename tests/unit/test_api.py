@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.api_bodies import JSON, NOW, REPLAY, RETRIEVED, SCHEMA, SEGMENTED, STRINGS, WALL
 
 from prerank.core.ids import ItemIds
-from prerank.serving.api import Limits, PrerankRequest, RequestError, iso, parse_json, parse_raw
+from prerank.core.times import iso
+from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_json, parse_raw
 
 GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
 

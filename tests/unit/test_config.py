@@ -9,8 +9,9 @@ import pytest
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.config import SECTIONS, JobConfig, typed
+from prerank.config import SECTIONS, JobConfig
 from prerank.core.errors import ConfigError
+from prerank.core.settings import typed
 from prerank.features.build import FeatureConfig
 
 

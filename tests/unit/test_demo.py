@@ -9,7 +9,8 @@ import orjson
 import pandas as pd
 import pytest
 
-from prerank.demo import DAY_US, LiveRequest, changed, converse
+from prerank.core.times import DAY_US
+from prerank.demo import LiveRequest, changed, converse
 
 
 class MadeUp:

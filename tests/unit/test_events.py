@@ -14,9 +14,10 @@ from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
+from prerank.online.history import Event, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import REDIS_ENV, apply
-from prerank.online.writer import Event, HistoryWriter, merged, read_histories, shard_of
+from prerank.online.writer import HistoryWriter, shard_of
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 T0 = 1_700_000_000_000_000

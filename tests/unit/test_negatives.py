@@ -16,7 +16,7 @@ from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS, FeatureSchema
-from prerank.dataset.build import Order
+from prerank.dataset.examples import Order
 from prerank.dataset.negatives import FAR, HARD, NEAR, sample_candidates
 from prerank.training.reader import Reader
 

@@ -14,8 +14,7 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from prerank.core.errors import StateError
-from prerank.core.home import Home, write_json
-from prerank.online.store import materialised_path
+from prerank.core.home import Home, materialised_path, write_json
 from prerank.registry import index
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, load_bundle, save_bundle

@@ -142,3 +142,8 @@ def replaced(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def materialised_path(home: Home) -> Path:
+    """Where the state of the online store is written down."""
+    return home.feast / "materialised.json"

@@ -1,1 +1,1 @@
-"""TODO dataset."""
+"""From events and feature tables to training examples: requests, candidates, labels, splits."""

@@ -11,87 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from interactrank.features.batch import RequestArrays
-from interactrank.features.catalogue import Catalogue
-from interactrank.features.engagement import cross_features
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, level_code
-from interactrank.features.schema import HISTORY_TTL_DAYS, FeatureSchema
-from interactrank.features.text import tokens
-from prerank.core.home import Home
+from interactrank.features.inputs import FeatureInputs
+from prerank.core.manifest import RETRIEVER
 from prerank.dataset.negatives import sample_candidates
-from prerank.dataset.requests import context_columns, distinct_searches
-from prerank.features.asof import as_of, micros
-from prerank.ingest.mapping import RETRIEVER
-
-DAY_US = 86_400_000_000
-HISTORY_COLUMNS = ("item_ids", "actions", "times", "queries")
-
-
-def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Packed rows end to end: bytes, and offsets int64 [rows + 1]."""
-    column = rows.cast(pa.large_binary()).combine_chunks()
-    if not len(column):
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = column.buffers()
-    at = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(data, np.uint8), at
-
-
-def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
-    """Features of past requests, joined as of each request's time from the feature tables.
-
-    ``requests`` needs ``query``, ``user_id`` and ``request_time``, and ``context`` where the log
-    has segments.
-    """
-    searches = distinct_searches(requests["query"], context_columns(requests))
-    keys, search = searches.keys(), searches.code
-    counts = np.array([len(k) for k in keys], np.int64)[search]
-    flat = [k for s in search for k in keys[s]]
-    of = np.repeat(np.arange(len(search)), counts)
-    times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
-    joined = as_of(
-        home.features / "engagement",
-        "engagement_key",
-        pa.array(flat, pa.string()),
-        times.take(pa.array(of)),
-        ("row",),
-    )
-    blocks, at = binary_blocks(joined.values["row"])
-    history = _histories(home, requests, times)
-    return FeatureInputs(
-        time=micros(requests["request_time"]),
-        blocks=blocks,
-        block_start=at[:-1],
-        block_size=np.diff(at),
-        key_block=joined.index,
-        key_level=np.array([level_code(k) for k in flat], np.int64),
-        key_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))),
-        hist_items=history["item_ids"],
-        hist_actions=history["actions"],
-        hist_times=history["times"],
-        hist_queries=history["queries"],
-        hist_offsets=history["offsets"],
-        query=searches.query_codes(),
-        tokens=np.array([len(tokens(q)) for q in searches.queries], np.int64)[search],
-        segments=searches.segments(),
-    )
-
-
-def _histories(home: Home, requests: pa.Table, times: pa.Array) -> dict[str, NDArray[np.int64]]:
-    joined = as_of(
-        home.features / "user_history", "user_id", requests["user_id"], times, HISTORY_COLUMNS
-    )
-    index = joined.index
-    if len(joined.values):
-        stamp = micros(joined.values["event_timestamp"])[np.maximum(index, 0)]
-        fresh = stamp >= micros(requests["request_time"]) - HISTORY_TTL_DAYS * DAY_US
-        index = np.where(fresh, index, MISSING_BLOCK)
-    chosen = pa.array(index, mask=index < 0)
-    lists = {c: joined.values[c].combine_chunks().take(chosen) for c in HISTORY_COLUMNS}
-    lengths = pc.fill_null(pc.list_value_length(lists["item_ids"]), 0).to_numpy()
-    flat = {c: lists[c].flatten().to_numpy().astype(np.int64) for c in HISTORY_COLUMNS}
-    return {**flat, "offsets": np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))}
 
 
 @dataclass(frozen=True)
@@ -172,29 +95,3 @@ def sampled_candidates(requests: pa.Table, inputs: FeatureInputs, table: IdTable
     ids, log_q, offsets = sample_candidates(inputs, seeds, shown.ids, shown.offsets, table)
     labelled = _merged(requests, np.split(ids, offsets[1:-1]))
     return replace(labelled, log_q=log_q)
-
-
-def request_arrays(
-    schema: FeatureSchema,
-    queries: list[str],
-    inputs: FeatureInputs,
-    candidates: Candidates,
-    catalogue: Catalogue,
-    table: IdTable,
-) -> RequestArrays:
-    """Compute x and the request statistics, and put the arrays of B requests together."""
-    rows = table.rows(candidates.ids)
-    created = np.where(rows >= 0, catalogue.created[np.maximum(rows, 0)], 0)
-    return RequestArrays.of(
-        schema,
-        queries,
-        inputs,
-        candidates=candidates.ids,
-        offsets=candidates.offsets,
-        x=cross_features(
-            schema, inputs, candidates.ids, candidates.offsets, created, candidates.retrieved
-        ),
-        labels=candidates.labels,
-        weights=candidates.weights,
-        log_q=candidates.log_q,
-    )

@@ -2,124 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from interactrank.features.text import engagement_keys, query_code, segment_bucket
-from prerank.core.errors import DataError
 from prerank.core.home import Home
 from prerank.core.sql import connection
+from prerank.core.times import DAY_US, micros
 
-SPLITS = ("train", "validation", "test")
-SHARES = (0.7, 0.1, 0.2)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Time split by request: a request belongs to the split its request_time falls in.
-
-    ``validation_from`` and ``test_from`` are microseconds since 1970; ``closed_before`` is where
-    label windows are no longer closed at the log's end.
-    """
-
-    validation_from: int
-    test_from: int
-    closed_before: int
-
-    def of(self, request_time_us: int) -> str:
-        """Split of a request."""
-        if request_time_us < self.validation_from:
-            return "train"
-        return "validation" if request_time_us < self.test_from else "test"
-
-
-@dataclass(frozen=True)
-class Searches:
-    """The distinct searches (a query in a context) of n rows.
-
-    ``code`` int64 [n] points each row to its entry of ``queries`` and ``contexts``; a context is a
-    value for each segment column in the schema's order, "" where it is missing.
-    """
-
-    queries: list[str]
-    contexts: list[dict[str, str]]
-    code: NDArray[np.int64]
-
-    def keys(self) -> list[list[str]]:
-        """Engagement keys of each search."""
-        return [engagement_keys(q, c) for q, c in zip(self.queries, self.contexts, strict=True)]
-
-    def query_codes(self) -> NDArray[np.int64]:
-        """Codes of the n rows' queries, int64 [n]."""
-        return np.array([query_code(q) for q in self.queries], np.int64)[self.code]
-
-    def segments(self) -> NDArray[np.int64]:
-        """Buckets of the n rows' segments, int64 [n, S]."""
-        found = [[segment_bucket(v) for v in c.values()] for c in self.contexts]
-        width = len(found[0]) if found else 0
-        return np.array(found, np.int64).reshape(len(found), width)[self.code]
-
-
-def distinct_searches(
-    queries: pa.ChunkedArray, context: Mapping[str, pa.Array | pa.ChunkedArray]
-) -> Searches:
-    """Group rows by query [n] and segment columns (name -> str [n], null counts as missing)."""
-    code = np.zeros(len(queries), np.int64)
-    columns = []
-    for column in (queries, *context.values()):
-        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        encoded = whole.fill_null("").dictionary_encode()
-        columns.append(encoded)
-        # Compact after every column, so that the product of the sizes cannot overflow.
-        code = code * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy()
-        _, first, code = np.unique(code, return_index=True, return_inverse=True)
-    texts = [c.take(pa.array(first)).to_pylist() for c in columns]
-    contexts = [dict(zip(context, values, strict=True)) for values in zip(*texts[1:], strict=True)]
-    return Searches(texts[0], contexts or [{} for _ in texts[0]], code)
-
-
-def context_columns(requests: pa.Table) -> dict[str, pa.Array]:
-    """Segment columns of the requests, from their ``context`` where they have one."""
-    if "context" not in requests.column_names:
-        return {}
-    context = requests["context"].combine_chunks()
-    return {f.name: context.field(i) for i, f in enumerate(context.type)}
-
-
-def plan_splits(home: Home, manifest: dict[str, Any]) -> Splits:
-    """Thresholds that put 70/10/20 per cent of the eligible requests into the splits.
-
-    Raises:
-        DataError: a split would be empty.
-    """
-    with connection(threads=2) as db:
-        window = manifest["label_window_hours"]
-        eligible = "bool_or(action = 'impression')" if manifest["has_impressions"] else "true"
-        events = f"read_parquet('{home.events}/*/*.parquet')"
-        row = db.execute(
-            f"""WITH requests AS (
-                SELECT request_id, min(request_time) AS t FROM {events}
-                GROUP BY request_id HAVING {eligible}),
-            closed AS (
-                SELECT t FROM requests WHERE t + INTERVAL ({window}) HOUR
-                    <= (SELECT max(event_time) FROM {events}))
-            SELECT count(*), epoch_us(quantile_disc(t, {SHARES[0]})),
-                epoch_us(quantile_disc(t, {SHARES[0] + SHARES[1]})), epoch_us(max(t)) FROM closed"""
-        ).fetchone()
-    assert row is not None
-    count, validation, test, last = row
-    if not count or not validation < test <= last:
-        raise DataError(
-            f"{count or 0} requests have a closed label window ({window} h): too few, or too close "
-            "in time, to split 70/10/20. Give a longer log or a shorter `label_window_hours`."
-        )
-    return Splits(int(validation), int(test), int(last) + 1)
+REQUESTS_PER_TASK = 6_000
 
 
 def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
@@ -194,3 +90,40 @@ def _context_sql(segments: Sequence[str]) -> tuple[str, str, str]:
         " min((event_time, event_id)) AS first_row",
         ", arg_min(context, first_row) AS context",
     )
+
+
+def event_days(
+    home: Home, from_us: int = 0, to_us: int = 1 << 62, per_task: int | None = None
+) -> list[list[str]]:
+    """Event files in groups of whole days of about ``per_task`` requests, by time.
+
+    Only days that may hold requests of [from_us, to_us) are listed. ``per_task`` is
+    REQUESTS_PER_TASK where it is left out.
+    """
+    most = REQUESTS_PER_TASK if per_task is None else per_task
+    groups: list[list[str]] = []
+    rows = 0
+    for day in sorted(home.events.glob("day=*")):
+        start = int(np.datetime64(day.name.removeprefix("day="), "us").astype(np.int64))
+        if start >= to_us or start + DAY_US <= from_us:
+            continue
+        files = sorted(str(f) for f in day.glob("*.parquet"))
+        ids = pa.concat_tables(
+            pq.read_table(f, columns=["request_id"], partitioning=None) for f in files
+        )
+        count = pc.count_distinct(ids["request_id"]).as_py()
+        if not groups or rows + count > most:
+            groups.append([])
+            rows = 0
+        groups[-1] += files
+        rows += count
+    return groups
+
+
+def requests_between(
+    files: list[str], manifest: dict[str, Any], from_us: int, to_us: int
+) -> pa.Table:
+    """Requests of event ``files`` with from_us <= request_time < to_us."""
+    requests = read_requests([Path(f) for f in files], manifest)
+    time = micros(requests["request_time"])
+    return requests.filter(pa.array((time >= from_us) & (time < to_us)))

@@ -1,1 +1,1 @@
-"""TODO evaluation."""
+"""Measuring rankers on held-out requests: baselines, ablations, parity and the report."""

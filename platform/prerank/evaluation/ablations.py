@@ -11,10 +11,9 @@ import numpy as np
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.config import JobConfig
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import schema_of
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
-from prerank.features.build import schema_of
 from prerank.registry import tracking
 
 FULL = "full"
@@ -104,19 +103,23 @@ def variants(schema: FeatureSchema) -> list[Variant]:
     ]  # fmt: skip
 
 
-def trials_of(config: JobConfig, schema: FeatureSchema, seeds: int) -> dict[str, list[Trial]]:
+def trials_of(
+    model: ModelConfig, train: TrainConfig, schema: FeatureSchema, seeds: int
+) -> dict[str, list[Trial]]:
     """Trials of each variant, one a seed."""
     return {
         v.name: [
-            Trial(v.name, v.model(config.model),
-                  replace(v.train(config.train), seed=config.train.seed + s), v.blanked)
+            Trial(v.name, v.model(model),
+                  replace(v.train(train), seed=train.seed + s), v.blanked)
             for s in range(seeds)
         ]
         for v in variants(schema)
     }  # fmt: skip
 
 
-def ablate(home: Home, config: JobConfig, seeds: int, budget: Budget) -> dict[str, Any]:
+def ablate(
+    home: Home, model: ModelConfig, train: TrainConfig, seeds: int, budget: Budget
+) -> dict[str, Any]:
     """Train and measure every variant with ``seeds`` seeds; what is done already is kept.
 
     Writes ``ablations.json`` under ``home`` and logs an MLflow run.
@@ -127,7 +130,7 @@ def ablate(home: Home, config: JobConfig, seeds: int, budget: Budget) -> dict[st
     """
     manifest = home.read_json(home.manifest, "prerank ingest")
     schema = schema_of(manifest)
-    asked = trials_of(config, schema, seeds)
+    asked = trials_of(model, train, schema, seeds)
     flat = [trial for own in asked.values() for trial in own]
     done = run_trials(home, home.root / "ablations" / budget.split, flat, budget)
     by_name: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
@@ -137,7 +140,7 @@ def ablate(home: Home, config: JobConfig, seeds: int, budget: Budget) -> dict[st
     results = {
         "dataset": manifest["dataset"],
         "split": budget.split,
-        "about": _about(training, config, seeds, budget),
+        "about": _about(training, train, seeds, budget),
         "ablations": {
             v.name: {"parts": v.parts,
                      "metrics": {m: [row[m] for row in by_name[v.name]] for m in METRICS}}
@@ -149,13 +152,13 @@ def ablate(home: Home, config: JobConfig, seeds: int, budget: Budget) -> dict[st
     return results
 
 
-def _about(training: Mapping[str, Any], config: JobConfig, seeds: int, budget: Budget) -> str:
+def _about(training: Mapping[str, Any], train: TrainConfig, seeds: int, budget: Budget) -> str:
     where = ("the later half of the validation requests" if budget.split == "validation"
              else "the test requests")  # fmt: skip
     return (
         f"{min(training['train_requests'], budget.train_requests):,} of "
         f"{training['train_requests']:,} training requests, at most "
-        f"{min(config.train.epochs, budget.epochs)} epochs, {seeds} seeds; measured on {where}, "
+        f"{min(train.epochs, budget.epochs)} epochs, {seeds} seeds; measured on {where}, "
         f"at most {budget.measured_candidates:,} candidates"
     )
 

@@ -32,22 +32,17 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.environment import SERVE_PORT, URL_ENV
 from prerank.core.errors import NotReadyError, PrerankError, StateError
-from prerank.core.home import Home
-from prerank.dataset.build import event_days, requests_between
-from prerank.dataset.candidates import (
-    Candidates,
-    offline_inputs,
-    request_arrays,
-    sampled_candidates,
-    shown_candidates,
-)
+from prerank.core.home import Home, materialised_path
+from prerank.core.manifest import schema_of
+from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
+from prerank.dataset.examples import request_arrays
+from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.parity_report import Parity
 from prerank.features.asof import as_of
-from prerank.features.build import schema_of
+from prerank.features.offline import offline_inputs
+from prerank.online.history import HISTORY_FIELDS, Entry, Event, history_arrays, merged
 from prerank.online.journal import replay
 from prerank.online.reader import visible
-from prerank.online.store import HISTORY_FIELDS, materialised_path
-from prerank.online.writer import Entry, Event, history_arrays, merged
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle

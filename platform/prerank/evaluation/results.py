@@ -140,3 +140,6 @@ def percent(value: float) -> str:
 def p_value(value: float) -> str:
     """With its sign of comparison: "< .001", "= .055"."""
     return "< .001" if value < 0.001 else f"= {share(value)}"
+
+
+COMPARED = ("hits@3", "mrr")

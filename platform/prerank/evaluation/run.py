@@ -24,18 +24,16 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, tally
 from prerank.core.errors import DataError
 from prerank.core.home import Home, replaced
+from prerank.core.manifest import schema_of
 from prerank.core.ray_tasks import ray_map
-from prerank.dataset.build import event_days, requests_between
-from prerank.dataset.candidates import (
-    catalogue_candidates,
-    offline_inputs,
-    request_arrays,
-    shown_candidates,
-)
+from prerank.dataset.candidates import catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
-from prerank.dataset.requests import Splits
+from prerank.dataset.examples import request_arrays
+from prerank.dataset.requests import event_days, requests_between
+from prerank.dataset.splits import Splits
+from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
-from prerank.evaluation.baselines.suite import Ranker, load_ranker
+from prerank.evaluation.baselines.suite import load_ranker
 from prerank.evaluation.counterfactual import Propensities, estimate
 from prerank.evaluation.per_request import (
     counterfactual_columns,
@@ -46,7 +44,7 @@ from prerank.evaluation.per_request import (
     was_shown,
 )
 from prerank.evaluation.summary import results_of
-from prerank.features.build import schema_of
+from prerank.features.offline import offline_inputs
 
 CANDIDATES_PER_CHUNK = 600_000
 REQUESTS_PER_TASK = 2_000
@@ -167,7 +165,8 @@ def evaluate(
         oracles: folder of a simulated world, whose two oracles are then measured beside.
 
     Returns:
-        Parts of :class:`prerank.evaluation.report.text.Results`: models, paired, slices, cut, calibration, …
+        Parts of :class:`prerank.evaluation.report.text.Results`: models, paired, slices, cut,
+        calibration, …
 
     Raises:
         DataError: no request of the split has a positive.

@@ -13,9 +13,9 @@ from interactrank.metrics.calibration import CELLS, calibration_error, curve
 from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
 from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, effective_size, snips
 from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
+from prerank.evaluation.results import COMPARED
 
 LEAD, RIVAL = "interactrank", "two_tower"
-COMPARED = ("hits@3", "mrr")
 SLICES = ("head query", "torso query", "tail query", "new user", "new item")
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
 

@@ -30,23 +30,20 @@ from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.architectures import architecture, config_of
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
-from prerank.config import typed
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import schema_of
 from prerank.core.ray_tasks import ray_map
-from prerank.dataset.build import Order, event_days, read_split, requests_between
-from prerank.dataset.candidates import (
-    catalogue_candidates,
-    offline_inputs,
-    request_arrays,
-    shown_candidates,
-)
+from prerank.core.settings import typed
+from prerank.dataset.candidates import catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
-from prerank.dataset.requests import Splits
+from prerank.dataset.examples import Order, read_split, request_arrays
+from prerank.dataset.requests import event_days, requests_between
+from prerank.dataset.splits import Splits
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.samples import sampled_tables
-from prerank.features.build import schema_of
-from prerank.training.ray_train import fit
+from prerank.features.offline import offline_inputs
+from prerank.training.fit import fit
 from prerank.training.reader import Reader, new_model
 
 METRICS = ("hits@3", "mrr", "hits@10")

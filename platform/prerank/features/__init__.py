@@ -1,1 +1,1 @@
-"""TODO features."""
+"""From canonical events to feature tables, and their join as of a request (offline)."""

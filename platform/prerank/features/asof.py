@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from prerank.core.errors import StateError
 from prerank.core.shards import shard_named, shard_of
+from prerank.core.times import micros
 
 MISSING = -1
 STAMP = "event_timestamp"
@@ -176,8 +177,3 @@ def _latest(
         at = low + np.searchsorted(stamps[low:high], times[i], side="right") - 1
         out[i] = at if at >= low else MISSING
     return out
-
-
-def micros(times: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """timestamp[us] column to int64 microseconds since 1970."""
-    return times.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()

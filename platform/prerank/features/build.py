@@ -4,8 +4,8 @@ Two passes of Ray Data tasks. The first reads event files and writes, for each h
 key met which item when; the second turns one shard into packed rows at every snapshot where they
 change (:mod:`prerank.features.snapshots`) and into user histories. No task holds more than a shard.
 
-What was published stays: a longer log gives every earlier row again (:mod:`prerank.ingest.existing`),
-and the last cutoff never moves back.
+What was published stays: a longer log gives every earlier row again
+(:mod:`prerank.ingest.existing`), and the last cutoff never moves back.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from interactrank.features.schema import LEVELS, FeatureSchema
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home, replaced, write_json
+from prerank.core.manifest import same_version, schema_of
 from prerank.core.ray_tasks import ray_map
 from prerank.core.shards import LazyParquet, shard_file, shard_of
-from prerank.dataset.requests import Searches, distinct_searches
+from prerank.core.times import HOUR_US
 from prerank.features.histories import user_histories
+from prerank.features.searches import Searches, distinct_searches
 from prerank.features.snapshots import LevelPlan, shard_rows
-from prerank.ingest.existing import same_version
 
-HOUR_US = 3_600_000_000
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
 
@@ -61,19 +61,6 @@ class FeatureConfig:
                 f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
                 "its cutoff, and so leak the future. Give 0 or more."
             )
-
-
-def schema_of(manifest: dict[str, Any]) -> FeatureSchema:
-    """The feature schema of an ingested log."""
-    return FeatureSchema(
-        actions=tuple(manifest["actions"]),
-        passive=tuple(a for a in manifest["passive"] if a in manifest["actions"]),
-        heads=tuple(manifest["head_order"]),
-        item_numeric=tuple(manifest["numeric"]),
-        segments=tuple(manifest.get("segments", ())),
-        item_embedding=tuple(manifest.get("embedding", ())),
-        retriever=tuple(manifest.get("retriever", ())),
-    )
 
 
 def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import columns_crc, mass_column, pack_into, row_bytes
 from interactrank.features.schema import ENGAGE, WINDOWS, FeatureSchema, Level
+from prerank.core.times import DAY_US
 
-DAY_US = 86_400_000_000
 NEVER = np.int64(1) << 40
 CHUNK_BYTES = 16 << 20
 

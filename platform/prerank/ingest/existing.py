@@ -17,12 +17,8 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import Home
+from prerank.core.manifest import REMEDY, same_version
 from prerank.ingest.mapping import LogMapping
-
-VERSION = 2
-"""Version of the manifest and of the canonical events."""
-
-REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
 
 
 @dataclass(frozen=True)
@@ -98,16 +94,6 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
         dict(zip(items["item_id"].to_pylist(), items["item_ref"].to_pylist(), strict=True)),
         published,
     )
-
-
-def same_version(manifest: dict[str, Any], home: Home) -> None:
-    """Refuse canonical events of another version.
-
-    Raises:
-        StateError: they are.
-    """
-    if manifest["version"] != VERSION:
-        raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
 
 
 def same_actions(known: Known, found: list[str]) -> None:

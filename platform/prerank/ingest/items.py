@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.ids import ItemIds
+from prerank.core.times import UTC_US
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA, read_embeddings
 from prerank.ingest.mapping import LogMapping
-from prerank.ingest.parsing import UTC_US, check_times, is_numeric, to_text, to_time
+from prerank.ingest.parsing import check_times, is_numeric, to_text, to_time
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import difflib
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -30,6 +30,8 @@ from pydantic import (
 
 from interactrank.features.schema import ENGAGE
 from prerank.core.errors import ConfigError
+from prerank.core.manifest import RETRIEVER
+from prerank.core.settings import OnceLoader
 from prerank.ingest.mapping_columns import (
     EventColumns,
     ItemColumns,
@@ -60,8 +62,6 @@ CANONICAL = (
 ``known_time`` is the platform's own: from when on an event may be counted
 (:mod:`prerank.ingest.existing`)."""
 
-RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
-"""Optional event columns, and what they are called in the feature schema."""
 
 DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 5.0}
 """Row weights of the paper's reference code, by first match. Defaults, not law."""
@@ -191,22 +191,6 @@ class LogMapping(Strict):
             for name, at in declared.items()
             if at is not None
         }
-
-
-class OnceLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, refusing a repeated key."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def load_mapping(path: Path | None) -> LogMapping:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.core.errors import ConfigError
+from prerank.core.times import UTC_US
 
-UTC_US = pa.timestamp("us", tz="UTC")
 EARLIEST, LATEST = pd.Timestamp("1971-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")
 """Times outside [EARLIEST, LATEST) come from a wrong unit or a zero that stands for "unknown"."""
 

@@ -12,9 +12,10 @@ import xxhash
 
 from prerank.core.errors import DataError
 from prerank.core.ids import SEPARATOR, hash_all
+from prerank.core.manifest import RETRIEVER, VERSION
 from prerank.ingest.checks import Checked
-from prerank.ingest.existing import VERSION, settings
-from prerank.ingest.mapping import RETRIEVER, LogMapping
+from prerank.ingest.existing import settings
+from prerank.ingest.mapping import LogMapping
 from prerank.ingest.stages import WRAP
 
 

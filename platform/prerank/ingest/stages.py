@@ -27,12 +27,12 @@ from prerank.core.errors import DataError
 from prerank.core.ids import SEPARATOR, hash_all
 from prerank.core.shards import LazyParquet
 from prerank.core.sql import connection
+from prerank.core.times import DAY_US
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons
 
 BATCH_ROWS = 65_536
 STAGE_MEMORY = "512MB"
-DAY_US = 86_400_000_000
 WRAP = 1 << 64
 
 

@@ -1,1 +1,1 @@
-"""TODO online."""
+"""The online store: filling it, reading it, and writing engagements into it."""

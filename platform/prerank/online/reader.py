@@ -1,7 +1,8 @@
 """The features of one live request: one multi-get of packed rows, one read of the user.
 
-The arrays are those of :func:`prerank.dataset.candidates.offline_inputs`, so the same kernels compute the
-same features. How many keys are read depends on the query's text alone, never on the candidates.
+The arrays are those of :func:`prerank.features.offline.offline_inputs`, so the same kernels compute
+the same features. How many keys are read depends on the query's text alone, never on the
+candidates.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from interactrank.features.text import (
     segment_bucket,
     tokens,
 )
-from prerank.core.home import Home
-from prerank.online.store import HISTORY_FIELDS, materialised_path, open_store
-from prerank.online.writer import Entry, history_arrays, read_histories
+from prerank.core.home import Home, materialised_path
+from prerank.core.times import DAY_US
+from prerank.online.history import HISTORY_FIELDS, Entry, history_arrays, read_histories
+from prerank.online.store import open_store
 
-TTL_US = HISTORY_TTL_DAYS * 86_400_000_000
+TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
 ROW = ["engagement:row"]
 

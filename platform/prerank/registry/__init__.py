@@ -1,1 +1,1 @@
-"""TODO registry."""
+"""Model versions: bundles, item indexes, MLflow runs, registration and promotion."""

@@ -184,7 +184,7 @@ def promote(home: Home, version: str) -> None:
     """
     from mlflow import MlflowClient
 
-    from prerank.online.store import materialised_path
+    from prerank.core.home import materialised_path
     from prerank.registry.bundle import load_bundle
     from prerank.registry.index import load_index
 

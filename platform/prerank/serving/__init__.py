@@ -1,1 +1,1 @@
-"""TODO serving."""
+"""The Ray Serve application: requests in, the best candidates out."""

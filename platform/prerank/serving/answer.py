@@ -14,9 +14,10 @@ from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, request_f
 from interactrank.features.packed_rows import RowError
 from interactrank.features.schema import REQUEST_NUMERIC
 from interactrank.model.scorer import Scored, Scorer
+from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
-from prerank.serving.api import Limits, PrerankRequest, iso, named
+from prerank.serving.api import Limits, PrerankRequest, named
 
 _EMPTY = np.zeros(0, np.int64)
 

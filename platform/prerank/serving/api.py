@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prerank.core.ids import JSON_SAFE, event_id, given_event_id
-from prerank.online.writer import Event
+from prerank.core.times import iso
+from prerank.online.history import Event
 from prerank.serving.fields import (
     DIGITS,
-    EPOCH,
     Limits,
     RequestError,
     candidates_of,
@@ -203,13 +202,6 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
     query = row.get("query")
     searched = "" if query is None else query_of(query, f"{where}.query")
     return Event(user, item, action, time, key, searched)
-
-
-def iso(microseconds: int | None) -> str | None:
-    """Microseconds since 1970 as ISO 8601 in UTC."""
-    if microseconds is None:
-        return None
-    return (EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
 
 
 def named(names: Sequence[str], values: NDArray[np.float32]) -> dict[str, float]:

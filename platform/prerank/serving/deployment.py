@@ -23,9 +23,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prerank.core.errors import ConfigError, NotReadyError, PrerankError
+from prerank.online.history import Event
 from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
-from prerank.online.writer import Event, HistoryWriter, Written, shard_of
+from prerank.online.writer import HistoryWriter, Written, shard_of
 from prerank.serving.api import RequestError, parse_events, parse_json, parse_raw
 from prerank.serving.engine import Engine, ServeConfig, limits_of
 

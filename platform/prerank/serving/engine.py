@@ -23,16 +23,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import NotReadyError, PrerankError
-from prerank.core.home import Home
+from prerank.core.home import Home, materialised_path
 from prerank.core.ids import ItemIds
-from prerank.features.build import schema_of
+from prerank.core.manifest import schema_of
+from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures
-from prerank.online.store import materialised_path
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
 from prerank.registry.index import load_index
 from prerank.serving.answer import Answer, Loaded, answer
-from prerank.serving.api import Limits, PrerankRequest, iso
+from prerank.serving.api import Limits, PrerankRequest
 
 WARM_CANDIDATES = 1_000
 

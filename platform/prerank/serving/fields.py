@@ -18,10 +18,10 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise
 from prerank.core.errors import DataError
 from prerank.core.ids import JSON_SAFE, ItemIds
+from prerank.core.times import EPOCH
 
 MAX_QUERY = 1_000
 MAX_NAME = 512
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DIGITS = re.compile(r"-?\d+", re.ASCII)
 _LAST_US = 253_402_300_799_999_999
 

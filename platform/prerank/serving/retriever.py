@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.engagement import RETRIEVER_CROSS
-from interactrank.features.schema import FeatureSchema
+from interactrank.features.schema import RETRIEVER_CROSS, FeatureSchema
 from prerank.serving.fields import Limits, RequestError, not_too_many, only_known
 
 Retrieved = NDArray[np.float32] | None

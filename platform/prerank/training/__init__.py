@@ -1,1 +1,1 @@
-"""TODO training."""
+"""Fitting the model on Ray Train."""

@@ -6,132 +6,26 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ray.train import UserCallback
-from torch import distributed as dist
 
 from interactrank.features.batch import Batch
-from interactrank.model.architectures import config_of
 from interactrank.model.interactrank import ModelConfig
-from interactrank.training.stacking import anchors, calibrate, cross_fitted, hold_out, refit
 from interactrank.training.trainer import TrainConfig, Trainer
-from prerank.config import typed
 from prerank.core.errors import DataError
 from prerank.core.home import Home
+from prerank.core.settings import typed
 from prerank.registry.bundle import save_bundle
-from prerank.training.prefetch import Ahead
+from prerank.training.fit import Progress, fit, total_steps
 from prerank.training.reader import Reader, new_model
 
-HELD_OUT_BATCHES = 40
 TRAINER = "trainer.pt"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a job stands: epochs done, best validation MRR, epochs since it last gained enough."""
-
-    epochs: int = 0
-    best: float = -1.0
-    behind: int = 0
-
-
-def fit(
-    trainer: Trainer,
-    reader: Reader,
-    batches: Callable[[int], Iterable[Batch]],
-    after_epoch: Callable[[dict[str, Any], bool, dict[str, Any]], None],
-    since: Progress = Progress(),
-) -> None:
-    """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
-
-    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
-    the validation split (:mod:`interactrank.training.stacking`), its towers settled on that split too. Where
-    candidates were shown, a stacked model does not settle: its probabilities are calibrated to
-    towers that do not know these requests, and would promise too much once they do. Validation
-    metrics are cross-fitted, and from before the towers saw the split.
-
-    Args:
-        trainer: the model and its optimiser.
-        reader: reads the validation split.
-        batches: epoch number -> this worker's training batches.
-        after_epoch: called with the epoch's metrics, whether validation MRR improved, and the
-            trainer's state and ``progress`` to resume from.
-        since: where a checkpoint left off.
-    """
-    config, fusion = trainer.config, trainer.model.fusion
-    stacked = config.stacking and fusion.crosses > 0
-    with Ahead(batches, range(since.epochs, config.epochs)) as ahead:
-        beside = anchors(reader.beside(config) if stacked else (), trainer.device)
-        validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
-        while since.epochs < config.epochs and since.behind < max(config.patience, 1):
-            report = trainer.epoch(since.epochs, ahead.epoch(), ())
-            held = hold_out(trainer.model, validation)
-            measured = cross_fitted(fusion, held, config.loss, stacked, beside)
-            loss, mrr = of_rank_zero(measured)
-            report = replace(report, validation_loss=loss, validation_mrr=mrr)
-            # Of equal epochs any may be kept, so each must be fit to be.
-            improved = mrr >= since.best
-            gained = mrr > since.best + config.least_gain
-            since = Progress(since.epochs + 1, mrr if improved else since.best,
-                             0 if gained else since.behind + 1)  # fmt: skip
-            state = trainer.state() | {"progress": asdict(since)}
-            if stacked and held and improved:
-                refit(fusion, [*held, *beside], config.loss)
-            if held and improved and reader.shown:
-                calibrate(fusion, held)
-            if improved and config.settle_passes and not (stacked and reader.shown):
-                trainer.settle(*reader.settling(config))
-            after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
-            trainer.load_state(state)
-
-
-def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:
-    """Rank 0's values on every rank: a rank that stopped early alone would hang the others."""
-    if not dist.is_initialized():
-        return values
-    box = [values]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
-def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
-    """Optimiser steps of a whole job."""
-    summary = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    return config.epochs * max(-(-summary["train_requests"] // config.batch_requests // workers), 1)
-
-
-def fit_neural(
-    home: Home, name: str, folder: Path, settings: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Train a neural rival: same reader, loop and budget as the model, no registry.
-
-    Args:
-        home: with a training set.
-        name: the rival's.
-        folder: where the best epoch's bundle goes.
-        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
-
-    Returns:
-        The epochs' metrics.
-    """
-    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
-    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
-    trainer = Trainer(model, config, total_steps(home, config))
-    history: list[dict[str, Any]] = []
-
-    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
-        history.append(metrics)
-        if improved:
-            save_bundle(folder, model, reader.catalogue, {"name": name})
-
-    fit(trainer, reader, reader.epochs(config), after_epoch)
-    return history
 
 
 class MlflowCallback(UserCallback):

@@ -16,9 +16,9 @@ from interactrank.model.architectures import build
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from interactrank.training.trainer import TrainConfig, fit_statistics
 from prerank.core.home import Home
-from prerank.dataset.build import Order, read_split, split_sizes, to_arrays
+from prerank.core.manifest import schema_of
 from prerank.dataset.catalogue import load_catalogue
-from prerank.features.build import schema_of
+from prerank.dataset.examples import Order, read_split, split_sizes, to_arrays
 
 STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
 
@@ -86,7 +86,7 @@ class Reader:
         return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
 
     def beside(self, config: TrainConfig) -> list[Batch]:
-        """Training requests for :func:`interactrank.training.stacking.anchors`, half of them the newest.
+        """Training requests for :func:`~interactrank.training.stacking.anchors`, half the newest.
 
         The newest are most like those to come, until the mix of users changes; then requests from
         all over the training part are the safer ones.

@@ -1,1 +1,1 @@
-"""TODO baselines."""
+"""Everything that is measured beside InteractRank."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,18 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
+from interactrank.model.architectures import config_of
 from interactrank.model.interactrank import InteractRank
-from prerank.registry.bundle import load_bundle
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.core.home import Home
+from prerank.core.settings import typed
+from prerank.registry.bundle import load_bundle, save_bundle
+from prerank.training.fit import fit, total_steps
+from prerank.training.reader import Reader, new_model
 
 
 class TorchRanker:
-    """A model in eval mode; cost as :meth:`interactrank.model.interactrank.InteractRank.cost` has it.
+    """A model in eval mode; cost as :meth:`InteractRank.cost` has it.
 
     Its weights must not change: items that were encoded for one call serve the next, as an index
     would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
@@ -53,3 +60,31 @@ class TorchRanker:
             self._items, self._encoded = batch.items, self.model.encode_items(batch.items)
         logits: torch.Tensor = self.model(batch, self._encoded).logits
         return logits
+
+
+def fit_neural(
+    home: Home, name: str, folder: Path, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Train a neural rival: same reader, loop and budget as the model, no registry.
+
+    Args:
+        home: with a training set.
+        name: the rival's.
+        folder: where the best epoch's bundle goes.
+        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
+
+    Returns:
+        The epochs' metrics.
+    """
+    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
+    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
+    trainer = Trainer(model, config, total_steps(home, config))
+    history: list[dict[str, Any]] = []
+
+    def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
+        history.append(metrics)
+        if improved:
+            save_bundle(folder, model, reader.catalogue, {"name": name})
+
+    fit(trainer, reader, reader.epochs(config), after_epoch)
+    return history

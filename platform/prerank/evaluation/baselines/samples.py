@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.core.home import Home
-from prerank.dataset.build import read_split, split_sizes, to_arrays
+from prerank.dataset.examples import read_split, split_sizes, to_arrays
 
 LOG_Q_POWERS = (0.5, 1.0)
 """Corrections for sampled candidates to choose from; where they were shown, log Q is 0."""

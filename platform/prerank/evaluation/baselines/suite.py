@@ -13,35 +13,16 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from interactrank.features.batch import RequestArrays
 from interactrank.model.architectures import ARCHITECTURES, architecture, config_of
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.baselines.ranker import Ranker
 from prerank.registry.bundle import META, read_meta
-
-
-class Ranker(Protocol):
-    """Scores candidates. ``flops`` and ``bytes`` are per candidate, after per-request work.
-
-    A ranker whose scores are estimates of engagement may also have ``probabilities(arrays,
-    queries)``, [N, H] in [0, 1]; its calibration is then reported.
-    """
-
-    name: str
-    flops: float
-    bytes: float
-
-    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
-        """Scores [N] of the N candidates of B requests; higher is better."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,14 +76,14 @@ def fit_rival(piece: dict[str, str]) -> dict[str, str]:
     """Fit one rival (a Ray task); what happened stands in its folder, see :func:`history`."""
     import torch
 
-    from prerank.features.build import schema_of
+    from prerank.core.manifest import schema_of
 
     torch.set_num_threads(1)
     home, name, config = Home.at(piece["home"]), piece["name"], json.loads(piece["config"])
     folder = folder_of(home, name)
     shutil.rmtree(folder, ignore_errors=True)
     if name in NEURAL:
-        from prerank.training.ray_train import fit_neural
+        from prerank.evaluation.baselines.neural import fit_neural
 
         rows = fit_neural(home, name, folder, config)
     else:

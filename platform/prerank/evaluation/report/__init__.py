@@ -1,1 +1,1 @@
-"""TODO report."""
+"""The report: one self-contained page, and its tables as text."""

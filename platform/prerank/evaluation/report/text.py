@@ -28,7 +28,7 @@ from prerank.evaluation.results import (
     percent,
     share,
 )
-from prerank.evaluation.summary import COMPARED
+from prerank.evaluation.results import COMPARED
 
 __all__ = [
     "METRICS",

@@ -1,0 +1,92 @@
+"""The fit loop: epochs with early stopping, and what is saved after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import distributed as dist
+
+from interactrank.features.batch import Batch
+from interactrank.training.stacking import anchors, calibrate, cross_fitted, hold_out, refit
+from interactrank.training.trainer import TrainConfig, Trainer
+from prerank.core.home import Home
+from prerank.training.prefetch import Ahead
+from prerank.training.reader import Reader
+
+HELD_OUT_BATCHES = 40
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands: epochs done, best validation MRR, epochs since it last gained enough."""
+
+    epochs: int = 0
+    best: float = -1.0
+    behind: int = 0
+
+
+def fit(
+    trainer: Trainer,
+    reader: Reader,
+    batches: Callable[[int], Iterable[Batch]],
+    after_epoch: Callable[[dict[str, Any], bool, dict[str, Any]], None],
+    since: Progress = Progress(),
+) -> None:
+    """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
+
+    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
+    the validation split (:mod:`interactrank.training.stacking`), its towers settled on that split
+    too. Where candidates were shown, a stacked model does not settle: its probabilities are
+    calibrated to towers that do not know these requests, and would promise too much once they do.
+    Validation metrics are cross-fitted, and from before the towers saw the split.
+
+    Args:
+        trainer: the model and its optimiser.
+        reader: reads the validation split.
+        batches: epoch number -> this worker's training batches.
+        after_epoch: called with the epoch's metrics, whether validation MRR improved, and the
+            trainer's state and ``progress`` to resume from.
+        since: where a checkpoint left off.
+    """
+    config, fusion = trainer.config, trainer.model.fusion
+    stacked = config.stacking and fusion.crosses > 0
+    with Ahead(batches, range(since.epochs, config.epochs)) as ahead:
+        beside = anchors(reader.beside(config) if stacked else (), trainer.device)
+        validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
+        while since.epochs < config.epochs and since.behind < max(config.patience, 1):
+            report = trainer.epoch(since.epochs, ahead.epoch(), ())
+            held = hold_out(trainer.model, validation)
+            measured = cross_fitted(fusion, held, config.loss, stacked, beside)
+            loss, mrr = of_rank_zero(measured)
+            report = replace(report, validation_loss=loss, validation_mrr=mrr)
+            # Of equal epochs any may be kept, so each must be fit to be.
+            improved = mrr >= since.best
+            gained = mrr > since.best + config.least_gain
+            since = Progress(since.epochs + 1, mrr if improved else since.best,
+                             0 if gained else since.behind + 1)  # fmt: skip
+            state = trainer.state() | {"progress": asdict(since)}
+            if stacked and held and improved:
+                refit(fusion, [*held, *beside], config.loss)
+            if held and improved and reader.shown:
+                calibrate(fusion, held)
+            if improved and config.settle_passes and not (stacked and reader.shown):
+                trainer.settle(*reader.settling(config))
+            after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
+            trainer.load_state(state)
+
+
+def of_rank_zero(values: tuple[float, float]) -> tuple[float, float]:
+    """Rank 0's values on every rank: a rank that stopped early alone would hang the others."""
+    if not dist.is_initialized():
+        return values
+    box = [values]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def total_steps(home: Home, config: TrainConfig, workers: int = 1) -> int:
+    """Optimiser steps of a whole job."""
+    summary = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    return config.epochs * max(-(-summary["train_requests"] // config.batch_requests // workers), 1)

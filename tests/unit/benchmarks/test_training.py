@@ -15,7 +15,7 @@ import torch
 from interactrank.features.batch import collate
 from interactrank.model.interactrank import InteractRank, ModelConfig
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "training.py"
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from prerank.core.ids import ItemIds, canonical_integer, event_id, kind_of
 from prerank.ingest.mapping import LogMapping, load_mapping
 from prerank.ingest.parsing import check_times, to_text, to_time
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 CANONICAL = ["request_id", "request_time", "event_time", "user_id", "query", "item_id", "action"]
 
 
@@ -242,7 +242,7 @@ def test_text_of_numbers() -> None:
 
 
 def test_the_mapping_of_the_documentation_is_read(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
     snippet = text.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "mapping.yaml").write_text(snippet)
     mapping = load_mapping(tmp_path / "mapping.yaml")

@@ -2,7 +2,7 @@
 
     python benchmarks/scoring_cost.py --home HOME [--candidates 10000] [--requests 50]
 
-HOME is an absolute path that `prerank run` has filled with `rivals: [trees]` among others; nothing
+HOME is an absolute path that `prerank run` has filled with `baselines: [trees]` among others; nothing
 but the registered model's bundle is written there. Requests are of the later half of validation,
 each with the same candidates: the first of the catalogue. Both rankers get one thread, one request
 at a time, and the cross features, which both need and which are timed apart. InteractRank's time is

@@ -37,7 +37,7 @@ VARIANTS = {
     "no-performing": replace(SHIPPED, performing=False),
     "linear-g": replace(SHIPPED, fusion_hidden=0),
 }
-RIVALS = {"inttower": IntTowerConfig()}
+BASELINES = {"inttower": IntTowerConfig()}
 QUERIES = ["red shoe", "blue canvas bag", "", "winter boots for men", "shoe"]
 
 

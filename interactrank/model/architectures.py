@@ -1,6 +1,6 @@
-"""Neural rivals that are trained, saved and measured as the model itself is.
+"""Neural baselines that are trained, saved and measured as the model itself is.
 
-A rival that only leaves parts out is a :class:`~interactrank.model.interactrank.ModelConfig` of its
+A baseline that only leaves parts out is a :class:`~interactrank.model.interactrank.ModelConfig` of its
 own; one with another architecture has a class here, named in :data:`ARCHITECTURES`.
 """
 

@@ -46,7 +46,7 @@ class IntTowerConfig(ModelConfig):
 
 
 class IntTower(InteractRank):
-    """The early-interaction rival, under the model's own contract."""
+    """The early-interaction baseline, under the model's own contract."""
 
     config: IntTowerConfig
 

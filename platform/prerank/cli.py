@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     verb("training-set", _training_set, "write point-in-time examples", _workdir)
     verb("train", _train, "train, evaluate, register as challenger, index", _config, _oracles,
          _workdir)  # fmt: skip
-    evaluate = verb("evaluate", _evaluate, "measure a registered version and its rivals, print all "
+    evaluate = verb("evaluate", _evaluate, "measure a registered version and its baselines, print all "
                     "tables, write the report", _oracles, _workdir)  # fmt: skip
     evaluate.add_argument("--version", help="model version (default: the challenger)")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
@@ -106,7 +106,7 @@ def _workdir(p: argparse.ArgumentParser) -> None:
 
 def _config(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--config", type=Path, help="YAML with features, model and train sections, and rivals"
+        "--config", type=Path, help="YAML with features, model and train sections, and baselines"
     )
 
 

@@ -11,7 +11,7 @@ from interactrank.model.interactrank import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.errors import ConfigError
 from prerank.core.settings import OnceLoader, typed
-from prerank.evaluation.baselines.suite import DEFAULT, RIVALS
+from prerank.evaluation.baselines.suite import BASELINES, DEFAULT
 from prerank.features.build import FeatureConfig
 
 SECTIONS: dict[str, type] = {
@@ -22,13 +22,13 @@ SECTIONS: dict[str, type] = {
 
 
 class JobConfig:
-    """``features``, ``model`` and ``train`` sections of a job, and the ``rivals`` it fits."""
+    """``features``, ``model`` and ``train`` sections of a job, and the ``baselines`` it fits."""
 
     def __init__(
         self, features: FeatureConfig, model: ModelConfig, train: TrainConfig,
-        rivals: tuple[str, ...] = DEFAULT,
+        baselines: tuple[str, ...] = DEFAULT,
     ) -> None:  # fmt: skip
-        self.features, self.model, self.train, self.rivals = features, model, train, rivals
+        self.features, self.model, self.train, self.baselines = features, model, train, baselines
 
     @classmethod
     def load(cls, path: Path | None) -> JobConfig:
@@ -50,18 +50,18 @@ class JobConfig:
     @classmethod
     def of(cls, data: dict[str, Any]) -> JobConfig:
         """From the YAML's plain mapping; errors as in :meth:`load`."""
-        known = [*SECTIONS, "rivals"]
+        known = [*SECTIONS, "baselines"]
         if unknown := sorted(map(str, set(data) - set(known))):
             raise ConfigError(f"config: unknown section {unknown}; known are {sorted(known)}")
         sections: dict[str, Any] = {}
         for name, kind in SECTIONS.items():
             sections[name] = typed(kind, {} if data.get(name) is None else data[name], name)
-        return cls(**sections, rivals=_rivals(data.get("rivals", DEFAULT)))
+        return cls(**sections, baselines=_baselines(data.get("baselines", DEFAULT)))
 
 
-def _rivals(names: Any) -> tuple[str, ...]:
+def _baselines(names: Any) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"config rivals: {names!r} is no list of {sorted(RIVALS)}")
-    if unknown := [n for n in names if n not in RIVALS]:
-        raise ConfigError(f"config rivals: unknown {unknown}; known are {sorted(RIVALS)}")
+        raise ConfigError(f"config baselines: {names!r} is no list of {sorted(BASELINES)}")
+    if unknown := [n for n in names if n not in BASELINES]:
+        raise ConfigError(f"config baselines: unknown {unknown}; known are {sorted(BASELINES)}")
     return tuple(dict.fromkeys(names))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from prerank.config import JobConfig
 from prerank.core.home import Home, write_json
 from prerank.core.ray_tasks import connect, ray_map
-from prerank.evaluation.baselines import suite as rivals
+from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, versus_table, write_metrics, write_report
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
@@ -64,7 +64,7 @@ def train_and_evaluate(
     home: Home, config: JobConfig, stages: Stages, name: str, oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit InteractRank and its rivals, evaluate, register as challenger, index.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index.
 
     Returns:
         The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
@@ -88,21 +88,21 @@ def train_and_evaluate(
             # Before the model, a core each: beside it, on two cores, they would take the cores
             # of its data tasks.
             ray_map(
-                rivals.fit_rival,
-                rivals.pieces(home, config.rivals, config.model, config.train),
-                "rivals",
+                suite.fit_baseline,
+                suite.pieces(home, config.baselines, config.model, config.train),
+                "baselines",
             )
             bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,
                                            tracking.tracking_uri(home), run_id, meta)  # fmt: skip
         with stages("evaluate"):
-            results = evaluate(home, _models(home, config.rivals, bundle), oracles=oracles)
-        others = {name: rivals.history(home, name) for name in config.rivals}
+            results = evaluate(home, _models(home, config.baselines, bundle), oracles=oracles)
+        others = {name: suite.history(home, name) for name in config.baselines}
         job = {
             "run_id": run_id,
-            "rivals": config.rivals,
+            "baselines": config.baselines,
             "training": {"interactrank": history}
-            | {n: rows for n, rows in others.items() if n in rivals.NEURAL},
-            "fits": {n: rows for n, rows in others.items() if n in rivals.FITTED},
+            | {n: rows for n, rows in others.items() if n in suite.NEURAL},
+            "fits": {n: rows for n, rows in others.items() if n in baselines.FITTED},
             "stages": stages.seconds,
             **(about or {}),
         }
@@ -117,7 +117,7 @@ def train_and_evaluate(
 def evaluate_version(
     home: Home, version: str, split: str = "test", oracles: Path | None = None
 ) -> dict[str, Any]:
-    """Measure a registered version again, beside the rivals that the home has.
+    """Measure a registered version again, beside the baselines that the home has.
 
     Writes metrics.json and report.html anew, with the ablations of the last `prerank ablate`; of
     the validation split metrics-validation.json and report-validation.html. What the report says of
@@ -132,7 +132,7 @@ def evaluate_version(
         job = home.read_json(path, "prerank train")
         if job["run_id"] != read_meta(bundle)[1].get("run_id"):
             job = {}
-    models = _models(home, job.get("rivals", tuple(rivals.fitted(home))), bundle)
+    models = _models(home, job.get("baselines", tuple(suite.fitted(home))), bundle)
     with tracking.job_run(home, "evaluate", {"version": version, "split": split}, {}):
         results = evaluate(home, models, split, oracles)
         results |= job | {"fusion_weights": fusion_weights(bundle)}
@@ -153,7 +153,7 @@ def tables(home: Home, results: dict[str, Any]) -> str:
 
 
 def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
-    return {name: rivals.folder_of(home, name) for name in names} | {"interactrank": bundle}
+    return {name: suite.folder_of(home, name) for name in names} | {"interactrank": bundle}
 
 
 def _files(home: Home, split: str) -> tuple[Path, Path]:

@@ -226,12 +226,12 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
     home = linked(tiny_world, tmp_path / "home")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setattr(registry, "download", lambda home, version: models["interactrank"])
-    (home.root / "rivals").mkdir()
-    (home.root / "rivals" / "two_tower").symlink_to(models["two_tower"])
+    (home.root / "baselines").mkdir()
+    (home.root / "baselines" / "two_tower").symlink_to(models["two_tower"])
     full = {"parts": "", "metrics": {"hits@3": [0.1], "mrr": [0.05], "hits@10": [0.2]}}
     write_json(home.root / ablate.FILE, {"dataset": "tiny", "split": "validation", "about": "few",
                                          "ablations": {ablate.FULL: full}})  # fmt: skip
-    job = {"rivals": ["two_tower"], "ingest": ["17 rows in"]}
+    job = {"baselines": ["two_tower"], "ingest": ["17 rows in"]}
     write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
     results = pipeline.evaluate_version(home, "3", "validation")
     said = pipeline.tables(home, results)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.samples import RIVALS, VARIANTS, new_model
+from tests.samples import BASELINES, VARIANTS, new_model
 
 from interactrank.model.interactrank import InteractRank
 
@@ -17,10 +17,10 @@ def model(request: pytest.FixtureRequest) -> InteractRank:
     return new_model(VARIANTS[request.param])
 
 
-@pytest.fixture(params=[*VARIANTS, *RIVALS], scope="module")
+@pytest.fixture(params=[*VARIANTS, *BASELINES], scope="module")
 def neural(request: pytest.FixtureRequest) -> InteractRank:
-    """InteractRank and the rivals of another architecture."""
-    return new_model((VARIANTS | RIVALS)[request.param])
+    """InteractRank and the baselines of another architecture."""
+    return new_model((VARIANTS | BASELINES)[request.param])
 
 
 @pytest.fixture(autouse=True)

@@ -109,8 +109,8 @@ def live_user(home: Path) -> dict[str, Any]:
 def test_the_block_trains_promotes_and_serves(cluster: tuple[Path, str]) -> None:
     home, log = cluster
     metrics = json.loads((home / ".prerank" / "metrics.json").read_text())["models"]
-    for rival in ("two_tower", "bm25", "popularity"):
-        assert metrics["interactrank"]["mrr"] > metrics[rival]["mrr"], rival
+    for baseline in ("two_tower", "bm25", "popularity"):
+        assert metrics["interactrank"]["mrr"] > metrics[baseline]["mrr"], baseline
     answer = json.loads(log.split("PRERANK_HOME=")[0].strip().splitlines()[-1])
     assert answer["model_version"] == "1"
     assert len(answer["items"]) == 2

@@ -47,18 +47,21 @@ def test_every_kind_of_value_arrives(tmp_path: Path) -> None:
     assert config.train == TrainConfig(epochs=3, learning_rate=0.001, bf16=True, loss=loss)
 
 
-def test_rivals_are_those_named_once(tmp_path: Path) -> None:
-    assert JobConfig.load(None).rivals == ("linear", "two_tower")
-    assert load(tmp_path, "rivals: [trees, two_tower, trees]").rivals == ("trees", "two_tower")
-    assert load(tmp_path, "rivals: []").rivals == ()
+def test_baselines_are_those_named_once(tmp_path: Path) -> None:
+    assert JobConfig.load(None).baselines == ("linear", "two_tower")
+    assert load(tmp_path, "baselines: [trees, two_tower, trees]").baselines == (
+        "trees",
+        "two_tower",
+    )
+    assert load(tmp_path, "baselines: []").baselines == ()
 
 
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("trainer: {}", ["trainer", *SECTIONS, "rivals"]),
-        ("rivals: [tree]", ["rivals", "'tree'", "'trees'", "'two_tower'"]),
-        ("rivals: two_tower", ["rivals", "'two_tower'", "list"]),
+        ("trainer: {}", ["trainer", *SECTIONS, "baselines"]),
+        ("baselines: [tree]", ["baselines", "'tree'", "'trees'", "'two_tower'"]),
+        ("baselines: two_tower", ["baselines", "'two_tower'", "list"]),
         ("model: {pooling: false, attention: false}", ["model", "pooling", "history: false"]),
         ("train: {epoch: 3}", ["train", "'epoch'", "'epochs'"]),
         ("features: {cadence: 1}", ["features", "'cadence'", "'cadence_hours'"]),

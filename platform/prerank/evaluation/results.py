@@ -10,7 +10,7 @@ METRICS = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "recall@cut", "auc")
 """Columns of every table, in this order."""
 
 LEAD = "interactrank"
-RIVAL = "two_tower"
+BASELINE = "two_tower"
 WHOLE = "full"
 """The ablation's variant from which nothing was taken."""
 

@@ -15,7 +15,7 @@ from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, eff
 from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
 from prerank.evaluation.results import COMPARED
 
-LEAD, RIVAL = "interactrank", "two_tower"
+LEAD, BASELINE = "interactrank", "two_tower"
 SLICES = ("head query", "torso query", "tail query", "new user", "new item")
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
 
@@ -45,7 +45,7 @@ def results_of(
         "oracles": {
             n: summarise(_values(frame, n, METRICS)) for n in sorted(measured - set(names))
         },
-        "paired": paired(frame, {n: (n, RIVAL) for n in names}),
+        "paired": paired(frame, {n: (n, BASELINE) for n in names}),
         "versus": paired(frame, {n: (LEAD, n) for n in names}),
         "slices": _slices(frame, names),
         "reachable_ceiling": {m: mean(frame[f"{CEILING}|{m}"].to_numpy()) for m in METRICS},

@@ -1,4 +1,4 @@
-"""Fitted rivals: what they choose by, what they find, and the switches that ablations use."""
+"""Fitted baselines: what they choose by, what they find, and the switches that ablations use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.evaluation.baselines import linear
 from prerank.evaluation.baselines.samples import expected_mrr
-from prerank.evaluation.baselines.suite import DEFAULT, NEURAL, RIVALS
+from prerank.evaluation.baselines.suite import BASELINES, DEFAULT, NEURAL
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 
@@ -135,8 +135,8 @@ def test_without_its_correction_the_in_batch_softmax_is_another_loss() -> None:
 
 def test_every_neural_rival_has_the_jobs_sizes_and_budget() -> None:
     train = TrainConfig(epochs=3, seed=11)
-    for name, rival in NEURAL.items():
-        model, own = rival.configs(SMALL, train)
+    for name, baseline in NEURAL.items():
+        model, own = baseline.configs(SMALL, train)
         assert (model.width, model.hidden, own.epochs, own.seed) == (8, (16,), 3, 11), name
         assert not model.cross
-    assert set(DEFAULT) <= set(RIVALS)
+    assert set(DEFAULT) <= set(BASELINES)

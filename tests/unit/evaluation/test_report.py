@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tests.reports import Page, full, heads_of, model, page, section
 
 from interactrank.features.schema import FeatureSchema
-from prerank.evaluation.baselines.suite import RIVALS
+from prerank.evaluation.baselines.suite import BASELINES
 from prerank.evaluation.report import ablations as report_ablations
 from prerank.evaluation.report import plots as report_plots
 from prerank.evaluation.report.text import METRICS, Results, metrics_table, write_metrics
@@ -182,7 +182,7 @@ def test_what_could_not_be_measured_says_why(tmp_path: Path) -> None:
 
 def test_models_of_a_plot_differ_in_colour(tmp_path: Path) -> None:
     results = full()
-    results["models"] |= {f"rival {i}": model(0.9 - i / 20, 0.1 * i + 0.1) for i in range(9)}
+    results["models"] |= {f"baseline {i}": model(0.9 - i / 20, 0.1 * i + 0.1) for i in range(9)}
     points = section(page(tmp_path, results).source, "Quality against cost")
     assert set(re.findall(r"--s\d+", points)) == {f"--s{i}" for i in range(12)}
 
@@ -208,7 +208,7 @@ def test_names_of_ours_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("sketched")
-@pytest.mark.parametrize("name", ["popularity", "bm25", "iqp", *RIVALS, LEAD])
+@pytest.mark.parametrize("name", ["popularity", "bm25", "iqp", *BASELINES, LEAD])
 def test_every_ranker_is_described(name: str, tmp_path: Path) -> None:
     results = full()
     results["models"] = {name: model(0.5, 0.1)}

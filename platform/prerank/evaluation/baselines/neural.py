@@ -1,4 +1,4 @@
-"""Trained models as rankers: InteractRank itself, or a neural rival."""
+"""Trained models as rankers: InteractRank itself, or a neural baseline."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class TorchRanker:
 def fit_neural(
     home: Home, name: str, folder: Path, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Train a neural rival: same reader, loop and budget as the model, no registry.
+    """Train a neural baseline: same reader, loop and budget as the model, no registry.
 
     Args:
         home: with a training set.
-        name: the rival's.
+        name: the baseline's.
         folder: where the best epoch's bundle goes.
         settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
 

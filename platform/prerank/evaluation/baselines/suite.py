@@ -3,7 +3,7 @@
 A ranker sees the same requests and candidates and gives one score a candidate; how it got them is
 its own affair. Counts that a ranker uses are the as-of columns of x, never a count of its own.
 What is fitted uses the stored training examples, chooses on validation, and is a folder under
-``rivals/`` that :func:`load_ranker` reads.
+``baselines/`` that :func:`load_ranker` reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prerank.registry.bundle import META, read_meta
 
 @dataclass(frozen=True)
 class Neural:
-    """How a neural rival differs from the job's own ``model`` and ``train`` sections.
+    """How a neural baseline differs from the job's own ``model`` and ``train`` sections.
 
     ``loss`` holds what validation chose for it (``benchmarks/fusion_fit.py --two-tower``);
     ``benchmarks/tune.py`` gives every neural model as many trials.
@@ -38,7 +38,7 @@ class Neural:
     loss: Mapping[str, Any] = field(default_factory=dict)
 
     def configs(self, model: ModelConfig, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
-        """The rival's own configs, of the job's sizes."""
+        """The baseline's own configs, of the job's sizes."""
         own = config_of(self.architecture, model.to_dict() | dict(self.model))
         return own, replace(train, loss=replace(train.loss, **self.loss))
 
@@ -49,10 +49,10 @@ NEURAL: dict[str, Neural] = {
     "inttower": Neural("inttower", model={"cross": False}, loss={"softmax": 1.0}),
 }
 MODELS: dict[str, Neural] = {"interactrank": Neural(), **NEURAL}
-"""The model and its neural rivals, for comparisons that train them alike."""
+"""The model and its neural baselines, for comparisons that train them alike."""
 FITTED = {"linear": linear.fit, "trees": trees.fit}
-RIVALS = (*FITTED, *NEURAL)
-"""Names that a job's ``rivals`` may list. popularity, BM25 and IQP cost nothing to have."""
+BASELINES = (*FITTED, *NEURAL)
+"""Names that a job's ``baselines`` may list. popularity, BM25 and IQP cost nothing to have."""
 DEFAULT = ("linear", "two_tower")
 HISTORY = "history.json"
 
@@ -60,7 +60,7 @@ HISTORY = "history.json"
 def pieces(
     home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
 ) -> list[dict[str, str]]:
-    """What :func:`fit_rival` needs of each rival, the longest first."""
+    """What :func:`fit_baseline` needs of each baseline, the longest first."""
     out = []
     for name in sorted(names, key=lambda n: n in FITTED):
         config: dict[str, Any] = {"seed": train.seed}
@@ -72,8 +72,8 @@ def pieces(
     return out
 
 
-def fit_rival(piece: dict[str, str]) -> dict[str, str]:
-    """Fit one rival (a Ray task); what happened stands in its folder, see :func:`history`."""
+def fit_baseline(piece: dict[str, str]) -> dict[str, str]:
+    """Fit one baseline (a Ray task); what happened stands in its folder, see :func:`history`."""
     import torch
 
     from prerank.core.manifest import schema_of
@@ -94,7 +94,7 @@ def fit_rival(piece: dict[str, str]) -> dict[str, str]:
 
 
 def history(home: Home, name: str) -> list[dict[str, Any]]:
-    """The epochs of a neural rival, or the trials that a fit chose from."""
+    """The epochs of a neural baseline, or the trials that a fit chose from."""
     rows: list[dict[str, Any]] = home.read_json(folder_of(home, name) / HISTORY, "prerank train")[
         "rows"
     ]
@@ -102,13 +102,13 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
 
 
 def folder_of(home: Home, name: str) -> Path:
-    """Where a fitted rival lies."""
-    return home.root / "rivals" / name
+    """Where a fitted baseline lies."""
+    return home.root / "baselines" / name
 
 
 def fitted(home: Home) -> dict[str, Path]:
-    """Folders of the rivals that a home has, by name."""
-    found = {name: folder_of(home, name) for name in RIVALS}
+    """Folders of the baselines that a home has, by name."""
+    found = {name: folder_of(home, name) for name in BASELINES}
     return {name: folder for name, folder in found.items() if (folder / META).exists()}
 
 

@@ -8,7 +8,7 @@ from html import escape
 from prerank.evaluation.report import plots as plots
 from prerank.evaluation.report import tables as tables
 from prerank.evaluation.report.ablations import ablations
-from prerank.evaluation.results import LEAD, RIVAL, Results, ordered
+from prerank.evaluation.results import BASELINE, LEAD, Results, ordered
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1c2430;--soft:#5b6675;--line:#d8dee6;
@@ -88,7 +88,7 @@ _PROTOCOL = (
 
 _RANKERS = {
     LEAD: "The two towers fused with engagement counts of this query, user and item.",
-    RIVAL: "The same towers and training without those counts and without the user's history.",
+    BASELINE: "The same towers and training without those counts and without the user's history.",
     "two_tower_sequence": "The two-tower with the user's history in its query tower.",
     "inttower": "Two towers whose layers meet (IntTower): early interaction, at a higher price.",
     "linear": "A linear model over the engagement counts, without towers.",
@@ -105,7 +105,7 @@ _INTROS = {
     "everywhere.",
     f"{LEAD} against every other ranker": f"What {LEAD} gains on each of the others on the very "
     "same requests.",
-    f"Difference from {RIVAL}, request by request": f"What each ranker gains on the {RIVAL}, the "
+    f"Difference from {BASELINE}, request by request": f"What each ranker gains on the {BASELINE}, the "
     "usual model of this stage, on the very same requests.",
     "What the cut keeps": "Pre-ranking passes a set on to a costlier ranker, which orders it anew. "
     "So what counts is which items are still in the set.",
@@ -179,7 +179,7 @@ def page(results: Results, lead: str) -> str:
     parts = {
         "Metrics": tables.metrics(results) + plots.bars(results) + who,
         f"{LEAD} against every other ranker": tables.versus(results),
-        f"Difference from {RIVAL}, request by request": tables.paired(results),
+        f"Difference from {BASELINE}, request by request": tables.paired(results),
         "What the cut keeps": tables.cut(results),
         "Where it helps: slices": slices + _explained(_SLICES, results.get("slices", {})),
         "Quality against cost": plots.cost(results) + tables.cost(results),

@@ -8,10 +8,10 @@ from html import escape
 from typing import Any
 
 from prerank.evaluation.results import (
+    BASELINE,
     FASTEST,
     LEAD,
     METRICS,
-    RIVAL,
     Results,
     best_of,
     interval,
@@ -97,7 +97,9 @@ def versus(results: Results) -> str:
 def paired(results: Results) -> str:
     """Differences from the two-tower, for the metrics that were compared."""
     made = _differences(results.get("paired", {}), ordered(results["models"]))
-    note = f"Small print: 95% interval and p. Shaded: better than {RIVAL}, whole interval above 0."
+    note = (
+        f"Small print: 95% interval and p. Shaded: better than {BASELINE}, whole interval above 0."
+    )
     return made + f'<p class="note">{note}</p>' if made else ""
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from prerank.evaluation.report.page import page
 from prerank.evaluation.results import (
+    BASELINE,
+    COMPARED,
     LEAD,
     METRICS,
-    RIVAL,
     DatasetFacts,
     Results,
     best_of,
@@ -28,7 +29,6 @@ from prerank.evaluation.results import (
     percent,
     share,
 )
-from prerank.evaluation.results import COMPARED
 
 __all__ = [
     "METRICS",
@@ -139,15 +139,15 @@ def _points(share_difference: float) -> str:
     return f"{100 * share_difference:+.1f}".replace("-", "−")
 
 
-def _against_rival(row: Mapping[str, Any]) -> str:
+def _against_baseline(row: Mapping[str, Any]) -> str:
     """The paired comparison in words; an interval around zero is called that."""
     difference, (low, high) = row["difference"], row["ci"]
     span = f"95% interval {_points(low)} to {_points(high)} points"
     if low <= 0 <= high:
-        return f"That cannot be told apart from {RIVAL} ({_points(difference)} points, {span})."
+        return f"That cannot be told apart from {BASELINE} ({_points(difference)} points, {span})."
     word = "more" if difference > 0 else "fewer"
     points = f"{abs(100 * difference):.1f} points {word}"
-    return f"That is {points} than {RIVAL} ({span}, p {p_value(row['p'])})."
+    return f"That is {points} than {BASELINE} ({span}, p {p_value(row['p'])})."
 
 
 def _against_all(versus: Mapping[str, Mapping[str, Any]]) -> str:
@@ -179,7 +179,7 @@ def headline(results: Results) -> str:
             first += f" (95% interval {percent(ci[0])} to {percent(ci[1])})"
         said.append(first + ".")
         if (row := results.get("paired", {}).get(lead, {}).get("hits@3")) and known(row["p"]):
-            said.append(_against_rival(row))
+            said.append(_against_baseline(row))
         if lead == LEAD and (sentence := _against_all(results.get("versus", {}))):
             said.append(sentence)
         if (ceiling := _ceiling(results, "hits@3")) < 1:

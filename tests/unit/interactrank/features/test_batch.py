@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.samples import CATALOGUE, HOUR, NOW, RIVALS, SHIPPED, arrays, catalogue, new_model
+from tests.samples import BASELINES, CATALOGUE, HOUR, NOW, SHIPPED, arrays, catalogue, new_model
 
 from interactrank.features.batch import Batch, RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
@@ -98,7 +98,7 @@ def test_no_requests_have_negatives_all_the_same() -> None:
     assert collated(empty, [2, 5]).items["rows"].tolist() == [3, 6]
 
 
-@pytest.mark.parametrize("config", [SHIPPED, *RIVALS.values()], ids=["default", *RIVALS])
+@pytest.mark.parametrize("config", [SHIPPED, *BASELINES.values()], ids=["default", *BASELINES])
 def test_negatives_move_no_logit_and_only_the_sampled_softmax(config: object) -> None:
     model = new_model(config)  # type: ignore[arg-type]
     source = replace(arrays(), candidates=CATALOGUE.ids[np.arange(46) % 4])

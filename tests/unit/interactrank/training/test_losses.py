@@ -147,9 +147,9 @@ def test_sampled_softmax(seed: int) -> None:
         def logit(p: int, r: int = int(request[i])) -> float:
             return scale * float(queries[r, head] @ items[p]) - float(log_q[p])
 
-        rivals = [logit(p) for p in range(u) if rows[p] not in own]
+        baselines = [logit(p) for p in range(u) if rows[p] not in own]
         mine = logit(int(item[i]))
-        losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *rivals])))
+        losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *baselines])))
     found = sampled_softmax_loss(
         Output(torch.zeros(n, heads), torch.tensor(queries), torch.tensor(items)),
         batch_of(torch.tensor(request), torch.tensor(item), torch.tensor(labels),

@@ -26,7 +26,7 @@ from torch import nn
 from interactrank.features.batch import Batch, RequestArrays, collate, item_inputs
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
-from interactrank.features.top_items import PERFORMING_LENGTH
+from interactrank.features.top_items import TOP_ITEMS_LENGTH
 from interactrank.model.interactrank import InteractRank, ModelConfig, Output
 from interactrank.training.trainer import TrainConfig, Trainer
 
@@ -38,8 +38,8 @@ SCHEMA = FeatureSchema(
 )
 SEED, WARM_UP = 7, 3
 REQUEST_SIDE = (
-    "query", "hist_items", "hist_actions", "hist_hours", "hist_mask", "performing",
-    "performing_share", "request",
+    "query", "hist_items", "hist_actions", "hist_hours", "hist_mask", "top_items",
+    "top_items_share", "request",
 )  # fmt: skip
 PARTS = ("query tower", "item tower", "fusion", "loss", "optimiser", "waiting", "the rest")
 WORDS = [f"w{i}" for i in range(5000)]
@@ -67,9 +67,9 @@ def requests(n: int, per: int, items: int, rng: np.random.Generator) -> RequestA
         hist_actions=np.zeros(n * history, np.int64),
         hist_times=np.full(n * history, 10**15 - 10**10),
         hist_offsets=np.arange(n + 1) * history,
-        performing=rng.integers(0, items, n * PERFORMING_LENGTH),
-        performing_counts=np.ones(n * PERFORMING_LENGTH, np.float32),
-        performing_offsets=np.arange(n + 1) * PERFORMING_LENGTH,
+        top_items=rng.integers(0, items, n * TOP_ITEMS_LENGTH),
+        top_items_counts=np.ones(n * TOP_ITEMS_LENGTH, np.float32),
+        top_items_offsets=np.arange(n + 1) * TOP_ITEMS_LENGTH,
         request=rng.random((n, len(REQUEST_NUMERIC)), np.float32),
         candidates=chosen.ravel(),
         offsets=np.arange(n + 1) * per,

@@ -34,7 +34,7 @@ VARIANTS = {
     "no-history": replace(SHIPPED, history=False),
     "two-tower": replace(SHIPPED, cross=False, history=False),
     "ungated": replace(SHIPPED, gated=False),
-    "no-performing": replace(SHIPPED, performing=False),
+    "no-top_items": replace(SHIPPED, top_items=False),
     "linear-g": replace(SHIPPED, fusion_hidden=0),
 }
 BASELINES = {"inttower": IntTowerConfig()}
@@ -75,8 +75,8 @@ def arrays(seed: int = 0) -> RequestArrays:
     pool = np.append(CATALOGUE.ids, 2000)
     request = rng.normal(size=(b, len(REQUEST_NUMERIC))).astype(np.float32)
     request[1, 6] = np.nan
-    performing = np.array([2, 20, 0, 1, 5])
-    best = int(performing.sum())
+    top_items = np.array([2, 20, 0, 1, 5])
+    best = int(top_items.sum())
     return RequestArrays(
         time=NOW + np.arange(b) * HOUR,
         text=text,
@@ -85,9 +85,9 @@ def arrays(seed: int = 0) -> RequestArrays:
         hist_actions=rng.integers(0, 3, events),
         hist_times=NOW - np.sort(rng.integers(0, 3000 * HOUR, events))[::-1],
         hist_offsets=np.concatenate(([0], np.cumsum(history))),
-        performing=rng.choice(pool, best),
-        performing_counts=rng.integers(1, 50, best).astype(np.float32),
-        performing_offsets=np.concatenate(([0], np.cumsum(performing))),
+        top_items=rng.choice(pool, best),
+        top_items_counts=rng.integers(1, 50, best).astype(np.float32),
+        top_items_offsets=np.concatenate(([0], np.cumsum(top_items))),
         request=request,
         candidates=np.concatenate([rng.choice(pool, s, replace=False) for s in sizes]),
         offsets=np.concatenate(([0], np.cumsum(sizes))),
@@ -117,9 +117,9 @@ def requests_of(source: RequestArrays, chosen: list[int]) -> RequestArrays:
         segments=s.segments[chosen],
         hist_offsets=bounds(s.hist_offsets),
         offsets=bounds(s.offsets),
-        performing_offsets=bounds(s.performing_offsets),
-        **{f: cut(getattr(s, f), s.performing_offsets)
-           for f in ("performing", "performing_counts")},
+        top_items_offsets=bounds(s.top_items_offsets),
+        **{f: cut(getattr(s, f), s.top_items_offsets)
+           for f in ("top_items", "top_items_counts")},
         **{f: cut(getattr(s, f), s.hist_offsets)
            for f in ("hist_items", "hist_actions", "hist_times")},
         **{f: cut(getattr(s, f), s.offsets)

@@ -22,7 +22,7 @@ from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import HOUR_US, FeatureInputs, request_features
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import ragged
-from interactrank.features.top_items import PERFORMING_LENGTH, performing_items
+from interactrank.features.top_items import TOP_ITEMS_LENGTH, top_items_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class RequestArrays:
         time: int64 [B], microseconds since 1970.
         text, text_offsets: hashed query text, int32 [T], int64 [B + 1].
         hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
-        performing, performing_counts: int64 and float32 [P], the query's most engaged items, best
-            first; ``performing_offsets`` [B + 1] (:mod:`interactrank.features.top_items`).
+        top_items, top_items_counts: int64 and float32 [P], the query's most engaged items, best
+            first; ``top_items_offsets`` [B + 1] (:mod:`interactrank.features.top_items`).
         request: float32 [B, R] statistics (schema.REQUEST_NUMERIC).
         candidates: int64 [N]; ``offsets`` int64 [B + 1].
         x: float32 [N, X] cross features.
@@ -50,9 +50,9 @@ class RequestArrays:
     hist_actions: NDArray[np.int64]
     hist_times: NDArray[np.int64]
     hist_offsets: NDArray[np.int64]
-    performing: NDArray[np.int64]
-    performing_counts: NDArray[np.float32]
-    performing_offsets: NDArray[np.int64]
+    top_items: NDArray[np.int64]
+    top_items_counts: NDArray[np.float32]
+    top_items_offsets: NDArray[np.int64]
     request: NDArray[np.float32]
     candidates: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -72,7 +72,7 @@ class RequestArrays:
         ``candidates`` are the candidate side's arrays by name: candidates, offsets, x, labels, ….
         """
         text, text_offsets = ragged(queries)
-        performing, performing_counts, performing_offsets = performing_items(inputs)
+        top_items, top_items_counts, top_items_offsets = top_items_of(inputs)
         return cls(
             time=inputs.time,
             text=text,
@@ -81,9 +81,9 @@ class RequestArrays:
             hist_actions=inputs.hist_actions,
             hist_times=inputs.hist_times,
             hist_offsets=inputs.hist_offsets,
-            performing=performing,
-            performing_counts=performing_counts,
-            performing_offsets=performing_offsets,
+            top_items=top_items,
+            top_items_counts=top_items_counts,
+            top_items_offsets=top_items_offsets,
             request=request_features(schema, inputs),
             segments=_segments(schema, inputs),
             **candidates,
@@ -105,7 +105,7 @@ class Batch:
     """Tensors of a batch; shapes as in :mod:`interactrank.model.interactrank`.
 
     ``query`` [B] is equal for equal queries; ``text_offsets`` [B] in EmbeddingBag's form;
-    ``hist_*`` [B, L], most recent first; ``performing`` [B, K] item rows and ``performing_share``
+    ``hist_*`` [B, L], most recent first; ``top_items`` [B, K] item rows and ``top_items_share``
     [B, K], 0 for padding; ``items``: inputs of the U distinct items, to which ``candidate_item``
     [N] points; ``segments`` [B, S].
     """
@@ -117,8 +117,8 @@ class Batch:
     hist_actions: Tensor
     hist_hours: Tensor
     hist_mask: Tensor
-    performing: Tensor
-    performing_share: Tensor
+    top_items: Tensor
+    top_items_share: Tensor
     request: Tensor
     x: Tensor
     candidate_request: Tensor
@@ -169,16 +169,16 @@ def padded_history(
     )
 
 
-def padded_performing(
+def padded_top_items(
     arrays: RequestArrays, table: IdTable
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Performing items as [B, K]: item rows, and shares of their counts (sum 1, or all 0)."""
-    lengths = np.diff(arrays.performing_offsets)
-    mask = np.arange(PERFORMING_LENGTH) < lengths[:, None]
+    lengths = np.diff(arrays.top_items_offsets)
+    mask = np.arange(TOP_ITEMS_LENGTH) < lengths[:, None]
     rows = np.zeros(mask.shape, np.int64)
     share = np.zeros(mask.shape, np.float32)
-    rows[mask] = table.rows(arrays.performing) + 1
-    share[mask] = arrays.performing_counts
+    rows[mask] = table.rows(arrays.top_items) + 1
+    share[mask] = arrays.top_items_counts
     return rows, share / np.maximum(share.sum(1, keepdims=True), np.float32(1e-6))
 
 
@@ -261,7 +261,7 @@ def collate(
     distinct, position = np.unique(code, return_inverse=True)
     known = [distinct // bit % 2 == 1 for bit in (4, 2, 1)]
     hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
-    performing, share = padded_performing(arrays, table)
+    top_items, share = padded_top_items(arrays, table)
     as_tensor = torch.from_numpy
     return Batch(
         query=as_tensor(query_codes(arrays)),
@@ -271,8 +271,8 @@ def collate(
         hist_actions=as_tensor(hist_actions),
         hist_hours=as_tensor(hist_hours),
         hist_mask=as_tensor(mask),
-        performing=as_tensor(performing),
-        performing_share=as_tensor(share),
+        top_items=as_tensor(top_items),
+        top_items_share=as_tensor(share),
         request=as_tensor(arrays.request),
         x=as_tensor(arrays.x),
         candidate_request=as_tensor(request),

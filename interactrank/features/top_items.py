@@ -1,4 +1,4 @@
-"""The items that historically perform for a query (the reference code's ``query_item_xperf_seq``).
+"""The most engaged items of a query (the reference code's ``query_item_xperf_seq``).
 
 They are read from the packed rows that the cross features use, so they cost no read of their own
 and are as of the same snapshot.
@@ -14,7 +14,7 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import DECODE, mass_column
 from interactrank.features.schema import LEVELS
 
-PERFORMING_LENGTH = 20
+TOP_ITEMS_LENGTH = 20
 """Items kept per query, as in the public reference code."""
 
 _ANY = next(code for code, level in enumerate(LEVELS) if level.prefix == "a")
@@ -22,7 +22,7 @@ _MASS = np.array([mass_column(level) for level in LEVELS])
 
 
 @nb.njit(cache=True, nogil=True)
-def _performing(  # type: ignore[no-untyped-def]
+def _top_items(  # type: ignore[no-untyped-def]
     blocks, block_start, key_block, key_level, key_offsets, mass, any_level, decode, length,
     out_items, out_counts, out_offsets,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def _performing(  # type: ignore[no-untyped-def]
     return used
 
 
-def performing_items(
+def top_items_of(
     inputs: FeatureInputs,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Most engaged items of each request's query, best first, ties by item id.
@@ -68,11 +68,11 @@ def performing_items(
         ids int64 [P], engagement counts float32 [P], offsets int64 [B + 1].
     """
     requests = len(inputs.time)
-    items = np.empty(requests * PERFORMING_LENGTH, np.int64)
-    counts = np.empty(requests * PERFORMING_LENGTH, np.float32)
+    items = np.empty(requests * TOP_ITEMS_LENGTH, np.int64)
+    counts = np.empty(requests * TOP_ITEMS_LENGTH, np.float32)
     offsets = np.zeros(requests + 1, np.int64)
-    used = _performing(
+    used = _top_items(
         inputs.blocks, inputs.block_start, inputs.key_block, inputs.key_level, inputs.key_offsets,
-        _MASS, _ANY, DECODE, PERFORMING_LENGTH, items, counts, offsets,
+        _MASS, _ANY, DECODE, TOP_ITEMS_LENGTH, items, counts, offsets,
     )  # fmt: skip
     return items[:used], counts[:used], offsets

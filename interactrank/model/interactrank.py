@@ -22,7 +22,7 @@ from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
 from interactrank.model.fusion import Fusion
 from interactrank.model.layers import Numeric, Precomputed, TowerBody
-from interactrank.model.sequence import PerformingEncoder, SequenceEncoder
+from interactrank.model.sequence import SequenceEncoder, TopItemsEncoder
 
 SEGMENT_WIDTH = 8
 
@@ -32,7 +32,7 @@ class ModelConfig:
     """Sizes and parts. Defaults suit two CPU cores; the paper's towers are ``paper()``.
 
     ``cross`` off takes out whatever comes from engagement rows: cross features, query statistics
-    and performing items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
+    and top items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
     fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x. ``mask_blocks``
     0 makes the tower bodies plain MLPs. ``pooling``, ``attention`` and ``time_encoding`` are the
     parts of the sequence encoder.
@@ -51,7 +51,7 @@ class ModelConfig:
     pooling: bool = True
     attention: bool = True
     time_encoding: bool = True
-    performing: bool = True
+    top_items: bool = True
     gated: bool = True
     fusion_hidden: int = 16
 
@@ -141,9 +141,9 @@ class QueryTower(nn.Module):
                                             config.pooling, config.attention,
                                             config.time_encoding)  # fmt: skip
             inputs += self.sequence.width
-        self.performing: PerformingEncoder | None = None
-        if config.cross and config.performing:
-            self.performing = PerformingEncoder(ids, config.text_width)
+        self.top_items: TopItemsEncoder | None = None
+        if config.cross and config.top_items:
+            self.top_items = TopItemsEncoder(ids, config.text_width)
             inputs += 2 * config.id_width
         self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
         inputs += self.numeric.width if self.numeric else 0
@@ -170,8 +170,8 @@ class QueryTower(nn.Module):
                 self.sequence(text, batch.hist_items, batch.hist_actions, batch.hist_hours,
                               batch.hist_mask)
             )  # fmt: skip
-        if self.performing is not None:
-            parts.append(self.performing(text, batch.performing, batch.performing_share))
+        if self.top_items is not None:
+            parts.append(self.top_items(text, batch.top_items, batch.top_items_share))
         if self.numeric is not None:
             parts.append(self.numeric(batch.request))
         parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
@@ -202,10 +202,10 @@ class InteractRank(nn.Module):
 
     def known_sequences(self, batch: Batch) -> Batch:
         """``batch`` with its sequences' untrained ids sent down the unknown-id path."""
-        history, performing = batch.hist_items, batch.performing
+        history, top_items = batch.hist_items, batch.top_items
         return batch.replace(
             hist_items=history * self.known[history],
-            performing=performing * self.known[performing],
+            top_items=top_items * self.known[top_items],
         )
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""The query tower's sequences: the searcher's engagements, and items that perform for the query.
+"""The query tower's sequences: the searcher's engagements, and the query's top items.
 
-Shapes: B requests, L events (most recent first), K performing items, d width.
+Shapes: B requests, L events (most recent first), K top items, d width.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SequenceEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-class PerformingEncoder(nn.Module):
+class TopItemsEncoder(nn.Module):
     """Items that perform for the query: their expected embedding, and attention from the query.
 
     pool(X) = sum_t s_t x_t for shares s of the query's engagements; attention adds log s_t to its

@@ -71,13 +71,13 @@ def test_a_request_moves_its_own_weights_only_where_they_are_gated() -> None:
         assert torch.equal(before.weights[1:], after.weights[1:]), name
 
 
-def test_performing_items_count_where_they_are_on() -> None:
+def test_top_items_items_count_where_they_are_on() -> None:
     source = arrays()
-    moved = replace(source, performing=np.roll(source.performing, 1))
+    moved = replace(source, top_items=np.roll(source.top_items, 1))
     for name, config in VARIANTS.items():
         model = new_model(config)
         base, changed = model(batch(source)).queries, model(batch(moved)).queries
-        on = config.cross and config.performing
+        on = config.cross and config.top_items
         assert torch.equal(base, changed) != on, name
         assert torch.equal(base[2], changed[2]), name
 

@@ -152,8 +152,8 @@ def test_scores_are_finite_where_nothing_is_known(scorer: Ranker) -> None:
         hist_times=none, hist_offsets=np.zeros(len(source) + 1, np.int64),
         candidates=np.arange(90_000, 90_000 + len(source.candidates)),
         request=np.full_like(source.request, np.nan), x=np.zeros_like(source.x),
-        labels=source.labels * 0, performing=none, performing_counts=none.astype(np.float32),
-        performing_offsets=np.zeros(len(source) + 1, np.int64),
+        labels=source.labels * 0, top_items=none, top_items_counts=none.astype(np.float32),
+        top_items_offsets=np.zeros(len(source) + 1, np.int64),
     )  # fmt: skip
     scores = scorer.score(unknown, ["nobody ever asked this"] * len(source))
     assert np.isfinite(scores).all()

@@ -91,8 +91,8 @@ def test_no_requests_have_negatives_all_the_same() -> None:
     empty = replace(
         arrays(), time=none, text_offsets=np.zeros(1, np.int64), candidates=none,
         offsets=np.zeros(1, np.int64), x=np.zeros((0, 3), np.float32), labels=none,
-        hist_items=none, hist_offsets=np.zeros(1, np.int64), performing=none,
-        performing_counts=none.astype(np.float32), performing_offsets=np.zeros(1, np.int64),
+        hist_items=none, hist_offsets=np.zeros(1, np.int64), top_items=none,
+        top_items_counts=none.astype(np.float32), top_items_offsets=np.zeros(1, np.int64),
         request=np.zeros((0, 7), np.float32), segments=np.zeros((0, 2), np.int64),
     )  # fmt: skip
     assert collated(empty, [2, 5]).items["rows"].tolist() == [3, 6]

@@ -14,7 +14,7 @@ from tests.plain_requests import Request
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack, unpack
 from interactrank.features.schema import LEVELS, FeatureSchema
-from interactrank.features.top_items import PERFORMING_LENGTH, performing_items
+from interactrank.features.top_items import TOP_ITEMS_LENGTH, top_items_of
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement",), segments=("country", "device")
@@ -41,8 +41,8 @@ def as_inputs(requests: list[Rows]) -> FeatureInputs:
     return plain_requests.as_inputs([Request(rows) for rows in requests])
 
 
-def performing(requests: list[Rows]) -> list[list[tuple[int, float]]]:
-    items, counts, offsets = performing_items(as_inputs(requests))
+def top_items(requests: list[Rows]) -> list[list[tuple[int, float]]]:
+    items, counts, offsets = top_items_of(as_inputs(requests))
     assert len(items) == len(counts) == offsets[-1]
     pairs = list(zip(items.tolist(), counts.tolist(), strict=True))
     return [pairs[offsets[b] : offsets[b + 1]] for b in range(len(requests))]
@@ -50,7 +50,7 @@ def performing(requests: list[Rows]) -> list[list[tuple[int, float]]]:
 
 def whole(requests: list[Rows]) -> list[list[tuple[int, float]]]:
     """The same with counts as they were before rows quantised them."""
-    return [[(i, float(round(c))) for i, c in found] for found in performing(requests)]
+    return [[(i, float(round(c))) for i, c in found] for found in top_items(requests)]
 
 
 def reference(rows: Rows) -> list[tuple[int, float]]:
@@ -87,7 +87,7 @@ def random_rows(rng: np.random.Generator) -> Rows:
 def test_equals_a_plain_reading_of_the_rows(seed: int, requests: int) -> None:
     rng = np.random.default_rng(seed)
     rows = [random_rows(rng) for _ in range(requests)]
-    assert performing(rows) == [reference(r) for r in rows]
+    assert top_items(rows) == [reference(r) for r in rows]
 
 
 def test_the_most_exact_key_with_engagement_decides() -> None:
@@ -121,18 +121,18 @@ def test_how_rare_a_key_is_counts_what_its_row_cut_off() -> None:
 def test_at_most_twenty_items_best_first_and_ties_by_id() -> None:
     counts = {i: float(1 + i % 2) for i in range(-30, 30)}
     ((*pairs,),) = whole([{"q:x": block("q:x", counts)}])
-    assert PERFORMING_LENGTH == 20
+    assert TOP_ITEMS_LENGTH == 20
     assert pairs == [(i, 2.0) for i in range(-29, 11, 2)]
 
 
 def test_a_key_without_a_row_and_no_requests_have_no_items() -> None:
     assert whole([{"q:x": None, "a:": block("a:", {1: 2.0})}, {}]) == [[], []]
-    items, counts, offsets = performing_items(as_inputs([]))
+    items, counts, offsets = top_items_of(as_inputs([]))
     assert (len(items), len(counts), offsets.tolist()) == (0, 0, [0])
 
 
 def test_types_are_as_promised() -> None:
-    found: tuple[NDArray[np.generic], ...] = performing_items(
+    found: tuple[NDArray[np.generic], ...] = top_items_of(
         as_inputs([{"q:x": block("q:x", {4: 2.0})}])
     )
     assert [a.dtype for a in found] == [np.int64, np.float32, np.int64]

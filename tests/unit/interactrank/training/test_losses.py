@@ -38,7 +38,7 @@ def batch_of(
     none, n = torch.zeros(0), len(request)
     return Batch(
         query=torch.arange(int(request.max()) + 1) if query is None else query,
-        performing=none, performing_share=none,
+        top_items=none, top_items_share=none,
         text=none, text_offsets=none, hist_items=none, hist_actions=none, hist_hours=none,
         hist_mask=none, request=none, x=none, candidate_request=request, candidate_item=item,
         items={"rows": torch.arange(int(item.max()) + 1) if rows is None else rows},

@@ -60,8 +60,8 @@ def batch(seed: int, signal: str, of: Catalogue = NAMED, requests: int = 40) -> 
     arrays = RequestArrays(
         time=np.arange(requests), text=text, text_offsets=text_offsets, hist_items=none,
         hist_actions=none, hist_times=none, hist_offsets=np.zeros(requests + 1, np.int64),
-        performing=none, performing_counts=none.astype(np.float32),
-        performing_offsets=np.zeros(requests + 1, np.int64),
+        top_items=none, top_items_counts=none.astype(np.float32),
+        top_items_offsets=np.zeros(requests + 1, np.int64),
         request=rng.normal(size=(requests, len(REQUEST_NUMERIC))).astype(np.float32),
         candidates=candidates.reshape(-1), offsets=np.arange(requests + 1) * SHOWN,
         x=x.reshape(n, -1), labels=labels.reshape(-1), weights=np.ones(n, np.float32),

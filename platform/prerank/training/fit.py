@@ -12,7 +12,7 @@ from interactrank.features.batch import Batch
 from interactrank.training.stacking import anchors, calibrate, cross_fitted, hold_out, refit
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
-from prerank.training.prefetch import Ahead
+from prerank.training.prefetch import Prefetcher
 from prerank.training.reader import Reader
 
 HELD_OUT_BATCHES = 40
@@ -52,11 +52,11 @@ def fit(
     """
     config, fusion = trainer.config, trainer.model.fusion
     stacked = config.stacking and fusion.crosses > 0
-    with Ahead(batches, range(since.epochs, config.epochs)) as ahead:
+    with Prefetcher(batches, range(since.epochs, config.epochs)) as prefetcher:
         beside = anchors(reader.beside(config) if stacked else (), trainer.device)
         validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
         while since.epochs < config.epochs and since.behind < max(config.patience, 1):
-            report = trainer.epoch(since.epochs, ahead.epoch(), ())
+            report = trainer.epoch(since.epochs, prefetcher.epoch(), ())
             held = hold_out(trainer.model, validation)
             measured = cross_fitted(fusion, held, config.loss, stacked, beside)
             loss, mrr = of_rank_zero(measured)

@@ -13,7 +13,7 @@ DEPTH = 4
 STOP_SECONDS = 10.0
 
 
-class Ahead:
+class Prefetcher:
     """The batches of consecutive epochs, made by a thread while the model trains and is measured.
 
     The thread goes on into the next epoch as soon as there is room, so no epoch begins with the
@@ -31,7 +31,7 @@ class Ahead:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._make, daemon=True, name="batches")
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Prefetcher:
         self._thread.start()
         return self
 

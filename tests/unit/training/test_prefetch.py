@@ -1,4 +1,4 @@
-"""Batches made ahead: the same in the same order, errors in their place, nothing left running."""
+"""Batches made prefetcher: the same in the same order, errors in their place, nothing left running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prerank.training.prefetch import DEPTH, Ahead
+from prerank.training.prefetch import DEPTH, Prefetcher
 
 
 def numbered(epoch: int) -> Iterator[Any]:
@@ -18,14 +18,16 @@ def numbered(epoch: int) -> Iterator[Any]:
 
 
 def test_epochs_come_whole_and_in_order() -> None:
-    with Ahead(numbered, range(2, 5)) as ahead:
-        assert [list(ahead.epoch()) for _ in range(3)] == [list(numbered(e)) for e in (2, 3, 4)]
+    with Prefetcher(numbered, range(2, 5)) as prefetcher:
+        assert [list(prefetcher.epoch()) for _ in range(3)] == [
+            list(numbered(e)) for e in (2, 3, 4)
+        ]
 
 
 def test_an_epoch_without_batches_is_empty() -> None:
-    with Ahead(lambda epoch: numbered(epoch) if epoch else iter(()), range(2)) as ahead:
-        assert list(ahead.epoch()) == []
-        assert list(ahead.epoch()) == list(numbered(1))
+    with Prefetcher(lambda epoch: numbered(epoch) if epoch else iter(()), range(2)) as prefetcher:
+        assert list(prefetcher.epoch()) == []
+        assert list(prefetcher.epoch()) == list(numbered(1))
 
 
 def test_the_next_epoch_is_made_before_it_is_asked_for_and_no_more_than_there_is_room_for() -> None:
@@ -38,8 +40,8 @@ def test_the_next_epoch_is_made_before_it_is_asked_for_and_no_more_than_there_is
             made.append((epoch, batch))
             yield batch
 
-    with Ahead(source, range(2)) as ahead:
-        assert list(ahead.epoch()) == [0, 1, 2]
+    with Prefetcher(source, range(2)) as prefetcher:
+        assert list(prefetcher.epoch()) == [0, 1, 2]
         assert begun.wait(10)
         time.sleep(0.3)
         assert len(made) <= 3 + DEPTH + 1
@@ -50,8 +52,8 @@ def test_what_the_source_raises_is_raised_where_it_would_have_been() -> None:
         yield 1
         raise OSError("part-00003.parquet is gone")
 
-    with Ahead(source, range(1)) as ahead:
-        batches = ahead.epoch()
+    with Prefetcher(source, range(1)) as prefetcher:
+        batches = prefetcher.epoch()
         assert next(batches) == 1
         with pytest.raises(OSError, match="part-00003"):
             next(batches)
@@ -68,8 +70,8 @@ def test_stopping_early_closes_the_source_and_ends_the_thread(read: int) -> None
         finally:
             closed.set()
 
-    with Ahead(endless, range(3)) as ahead:
-        batches = ahead.epoch()
+    with Prefetcher(endless, range(3)) as prefetcher:
+        batches = prefetcher.epoch()
         assert [next(batches) for _ in range(read)] == [0] * read
     assert closed.wait(10)
     assert not [t for t in threading.enumerate() if t.name == "batches"]

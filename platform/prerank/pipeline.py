@@ -89,7 +89,7 @@ def train_and_evaluate(
             # of its data tasks.
             ray_map(
                 suite.fit_baseline,
-                suite.pieces(home, config.baselines, config.model, config.train),
+                suite.tasks(home, config.baselines, config.model, config.train),
                 "baselines",
             )
             bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,

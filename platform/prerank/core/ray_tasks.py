@@ -1,6 +1,6 @@
-"""One way to run a function over many pieces of work: a Ray Data task each, with a progress bar.
+"""One way to run a function over many tasks of work: a Ray Data task each, with a progress bar.
 
-What happens inside a task is DuckDB, Arrow and numba over files; Ray Data distributes the pieces
+What happens inside a task is DuckDB, Arrow and numba over files; Ray Data distributes the tasks
 and shows how far they are. Its own groupby, sort and join are not used on the event path: they
 took 9, 7 and 17 seconds for a million rows where a task's DuckDB takes well under one.
 """
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
 
-Piece = dict[str, Any]
+Task = dict[str, Any]
 
 
 def connect() -> None:
@@ -34,17 +34,17 @@ def connect() -> None:
 
 def ray_map(
     function: Callable[[dict[str, Any]], dict[str, Any]],
-    pieces: Sequence[dict[str, Any]],
+    tasks: Sequence[dict[str, Any]],
     name: str,
 ) -> list[dict[str, Any]]:
-    """Apply ``function`` to each piece on the cluster; results in the order they finish.
+    """Apply ``function`` to each task on the cluster; results in the order they finish.
 
     Raises:
         PrerankError: as raised by ``function``; anything else surfaces as Ray's own error.
     """
     import ray
 
-    if not pieces:
+    if not tasks:
         return []
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -52,10 +52,10 @@ def ray_map(
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items(list(pieces), override_num_blocks=len(pieces)).map(function)
+    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
     done: list[dict[str, Any]] = []
     try:
-        with tqdm(total=len(pieces), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+        with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
             for row in dataset.iter_rows():
                 done.append(row)
                 bar.update()

@@ -43,12 +43,12 @@ def build_training_set(home: Home) -> dict[str, Any]:
         for name in ("train", "validation"):
             (out / name).mkdir()
         groups = event_days(home, 0, splits.test_from)
-        pieces = [
-            {"home": str(home.root), "files": files, "task": i, "out": str(out)}
+        tasks = [
+            {"home": str(home.root), "files": files, "number": i, "out": str(out)}
             | {"splits": asdict(splits)}
             for i, files in enumerate(groups)
         ]
-        done = ray_map(_build_task, pieces, "training set")
+        done = ray_map(_build_task, tasks, "training set")
         totals = {k: sum(d[k] for d in done) for k in done[0]}
         if not totals["train_positives"]:
             raise DataError("no training request has a positive: check the mapping's `heads`.")
@@ -63,8 +63,8 @@ def build_training_set(home: Home) -> dict[str, Any]:
     return summary
 
 
-def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
-    home, splits = Home.at(piece["home"]), Splits(**piece["splits"])
+def _build_task(task: dict[str, Any]) -> dict[str, Any]:
+    home, splits = Home.at(task["home"]), Splits(**task["splits"])
     manifest = home.read_json(home.manifest, "prerank ingest")
     schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
     table = catalogue.table()
@@ -73,7 +73,7 @@ def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
               "validation": (splits.validation_from, splits.test_from)}  # fmt: skip
     for split, (low, high) in bounds.items():
         high = min(high, splits.closed_before)
-        requests = requests_between(piece["files"], manifest, low, high)
+        requests = requests_between(task["files"], manifest, low, high)
         counts |= {f"{split}_{k}": 0 for k in ("requests", "candidates", "positives")}
         if not requests.num_rows:
             continue
@@ -84,7 +84,7 @@ def _build_task(piece: dict[str, Any]) -> dict[str, Any]:
             candidates = sampled_candidates(requests, inputs, table)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        path = Path(piece["out"]) / split / f"part-{piece['task']:05d}.parquet"
+        path = Path(task["out"]) / split / f"part-{task['task']:05d}.parquet"
         pq.write_table(to_table(requests["request_id"].to_pylist(), arrays), path,
                        compression="zstd", row_group_size=ROW_GROUP)  # fmt: skip
         counts |= {

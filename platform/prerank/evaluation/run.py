@@ -64,16 +64,16 @@ def rankers(
     ]
 
 
-def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
+def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
-    home = Home.at(piece["home"])
+    home = Home.at(task["home"])
     manifest = home.read_json(home.manifest, "prerank ingest")
     schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
     table = catalogue.table()
-    requests = requests_between(piece["files"], manifest, piece["from_us"], piece["to_us"])
-    all_rankers = rankers(home, schema, catalogue, piece["models"])
-    oracles = _oracles(piece["oracles"])
-    propensities = Propensities(**piece["propensities"]) if piece["propensities"] else None
+    requests = requests_between(task["files"], manifest, task["from_us"], task["to_us"])
+    all_rankers = rankers(home, schema, catalogue, task["models"])
+    oracles = _oracles(task["oracles"])
+    propensities = Propensities(**task["propensities"]) if task["propensities"] else None
     shown = manifest["has_impressions"]
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
@@ -117,7 +117,7 @@ def _evaluate_task(piece: dict[str, Any]) -> dict[str, Any]:
         candidates_seen += len(arrays.candidates)
         frames.append(pd.DataFrame(columns))
     if frames:
-        pd.concat(frames).to_parquet(Path(piece["out"]) / f"part-{piece['task']:05d}.parquet")
+        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['task']:05d}.parquet")
     costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
     costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
     costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}
@@ -187,8 +187,8 @@ def evaluate(
             "propensities": None if isinstance(propensities, str) else asdict(propensities),
         }  # fmt: skip
         groups = event_days(home, low, high, REQUESTS_PER_TASK)
-        pieces = [common | {"files": f, "task": i} for i, f in enumerate(groups)]
-        done = ray_map(_evaluate_task, pieces, "evaluate")
+        tasks = [common | {"files": f, "number": i} for i, f in enumerate(groups)]
+        done = ray_map(_evaluate_task, tasks, "evaluate")
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if not len(frame) or not frame["positives"].sum():

@@ -222,10 +222,10 @@ def measured(
     return {m: mean(np.concatenate(v)) if v else float("nan") for m, v in found.items()}
 
 
-def _trial_task(piece: dict[str, str]) -> dict[str, str]:
+def _trial_task(task: dict[str, str]) -> dict[str, str]:
     torch.set_num_threads(1)
-    began, home = time.perf_counter(), Home.at(piece["home"])
-    asked = json.loads(piece["asked"])
+    began, home = time.perf_counter(), Home.at(task["home"])
+    asked = json.loads(task["asked"])
     own = asked["trial"]
     trial = Trial(own["name"], config_of(own["architecture"], own["model"]),
                   typed(TrainConfig, own["train"], "train"), tuple(own["blanked"]))  # fmt: skip
@@ -234,8 +234,8 @@ def _trial_task(piece: dict[str, str]) -> dict[str, str]:
     metrics = measured(home, trainer.model, reader, budget)
     result = {"asked": asked, "metrics": metrics, "epochs": epochs,
               "seconds": time.perf_counter() - began}  # fmt: skip
-    write_json(Path(piece["out"]), result)
-    return {"out": piece["out"]}
+    write_json(Path(task["out"]), result)
+    return {"out": task["out"]}
 
 
 def run_trials(

@@ -92,7 +92,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         groups = np.array_split(np.array(files), min(len(files), 2 * shards))
         ray_map(
             _explode_files,
-            [common | {"task": i, "files": list(map(str, g))} for i, g in enumerate(groups)],
+            [common | {"number": i, "files": list(map(str, g))} for i, g in enumerate(groups)],
             "keys",
         )
         done = ray_map(_build_shard, [common | {"shard": i} for i in range(shards)], "snapshots")
@@ -116,12 +116,12 @@ def _published_us(home: Home) -> int:
     return int(home.read_json(path, "")["last_cutoff_us"]) if path.exists() else 0
 
 
-def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
-    schema = FeatureSchema.from_dict(piece["schema"])
+def _explode_files(task: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(task["schema"])
     columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
     columns += schema.segments
     events = pa.concat_tables(
-        pq.read_table(f, columns=columns, partitioning=None) for f in piece["files"]
+        pq.read_table(f, columns=columns, partitioning=None) for f in task["files"]
     )
     codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
     action = codes.to_numpy().astype(np.int8)
@@ -129,23 +129,23 @@ def _explode_files(piece: dict[str, Any]) -> dict[str, Any]:
     time, known = (
         events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
     )
-    scratch = Path(piece["scratch"])
+    scratch = Path(task["scratch"])
     searches = distinct_searches(events["query"], {c: events[c] for c in schema.segments})
     keyed = explode(
         searches,
         events["item_id"].to_numpy(),
         action,
         engaged,
-        time // piece["cadence_us"],
-        known // piece["cadence_us"],
+        time // task["cadence_us"],
+        known // task["cadence_us"],
         per_action=len(schema.actions) > 1,
     )
-    _scatter(keyed, "key", scratch / "keys", piece)
+    _scatter(keyed, "key", scratch / "keys", task)
     users = events.select(["user_id", "item_id", "event_id"])
     users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
     users = users.append_column("known", pa.array(known))
     users = users.append_column("query", pa.array(searches.query_codes()))
-    _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", piece)
+    _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", task)
     return {"events": events.num_rows}
 
 
@@ -183,39 +183,39 @@ def explode(
     )
 
 
-def _scatter(table: pa.Table, column: str, folder: Path, piece: dict[str, Any]) -> None:
+def _scatter(table: pa.Table, column: str, folder: Path, task: dict[str, Any]) -> None:
     encoded = table[column].combine_chunks()
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
-    shard = np.array([shard_of(n, piece["shards"]) for n in encoded.dictionary.to_pylist()])
+    shard = np.array([shard_of(n, task["shards"]) for n in encoded.dictionary.to_pylist()])
     of_row = shard[encoded.indices.to_numpy()] if table.num_rows else np.zeros(0, np.int64)
     table = table.set_column(
         table.schema.get_field_index(column), column, encoded.cast(pa.string())
     )
-    for s in range(piece["shards"]):
+    for s in range(task["shards"]):
         target = folder / str(s)
         target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{piece['task']}.parquet")
+        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task['task']}.parquet")
 
 
-def _build_shard(piece: dict[str, Any]) -> dict[str, Any]:
-    schema = FeatureSchema.from_dict(piece["schema"])
-    scratch, out, shard = Path(piece["scratch"]), Path(piece["out"]), piece["shard"]
+def _build_shard(task: dict[str, Any]) -> dict[str, Any]:
+    schema = FeatureSchema.from_dict(task["schema"])
+    scratch, out, shard = Path(task["scratch"]), Path(task["out"]), task["shard"]
     counts = {"engagement_rows": 0, "engagement_bytes": 0, "history_rows": 0}
     with ExitStack() as stack:
-        writer = _shard_writer(stack, out / "engagement", piece)
+        writer = _shard_writer(stack, out / "engagement", task)
         events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
             [("key", "ascending"), ("known", "ascending"), ("item_id", "ascending")]
         )
         for level in LEVELS:
-            plan = LevelPlan.of(schema, level, piece["cadence_us"])
+            plan = LevelPlan.of(schema, level, task["cadence_us"])
             own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
-            for rows in shard_rows(plan, own, piece["cadence_us"], piece["lag_us"], piece["last"]):
+            for rows in shard_rows(plan, own, task["cadence_us"], task["lag_us"], task["last"]):
                 writer.write(rows)
                 counts["engagement_rows"] += rows.num_rows
                 counts["engagement_bytes"] += rows.nbytes
         del events, own
-        writer = _shard_writer(stack, out / "user_history", piece)
+        writer = _shard_writer(stack, out / "user_history", task)
         users = pq.read_table(scratch / "users" / str(shard)).sort_by(
             [(name, "ascending") for name in ("user_id", "known", "time", "event_id")]
         )
@@ -225,6 +225,6 @@ def _build_shard(piece: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def _shard_writer(stack: ExitStack, folder: Path, piece: dict[str, Any]) -> LazyParquet:
+def _shard_writer(stack: ExitStack, folder: Path, task: dict[str, Any]) -> LazyParquet:
     folder.mkdir(parents=True, exist_ok=True)
-    return LazyParquet(stack, folder / shard_file(piece["shard"], piece["shards"]))
+    return LazyParquet(stack, folder / shard_file(task["shard"], task["shards"]))

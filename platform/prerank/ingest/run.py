@@ -117,22 +117,22 @@ def _most(reasons: dict[str, int]) -> str:
     return ", ".join(f"{n:,} x {why}" for why, n in list(reasons.items())[:3])
 
 
-def _pieces(files: Sequence[Path], sizes: Sequence[int], cpus: int) -> list[dict[str, Any]]:
-    """Ranges of rows, a few pieces a core: many small files make one piece, a large one several."""
+def _tasks(files: Sequence[Path], sizes: Sequence[int], cpus: int) -> list[dict[str, Any]]:
+    """Ranges of rows, a few tasks a core: many small files make one task, a large one several."""
     total = sum(sizes)
     size = min(max(-(-total // (2 * cpus)), SMALL_PIECE), LARGE_PIECE)
-    pieces: list[list[tuple[str, int, int]]] = [[]]
+    tasks: list[list[tuple[str, int, int]]] = [[]]
     room = size
     for file, rows in zip(files, sizes, strict=True):
         start = 0
         while start < rows:
             take = min(room, rows - start)
-            pieces[-1].append((str(file), start, start + take))
+            tasks[-1].append((str(file), start, start + take))
             start, room = start + take, room - take
             if not room:
-                pieces.append([])
+                tasks.append([])
                 room = size
-    return [{"at": at, "ranges": json.dumps(p)} for at, p in enumerate(p for p in pieces if p)]
+    return [{"at": at, "ranges": json.dumps(p)} for at, p in enumerate(p for p in tasks if p)]
 
 
 def _buckets(rows: int, cpus: int) -> int:
@@ -157,8 +157,8 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
         scratch=staged["buckets"],
         quarantine=staged["quarantine"],
     )
-    pieces = _pieces(source.files, source.rows, _cpus())
-    found = [json.loads(r["counts"]) for r in ray_map(run, pieces, "rows")]
+    tasks = _tasks(source.files, source.rows, _cpus())
+    found = [json.loads(r["counts"]) for r in ray_map(run, tasks, "rows")]
     reasons: Counter[str] = Counter()
     for each in found:
         reasons.update(each["reasons"])
@@ -168,7 +168,7 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
 
 def _spread_known(known: Known, checked: Checked, staged: dict[str, Path], buckets: int) -> None:
     run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=staged["buckets"])
-    ray_map(run, _pieces(known.files, known.rows, _cpus()), "events of before")
+    ray_map(run, _tasks(known.files, known.rows, _cpus()), "events of before")
 
 
 def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> 
         events=staged["events"],
         published_us=published_us,
     )
-    pieces = [{"bucket": number} for number in numbers]
-    found = [json.loads(r["counts"]) for r in ray_map(run, pieces, "buckets")]
+    tasks = [{"bucket": number} for number in numbers]
+    found = [json.loads(r["counts"]) for r in ray_map(run, tasks, "buckets")]
     return {
         **{n: sum(f[n] for f in found) for n in ("new", "old", "late", "duplicates")},
         "content": sum(f["content"] for f in found) % WRAP,

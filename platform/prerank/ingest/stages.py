@@ -1,4 +1,4 @@
-"""The two stages of ingest, as functions over one piece of work each. Memory: one batch.
+"""The two stages of ingest, as functions over one task of work each. Memory: one batch.
 
 Stage 1 (a range of input rows)  reads, judges and hashes rows; good ones go to Arrow files by
                                  event id modulo the number of buckets, bad ones to quarantine.
@@ -55,9 +55,9 @@ def read_range(
 
 
 def split_rows(
-    piece: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
+    task: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
 ) -> dict[str, Any]:
-    """Stage 1. ``piece``: ``at`` (its number) and ``ranges`` (JSON: [[path, start, stop], ...]).
+    """Stage 1. ``task``: ``at`` (its number) and ``ranges`` (JSON: [[path, start, stop], ...]).
 
     Returns ``counts``, JSON of {"in": n, "quarantined": n, "reasons": {reason: n}}.
     """
@@ -65,9 +65,9 @@ def split_rows(
     rows = 0
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
-        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{piece['at']}")
-        bad_writer = LazyParquet(stack, quarantine / f"part-{piece['at']:05d}.parquet")
-        for name, start, stop in json.loads(piece["ranges"]):
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{task['at']}")
+        bad_writer = LazyParquet(stack, quarantine / f"part-{task['at']:05d}.parquet")
+        for name, start, stop in json.loads(task["ranges"]):
             bad: dict[int, str] = {}
             try:
                 for at, batch in read_range(Path(name), start, stop, columns):
@@ -86,13 +86,13 @@ def split_rows(
 
 
 def split_known(
-    piece: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path
+    task: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path
 ) -> dict[str, Any]:
-    """Stage 1 for canonical events of the home; ``piece`` as in :func:`split_rows`."""
+    """Stage 1 for canonical events of the home; ``task`` as in :func:`split_rows`."""
     rows = 0
     with ExitStack() as stack:
-        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"old-{piece['at']}")
-        for name, start, stop in json.loads(piece["ranges"]):
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"old-{task['at']}")
+        for name, start, stop in json.loads(task["ranges"]):
             for _, batch in read_range(Path(name), start, stop):
                 writers.write(known_rows(batch, plan))
                 rows += len(batch)
@@ -141,9 +141,9 @@ class _BucketWriters:
 
 
 def publish_bucket(
-    piece: dict[str, Any], *, plan: RowPlan, scratch: Path, events: Path, published_us: int
+    task: dict[str, Any], *, plan: RowPlan, scratch: Path, events: Path, published_us: int
 ) -> dict[str, Any]:
-    """Stage 2. ``piece``: ``bucket`` (its number).
+    """Stage 2. ``task``: ``bucket`` (its number).
 
     Of a repeated event the row that the home already has stays, else the earliest, ties by the
     row's hash: the order of files and rows is of no consequence. A new event counts from
@@ -153,7 +153,7 @@ def publish_bucket(
     "duplicates", "late" (new ones older than ``published_us``), "content" (sum of row hashes modulo
     2^64), "first", "last" (request and event time, microseconds), "actions": {action: rows}}.
     """
-    number = piece["bucket"]
+    number = task["bucket"]
     log = pads.dataset(str(scratch / f"{number:05d}"), format="ipc")
     found: Counter[str] = Counter()
     actions: Counter[str] = Counter()

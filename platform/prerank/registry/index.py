@@ -48,10 +48,10 @@ def encode_slice(bundle: Bundle, start: int, stop: int, as_of_us: int) -> Tensor
     return vectors.to(torch.bfloat16)
 
 
-def _encode_task(piece: dict[str, Any]) -> dict[str, Any]:
-    bundle = load_bundle(Path(piece["bundle"]))
-    vectors = encode_slice(bundle, piece["start"], piece["stop"], piece["as_of_us"])
-    path = Path(piece["out"]) / f"part-{piece['start']:012d}"
+def _encode_task(task: dict[str, Any]) -> dict[str, Any]:
+    bundle = load_bundle(Path(task["bundle"]))
+    vectors = encode_slice(bundle, task["start"], task["stop"], task["as_of_us"])
+    path = Path(task["out"]) / f"part-{task['start']:012d}"
     vectors.contiguous().view(torch.int16).numpy().tofile(path)
     return {"part": str(path)}
 
@@ -69,8 +69,8 @@ def build_index(
     with replaced(home.index / model_version) as out:
         common = {"bundle": str(bundle_folder), "out": str(out), "as_of_us": stamp}
         starts = range(0, n, ITEMS_PER_TASK)
-        pieces = [common | {"start": s, "stop": min(s + ITEMS_PER_TASK, n)} for s in starts]
-        parts = sorted(r["part"] for r in ray_map(_encode_task, pieces, "index"))
+        tasks = [common | {"start": s, "stop": min(s + ITEMS_PER_TASK, n)} for s in starts]
+        parts = sorted(r["part"] for r in ray_map(_encode_task, tasks, "index"))
         digest = hashlib.sha256()
         with (out / VECTORS).open("wb") as whole:
             for part in parts:

@@ -57,7 +57,7 @@ DEFAULT = ("linear", "two_tower")
 HISTORY = "history.json"
 
 
-def pieces(
+def tasks(
     home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
 ) -> list[dict[str, str]]:
     """What :func:`fit_baseline` needs of each baseline, the longest first."""
@@ -72,14 +72,14 @@ def pieces(
     return out
 
 
-def fit_baseline(piece: dict[str, str]) -> dict[str, str]:
+def fit_baseline(task: dict[str, str]) -> dict[str, str]:
     """Fit one baseline (a Ray task); what happened stands in its folder, see :func:`history`."""
     import torch
 
     from prerank.core.manifest import schema_of
 
     torch.set_num_threads(1)
-    home, name, config = Home.at(piece["home"]), piece["name"], json.loads(piece["config"])
+    home, name, config = Home.at(task["home"]), task["name"], json.loads(task["config"])
     folder = folder_of(home, name)
     shutil.rmtree(folder, ignore_errors=True)
     if name in NEURAL:

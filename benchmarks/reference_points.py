@@ -71,7 +71,7 @@ TITLES = {
     "two_tower_sequence": "two-tower with the user's sequence",
     "inttower": "IntTower-style early interaction",
     "interactrank": "InteractRank",
-    "prior": "InteractRank's g(x) alone, no towers",
+    "cross_score": "InteractRank's g(x) alone, no towers",
     CEILING: "ceiling: in the user's last 100 or the query's row",
 }
 
@@ -104,15 +104,17 @@ def _checkpoints(home: Home) -> list[tuple[float, float, Path]]:
     return found
 
 
-def prior_of(ranker: TorchRanker) -> Score:
+def cross_score_of(ranker: TorchRanker) -> Score:
     """What a trained model says without its towers: g(x) of the cross features."""
     fusion = ranker.model.fusion
 
     def score(arrays: RequestArrays, _: list[str]) -> NDArray[np.float32]:
         request = fusion.coefficients(torch.from_numpy(arrays.request))
         of = torch.from_numpy(np.repeat(np.arange(len(arrays)), np.diff(arrays.offsets)))
-        prior: NDArray[np.float32] = fusion.prior(torch.from_numpy(arrays.x), request, of).numpy()
-        return prior
+        cross_score: NDArray[np.float32] = fusion.cross_score(
+            torch.from_numpy(arrays.x), request, of
+        ).numpy()
+        return cross_score
 
     return score
 
@@ -141,7 +143,7 @@ def rankers(home: Home, schema: FeatureSchema, folder: Path) -> dict[str, Score]
     out["rule"] = lambda arrays, _: arrays.x @ rule
     model = everything.get("interactrank")
     if isinstance(model, TorchRanker):
-        out["prior"] = prior_of(model)
+        out["cross_score"] = cross_score_of(model)
     return out
 
 
@@ -230,7 +232,7 @@ def print_table(
             print(f"| *{name}* | | | | {beside(name)} |")
     print(f"\nPrototypes: {prototypes.about}. They are figures of the design, not of this run.\n")
     for ours, other in (("interactrank", "linear"), ("interactrank", "trees"),
-                        ("interactrank", "two_tower"), ("interactrank", "prior"),
+                        ("interactrank", "two_tower"), ("interactrank", "cross_score"),
                         ("trees", "linear")):  # fmt: skip
         if ours in values and other in values:
             for metric in (prototypes.metric, "mrr"):

@@ -113,7 +113,7 @@ class Log:
         of = torch.from_numpy(owners(arrays))
         with torch.no_grad():
             coefficients = fusion.coefficients(torch.from_numpy(arrays.request))
-            scores = fusion.prior(torch.from_numpy(arrays.x), coefficients, of)
+            scores = fusion.cross_score(torch.from_numpy(arrays.x), coefficients, of)
         return expected_mrr(scores.numpy(), arrays)
 
 

@@ -60,11 +60,11 @@ class Coefficients:
 class Folded:
     """Head weights with the calibration folded in.
 
-    ``heads`` [H]: weight of each head's query vector; ``prior``: factor of g(x); ``constant``.
+    ``heads`` [H]: weight of each head's query vector; ``cross``: factor of g(x); ``constant``.
     """
 
     heads: Tensor
-    prior: Tensor
+    cross: Tensor
     constant: Tensor
 
 
@@ -137,7 +137,7 @@ class Fusion(nn.Module):
         return Coefficients(MOST_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units,
                             shift)  # fmt: skip
 
-    def prior(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:
+    def cross_score(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:
         """g(x; r) [N] for cross features x [N, X] of the requests ``request`` int64 [N]."""
         c = coefficients
         if not self.crosses:
@@ -158,8 +158,8 @@ class Fusion(nn.Module):
         """Logits [N, H] of candidates with ``dots`` [N, H], x [N, X], requests [B, R]."""
         coefficients = self.coefficients(request)
         scaled = coefficients.scale.index_select(0, candidate_request).unsqueeze(1) * dots
-        prior = self.prior(x, coefficients, candidate_request).unsqueeze(1)
-        return self.slope * (scaled + prior + self.bias) + self.shift
+        cross_score = self.cross_score(x, coefficients, candidate_request).unsqueeze(1)
+        return self.slope * (scaled + cross_score + self.bias) + self.shift
 
     def fold(self, head_weights: Tensor) -> Folded:
         """What a request's head weights [H] (sum 1) come to, calibration included."""

@@ -26,15 +26,15 @@ from interactrank.model.interactrank import InteractRank
 class Scored:
     """Scores of the known candidates of one request, in the order given.
 
-    ``ids`` int64 [n], ``scores`` float32 [n] = ``scale`` x ``dots`` + ``priors`` + ``constant``;
-    ``priors`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does not
+    ``ids`` int64 [n], ``scores`` float32 [n] = ``scale`` x ``dots`` + ``cross_scores`` + ``constant``;
+    ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does not
     hold.
     """
 
     ids: NDArray[np.int64]
     scores: NDArray[np.float32]
     dots: NDArray[np.float32]
-    priors: NDArray[np.float32]
+    cross_scores: NDArray[np.float32]
     unknown: NDArray[np.int64]
     scale: float
     constant: float
@@ -94,9 +94,9 @@ class Scorer:
             None if retrieved is None else retrieved[known],
         )  # fmt: skip
         queries, request = self.query_side(query, inputs)
-        dots, priors, scale, constant = self.fuse(rows, x, queries, request, head_weights)
-        scores = scale * dots + priors + constant
-        return Scored(ids, scores, dots, priors, candidates[~known], scale, constant)
+        dots, cross_scores, scale, constant = self.fuse(rows, x, queries, request, head_weights)
+        scores = scale * dots + cross_scores + constant
+        return Scored(ids, scores, dots, cross_scores, candidates[~known], scale, constant)
 
     @torch.inference_mode()
     def fuse(
@@ -110,7 +110,7 @@ class Scorer:
             queries: [H, D] and ``request`` [1, R], of :meth:`query_side`.
 
         Returns:
-            ``dots`` [n], ``priors`` [n], ``scale`` and ``constant``, as in :class:`Scored`.
+            ``dots`` [n], ``cross_scores`` [n], ``scale`` and ``constant``, as in :class:`Scored`.
         """
         fusion = self.model.fusion
         folded = fusion.fold(torch.from_numpy(head_weights))
@@ -120,8 +120,8 @@ class Scorer:
         gathered = self.vectors.index_select(0, torch.from_numpy(rows))
         dots = torch.mv(gathered, fused.to(gathered.dtype)).float()
         of = torch.zeros(len(rows), dtype=torch.int64)
-        priors = folded.prior * fusion.prior(torch.from_numpy(x), coefficients, of)
-        return dots.numpy(), priors.numpy(), float(coefficients.scale), float(folded.constant)
+        cross_scores = folded.cross * fusion.cross_score(torch.from_numpy(x), coefficients, of)
+        return dots.numpy(), cross_scores.numpy(), float(coefficients.scale), float(folded.constant)
 
     def query_side(self, query: str, inputs: FeatureInputs) -> tuple[Tensor, Tensor]:
         """Unit query vectors of the heads [H, D] and statistics [1, R]; no candidate enters."""

@@ -149,11 +149,13 @@ def test_served_scores_and_features_are_the_offline_ones(
         with torch.inference_mode():
             coefficients = model.fusion.coefficients(torch.from_numpy(arrays.request))
             of = torch.zeros(len(arrays.x), dtype=torch.int64)
-            priors = model.fusion.prior(torch.from_numpy(arrays.x), coefficients, of).numpy()
+            cross_scores = model.fusion.cross_score(
+                torch.from_numpy(arrays.x), coefficients, of
+            ).numpy()
         within = 2e-2 * coefficients.scale.item()
         assert np.abs(scores - logits).max() <= within
         np.testing.assert_allclose(
-            [served[i]["prior"] for i in CANDIDATES], priors, rtol=1e-5, atol=1e-5
+            [served[i]["cross_score"] for i in CANDIDATES], cross_scores, rtol=1e-5, atol=1e-5
         )
         for i, x in zip(CANDIDATES, arrays.x, strict=True):
             assert served[i]["features"] == pytest.approx(named(schema.cross, x), abs=1e-6)

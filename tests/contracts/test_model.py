@@ -43,8 +43,8 @@ def test_one_fused_dot_equals_the_weighted_logits(model: InteractRank) -> None:
         folded = fusion.fold(weights)
         fused = torch.einsum("h,bhd->bd", folded.heads, output.queries)
         dots = (fused[of] * output.items[source.candidate_item]).sum(1)
-        prior = folded.prior * fusion.prior(source.x, request, of)
-        one = request.scale[of] * dots + prior + folded.constant
+        cross_score = folded.cross * fusion.cross_score(source.x, request, of)
+        one = request.scale[of] * dots + cross_score + folded.constant
         assert close(one, output.logits @ weights, 1e-4)
 
 

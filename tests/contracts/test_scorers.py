@@ -225,7 +225,7 @@ def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: 
         queries, items = torch.randn(n, 1, model.config.width), torch.randn(n, model.config.width)
         x, of = torch.rand(n, len(ONE_HEAD.cross)), torch.zeros(n, dtype=torch.int64)
         dot = counted(lambda: torch.einsum("nhd,nd->nh", queries, items))
-        return dot + counted(lambda: model.fusion.prior(x, coefficients, of))
+        return dot + counted(lambda: model.fusion.cross_score(x, coefficients, of))
 
     declared, _ = model.cost()
     # What is done once a request is no cost of a candidate.

@@ -83,12 +83,12 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     shifted = scorer_of(model).score(
         query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
     )
-    np.testing.assert_allclose(shifted.priors, scored.priors, atol=1e-5)
+    np.testing.assert_allclose(shifted.cross_scores, scored.cross_scores, atol=1e-5)
     assert scored.ids.tolist() == candidates.tolist()
     # Within 2e-2 of the dot, which bf16 rounds; g(x) and the bias are exact.
     assert np.abs(scored.scores - expected.numpy()).max() <= 2e-2 * scored.scale
     assert np.abs(scored.dots).max() <= 1.01 * float(model.fusion.slope.max())
-    parts = scored.scale * scored.dots + scored.priors + scored.constant
+    parts = scored.scale * scored.dots + scored.cross_scores + scored.constant
     np.testing.assert_allclose(scored.scores, parts, atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_a_served_score_depends_on_its_candidate_only(model: InteractRank) -> No
     for i in (0, 13, N_ITEMS - 1):
         alone = scorer.score("red shoe", inputs, CATALOGUE.ids[i : i + 1], WEIGHTS)
         assert abs(alone.scores[0] - whole.scores[i]) <= within
-        assert alone.priors[0] == pytest.approx(whole.priors[i], abs=1e-5)
+        assert alone.cross_scores[0] == pytest.approx(whole.cross_scores[i], abs=1e-5)
 
 
 def test_unknown_and_no_candidates_are_answered(model: InteractRank) -> None:

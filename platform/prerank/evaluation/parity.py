@@ -55,7 +55,7 @@ FEATURE_TOLERANCE = 1e-5
 """Of a cross feature or request statistic: both sides run the same kernel in float32."""
 DOT_TOLERANCE = 1e-2
 """Of a dot of unit vectors: the index keeps bf16, training float32."""
-PRIOR_TOLERANCE = 1e-3
+CROSS_SCORE_TOLERANCE = 1e-3
 """Of g(x): equal features, summed in another order."""
 FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "user:")
 """Features that are about this query or this user; the others are never empty."""
@@ -225,7 +225,7 @@ def _journaled(
 
 
 Expected = dict[str, Any]
-"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``prior``, ``dot``, ``score`` [n];
+"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``cross_score``, ``dot``, ``score`` [n];
 ``request`` statistics [R]; the fusion's ``scale``; ``slope``, how much the head weights with
 the calibration in them stretch a head's parts."""
 
@@ -255,12 +255,12 @@ def _expected(
         scores = (output.logits @ weights).numpy()
         folded, of = model.fusion.fold(weights), batch.candidate_request
         coefficients = model.fusion.coefficients(batch.request)
-        priors = (folded.prior * model.fusion.prior(batch.x, coefficients, of)).numpy()
+        cross_scores = (folded.cross * model.fusion.cross_score(batch.x, coefficients, of)).numpy()
         scale, slope = coefficients.scale.numpy(), float(folded.heads.abs().sum())
-        dots = (scores - priors - float(folded.constant)) / scale[of.numpy()]
+        dots = (scores - cross_scores - float(folded.constant)) / scale[of.numpy()]
     return [
         {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
-         "prior": priors[low:high], "dot": dots[low:high], "score": scores[low:high],
+         "cross_score": cross_scores[low:high], "dot": dots[low:high], "score": scores[low:high],
          "request": arrays.request[b], "scale": float(scale[b]), "slope": slope}
         for b, (low, high) in enumerate(pairwise(offsets))
     ]  # fmt: skip
@@ -281,8 +281,12 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
     x = _numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
     statistics = asked.answer["request_features"]
     request = _numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
-    dot, prior = DOT_TOLERANCE * expected["slope"], PRIOR_TOLERANCE * expected["slope"]
-    tolerances = {"dot": dot, "prior": prior, "score": dot * expected["scale"] + prior}
+    dot, cross_score = DOT_TOLERANCE * expected["slope"], CROSS_SCORE_TOLERANCE * expected["slope"]
+    tolerances = {
+        "dot": dot,
+        "cross_score": cross_score,
+        "score": dot * expected["scale"] + cross_score,
+    }
     gaps = {
         **dict(zip(names, _gaps(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
         **dict(zip(REQUEST_NUMERIC, _gaps(request[None], expected["request"][None]), strict=True)),

@@ -97,7 +97,7 @@ def without_rows(inputs: FeatureInputs) -> FeatureInputs:
 def _parts(
     scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs, request: PrerankRequest
 ) -> list[dict[str, Any]]:
-    """Dot, prior and non-zero cross features of the items ``top``."""
+    """Dot, cross_score and non-zero cross features of the items ``top``."""
     ids = scored.ids[top]
     created = scorer.created[scorer.table.rows(ids)]
     schema = scorer.model.schema
@@ -107,7 +107,7 @@ def _parts(
         retrieved = retrieved[order[np.searchsorted(request.keys, ids, sorter=order)]]
     x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retrieved)
     return [
-        {"dot": float(scored.dots[at]), "prior": float(scored.priors[at]),
+        {"dot": float(scored.dots[at]), "cross_score": float(scored.cross_scores[at]),
          "features": named(schema.cross, x[i])}
         for i, at in enumerate(top)
     ]  # fmt: skip

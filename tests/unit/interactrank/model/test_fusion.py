@@ -54,7 +54,7 @@ def by_hand(
     p = {k: v.double().numpy() for k, v in fusion.state_dict().items()}
     out = np.zeros((N, H))
     for n, b in enumerate(request.tolist()):
-        raw, prior = float(p["raw_scale"]), 0.0
+        raw, cross_score = float(p["raw_scale"]), 0.0
         if fusion.crosses:
             weights = p["weight"].copy()
             z = (x[n].double().numpy() - p["x_mean"]) / p["x_std"]
@@ -64,13 +64,13 @@ def by_hand(
                 phi = np.array([0.0 if np.isnan(f) else min(max(f, -3.0), 3.0) for f in phi])
                 raw += p["gate.weight"][0] @ phi
                 weights += p["gate.weight"][1:] @ phi
-            prior = weights @ z
+            cross_score = weights @ z
             if fusion.units is not None:
                 units = p["units.weight"] @ np.concatenate((z, phi)) + p["units.bias"]
-                prior += float(p["unit_weight"] @ np.maximum(units, 0))
+                cross_score += float(p["unit_weight"] @ np.maximum(units, 0))
         a = 100 * sigmoid(np.array(raw))
         for h in range(H):
-            inner = a * float(dots[n, h]) + prior + p["bias"][h]
+            inner = a * float(dots[n, h]) + cross_score + p["bias"][h]
             out[n, h] = p["slope"][h] * inner + p["shift"][h]
     return out
 
@@ -102,8 +102,8 @@ def test_head_weights_fold_into_one_dot_a_candidate(
         folded, coefficients = fusion.fold(head_weights), fusion.coefficients(statistics)
         fused = torch.einsum("h,bhd->bd", folded.heads, queries)
         one = (fused[request] * items).sum(1)
-        prior = folded.prior * fusion.prior(x, coefficients, request)
-        found = coefficients.scale[request] * one + prior + folded.constant
+        cross_score = folded.cross * fusion.cross_score(x, coefficients, request)
+        found = coefficients.scale[request] * one + cross_score + folded.constant
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 

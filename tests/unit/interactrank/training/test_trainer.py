@@ -267,7 +267,7 @@ def test_statistics_come_from_the_batches() -> None:
     surprised = torch.cat((x[:, :1] + 50, x[:, 1:]), 1)
     of = torch.zeros(len(x), dtype=torch.int64)
     coefficients = fusion.coefficients(train[0].request[:1])
-    found, expected = (fusion.prior(v, coefficients, of) for v in (surprised, x))
+    found, expected = (fusion.cross_score(v, coefficients, of) for v in (surprised, x))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

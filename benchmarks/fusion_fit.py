@@ -29,7 +29,7 @@ from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.fusion import Fusion
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from interactrank.training.losses import LossConfig
-from interactrank.training.stacking import HeldOut, anchors, hold_out, refit
+from interactrank.training.stacking import HeldOut, auxiliary_requests, hold_out, refit
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
 from prerank.evaluation.trials import Budget, TrialReader, chunks, measured_requests
@@ -44,13 +44,13 @@ NO_DOT = -12.0
 class Ending:
     """What is done to trained towers before they are measured.
 
-    ``held`` and ``beside``: fit the fusion on held-out requests, and on training requests too.
+    ``held`` and ``auxiliary``: fit the fusion on held-out requests, and on training requests too.
     ``gated`` False drops the fusion's dependence on the request first, ``dot`` False its dot.
     """
 
     name: str
     held: bool = True
-    beside: bool = True
+    auxiliary: bool = True
     gated: bool = True
     dot: bool = True
     log_q_power: float = LossConfig.log_q_power
@@ -58,12 +58,12 @@ class Ending:
 
 
 ENDINGS = (
-    Ending("as trained", held=False, beside=False),
-    Ending("held-out", beside=False),
+    Ending("as trained", held=False, auxiliary=False),
+    Ending("held-out", auxiliary=False),
     Ending("held-out + training"),
     Ending("held-out + training, log Q 0.5", log_q_power=0.5),
     Ending("held-out + training, fixed weights", gated=False),
-    Ending("held-out, no dot", beside=False, dot=False),
+    Ending("held-out, no dot", auxiliary=False, dot=False),
     Ending("held-out + training, no dot", dot=False),
     Ending("held-out + training, no dot, fixed weights", dot=False, gated=False),
     Ending("held-out + training, settled", settled=True),
@@ -109,7 +109,7 @@ def drop_gates(fusion: Fusion) -> None:
         fusion.units.weight = torch.nn.Parameter(weight)
 
 
-def fit(model: InteractRank, ending: Ending, held: list[HeldOut], beside: list[HeldOut],
+def fit(model: InteractRank, ending: Ending, held: list[HeldOut], auxiliary: list[HeldOut],
         loss: LossConfig) -> None:  # fmt: skip
     """Fit the fusion as ``ending`` says, in place."""
     fusion = model.fusion
@@ -118,7 +118,7 @@ def fit(model: InteractRank, ending: Ending, held: list[HeldOut], beside: list[H
     if not ending.dot:
         fusion.raw_scale.data.fill_(NO_DOT)
         held = [replace(h, dots=torch.zeros_like(h.dots)) for h in held]
-    data = [*held, *beside] if ending.beside else held
+    data = [*held, *auxiliary] if ending.auxiliary else held
     refit(fusion, data, replace(loss, log_q_power=ending.log_q_power))
 
 
@@ -139,13 +139,13 @@ def endings_of(
         trainer.epoch(epoch, batches, ())
     validation = list(reader.split("validation", config.batch_requests))
     held = hold_out(model, validation)
-    beside = anchors(reader.beside(config), "cpu")
+    auxiliary = auxiliary_requests(reader.auxiliary(config), "cpu")
     for ending in ENDINGS:
         if not model.fusion.crosses and ending.held:
             continue
         own = copy.deepcopy(model)
         if ending.held:
-            fit(own, ending, held, beside, config.loss)
+            fit(own, ending, held, auxiliary, config.loss)
         if ending.settled:
             settle(own, reader, config, trainer)
         yield ending.name, target.of(own)

@@ -28,11 +28,11 @@ from interactrank.features.schema import REQUEST_NUMERIC
 from interactrank.model.fusion import NEVER_VARIES, Fusion
 from interactrank.model.interactrank import ModelConfig
 from interactrank.training.losses import LossConfig
-from interactrank.training.stacking import HeldOut, anchors, refit
+from interactrank.training.stacking import HeldOut, auxiliary_requests, refit
 from prerank.core.home import Home
 from prerank.dataset.examples import to_arrays
 from prerank.evaluation.baselines.samples import expected_mrr, owners
-from prerank.training.reader import BESIDE_BATCHES, Reader
+from prerank.training.reader import AUXILIARY_BATCHES, Reader
 
 BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
 SIZE, MEASURED, SEED = 256, 6_000, 0
@@ -119,11 +119,11 @@ class Log:
 
 def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
     """MRR of each of ``ways`` at one origin."""
-    earlier, most = log.block(0, k - 1), BESIDE_BATCHES * SIZE
+    earlier, most = log.block(0, k - 1), AUXILIARY_BATCHES * SIZE
     sources: dict[str, list[HeldOut]] = {
-        "held": anchors(log.batches(log.block(k, k)), "cpu"),
-        "latest": anchors(log.batches(earlier[-most:]), "cpu"),
-        "random": anchors(log.batches(log.drawn(earlier, most)), "cpu"),
+        "held": auxiliary_requests(log.batches(log.block(k, k)), "cpu"),
+        "latest": auxiliary_requests(log.batches(earlier[-most:]), "cpu"),
+        "random": auxiliary_requests(log.batches(log.drawn(earlier, most)), "cpu"),
     }
     measured = log.drawn(log.block(k + 1, k + 2), MEASURED)
     x, statistics = (torch.cat([getattr(h, n) for h in sources["random"]]) for n in

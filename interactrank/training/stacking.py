@@ -5,7 +5,7 @@ it is, while as-of cross features look just as they will when served. A fusion f
 requests therefore over-trusts the dot. Refitting its few parameters (a, g, c_h) on requests that
 the towers never saw is stacking (Wolpert 1992); the towers stay as they are.
 
-Held-out requests are few. Training requests join them with their dot left out (:func:`anchors`):
+Held-out requests are few. Training requests join them with their dot left out (:func:`auxiliary_requests`):
 their cross features are as of each request and thus as honest as held-out ones, so g is fitted on
 all of them, and only the trust in the dot rests on the held-out requests alone.
 """
@@ -74,7 +74,7 @@ def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
     return out
 
 
-def anchors(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
+def auxiliary_requests(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
     """Training batches as the fusion sees them where the towers say nothing: dots of 0."""
     moved = (batch.to(device) for batch in batches)
     return [HeldOut.of(torch.zeros_like(b.labels), b) for b in moved]
@@ -186,13 +186,13 @@ def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
 
 def cross_fitted(
     fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True,
-    beside: Sequence[HeldOut] = (),
+    auxiliary: Sequence[HeldOut] = (),
 ) -> tuple[float, float]:  # fmt: skip
     """Loss and MRR of held-out requests under fusions fitted on *other* held-out requests.
 
     Two folds of alternating batches: no request is measured with a fusion that saw it. The
-    fusion is left as it was. Without ``stacking`` it is measured as it is. ``beside`` are the
-    :func:`anchors` of both folds.
+    fusion is left as it was. Without ``stacking`` it is measured as it is. ``auxiliary`` are the
+    :func:`auxiliary_requests` of both folds.
     """
     start = {k: v.clone() for k, v in fusion.state_dict().items()}
     losses, ranks = [], []
@@ -201,7 +201,7 @@ def cross_fitted(
         if not measured:
             continue
         if stacking and fitted and fusion.crosses:
-            refit(fusion, [*fitted, *beside], config, FOLD_ITERATIONS)
+            refit(fusion, [*fitted, *auxiliary], config, FOLD_ITERATIONS)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))
         ranks += measure(fusion, measured)

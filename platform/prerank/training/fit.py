@@ -9,7 +9,13 @@ from typing import Any
 from torch import distributed as dist
 
 from interactrank.features.batch import Batch
-from interactrank.training.stacking import anchors, calibrate, cross_fitted, hold_out, refit
+from interactrank.training.stacking import (
+    auxiliary_requests,
+    calibrate,
+    cross_fitted,
+    hold_out,
+    refit,
+)
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
 from prerank.training.prefetch import Prefetcher
@@ -53,12 +59,12 @@ def fit(
     config, fusion = trainer.config, trainer.model.fusion
     stacked = config.stacking and fusion.crosses > 0
     with Prefetcher(batches, range(since.epochs, config.epochs)) as prefetcher:
-        beside = anchors(reader.beside(config) if stacked else (), trainer.device)
+        auxiliary = auxiliary_requests(reader.auxiliary(config) if stacked else (), trainer.device)
         validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
         while since.epochs < config.epochs and since.behind < max(config.patience, 1):
             report = trainer.epoch(since.epochs, prefetcher.epoch(), ())
             held = hold_out(trainer.model, validation)
-            measured = cross_fitted(fusion, held, config.loss, stacked, beside)
+            measured = cross_fitted(fusion, held, config.loss, stacked, auxiliary)
             loss, mrr = of_rank_zero(measured)
             report = replace(report, validation_loss=loss, validation_mrr=mrr)
             # Of equal epochs any may be kept, so each must be fit to be.
@@ -68,7 +74,7 @@ def fit(
                              0 if gained else since.behind + 1)  # fmt: skip
             state = trainer.state() | {"progress": asdict(since)}
             if stacked and held and improved:
-                refit(fusion, [*held, *beside], config.loss)
+                refit(fusion, [*held, *auxiliary], config.loss)
             if held and improved and reader.shown:
                 calibrate(fusion, held)
             if improved and config.settle_passes and not (stacked and reader.shown):

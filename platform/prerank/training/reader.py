@@ -20,7 +20,7 @@ from prerank.core.manifest import schema_of
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import Order, read_split, split_sizes, to_arrays
 
-STATISTICS_REQUESTS, BESIDE_BATCHES = 4096, 20
+STATISTICS_REQUESTS, AUXILIARY_BATCHES = 4096, 20
 
 
 class Reader:
@@ -85,13 +85,13 @@ class Reader:
         whole = pa.concat_tables(kept)
         return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
 
-    def beside(self, config: TrainConfig) -> list[Batch]:
-        """Training requests for :func:`~interactrank.training.stacking.anchors`, half the newest.
+    def auxiliary(self, config: TrainConfig) -> list[Batch]:
+        """Training requests for :func:`~interactrank.training.stacking.auxiliary_requests`, half the newest.
 
         The newest are most like those to come, until the mix of users changes; then requests from
         all over the training part are the safer ones.
         """
-        size, half = config.batch_requests, BESIDE_BATCHES // 2
+        size, half = config.batch_requests, AUXILIARY_BATCHES // 2
         return [*self.spread("train", size, half, config.seed), *self.latest("train", size, half)]
 
     def epochs(self, config: TrainConfig) -> Callable[[int], Iterator[Batch]]:

@@ -18,7 +18,7 @@ from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import (
     FOLD_ITERATIONS,
     HeldOut,
-    anchors,
+    auxiliary_requests,
     calibrate,
     cross_fitted,
     fusion_loss,
@@ -120,22 +120,25 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
 
 def test_anchors_leave_out_the_dot_and_nothing_else() -> None:
     model, source = new_model(SHIPPED), batch(arrays())
-    (held,), (beside,) = hold_out(model, [source]), anchors([source], torch.device("cpu"))
+    (held,), (auxiliary,) = (
+        hold_out(model, [source]),
+        auxiliary_requests([source], torch.device("cpu")),
+    )
     assert held.dots.any()
-    assert torch.equal(beside.dots, torch.zeros_like(held.dots))
+    assert torch.equal(auxiliary.dots, torch.zeros_like(held.dots))
     for f in dataclasses.fields(HeldOut):
         if f.name != "dots":
-            np.testing.assert_array_equal(getattr(beside, f.name), getattr(held, f.name), f.name)
+            np.testing.assert_array_equal(getattr(auxiliary, f.name), getattr(held, f.name), f.name)
 
 
 def test_requests_beside_teach_the_weights_and_not_the_trust_in_the_dot() -> None:
     """The towers know the training requests' answers by heart; of others they know nothing."""
     few = [held_out(1, by_cross, requests=6)]
     learned = [replace(h, dots=2 * h.labels - 1) for h in (held_out(s, by_cross) for s in (20, 21))]
-    beside = [replace(h, dots=torch.zeros_like(h.dots)) for h in learned]
+    auxiliary = [replace(h, dots=torch.zeros_like(h.dots)) for h in learned]
     fresh = [held_out(s, by_cross) for s in range(10, 13)]
     reached = []
-    for chosen in (few, [*few, *learned], [*few, *beside]):
+    for chosen in (few, [*few, *learned], [*few, *auxiliary]):
         fusion = new_fusion()
         refit(fusion, chosen, CONFIG)
         reached.append(mrr(fusion, fresh))

@@ -228,7 +228,7 @@ def cross_features(
     candidates: NDArray[np.int64],
     offsets: NDArray[np.int64],
     created: NDArray[np.int64],
-    retrieved: NDArray[np.float32] | None = None,
+    retriever_features: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cross features of every candidate.
 
@@ -238,7 +238,7 @@ def cross_features(
         candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
         offsets: bounds of each request's candidates.
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
-        retrieved: float32 [N, R], columns ``schema.retriever``, NaN where the retriever said
+        retriever_features: float32 [N, R], columns ``schema.retriever``, NaN where the retriever said
             nothing of a candidate; None if it said nothing at all.
 
     Returns:
@@ -259,19 +259,19 @@ def cross_features(
         plan.fresh_column, DECODE, x,
     )  # fmt: skip
     if schema.retriever:
-        _add_retrieved(schema, x, retrieved)
+        _add_retriever(schema, x, retriever_features)
     return x
 
 
-def _add_retrieved(
-    schema: FeatureSchema, x: NDArray[np.float32], retrieved: NDArray[np.float32] | None
+def _add_retriever(
+    schema: FeatureSchema, x: NDArray[np.float32], retriever_features: NDArray[np.float32] | None
 ) -> None:
     """Set the last columns of x: the retriever's values (0 if missing), and where all are."""
     width = len(schema.retriever)
     x[:, -1] = 1.0
-    if retrieved is None:
+    if retriever_features is None:
         return
     for column, name in enumerate(schema.retriever):
-        values = np.nan_to_num(retrieved[:, column], nan=0.0)
+        values = np.nan_to_num(retriever_features[:, column], nan=0.0)
         x[:, column - width - 1] = np.log1p(values) if name == "rank" else values
-    x[:, -1] = np.isnan(retrieved).all(axis=1)
+    x[:, -1] = np.isnan(retriever_features).all(axis=1)

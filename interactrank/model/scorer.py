@@ -75,7 +75,7 @@ class Scorer:
         inputs: FeatureInputs,
         candidates: NDArray[np.int64],
         head_weights: NDArray[np.float32],
-        retrieved: NDArray[np.float32] | None = None,
+        retriever_features: NDArray[np.float32] | None = None,
     ) -> Scored:
         """Score distinct ``candidates`` int64 [N] of one normalised ``query``.
 
@@ -84,14 +84,14 @@ class Scorer:
             inputs: features of exactly this one request.
             candidates: distinct item ids.
             head_weights: float32 [H], summing to 1; heads are fused on logits.
-            retrieved: float32 [N, R], as in :func:`cross_features`.
+            retriever_features: float32 [N, R], as in :func:`cross_features`.
         """
         rows = self.table.rows(candidates)
         known = rows >= 0
         ids, rows = candidates[known], rows[known]
         x = cross_features(
             self.model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows],
-            None if retrieved is None else retrieved[known],
+            None if retriever_features is None else retriever_features[known],
         )  # fmt: skip
         queries, request = self.query_side(query, inputs)
         dots, cross_scores, scale, constant = self.fuse(rows, x, queries, request, head_weights)

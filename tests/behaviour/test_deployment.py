@@ -197,8 +197,8 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
     assert [request.context for request in sent] == contexts
     for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
         np.testing.assert_array_equal(request.keys, keys)
-        np.testing.assert_array_equal(request.retrieved, told)
-        np.testing.assert_array_equal(answered.retrieved, told)
+        np.testing.assert_array_equal(request.retriever_features, told)
+        np.testing.assert_array_equal(answered.retriever_features, told)
 
 
 def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:

@@ -69,7 +69,7 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     assert schema.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
     files = sorted(case.home.events.glob("day=*/*.parquet"))
     requests = read_requests(files, manifest)
-    told = shown_candidates(requests).retrieved
+    told = shown_candidates(requests).retriever_features
     assert told is not None
     assert told.dtype == np.float32
     found = dict(zip(requests["request_id"].to_pylist(),
@@ -82,7 +82,7 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     plain = case.ingest(case.log(), replace=True)
     assert plain.manifest["retriever"] == []
     files = sorted(case.home.events.glob("day=*/*.parquet"))
-    assert shown_candidates(read_requests(files, plain.manifest)).retrieved is None
+    assert shown_candidates(read_requests(files, plain.manifest)).retriever_features is None
 
 
 def test_without_impressions_the_retriever_would_tell_the_label(case: Case) -> None:

@@ -23,7 +23,7 @@ class Candidates:
 
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
-    among the candidates; ``retrieved`` float32 [N, R] is what the retriever said of each, or None.
+    among the candidates; ``retriever_features`` float32 [N, R] is what the retriever said of each, or None.
     """
 
     ids: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Candidates:
     weights: NDArray[np.float32]
     log_q: NDArray[np.float32]
     unreachable: NDArray[np.int64]
-    retrieved: NDArray[np.float32] | None = None
+    retriever_features: NDArray[np.float32] | None = None
 
 
 def shown_candidates(requests: pa.Table) -> Candidates:

@@ -105,7 +105,12 @@ def request_arrays(
         candidates=candidates.ids,
         offsets=candidates.offsets,
         x=cross_features(
-            schema, inputs, candidates.ids, candidates.offsets, created, candidates.retrieved
+            schema,
+            inputs,
+            candidates.ids,
+            candidates.offsets,
+            created,
+            candidates.retriever_features,
         ),
         labels=candidates.labels,
         weights=candidates.weights,

@@ -47,7 +47,7 @@ from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle
 from prerank.serving.fields import time_of, weights_of
-from prerank.serving.retriever import Retrieved
+from prerank.serving.retriever import RetrieverFeatures
 
 URL = f"http://127.0.0.1:{SERVE_PORT}"
 MAX_CANDIDATES = 200
@@ -68,7 +68,7 @@ class Asked:
     query: str
     user_id: str
     candidates: NDArray[np.int64]
-    retrieved: Retrieved
+    retriever_features: RetrieverFeatures
     answer: dict[str, Any]
 
     @property
@@ -130,7 +130,7 @@ def _sample(home: Home, manifest: dict[str, Any], count: int, seed: int) -> pa.T
     return searches.take(pa.array(np.sort(chosen)))
 
 
-Sent = tuple[NDArray[np.int64], Retrieved]
+Sent = tuple[NDArray[np.int64], RetrieverFeatures]
 """Distinct candidates of a search, and what its retriever said of each."""
 
 
@@ -144,7 +144,7 @@ def _candidates(
         found = shown_candidates(searches)
     else:
         found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
-    said = found.retrieved
+    said = found.retriever_features
     bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
     return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]
 
@@ -237,7 +237,11 @@ def _expected(
     schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
     known = [table.rows(a.candidates) >= 0 for a in asked]
     ids = [a.candidates[k] for a, k in zip(asked, known, strict=True)]
-    said = [a.retrieved[k] for a, k in zip(asked, known, strict=True) if a.retrieved is not None]
+    said = [
+        a.retriever_features[k]
+        for a, k in zip(asked, known, strict=True)
+        if a.retriever_features is not None
+    ]
     lengths = np.array([len(i) for i in ids], np.int64)
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     n = int(offsets[-1])

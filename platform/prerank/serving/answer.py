@@ -48,7 +48,7 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
     scorer, inputs = loaded.scorer, read.inputs
     try:
         scored = scorer.score(
-            request.query, inputs, request.keys, request.weights, request.retrieved
+            request.query, inputs, request.keys, request.weights, request.retriever_features
         )
     except RowError as error:
         log.error("scoring without engagement rows: %s", error)
@@ -56,7 +56,7 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
         degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
         read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
         scored = scorer.score(
-            request.query, inputs, request.keys, request.weights, request.retrieved
+            request.query, inputs, request.keys, request.weights, request.retriever_features
         )
     top = scored.top(request.k)
     items = [
@@ -101,11 +101,13 @@ def _parts(
     ids = scored.ids[top]
     created = scorer.created[scorer.table.rows(ids)]
     schema = scorer.model.schema
-    retrieved = request.retrieved
-    if retrieved is not None:
+    retriever_features = request.retriever_features
+    if retriever_features is not None:
         order = np.argsort(request.keys)
-        retrieved = retrieved[order[np.searchsorted(request.keys, ids, sorter=order)]]
-    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retrieved)
+        retriever_features = retriever_features[
+            order[np.searchsorted(request.keys, ids, sorter=order)]
+        ]
+    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retriever_features)
     return [
         {"dot": float(scored.dots[at]), "cross_score": float(scored.cross_scores[at]),
          "features": named(schema.cross, x[i])}

@@ -37,7 +37,7 @@ from prerank.serving.fields import (
     time_of,
     weights_of,
 )
-from prerank.serving.retriever import Retrieved, raw_candidates, retriever_of
+from prerank.serving.retriever import RetrieverFeatures, raw_candidates, retriever_of
 
 DEFAULT_K = 100
 MAX_EVENTS = 10_000
@@ -65,7 +65,7 @@ class PrerankRequest:
         time_us: microseconds since 1970, of this deployment's clock.
         weights: float32 [H], summing to 1.
         context: value of every segment column in the schema's order, "" where missing.
-        retrieved: what the retriever said of each of ``keys``.
+        retriever_features: what the retriever said of each of ``keys``.
     """
 
     request_id: str
@@ -79,7 +79,7 @@ class PrerankRequest:
     explain: bool
     as_text: bool = False
     context: Mapping[str, str] = field(default_factory=dict)
-    retrieved: Retrieved = None
+    retriever_features: RetrieverFeatures = None
 
     def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
         """``keys`` in the caller's form; as text where JSON would lose digits."""
@@ -98,7 +98,7 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     """
     data = json_object(body)
     only_known(data, _FIELDS)
-    ids, retrieved = retriever_of(data, limits.schema)
+    ids, retriever_features = retriever_of(data, limits.schema)
     keys, originals = candidates_of(ids, limits)
     first = first_appearances(keys)
     return PrerankRequest(
@@ -112,7 +112,7 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         weights=weights_of(data.get("weights"), limits.schema),
         explain=flag_of(data.get("explain", False)),
         context=context_of(data.get("context"), limits.schema),
-        retrieved=None if retrieved is None else retrieved[first],
+        retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
     )
 
@@ -132,7 +132,7 @@ def parse_raw(
     only_known(
         fields, _FIELDS - {"candidates", "retriever_scores", "retriever_ranks"} | {"retriever"}
     )
-    ids, retrieved = raw_candidates(body, fields.get("retriever", ""), limits)
+    ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
     first = first_appearances(ids)
     k = fields.get("k", str(DEFAULT_K))
     return PrerankRequest(
@@ -140,7 +140,7 @@ def parse_raw(
         user_id=name_of(fields.get("user_id"), "user_id"),
         query=query_of(fields.get("query")),
         keys=ids[first],
-        retrieved=None if retrieved is None else retrieved[first],
+        retriever_features=None if retriever_features is None else retriever_features[first],
         originals=None,
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k),
         time_us=request_time_of(fields.get("time"), limits, now_us),

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from interactrank.features.schema import RETRIEVER_CROSS, FeatureSchema
 from prerank.serving.fields import Limits, RequestError, not_too_many, only_known
 
-Retrieved = NDArray[np.float32] | None
+RetrieverFeatures = NDArray[np.float32] | None
 """float32 [n, R], columns ``schema.retriever``, NaN is "nothing said"; None is nothing of any."""
 
 
-def retriever_of(data: Mapping[str, Any], schema: FeatureSchema) -> tuple[Any, Retrieved]:
+def retriever_of(data: Mapping[str, Any], schema: FeatureSchema) -> tuple[Any, RetrieverFeatures]:
     """The candidates' ids as sent, and what the retriever said of each.
 
     Either ``candidates`` holds objects {id, score, rank}, or ids with the lists
@@ -42,10 +42,12 @@ def retriever_of(data: Mapping[str, Any], schema: FeatureSchema) -> tuple[Any, R
                 raise RequestError(field, "only numbers and null are allowed")
             with np.errstate(over="ignore"):
                 columns[name] = np.array(values, np.float64).astype(np.float32)
-    return ids, _retrieved(columns, n, schema)
+    return ids, _features(columns, n, schema)
 
 
-def _retrieved(columns: Mapping[str, NDArray[Any]], n: int, schema: FeatureSchema) -> Retrieved:
+def _features(
+    columns: Mapping[str, NDArray[Any]], n: int, schema: FeatureSchema
+) -> RetrieverFeatures:
     """Columns by name as float32 [n, R] in the schema's order; NaN is "nothing said"."""
     for name, values in columns.items():
         field = f"retriever_{name}s"
@@ -64,7 +66,9 @@ def _retrieved(columns: Mapping[str, NDArray[Any]], n: int, schema: FeatureSchem
     return np.stack([columns.get(name, nothing) for name in schema.retriever], axis=1)
 
 
-def raw_candidates(body: bytes, told: str, limits: Limits) -> tuple[NDArray[np.int64], Retrieved]:
+def raw_candidates(
+    body: bytes, told: str, limits: Limits
+) -> tuple[NDArray[np.int64], RetrieverFeatures]:
     """Ids of a raw body: n int64, then n float32 for each of the comma-separated names ``told``."""
     names = told.split(",") if told else []
     if unknown := sorted(set(names) - set(RETRIEVER_CROSS)):
@@ -81,4 +85,4 @@ def raw_candidates(body: bytes, told: str, limits: Limits) -> tuple[NDArray[np.i
     rest = np.frombuffer(body, "<f4", offset=8 * n).reshape(len(names), n)
     columns = dict(zip(names, rest, strict=True))
     ids = np.frombuffer(body, "<i8", n).astype(np.int64)
-    return ids, _retrieved(columns, n, limits.schema)
+    return ids, _features(columns, n, limits.schema)

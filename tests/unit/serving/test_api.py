@@ -157,13 +157,13 @@ def test_what_the_retriever_said_follows_its_candidate() -> None:
         parse_raw(np.array(ids, "<i8").tobytes() + columns, fields, RETRIEVED, NOW),
     ):
         assert request.keys.tolist() == [3, 1, 2]
-        assert request.retrieved is not None
-        assert nan_as_none(request.retrieved) == expected
-    one = parsed(RETRIEVED, candidates=ids, retriever_ranks=ranks).retrieved
+        assert request.retriever_features is not None
+        assert nan_as_none(request.retriever_features) == expected
+    one = parsed(RETRIEVED, candidates=ids, retriever_ranks=ranks).retriever_features
     assert one is not None
     assert nan_as_none(one) == [[None, 4], [None, 0], [None, None]]
-    assert parsed(RETRIEVED, candidates=ids).retrieved is None
-    assert parsed(RETRIEVED, candidates=[{"id": 3}]).retrieved is None
+    assert parsed(RETRIEVED, candidates=ids).retriever_features is None
+    assert parsed(RETRIEVED, candidates=[{"id": 3}]).retriever_features is None
     assert parsed(WALL, candidates=[{"id": 3}, {"id": 4}]).keys.tolist() == [3, 4]
 
 

@@ -22,7 +22,7 @@ from interactrank.training.losses import ItemFrequency, LossConfig, total_loss
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimiser and schedule. ``patience`` counts epochs that gain less than ``least_gain``
+    """Optimiser and schedule. ``patience`` counts epochs that gain less than ``min_delta``
     in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
     (:mod:`interactrank.training.stacking`). ``random_negatives`` items of the catalogue join each
     batch as negatives of the softmax loss, since impressions lack easy ones (a log without
@@ -39,7 +39,7 @@ class TrainConfig:
     warmup_steps: int = 50
     clip_norm: float = 5.0
     patience: int = 2
-    least_gain: float = 1e-3
+    min_delta: float = 1e-3
     bf16: bool = False
     stacking: bool = True
     settle_passes: int = 2

@@ -30,7 +30,7 @@ class Progress:
 
     epochs: int = 0
     best: float = -1.0
-    behind: int = 0
+    epochs_without_gain: int = 0
 
 
 def fit(
@@ -61,7 +61,7 @@ def fit(
     with Prefetcher(batches, range(since.epochs, config.epochs)) as prefetcher:
         auxiliary = auxiliary_requests(reader.auxiliary(config) if stacked else (), trainer.device)
         validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
-        while since.epochs < config.epochs and since.behind < max(config.patience, 1):
+        while since.epochs < config.epochs and since.epochs_without_gain < max(config.patience, 1):
             report = trainer.epoch(since.epochs, prefetcher.epoch(), ())
             held = hold_out(trainer.model, validation)
             measured = cross_fitted(fusion, held, config.loss, stacked, auxiliary)
@@ -69,9 +69,9 @@ def fit(
             report = replace(report, validation_loss=loss, validation_mrr=mrr)
             # Of equal epochs any may be kept, so each must be fit to be.
             improved = mrr >= since.best
-            gained = mrr > since.best + config.least_gain
+            gained = mrr > since.best + config.min_delta
             since = Progress(since.epochs + 1, mrr if improved else since.best,
-                             0 if gained else since.behind + 1)  # fmt: skip
+                             0 if gained else since.epochs_without_gain + 1)  # fmt: skip
             state = trainer.state() | {"progress": asdict(since)}
             if stacked and held and improved:
                 refit(fusion, [*held, *auxiliary], config.loss)

@@ -96,8 +96,8 @@ class Log:
         n = len(self.table)
         return np.arange(n * first // BLOCKS, n * min(last + 1, BLOCKS) // BLOCKS)
 
-    def drawn(self, rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """At most ``most`` of ``rows``, in time order."""
+    def drawn(self, rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+        """At most ``limit`` of ``rows``, in time order."""
         few = len(rows) <= most
         return rows if few else np.sort(self.rng.choice(rows, most, replace=False))
 

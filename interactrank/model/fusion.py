@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-LEAST_STD = 0.05
+MIN_STD = 0.05
 NEVER_VARIES = 1e6
 """Scale of a feature that did not vary in training: it says nothing then, nor when it does."""
-MOST_SCALE = 100.0
+MAX_SCALE = 100.0
 START_SCALE = 10.0
 REACH = 3.0
 """Standard deviations at which phi is cut: a request unlike all others is not extrapolated."""
@@ -81,7 +81,7 @@ class Fusion(nn.Module):
 
     def __init__(self, crosses: int, statistics: int, heads: int, gated: bool, hidden: int) -> None:
         super().__init__()
-        start = torch.tensor(START_SCALE / MOST_SCALE).logit()
+        start = torch.tensor(START_SCALE / MAX_SCALE).logit()
         self.raw_scale = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(heads))
         for name, value in (("slope", 1.0), ("shift", 0.0)):
@@ -108,7 +108,7 @@ class Fusion(nn.Module):
         std = x.std(0, unbiased=False)
         self.x_mean.copy_(x.mean(0))
         # A feature rarely seen in training must not be stretched when it is met: x is of order 1.
-        self.x_std.copy_(torch.where(std < 1e-6, NEVER_VARIES, std.clamp(min=LEAST_STD)))
+        self.x_std.copy_(torch.where(std < 1e-6, NEVER_VARIES, std.clamp(min=MIN_STD)))
         for r in range(request.shape[1]):
             known = request[:, r][request[:, r].isfinite()]
             if known.numel():
@@ -121,7 +121,7 @@ class Fusion(nn.Module):
         raw, mix = self.raw_scale.expand(len(request)), request.new_ones(len(request), 1)
         if not self.crosses:
             none, nothing = request.new_zeros(1, 0), request.new_zeros(len(request), 0)
-            return Coefficients(MOST_SCALE * raw.sigmoid(), mix, none, none.sum(1), none, nothing)
+            return Coefficients(MAX_SCALE * raw.sigmoid(), mix, none, none.sum(1), none, nothing)
         basis, phi = self.weight.unsqueeze(0), mix[:, 1:]
         if self.gate is not None:
             phi = ((request - self.request_mean) / self.request_std).clamp(-REACH, REACH)
@@ -134,7 +134,7 @@ class Fusion(nn.Module):
             units, of_phi = self.units.weight.split((self.crosses, phi.shape[1]), 1)
             units = units / self.x_std
             shift = phi @ of_phi.T + self.units.bias - units @ self.x_mean
-        return Coefficients(MOST_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units,
+        return Coefficients(MAX_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units,
                             shift)  # fmt: skip
 
     def cross_score(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:

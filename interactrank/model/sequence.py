@@ -16,7 +16,7 @@ TIME_EDGES = 14
 """Log-spaced edges: 0 h, then e^0 … e^13 h."""
 
 
-LEAST_SHARE = 1e-6
+MIN_SHARE = 1e-6
 
 
 class SequenceEncoder(nn.Module):
@@ -96,7 +96,7 @@ class TopItemsEncoder(nn.Module):
         x = self.items(items)
         pooled = torch.einsum("bkd,bk->bd", x, share.to(x.dtype))
         scores = torch.einsum("bkd,bd->bk", x, self.query(query)) / math.sqrt(x.shape[-1])
-        scores = scores + share.clamp(min=LEAST_SHARE).log()
+        scores = scores + share.clamp(min=MIN_SHARE).log()
         # Masked last, so that the NaN of a softmax over padding alone reaches no gradient.
         attention = torch.nan_to_num(scores.masked_fill(share <= 0, float("-inf")).softmax(dim=1))
         return torch.cat((pooled, torch.einsum("bkd,bk->bd", x, attention.to(x.dtype))), dim=1)

@@ -68,7 +68,7 @@ def splits(tiny_world: Home) -> Splits:
 
 @pytest.fixture
 def little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counterfactual, "LEAST_ENGAGEMENTS", 20)
+    monkeypatch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def results(
     tiny_world: Home, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counterfactual, "LEAST_ENGAGEMENTS", 20)
+        patch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
         home = linked(tiny_world, tmp_path_factory.mktemp("evaluated") / "home")
         yield evaluate.evaluate(home, models, "validation")
 

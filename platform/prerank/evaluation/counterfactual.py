@@ -39,7 +39,7 @@ FLOOR = 0.05
 """Least propensity: no engagement counts more than 20 times another."""
 ROWS = 5_000_000
 """Events read for the propensities, the newest days of the training part first."""
-LEAST_ENGAGEMENTS = 100
+MIN_ENGAGEMENTS = 100
 """Engagements of moved items that a group of places must have."""
 
 
@@ -96,16 +96,16 @@ def fit(
 
 
 def _groups(place: NDArray[np.int64], engaged: NDArray[np.int64]) -> NDArray[np.int64]:
-    """First places of groups of neighbouring places with LEAST_ENGAGEMENTS each."""
+    """First places of groups of neighbouring places with MIN_ENGAGEMENTS each."""
     places, index = np.unique(place, return_inverse=True)
     first: list[int] = []
-    mass = float(LEAST_ENGAGEMENTS)
+    mass = float(MIN_ENGAGEMENTS)
     for at, more in zip(places, np.bincount(index.reshape(-1), engaged), strict=True):
-        if mass >= LEAST_ENGAGEMENTS:
+        if mass >= MIN_ENGAGEMENTS:
             first.append(int(at))
             mass = 0.0
         mass += more
-    if mass < LEAST_ENGAGEMENTS and first:
+    if mass < MIN_ENGAGEMENTS and first:
         first.pop()
     return np.array(first, np.int64)
 

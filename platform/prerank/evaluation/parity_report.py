@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from prerank.core.errors import PrerankError, StateError
 
-LEAST_FILLED = 0.9
+MIN_FILLED = 0.9
 """Share of the compared requests that must have a cross or history feature other than 0."""
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Parity:
             f"values that never differed       {exact:>8} of {len(self.worst)}",
         ]
         ranked = sorted(self.worst.items(), key=lambda item: -item[1][0])
-        shown = [(name, *found) for name, found in ranked if found[1] != 0][:MOST_SHOWN]
+        shown = [(name, *found) for name, found in ranked if found[1] != 0][:MAX_SHOWN]
         if shown:
             lines.append(f"{'largest difference':<33}{'':>8}  of its tolerance")
         lines += [f"  {n:<30} {d:>8.1e}  {r:.0%}" for n, r, d in shown]
@@ -72,7 +72,7 @@ class Parity:
                 "store that lost its data is filled anew when feast/materialised.json is removed "
                 "before that."
             )
-        if self.filled < LEAST_FILLED * max(self.compared, 1):
+        if self.filled < MIN_FILLED * max(self.compared, 1):
             raise StateError(
                 f"only {self.filled} of {self.compared} requests had a cross or history feature "
                 "other than 0: there was too little to compare. Run `prerank materialise`."

@@ -115,8 +115,8 @@ class TrialReader(Reader):
         return batch
 
 
-def newest(home: Home, most: int) -> list[pa.Table]:
-    """The last ``most`` training requests, in time order: a job on a shorter log."""
+def newest(home: Home, limit: int) -> list[pa.Table]:
+    """The last ``limit`` training requests, in time order: a job on a shorter log."""
     kept: list[pa.Table] = []
     for table in read_split(home, "train", reversed):
         kept.insert(0, table.slice(max(len(table) - most, 0)))
@@ -139,10 +139,10 @@ def middle(home: Home) -> int:
     return int(np.median(np.concatenate(times)))
 
 
-def measured_requests(home: Home, split: str, most: int) -> pa.Table:
+def measured_requests(home: Home, split: str, limit: int) -> pa.Table:
     """Requests that trials are measured on: of the test split, or validation's second half.
 
-    At most ``most``, a seeded sample in time order.
+    At most ``limit``, a seeded sample in time order.
     """
     manifest = home.read_json(home.manifest, "prerank ingest")
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")

@@ -27,7 +27,7 @@ from prerank.ingest.rows import RowPlan
 
 SAMPLED_FILES = 16
 SAMPLED_ROWS = 20_000
-MOST_ACTIONS = 100
+MAX_ACTIONS = 100
 
 _ACTION = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
 
@@ -193,10 +193,10 @@ def _check_actions(
     else:
         column = columns["action"]
         expression = f"CAST({_quoted(column)} AS VARCHAR)"
-        raw = sorted(a for a in _counts(source, expression, MOST_ACTIONS + 1) if a)
-        if len(raw) > MOST_ACTIONS:
+        raw = sorted(a for a in _counts(source, expression, MAX_ACTIONS + 1) if a)
+        if len(raw) > MAX_ACTIONS:
             raise ConfigError(
-                f"Column {column!r} has more than {MOST_ACTIONS} distinct values (such as "
+                f"Column {column!r} has more than {MAX_ACTIONS} distinct values (such as "
                 f"{raw[0]!r}): name the action column under `events.action`."
             )
         found = _renamed(raw, column, mapping.actions)

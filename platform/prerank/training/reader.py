@@ -39,8 +39,8 @@ class Reader:
         arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
         return collate(arrays, self.catalogue, self.table, len(self.schema.heads), negatives)
 
-    def negatives(self, rng: np.random.Generator, many: int) -> NDArray[np.int64] | None:
-        """``many`` random items for a batch; none where candidates are random items already."""
+    def negatives(self, rng: np.random.Generator, count: int) -> NDArray[np.int64] | None:
+        """``count`` random items for a batch; none where candidates are random items already."""
         return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
 
     def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
@@ -65,8 +65,8 @@ class Reader:
             for start in range(0, len(table), size):
                 yield self.batch(table.slice(start, size), self.negatives(rng, negatives))
 
-    def latest(self, name: str, size: int, most: int) -> list[Batch]:
-        """The last batches of a split, ``most`` at most, in time order."""
+    def latest(self, name: str, size: int, limit: int) -> list[Batch]:
+        """The last batches of a split, ``limit`` at most, in time order."""
         kept: list[pa.Table] = []
         for table in self.tables(name, reversed):
             kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
@@ -74,8 +74,8 @@ class Reader:
                 break
         return [self.batch(table) for table in kept[-most:]]
 
-    def spread(self, name: str, size: int, most: int, seed: int) -> list[Batch]:
-        """A seeded sample from all over a split, ``most`` batches at most, in time order."""
+    def spread(self, name: str, size: int, limit: int, seed: int) -> list[Batch]:
+        """A seeded sample from all over a split, ``limit`` batches at most, in time order."""
         rng = np.random.default_rng(seed)
         share = min(most * size / max(sum(self.sizes(name)), 1), 1.0)
         kept = []

@@ -23,8 +23,8 @@ LOG_Q_POWERS = (0.5, 1.0)
 """Corrections for sampled candidates to choose from; where they were shown, log Q is 0."""
 
 
-def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Table]:
-    """At most ``most`` requests of a stored split, a seeded sample in time order."""
+def sampled_tables(home: Home, split: str, limit: int, seed: int) -> list[pa.Table]:
+    """At most ``limit`` requests of a stored split, a seeded sample in time order."""
     total = sum(split_sizes(home, split))
     chosen = np.ones(total, bool)
     if total > most:
@@ -37,7 +37,7 @@ def sampled_tables(home: Home, split: str, most: int, seed: int) -> list[pa.Tabl
     return [t for t in tables if len(t)]
 
 
-def stored(home: Home, schema: FeatureSchema, split: str, most: int, seed: int) -> RequestArrays:
+def stored(home: Home, schema: FeatureSchema, split: str, limit: int, seed: int) -> RequestArrays:
     """A sample of a stored split, its candidates shuffled within each request.
 
     They are stored positives first, and a tree learner breaks ties by position.

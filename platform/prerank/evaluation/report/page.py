@@ -159,8 +159,8 @@ def _weights(results: Results) -> str:
         "Weights of standardised features: bars to the right raise an item's score. What the "
         "request and the hidden units change is not in them."
     )
-    if len(weights) > plots.MOST_WEIGHTS:
-        note += f" The {plots.MOST_WEIGHTS} heaviest of {len(weights)}."
+    if len(weights) > plots.MAX_WEIGHTS:
+        note += f" The {plots.MAX_WEIGHTS} heaviest of {len(weights)}."
     families = {name.split(":", 1)[0] for name, _ in weights if ":" in name}
     return f'{plot}<p class="note">{note}</p>' + _explained(_FEATURES, families)
 

@@ -19,7 +19,7 @@ from prerank.evaluation.report.svg import (
 )
 from prerank.evaluation.results import FASTEST, LEAD, Results, known, ordered, share
 
-MOST_WEIGHTS = 25
+MAX_WEIGHTS = 25
 """Bars in the plot of the weights."""
 
 
@@ -114,7 +114,7 @@ def curves(results: Results) -> str:
 def weights(pairs: Sequence[tuple[str, float]]) -> str:
     """The heaviest weights, heaviest first."""
     found = [(name, w) for name, w in pairs if known(w)]
-    chosen = sorted(found, key=lambda pair: -abs(pair[1]))[:MOST_WEIGHTS][::-1]
+    chosen = sorted(found, key=lambda pair: -abs(pair[1]))[:MAX_WEIGHTS][::-1]
     if not chosen:
         return ""
 
@@ -172,14 +172,14 @@ def cost(results: Results) -> str:
     return svg("cost", "MRR against operations and time per candidate", 4.6, draw)
 
 
-MOST_HEADS = 3
+MAX_HEADS = 3
 """Heads in the plot of the calibration."""
 
 
 def calibration(results: Results) -> str:
     """Observed against predicted engagement of every ranker with probabilities, a pane a head."""
     models, palette = results.get("calibration", {}).get("models", {}), colours(results)
-    heads = list(dict.fromkeys(h for by_head in models.values() for h in by_head))[:MOST_HEADS]
+    heads = list(dict.fromkeys(h for by_head in models.values() for h in by_head))[:MAX_HEADS]
     if not heads:
         return ""
 

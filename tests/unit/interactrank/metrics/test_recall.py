@@ -15,7 +15,7 @@ from interactrank.metrics.ranking import MetricError, request_metrics
 from interactrank.metrics.recall import recall_at, tenth, top
 
 
-def ragged(seed: int, most: int, ties: bool = False):  # type: ignore[no-untyped-def]
+def ragged(seed: int, limit: int, ties: bool = False):  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, most, 60)
     offsets = np.concatenate([[0], np.cumsum(sizes)])

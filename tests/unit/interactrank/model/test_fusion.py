@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interactrank.model.fusion import LEAST_STD, MOST_SCALE, REACH, Fusion
+from interactrank.model.fusion import MAX_SCALE, MIN_STD, REACH, Fusion
 
 SEEDS = st.integers(0, 2**32 - 1)
 N, B, X, R, H = 12, 4, 5, 3, 3
@@ -112,7 +112,7 @@ def test_the_scale_is_positive_whatever_the_request(seed: int, value: float) -> 
     fusion = new(seed)
     with torch.no_grad():
         scale = fusion.coefficients(torch.full((1, R), value)).scale
-    assert 0 < float(scale) <= MOST_SCALE
+    assert 0 < float(scale) <= MAX_SCALE
 
 
 def test_an_unknown_statistic_counts_as_the_mean() -> None:
@@ -165,7 +165,7 @@ def test_a_feature_that_varied_little_is_not_stretched() -> None:
     x = torch.zeros(1000, X)
     x[0] = 0.1
     fusion.fit(x, torch.randn(10, R))
-    torch.testing.assert_close(fusion.x_std, torch.full((X,), LEAST_STD))
+    torch.testing.assert_close(fusion.x_std, torch.full((X,), MIN_STD))
 
 
 def test_standardisation_is_that_of_training() -> None:

@@ -33,10 +33,10 @@ from interactrank.features.schema import (
     FeatureSchema,
 )
 
-SPREAD, SUPPORT = 1e3, 1.0
+SCALE, SMOOTHING = 1e3, 1.0
 """S and alpha of an ordinary level."""
-SPREAD_ALL, SUPPORT_ALL = 1e5, 100.0
-"""S and alpha of the popularity row, whose ratios are smaller and whose support is large."""
+SCALE_ALL, SMOOTHING_ALL = 1e5, 100.0
+"""S and alpha of the popularity row, whose ratios are smaller and whose smoothing is large."""
 THIN_QUERY, THIN_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
 FRESH_DAYS = 30.0
@@ -52,8 +52,8 @@ class _Plan:
     first_column: NDArray[np.int64]
     columns: NDArray[np.int64]
     mass: NDArray[np.int64]
-    spread: NDArray[np.float64]
-    support: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    smoothing: NDArray[np.float64]
     user_column: int
     touch_column: NDArray[np.int64]
     item_column: int
@@ -70,8 +70,8 @@ class _Plan:
             first_column=np.cumsum(widths) - widths,
             columns=widths,
             mass=np.array([mass_column(lv) for lv in LEVELS]),
-            spread=np.where(popular, SPREAD_ALL, SPREAD),
-            support=np.where(popular, SUPPORT_ALL, SUPPORT),
+            scale=np.where(popular, SCALE_ALL, SCALE),
+            smoothing=np.where(popular, SMOOTHING_ALL, SMOOTHING),
             user_column=user,
             touch_column=np.array(
                 [own + touch.index(a) if a in touch else -1 for a in schema.actions], np.int64
@@ -83,8 +83,8 @@ class _Plan:
 
 
 @nb.njit(inline="always", cache=True)
-def _scaled(ratio: float, spread: float) -> float:
-    return np.log1p(spread * ratio) / np.log1p(spread)
+def _scaled(ratio: float, scale: float) -> float:
+    return np.log1p(scale * ratio) / np.log1p(scale)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -97,8 +97,8 @@ def _add_level(
     row: NDArray[np.uint8],
     f: int,
     weight: float,
-    spread: float,
-    support: float,
+    scale: float,
+    smoothing: float,
     decode: NDArray[np.float32],
 ) -> None:
     """Add weight * L of one row to x[:, column : column + f]."""
@@ -112,7 +112,7 @@ def _add_level(
     if distinct > n:
         for j in range(f):
             residual = truncated[j] / (distinct - n)
-            base[j] = _scaled(residual / (totals[j] + support), spread)
+            base[j] = _scaled(residual / (totals[j] + smoothing), scale)
             x[:, column + j] += np.float32(weight * base[j])
     for i in range(n):
         at = find(items[i], ids, slots, shift)
@@ -120,7 +120,7 @@ def _add_level(
             for j in range(f):
                 code = codes[i * f + j]
                 if code or base[j] > 0:
-                    value = _scaled(decode[code] / (totals[j] + support), spread)
+                    value = _scaled(decode[code] / (totals[j] + smoothing), scale)
                     x[at, column + j] += np.float32(weight * (value - base[j]))
 
 
@@ -165,7 +165,7 @@ def _add_user(
 def _features(  # type: ignore[no-untyped-def]
     time, query, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
     hist_actions, hist_times, hist_queries, hist_offsets, candidates, created, offsets,
-    first_column, columns, mass, spread, support, user_column, touch_column, item_column,
+    first_column, columns, mass, scale, smoothing, user_column, touch_column, item_column,
     gram_column, fresh_column, decode, x,
 ):  # fmt: skip
     for b in range(time.size):
@@ -200,7 +200,7 @@ def _features(  # type: ignore[no-untyped-def]
                 row = blocks[block_start[block] : block_start[block] + block_size[block]]
                 share = weights[i] / level_weight[level]
                 _add_level(mine, first_column[level], ids, slots, shift, row, columns[level],
-                           share, spread[level], support[level], decode)  # fmt: skip
+                           share, scale[level], smoothing[level], decode)  # fmt: skip
         h0, h1 = hist_offsets[b], hist_offsets[b + 1]
         _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_actions[h0:h1],
                   hist_times[h0:h1], hist_queries[h0:h1], query[b], time[b],
@@ -212,8 +212,8 @@ def _features(  # type: ignore[no-untyped-def]
             mine[c, item_column] = np.log1p(days)
             mine[c, item_column + 1] = 0.0 if known else 1.0
             scaled = mine[c, first_column[_POPULARITY] + mass[_POPULARITY]]
-            ratio = np.expm1(scaled * np.log1p(spread[_POPULARITY])) / spread[_POPULARITY]
-            mine[c, item_column + 2] = np.log1p(ratio * (total_all + support[_POPULARITY]))
+            ratio = np.expm1(scaled * np.log1p(scale[_POPULARITY])) / scale[_POPULARITY]
+            mine[c, item_column + 2] = np.log1p(ratio * (total_all + smoothing[_POPULARITY]))
             thin = THIN_QUERY / (total_query + THIN_QUERY)
             mine[c, item_column + 3] = thin * mine[c, gram_column]
             thin = THIN_USER / (total_query + THIN_USER)
@@ -254,8 +254,8 @@ def cross_features(
         inputs.time, inputs.query, inputs.blocks, inputs.block_start, inputs.block_size,
         inputs.key_block, inputs.key_level, inputs.key_offsets, inputs.hist_items,
         inputs.hist_actions, inputs.hist_times, inputs.hist_queries, inputs.hist_offsets,
-        candidates, created, offsets, plan.first_column, plan.columns, plan.mass, plan.spread,
-        plan.support, plan.user_column, plan.touch_column, plan.item_column, plan.gram_column,
+        candidates, created, offsets, plan.first_column, plan.columns, plan.mass, plan.scale,
+        plan.smoothing, plan.user_column, plan.touch_column, plan.item_column, plan.gram_column,
         plan.fresh_column, DECODE, x,
     )  # fmt: skip
     if schema.retriever:

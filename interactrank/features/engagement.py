@@ -10,7 +10,7 @@ invisible beside a cosine, and a ratio over one click is no evidence, hence per 
     L = log1p(S C(p) / (C + alpha)) / log1p(S),
 and over the keys of a level (tokens, sub-words) the mean of L weighted by rarity,
     w_k = max(1 - log(1 + C_k) / log(2 + C_all), 0.05), over the keys that have a row.
-A linear g cannot shift weight from counts to back-off as a query gets thinner, so two columns carry
+A linear g cannot shift weight from counts to back-off as a query gets sparser, so two columns carry
 that product, n / (C_q + n) times the feature.
 Items absent from a truncated row count as its residual, truncated mass / (distinct - K).
 """
@@ -37,7 +37,7 @@ SCALE, SMOOTHING = 1e3, 1.0
 """S and alpha of an ordinary level."""
 SCALE_ALL, SMOOTHING_ALL = 1e5, 100.0
 """S and alpha of the popularity row, whose ratios are smaller and whose smoothing is large."""
-THIN_QUERY, THIN_USER = 10.0, 3.0
+SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
 FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
@@ -214,10 +214,10 @@ def _features(  # type: ignore[no-untyped-def]
             scaled = mine[c, first_column[_POPULARITY] + mass[_POPULARITY]]
             ratio = np.expm1(scaled * np.log1p(scale[_POPULARITY])) / scale[_POPULARITY]
             mine[c, item_column + 2] = np.log1p(ratio * (total_all + smoothing[_POPULARITY]))
-            thin = THIN_QUERY / (total_query + THIN_QUERY)
-            mine[c, item_column + 3] = thin * mine[c, gram_column]
-            thin = THIN_USER / (total_query + THIN_USER)
-            mine[c, item_column + 4] = thin * mine[c, user_column + 1]
+            sparse = SPARSE_QUERY / (total_query + SPARSE_QUERY)
+            mine[c, item_column + 3] = sparse * mine[c, gram_column]
+            sparse = SPARSE_USER / (total_query + SPARSE_USER)
+            mine[c, item_column + 4] = sparse * mine[c, user_column + 1]
             if known and days < FRESH_DAYS:
                 mine[c, item_column + 5] = mine[c, fresh_column]
 

@@ -80,7 +80,7 @@ again wants it; who has labelled an item does not give it the same label again.
 """
 
 ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
-THIN_CROSS = ("thin:g:engage:all", "thin:user:rank_recency")
+SPARSE_CROSS = ("sparse:g:engage:all", "sparse:user:rank_recency")
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
 RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
@@ -89,7 +89,7 @@ REQUEST_NUMERIC: tuple[str, ...] = (
     "query:log_total",
     "query:log_distinct",
     "query:recent_share",
-    "query:thinness",
+    "query:sparsity",
     "query:log_tokens",
     "user:log_history",
     "user:log_hours_since_last",
@@ -153,12 +153,12 @@ class FeatureSchema:
 
     @property
     def cross(self) -> tuple[str, ...]:
-        """Names of x's columns [X]: levels, user x item, item, thinness, freshness, retriever."""
+        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, retriever."""
         levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.columns(lv)]
         touched = [f"user:touched:{a}" for a in self.touch_actions]
         retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
         absent = ["retriever:absent"] if retriever else []
-        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *THIN_CROSS, *FRESH_CROSS, *retriever,
+        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *SPARSE_CROSS, *FRESH_CROSS, *retriever,
                 *absent)  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

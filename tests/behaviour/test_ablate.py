@@ -50,7 +50,7 @@ def test_every_cross_feature_is_in_a_family_and_only_thinness_in_two() -> None:
     families = ablate.families(SCHEMA)
     for column in SCHEMA.cross:
         member = [f for f, columns in families.items() if column in columns]
-        assert len(member) == 1 + column.startswith("thin:"), (column, member)
+        assert len(member) == 1 + column.startswith("sparse:"), (column, member)
     assert set(families) == set(ablate.FAMILIES)
 
 

@@ -145,7 +145,7 @@ _FEATURES = {
     "user": "What this user did with this item before.",
     "item": "The item alone.",
     "retriever": "What the stage before said of the item.",
-    "thin": "The feature named after it, counting more the less is known of the query.",
+    "sparse": "The feature named after it, counting more the less is known of the query.",
 }
 
 

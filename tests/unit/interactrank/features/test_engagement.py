@@ -84,8 +84,8 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     x["item:age_unknown"] = float(not known)
     x["item:log_age_days"] = math.log1p((request.time - born) / DAY) if known else 0.0
     x["item:log_popularity"] = math.log1p(popularity)
-    x["thin:g:engage:all"] = 10 / (c_query + 10) * x["g:engage:all"]
-    x["thin:user:rank_recency"] = 3 / (c_query + 3) * x["user:rank_recency"]
+    x["sparse:g:engage:all"] = 10 / (c_query + 10) * x["g:engage:all"]
+    x["sparse:user:rank_recency"] = 3 / (c_query + 3) * x["user:rank_recency"]
     fresh = known and request.time - born < 30 * DAY
     x["fresh:q:engage:30d"] = x["q:engage:30d"] if fresh else 0.0
     return x

@@ -108,7 +108,7 @@ def test_request_statistics() -> None:
     first = dict(zip(REQUEST_NUMERIC, found[0].tolist(), strict=True))
     assert first == pytest.approx({
         "query:log_total": math.log1p(9), "query:log_distinct": math.log1p(3),
-        "query:recent_share": 3 / 9, "query:thinness": 3 / 12, "query:log_tokens": math.log1p(3),
+        "query:recent_share": 3 / 9, "query:sparsity": 3 / 12, "query:log_tokens": math.log1p(3),
         "user:log_history": math.log1p(100), "user:log_hours_since_last": math.log1p(181),
         "user:repeat_share": 0.99,
     }, rel=1e-5)  # fmt: skip

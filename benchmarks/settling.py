@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from printed import markdown, show
 
-from interactrank.metrics.calibration import calibration_error, tally
+from interactrank.metrics.calibration import calibration_error, histogram
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.interactrank import InteractRank
 from prerank.config import JobConfig
@@ -34,15 +34,15 @@ COLUMNS = ("MRR", "predicted", "observed", "ECE")
 
 def measured(home: Home, model: InteractRank, reader: TrialReader) -> list[float]:
     """MRR; mean predicted and observed engagement of the first head, and its ECE."""
-    ranker, tallies, mrr = TorchRanker("measured", model, reader.catalogue), [], []
+    ranker, histograms, mrr = TorchRanker("measured", model, reader.catalogue), [], []
     for arrays, queries, _, unreachable in chunks(
         home, measured_requests(home, "validation", EVERY)
     ):
         engaged = arrays.labels & 1 > 0
         chances = ranker.probabilities(arrays, queries)[:, 0]
-        tallies.append(tally(chances, engaged))
+        histograms.append(histogram(chances, engaged))
         mrr.append(request_metrics(chances, engaged, arrays.offsets, unreachable)["mrr"])
-    tallied = np.sum(tallies, axis=0)
+    tallied = np.sum(histograms, axis=0)
     count, predicted, observed = tallied.sum(0)
     return [mean(np.concatenate(mrr)), predicted / count, observed / count,
             calibration_error(tallied)]  # fmt: skip

@@ -1,7 +1,7 @@
 """Reliability of predicted probabilities, tallied in constant memory.
 
-Predictions fall into narrow cells of equal width in log-odds; a cell keeps three sums, so tallies
-of parts of a data set add up to the tally of the whole. Neighbouring cells are then joined into
+Predictions fall into narrow cells of equal width in log-odds; a cell keeps three sums, so histograms
+of parts of a data set add up to the histogram of the whole. Neighbouring cells are then joined into
 bins of about equal mass, from which a reliability curve and the expected calibration error are
 read. With one cell a distinct logit the error equals
 :func:`interactrank.metrics.ranking.expected_calibration_error`.
@@ -20,7 +20,7 @@ LIMIT, CELLS = 16.0, 1600
 """Log-odds are told apart from -16 to 16, in steps of 0.02."""
 
 
-def tally(
+def histogram(
     probabilities: NDArray[np.floating[Any]], labels: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Sums of a set of predictions: float64 [CELLS, 3], count, predicted mass, engagements.

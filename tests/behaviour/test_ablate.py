@@ -39,7 +39,7 @@ def test_every_variant_changes_one_thing_and_builds() -> None:
     catalogue = Catalogue.build(np.arange(3), ["a", "b", "c"], [""] * 3,
                                 np.zeros((3, 0), np.float32), np.zeros(3, np.int64))  # fmt: skip
     for name, (trial,) in asked.items():
-        changed = [trial.model != full.model, trial.train != full.train, bool(trial.blanked)]
+        changed = [trial.model != full.model, trial.train != full.train, bool(trial.masked)]
         assert sum(changed) == (name != ablate.FULL), name
         seen.add(json.dumps(trial.to_dict() | {"name": ""}))
         build(trial.model, SCHEMA, catalogue)
@@ -102,7 +102,7 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
     assert redone == {lost, stale}
 
 
-def test_blanked_features_do_not_reach_the_model(home: Home) -> None:
+def test_masked_features_do_not_reach_the_model(home: Home) -> None:
     trial = ablate.trials_of(CONFIG.model, CONFIG.train, trials.Reader(home).schema, 1)[
         "no cross features"
     ][0]

@@ -44,7 +44,7 @@ class Variant:
     parts: str
     model: Model = field(default=lambda model: model)
     train: Callable[[TrainConfig], TrainConfig] = field(default=lambda train: train)
-    blanked: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
 
 
 def _model(**changes: Any) -> Model:
@@ -96,8 +96,8 @@ def variants(schema: FeatureSchema) -> list[Variant]:
         Variant("fixed fusion weights", "dependence of the fusion on the request",
                 _model(gated=False)),
         Variant("no cross features", f"all {len(schema.cross)} cross features",
-                blanked=schema.cross),
-        *(Variant(f"no {family}", f"cross features: {', '.join(columns)}", blanked=columns)
+                masked=schema.cross),
+        *(Variant(f"no {family}", f"cross features: {', '.join(columns)}", masked=columns)
           for family, columns in families(schema).items()),
         Variant("linear g", "hidden units of g(x)", _model(fusion_hidden=0)),
     ]  # fmt: skip
@@ -110,7 +110,7 @@ def trials_of(
     return {
         v.name: [
             Trial(v.name, v.model(model),
-                  replace(v.train(train), seed=train.seed + s), v.blanked)
+                  replace(v.train(train), seed=train.seed + s), v.masked)
             for s in range(seeds)
         ]
         for v in variants(schema)

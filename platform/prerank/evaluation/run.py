@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from interactrank.features.batch import RequestArrays
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
-from interactrank.metrics.calibration import CELLS, tally
+from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
 from prerank.core.home import Home, replaced
 from prerank.core.manifest import schema_of
@@ -79,7 +79,7 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
     frames, candidates_seen = [], 0
     seconds = dict.fromkeys((r.name for r in all_rankers), 0.0)
-    tallies = _no_tallies(all_rankers, schema)
+    histograms = _no_histograms(all_rankers, schema)
     # Joined once: a join scans the feature table, however few requests it is for.
     joined = offline_inputs(home, requests)
     for start in range(0, requests.num_rows, step):
@@ -109,7 +109,7 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
         columns |= ranking_columns(scores, positive, candidates)
         columns |= cut_columns(scores, positive, candidates)
         if shown:
-            _tally(tallies, all_rankers, schema, arrays, queries, was_shown(chunk))
+            _add_to_histograms(histograms, all_rankers, schema, arrays, queries, was_shown(chunk))
         if propensities:
             columns |= counterfactual_columns(
                 scores, positive, places_of(chunk), arrays.offsets, propensities
@@ -121,18 +121,20 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
     costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
     costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
     costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}
-    flat = {f"tally|{key}": cells.reshape(-1).tolist() for key, cells in tallies.items()}
+    flat = {f"histogram|{key}": cells.reshape(-1).tolist() for key, cells in histograms.items()}
     return {"requests": requests.num_rows, "candidates": candidates_seen, **costs, **flat}
 
 
-def _no_tallies(all_rankers: list[Ranker], schema: FeatureSchema) -> dict[str, NDArray[np.float64]]:
-    """Empty tallies "<ranker>|<head>" of the rankers that give probabilities."""
+def _no_histograms(
+    all_rankers: list[Ranker], schema: FeatureSchema
+) -> dict[str, NDArray[np.float64]]:
+    """Empty histograms "<ranker>|<head>" of the rankers that give probabilities."""
     able = [r.name for r in all_rankers if hasattr(r, "probabilities")]
     return {f"{n}|{h}": np.zeros((CELLS, 3)) for n in able for h in schema.heads}
 
 
-def _tally(
-    tallies: dict[str, NDArray[np.float64]], all_rankers: list[Ranker], schema: FeatureSchema,
+def _add_to_histograms(
+    histograms: dict[str, NDArray[np.float64]], all_rankers: list[Ranker], schema: FeatureSchema,
     arrays: RequestArrays, queries: list[str], shown: NDArray[np.bool_],
 ) -> None:  # fmt: skip
     """Add the predictions for what was shown, against what was engaged, head by head."""
@@ -142,7 +144,7 @@ def _tally(
         predicted = ranker.probabilities(arrays, queries)[shown]
         for h, head in enumerate(schema.heads):
             engaged = (arrays.labels[shown] >> h) & 1 > 0
-            tallies[f"{ranker.name}|{head}"] += tally(predicted[:, h], engaged)
+            histograms[f"{ranker.name}|{head}"] += histogram(predicted[:, h], engaged)
 
 
 def _oracles(folder: str | None) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _calibration(done: Done, names: Sequence[str], manifest: Mapping[str, Any]) 
     models: dict[str, Any] = {}
     for name in names:
         for head in manifest["head_order"]:
-            key = f"tally|{name}|{head}"
+            key = f"histogram|{name}|{head}"
             if key not in done[0]:
                 continue
             cells = sum(np.asarray(d[key], np.float64).reshape(CELLS, 3) for d in done)

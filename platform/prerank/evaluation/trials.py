@@ -69,28 +69,28 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration and seed. ``blanked`` cross features are zero for everything it sees."""
+    """One configuration and seed. ``masked`` cross features are zero for everything it sees."""
 
     name: str
     model: ModelConfig
     train: TrainConfig
-    blanked: tuple[str, ...] = field(default=())
+    masked: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, of which a result file keeps a copy."""
         own = {"name": self.name, "architecture": architecture(self.model),
                "model": self.model.to_dict(), "train": asdict(self.train),
-               "blanked": self.blanked}  # fmt: skip
+               "masked": self.masked}  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(own))
         return plain
 
 
 class TrialReader(Reader):
-    """Reads what the budget allows, with some cross features blanked."""
+    """Reads what the budget allows, with some cross features masked."""
 
-    def __init__(self, home: Home, budget: Budget, blanked: Sequence[str]) -> None:
+    def __init__(self, home: Home, budget: Budget, masked: Sequence[str]) -> None:
         super().__init__(home)
-        self.off = [self.schema.cross.index(name) for name in blanked]
+        self.off = [self.schema.cross.index(name) for name in masked]
         until = middle(home) if budget.split == "validation" else 1 << 62
         sample = sampled_tables(home, "validation", budget.validation_requests, SAMPLE_SEED)
         early = [t.filter(pc.less(t["time"], until)) for t in sample]
@@ -109,7 +109,7 @@ class TrialReader(Reader):
         return [len(table) for table in self.own[name]]
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
-        """One batch of all requests of ``table``, less the blanked features."""
+        """One batch of all requests of ``table``, less the masked features."""
         batch = super().batch(table, negatives)
         batch.x[:, self.off] = 0.0
         return batch
@@ -186,7 +186,7 @@ def per_request(home: Home) -> int:
 def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialReader, int]:
     """Train a trial; its trainer with the model of the best epoch, its reader, the epochs run."""
     config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
-    reader = TrialReader(home, budget, trial.blanked)
+    reader = TrialReader(home, budget, trial.masked)
     requests = sum(len(t) for t in reader.tables("train"))
     steps = config.epochs * max(-(-requests // config.batch_requests), 1)
     model = new_model(reader, trial.model, config)
@@ -228,7 +228,7 @@ def _trial_task(task: dict[str, str]) -> dict[str, str]:
     asked = json.loads(task["asked"])
     own = asked["trial"]
     trial = Trial(own["name"], config_of(own["architecture"], own["model"]),
-                  typed(TrainConfig, own["train"], "train"), tuple(own["blanked"]))  # fmt: skip
+                  typed(TrainConfig, own["train"], "train"), tuple(own["masked"]))  # fmt: skip
     budget = Budget(**asked["budget"])
     trainer, reader, epochs = fitted(home, trial, budget)
     metrics = measured(home, trainer.model, reader, budget)

@@ -12,7 +12,7 @@ import torch
 from tests.samples import SHIPPED, arrays, batch, new_model
 from torch import Tensor
 
-from interactrank.metrics.calibration import calibration_error, tally
+from interactrank.metrics.calibration import calibration_error, histogram
 from interactrank.model.fusion import Fusion
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import (
@@ -257,7 +257,7 @@ def raw(fusion: Fusion, held: HeldOut) -> Tensor:
 def errors(logits: Tensor, held: HeldOut) -> list[float]:
     """Expected calibration error of each head."""
     p, labels = logits.sigmoid().numpy(), held.labels.numpy() > 0
-    return [calibration_error(tally(p[:, h], labels[:, h])) for h in range(p.shape[1])]
+    return [calibration_error(histogram(p[:, h], labels[:, h])) for h in range(p.shape[1])]
 
 
 def test_calibration_recovers_slope_and_shift_and_keeps_the_order() -> None:

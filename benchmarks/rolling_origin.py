@@ -98,8 +98,8 @@ class Log:
 
     def drawn(self, rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
         """At most ``limit`` of ``rows``, in time order."""
-        few = len(rows) <= most
-        return rows if few else np.sort(self.rng.choice(rows, most, replace=False))
+        few = len(rows) <= limit
+        return rows if few else np.sort(self.rng.choice(rows, limit, replace=False))
 
     def batches(self, rows: NDArray[np.int64]) -> list[Batch]:
         """Batches of the requests at ``rows``."""
@@ -119,11 +119,11 @@ class Log:
 
 def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
     """MRR of each of ``ways`` at one origin."""
-    earlier, most = log.block(0, k - 1), AUXILIARY_BATCHES * SIZE
+    earlier, limit = log.block(0, k - 1), AUXILIARY_BATCHES * SIZE
     sources: dict[str, list[HeldOut]] = {
         "held": auxiliary_requests(log.batches(log.block(k, k)), "cpu"),
-        "latest": auxiliary_requests(log.batches(earlier[-most:]), "cpu"),
-        "random": auxiliary_requests(log.batches(log.drawn(earlier, most)), "cpu"),
+        "latest": auxiliary_requests(log.batches(earlier[-limit:]), "cpu"),
+        "random": auxiliary_requests(log.batches(log.drawn(earlier, limit)), "cpu"),
     }
     measured = log.drawn(log.block(k + 1, k + 2), MEASURED)
     x, statistics = (torch.cat([getattr(h, n) for h in sources["random"]]) for n in

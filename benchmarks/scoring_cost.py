@@ -2,11 +2,12 @@
 
     python benchmarks/scoring_cost.py --home HOME [--candidates 10000] [--requests 50]
 
-HOME is an absolute path that `prerank run` has filled with `baselines: [trees]` among others; nothing
-but the registered model's bundle is written there. Requests are of the later half of validation,
-each with the same candidates: the first of the catalogue. Both rankers get one thread, one request
-at a time, and the cross features, which both need and which are timed apart. InteractRank's time is
-split into what is done once a request (the query tower) and per candidate (gather, dot, g).
+HOME is an absolute path that `prerank run` has filled with `baselines: [trees]` among others;
+nothing but the registered model's bundle is written there. Requests are of the later half of
+validation, each with the same candidates: the first of the catalogue. Both rankers get one thread,
+one request at a time, and the cross features, which both need and which are timed apart.
+InteractRank's time is split into what is done once a request (the query tower) and per candidate
+(gather, dot, g).
 """
 
 from __future__ import annotations

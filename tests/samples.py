@@ -159,5 +159,5 @@ def item_vectors(model: InteractRank, of: Catalogue, text: bool = True, cat: boo
     )
 
 
-def close(a: torch.Tensor, b: torch.Tensor, wisparse: float = 1e-5) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor, within: float = 1e-5) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=within)

@@ -238,8 +238,8 @@ def cross_features(
         candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
         offsets: bounds of each request's candidates.
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
-        retriever_features: float32 [N, R], columns ``schema.retriever``, NaN where the retriever said
-            nothing of a candidate; None if it said nothing at all.
+        retriever_features: float32 [N, R], columns ``schema.retriever``, NaN where the retriever
+            gives nothing for a candidate; None if it gives nothing at all.
 
     Returns:
         float32 [N, X].

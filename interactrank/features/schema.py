@@ -158,7 +158,8 @@ class FeatureSchema:
         touched = [f"user:touched:{a}" for a in self.touch_actions]
         retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
         absent = ["retriever:absent"] if retriever else []
-        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *SPARSE_CROSS, *FRESH_CROSS, *retriever,
+        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *SPARSE_CROSS, *FRESH_CROSS,
+        *retriever,
                 *absent)  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Reliability of predicted probabilities, tallied in constant memory.
 
-Predictions fall into narrow cells of equal width in log-odds; a cell keeps three sums, so histograms
-of parts of a data set add up to the histogram of the whole. Neighbouring cells are then joined into
-bins of about equal mass, from which a reliability curve and the expected calibration error are
-read. With one cell a distinct logit the error equals
+Predictions fall into narrow cells of equal width in log-odds; a cell keeps three sums, so
+histograms of parts of a data set add up to the histogram of the whole. Neighbouring cells are then
+joined into bins of about equal mass, from which a reliability curve and the expected calibration
+error are read. With one cell a distinct logit the error equals
 :func:`interactrank.metrics.ranking.expected_calibration_error`.
 """
 

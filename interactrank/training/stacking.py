@@ -5,9 +5,10 @@ it is, while as-of cross features look just as they will when served. A fusion f
 requests therefore over-trusts the dot. Refitting its few parameters (a, g, c_h) on requests that
 the towers never saw is stacking (Wolpert 1992); the towers stay as they are.
 
-Held-out requests are few. Training requests join them with their dot left out (:func:`auxiliary_requests`):
-their cross features are as of each request and thus as honest as held-out ones, so g is fitted on
-all of them, and only the trust in the dot rests on the held-out requests alone.
+Held-out requests are few. Training requests join them with their dot left out
+(:func:`auxiliary_requests`): their cross features are as of each request and thus as honest as
+held-out ones, so g is fitted on all of them, and only the trust in the dot rests on the held-out
+requests alone.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     verb("training-set", _training_set, "write point-in-time examples", _workdir)
     verb("train", _train, "train, evaluate, register as challenger, index", _config, _oracles,
          _workdir)  # fmt: skip
-    evaluate = verb("evaluate", _evaluate, "measure a registered version and its baselines, print all "
-                    "tables, write the report", _oracles, _workdir)  # fmt: skip
+    evaluate = verb("evaluate", _evaluate, "measure a registered version and its baselines, print "
+                    "all tables, write the report", _oracles, _workdir)  # fmt: skip
     evaluate.add_argument("--version", help="model version (default: the challenger)")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
     ablate = verb("ablate", _ablate, "leave out each part of the model in turn, measure the loss",

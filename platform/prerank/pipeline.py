@@ -102,7 +102,7 @@ def train_and_evaluate(
             "baselines": config.baselines,
             "training": {"interactrank": history}
             | {n: rows for n, rows in others.items() if n in suite.NEURAL},
-            "fits": {n: rows for n, rows in others.items() if n in baselines.FITTED},
+            "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
             "stages": stages.seconds,
             **(about or {}),
         }

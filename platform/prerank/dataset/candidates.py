@@ -23,7 +23,8 @@ class Candidates:
 
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
-    among the candidates; ``retriever_features`` float32 [N, R] is what the retriever said of each, or None.
+    among the candidates; ``retriever_features`` float32 [N, R] is what the retriever said of each,
+    or None.
     """
 
     ids: NDArray[np.int64]

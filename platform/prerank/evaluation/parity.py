@@ -225,7 +225,8 @@ def _journaled(
 
 
 Expected = dict[str, Any]
-"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``cross_score``, ``dot``, ``score`` [n];
+"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``cross_score``, ``dot`` and
+``score`` [n];
 ``request`` statistics [R]; the fusion's ``scale``; ``slope``, how much the head weights with
 the calibration in them stretch a head's parts."""
 

@@ -119,9 +119,9 @@ def newest(home: Home, limit: int) -> list[pa.Table]:
     """The last ``limit`` training requests, in time order: a job on a shorter log."""
     kept: list[pa.Table] = []
     for table in read_split(home, "train", reversed):
-        kept.insert(0, table.slice(max(len(table) - most, 0)))
-        most -= len(kept[0])
-        if not most:
+        kept.insert(0, table.slice(max(len(table) - limit, 0)))
+        limit -= len(kept[0])
+        if not limit:
             break
     return kept
 
@@ -153,9 +153,9 @@ def measured_requests(home: Home, split: str, limit: int) -> pa.Table:
     requests = pa.concat_tables(
         requests_between(files, manifest, low, high) for files in event_days(home, low, high)
     )
-    if len(requests) <= most:
+    if len(requests) <= limit:
         return requests
-    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(requests), most, replace=False)
+    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(requests), limit, replace=False)
     return requests.take(pa.array(np.sort(drawn)))
 
 
@@ -210,9 +210,9 @@ def measured(
     """Mean metrics of a model over the budget's measured requests."""
     found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in METRICS}
     ranker = TorchRanker("trial", model, reader.catalogue)
-    most = max(budget.measured_candidates // per_request(home), 1)
+    limit = max(budget.measured_candidates // per_request(home), 1)
     for arrays, queries, _, unreachable in chunks(
-        home, measured_requests(home, budget.split, most)
+        home, measured_requests(home, budget.split, limit)
     ):
         arrays.x[:, reader.off] = 0.0
         scores = ranker.score(arrays, queries)

@@ -41,7 +41,7 @@ class Reader:
 
     def negatives(self, rng: np.random.Generator, count: int) -> NDArray[np.int64] | None:
         """``count`` random items for a batch; none where candidates are random items already."""
-        return rng.integers(0, len(self.catalogue), many) if self.shown and many else None
+        return rng.integers(0, len(self.catalogue), count) if self.shown and count else None
 
     def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
         """Tables of a split, one in memory at a time (:func:`read_split`)."""
@@ -70,14 +70,14 @@ class Reader:
         kept: list[pa.Table] = []
         for table in self.tables(name, reversed):
             kept = [table.slice(start, size) for start in range(0, len(table), size)] + kept
-            if len(kept) >= most:
+            if len(kept) >= limit:
                 break
-        return [self.batch(table) for table in kept[-most:]]
+        return [self.batch(table) for table in kept[-limit:]]
 
     def spread(self, name: str, size: int, limit: int, seed: int) -> list[Batch]:
         """A seeded sample from all over a split, ``limit`` batches at most, in time order."""
         rng = np.random.default_rng(seed)
-        share = min(most * size / max(sum(self.sizes(name)), 1), 1.0)
+        share = min(limit * size / max(sum(self.sizes(name)), 1), 1.0)
         kept = []
         for table in self.tables(name):
             rows = rng.choice(len(table), int(share * len(table)), replace=False)
@@ -86,7 +86,7 @@ class Reader:
         return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
 
     def auxiliary(self, config: TrainConfig) -> list[Batch]:
-        """Training requests for :func:`~interactrank.training.stacking.auxiliary_requests`, half the newest.
+        """Training requests for :func:`.stacking.auxiliary_requests`, half the newest.
 
         The newest are most like those to come, until the mix of users changes; then requests from
         all over the training part are the safer ones.

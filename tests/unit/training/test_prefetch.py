@@ -1,4 +1,4 @@
-"""Batches made prefetcher: the same in the same order, errors in their place, nothing left running."""
+"""Batches prefetched: the same in the same order, errors in their place, nothing left running."""
 
 from __future__ import annotations
 

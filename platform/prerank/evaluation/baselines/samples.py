@@ -27,9 +27,9 @@ def sampled_tables(home: Home, split: str, limit: int, seed: int) -> list[pa.Tab
     """At most ``limit`` requests of a stored split, a seeded sample in time order."""
     total = sum(split_sizes(home, split))
     chosen = np.ones(total, bool)
-    if total > most:
+    if total > limit:
         chosen[:] = False
-        chosen[np.random.default_rng(seed).choice(total, most, replace=False)] = True
+        chosen[np.random.default_rng(seed).choice(total, limit, replace=False)] = True
     tables, at = [], 0
     for table in read_split(home, split):
         tables.append(table.filter(pa.array(chosen[at : at + len(table)])))
@@ -42,7 +42,7 @@ def stored(home: Home, schema: FeatureSchema, split: str, limit: int, seed: int)
 
     They are stored positives first, and a tree learner breaks ties by position.
     """
-    tables = sampled_tables(home, split, most, seed)
+    tables = sampled_tables(home, split, limit, seed)
     if not tables:
         empty = next(read_split(home, "train")).slice(0, 0)
         return to_arrays(empty, len(schema.cross), len(REQUEST_NUMERIC))

@@ -105,8 +105,8 @@ _INTROS = {
     "everywhere.",
     f"{LEAD} against every other ranker": f"What {LEAD} gains on each of the others on the very "
     "same requests.",
-    f"Difference from {BASELINE}, request by request": f"What each ranker gains on the {BASELINE}, the "
-    "usual model of this stage, on the very same requests.",
+    f"Difference from {BASELINE}, request by request": f"What each ranker gains on the {BASELINE}, "
+    "the usual model of this stage, on the very same requests.",
     "What the cut keeps": "Pre-ranking passes a set on to a costlier ranker, which orders it anew. "
     "So what counts is which items are still in the set.",
     "Where it helps: slices": "The same metrics on kinds of requests: those with much past "

@@ -17,7 +17,7 @@ from interactrank.metrics.recall import recall_at, tenth, top
 
 def ragged(seed: int, limit: int, ties: bool = False):  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(0, most, 60)
+    sizes = rng.integers(0, limit, 60)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     n = int(offsets[-1])
     scores = rng.integers(0, 5, n).astype(float) if ties else rng.permutation(n).astype(float)

@@ -1,10 +1,10 @@
-"""How far a ranker of the simulated log can come: what the observer knows that no log tells yet.
+"""How far a ranker of the simulated log can come: what the log oracle knows that no log tells yet.
 
     python benchmarks/simulated_bounds.py [--preset demo] [--seed 7]
 
-The observer of :mod:`prerank.simulate` is given the appeal of every (query, item) pair, "learnable
+the log oracle of :mod:`prerank.simulate` is given the appeal of every (query, item) pair, "learnable
 from an endless log". In a log of this size most pairs were hardly ever shown. The script simulates
-the log and measures, on the requests of its last fifth, the truth, the observer, and an observer
+the log and measures, on the requests of its last fifth, the oracle of true relevance, the log oracle, and a log oracle
 who knows everything but that appeal; the log itself is the same to the byte.
 """
 
@@ -33,7 +33,7 @@ METRICS = ("hits@3", "mrr")
 
 @contextmanager
 def without_appeal() -> Iterator[None]:
-    """While open, a simulation's observer does not know the appeal of (query, item) pairs."""
+    """While open, a simulation's log oracle does not know the appeal of (query, item) pairs."""
     simulation: Any = log
     score = simulation.score_impressions
 
@@ -87,7 +87,7 @@ def main() -> None:
             simulate(less, args.preset, args.seed)
         requests = engaged(whole)
         oracles = load_oracles(whole)
-        oracles["observer without pair appeal"] = load_oracles(less)["observer"]
+        oracles["oracle_log without pair appeal"] = load_oracles(less)["oracle_log"]
         print(f"\n{args.preset}, seed {args.seed}, {len(requests)} requests\n")
         print("| | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 1) + "|")
         for name, oracle in oracles.items():

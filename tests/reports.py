@@ -72,7 +72,7 @@ def full() -> Results:
             "time_span": ("2011-08-11", "2011-10-31"),
             "positives": 21_000,
             "candidates": "BM25, popular and engaged items of the query's keys",
-            "truth_coverage": 0.97,
+            "reachable_share": 0.97,
         },
         "split": "test",
         "models": models,

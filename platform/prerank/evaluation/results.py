@@ -21,7 +21,7 @@ FASTEST = 0.001
 class DatasetFacts(TypedDict, total=False):
     """What was evaluated on. ``requests``: split -> count; ``time_span``: first and last request.
 
-    ``candidates`` says in words where the candidates come from; ``truth_coverage`` is the share of
+    ``candidates`` says in words where the candidates come from; ``reachable_share`` is the share of
     positives that are among them.
     """
 
@@ -33,7 +33,7 @@ class DatasetFacts(TypedDict, total=False):
     time_span: tuple[str, str]
     positives: int
     candidates: str
-    truth_coverage: float
+    reachable_share: float
 
 
 class Results(TypedDict, total=False):

@@ -179,5 +179,5 @@ def _facts(
         "time_span": (manifest["first_time"], manifest["last_time"]),
         "positives": int(frame["positives"].sum()),
         "candidates": policy,
-        "truth_coverage": float(frame["positives"].sum() / max(engaged, 1)),
+        "reachable_share": float(frame["positives"].sum() / max(engaged, 1)),
     }  # fmt: skip

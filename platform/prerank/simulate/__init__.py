@@ -4,7 +4,7 @@
                                   out_dir/items.parquet           the item catalogue
                                   out_dir/hidden/                 the oracles' scores
                                   out_dir/summary.json            marginals, written last
-    load_oracles(out_dir)      →  {"truth": Oracle, "observer": Oracle}
+    load_oracles(out_dir)      →  {"oracle_relevance": Oracle, "oracle_log": Oracle}
 
 Only an evaluation may read hidden/; no feature, label or model may depend on it.
 """

@@ -50,8 +50,8 @@ SCORES_SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
         ("item_ids", pa.list_(pa.int64())),
-        ("truth", pa.list_(pa.float64())),
-        ("observer", pa.list_(pa.float64())),
+        ("oracle_relevance", pa.list_(pa.float64())),
+        ("oracle_log", pa.list_(pa.float64())),
     ]
 )
 
@@ -84,14 +84,14 @@ def write_log(world: World, out_dir: Path, requests: int, *, progress: bool) -> 
             if count:
                 batch, variant = _draw_batch(world, int(count), edges[tick : tick + 2], rng)
                 items = retriever.show(batch, memory, rng)
-                truth, observer, guess = score_impressions(world, batch, memory, items)
+                truth, log_only, guess = score_impressions(world, batch, memory, items)
                 outcome = _act(world, batch, items, truth, rng)
                 clicks = np.nonzero(outcome.done[1])
                 memory.note_touches(outcome.at[1][clicks], batch.user[clicks[0]], items[clicks])
                 memory.note_requests(batch, guess)
                 ids = names.request_ids(first, int(count))
                 events.add(_event_table(world, names, ids, batch, variant, outcome), int(count))
-                scores.add(_score_table(world, ids, items, truth, observer), int(count))
+                scores.add(_score_table(world, ids, items, truth, log_only), int(count))
                 marginals.add(batch, variant, outcome.items, outcome.done)
                 first += int(count)
                 bar.update(int(count))
@@ -218,14 +218,14 @@ def _score_table(
     request_ids: Any,
     items: NDArray[np.int64],
     truth: NDArray[np.float64],
-    observer: NDArray[np.float64],
+    log_only: NDArray[np.float64],
 ) -> pa.Table:
     """The tick's hidden scores under SCORES_SCHEMA, one row per request."""
     shown = items >= 0
     offsets = pa.array(np.r_[0, np.cumsum(shown.sum(axis=1))].astype(np.int32))
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(values))
-        for values in (world.items.ids[items[shown]], truth[shown], observer[shown])
+        for values in (world.items.ids[items[shown]], truth[shown], log_only[shown])
     ]
     return pa.table([request_ids, *lists], schema=SCORES_SCHEMA)
 

@@ -1,11 +1,11 @@
 """Two oracles that bound what a ranker of a simulated log can reach.
 
-`truth` gives P(engage | examined) for this user, query and item at this time, from the hidden
-world. `observer` gives the same probability as far as a perfect reader of the log could know
+`oracle_relevance` gives P(engage | examined) for this user, query and item at this time, from the hidden
+world. `oracle_log` gives the same probability as far as a perfect reader of the log could know
 it: everything that is fixed per query, item, country and pair of them (learnable from an
 endless log), the items the user touched, and an estimate of the user's interests and of the
 topic behind the query from the user's actions logged before the request. The estimate is a
-decayed count, not an exact posterior, so the observer is a little below the best possible.
+decayed count, not an exact posterior, so the log oracle is a little below the best possible.
 
 Both are written while the log is, by the code that draws the actions, and only read here;
 nothing in the pipeline may read them.
@@ -27,7 +27,7 @@ from prerank.simulate.presets import (
     UnknownRequestError,
 )
 
-ORACLES: Final = ("truth", "observer")
+ORACLES: Final = ("oracle_relevance", "oracle_log")
 
 
 class Oracle:
@@ -74,7 +74,7 @@ class Oracle:
 
 
 def load_oracles(sim_dir: Path) -> dict[str, Oracle]:
-    """The oracles of a simulation, {"truth": …, "observer": …}.
+    """The oracles of a simulation, {"oracle_relevance": …, "oracle_log": …}.
 
     Reads every hidden score into memory (24 bytes an impression, about 120 a request).
     Raises `MissingSimulationError` when `sim_dir` was not written by `simulate`.

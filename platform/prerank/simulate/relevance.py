@@ -1,8 +1,8 @@
-"""What makes a searcher engage, seen by the truth and by a perfect observer of the log.
+"""What makes a searcher engage, seen by the oracle of true relevance and by a perfect reader of the log.
 
-Truth and observer share every term but five: the topic the searcher has in mind, the
+Both oracles share every term but five: the topic the searcher has in mind, the
 searcher's interests and favourite style, the day's whim, and whether the searcher is a
-spammer. The truth knows them; the observer infers the first three from the query and from the
+spammer. The oracle of true relevance knows them; the log oracle infers the first three from the query and from the
 user's earlier logged actions, takes the whim at its mean and suspects nobody.
 
 Shape letters: N requests of a batch, I impressions, K topics, U users, M remembered items.
@@ -43,8 +43,8 @@ class Memory:
     """What each user has touched, from logged actions only; constant in the log's length.
 
     Touches wait in a queue until the tick that begins after they happened: users remember
-    and the observer learns by ticks, so neither uses an action before its event time. Both
-    lag in the same way, hence no model can gain on the observer by reading faster.
+    and the log oracle learns by ticks, so neither uses an action before its event time. Both
+    lag in the same way, hence no model can gain on the log oracle by reading faster.
     """
 
     def __init__(self, world: World) -> None:
@@ -64,7 +64,7 @@ class Memory:
         )
 
     def beliefs(self, user: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The observer's estimate of interests, float64 [N, K], rows sum to 1."""
+        """the log oracle's estimate of interests, float64 [N, K], rows sum to 1."""
         decay = np.exp2((self._weighed[user] - time) / BELIEF_HALF_LIFE)[:, None]
         prior = self._world.prior[self._world.users.country[user]]
         mass = PRIOR_MASS * prior + decay * self._evidence[user]
@@ -90,7 +90,7 @@ class Memory:
         return np.asarray(np.where(same, age, np.inf).min(axis=2))
 
     def note_requests(self, batch: Batch, guess: NDArray[np.float64]) -> None:
-        """Add the topics the observer guesses behind a tick's queries, float64 [N, K]."""
+        """Add the topics the log oracle guesses behind a tick's queries, float64 [N, K]."""
         self._add_evidence(batch.user, batch.time, guess)
 
     def note_touches(
@@ -160,8 +160,8 @@ def topic_guess(
 def score_impressions(
     world: World, batch: Batch, memory: Memory, items: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """P(engage | examined) by the truth and by the observer, both float64 [N, I], and the
-    observer's topic guess [N, K], for item indices int64 [N, I] (padding scores too).
+    """P(engage | examined) by the oracle of true relevance and by the log oracle, both float64 [N, I], and the
+    log_only's topic guess [N, K], for item indices int64 [N, I] (padding scores too).
     """
     weights = world.behaviour
     shared = _shared_logit(world, batch, memory, items)
@@ -183,8 +183,8 @@ def score_impressions(
     styles = memory.style_beliefs(batch.user)
     believed += weights.style * np.take_along_axis(styles, world.items.style[items], axis=1)
     per_topic = _sigmoid((shared + believed)[..., None] + weights.intent * topics)
-    observer = np.einsum("nik,nk->ni", per_topic, guess)
-    return truth, observer, guess
+    log_only = np.einsum("nik,nk->ni", per_topic, guess)
+    return truth, log_only, guess
 
 
 def _shared_logit(

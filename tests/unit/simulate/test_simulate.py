@@ -168,11 +168,11 @@ def test_truth_beats_observer_beats_chance(
     world: tuple[Path, SimulationSummary], events: pd.DataFrame
 ) -> None:
     oracles = load_oracles(world[0])
-    truth = _mean_reciprocal_rank(events, oracles["truth"])
-    observer = _mean_reciprocal_rank(events, oracles["observer"])
+    truth = _mean_reciprocal_rank(events, oracles["oracle_relevance"])
+    log_only = _mean_reciprocal_rank(events, oracles["oracle_log"])
     chance = _mean_reciprocal_rank(events, None)
-    assert truth > observer + 0.02
-    assert observer > chance + 0.2
+    assert truth > log_only + 0.02
+    assert log_only > chance + 0.2
 
 
 def test_oracles_score_any_impression_in_any_order(
@@ -191,10 +191,10 @@ def test_oracles_score_any_impression_in_any_order(
 def test_truth_is_calibrated_where_everything_is_examined(
     world: tuple[Path, SimulationSummary], events: pd.DataFrame
 ) -> None:
-    """At position 1 every list is examined, so clicks there happen at the truth's rate."""
+    """At position 1 every list is examined, so clicks there happen at the oracle's rate."""
     first = events[events["position"] == 1]
     clicks = int((first["action"] == "click").sum())
-    truth = load_oracles(world[0])["truth"]
+    truth = load_oracles(world[0])["oracle_relevance"]
     shown = first[first["action"] == "impression"]
     chances = np.array(
         [
@@ -207,7 +207,7 @@ def test_truth_is_calibrated_where_everything_is_examined(
 
 
 def test_a_touch_counts_only_after_it_happened() -> None:
-    """What the observer believes at a tick holds no action of that tick or later."""
+    """What the log oracle believes at a tick holds no action of that tick or later."""
     world = build_world(PRESETS["tiny"], seed=7)
     memory = Memory(world)
     user, item = np.array([3]), np.array([5])
@@ -234,7 +234,7 @@ def test_memory_keeps_a_users_latest_touches() -> None:
 
 
 def test_unknown_request_and_item_are_named(world: tuple[Path, SimulationSummary]) -> None:
-    oracle = load_oracles(world[0])["truth"]
+    oracle = load_oracles(world[0])["oracle_relevance"]
     with pytest.raises(UnknownRequestError, match="'r-nobody'"):
         oracle.score("r-nobody", np.array([1]))
     with pytest.raises(NotImpressedError, match="item -5"):

@@ -225,8 +225,8 @@ def data(results: Results) -> str:
     numbers: dict[str, Any] = {k: facts.get(k) for k in ("users", "queries", "items")}
     numbers[f"engaged candidates in {split}"] = facts.get("positives")
     said += [(key, f"{value:,}") for key, value in numbers.items() if value is not None]
-    if known(facts.get("truth_coverage")):
-        said.append(("engaged items reachable", percent(facts["truth_coverage"])))
+    if known(facts.get("reachable_share")):
+        said.append(("engaged items reachable", percent(facts["reachable_share"])))
     if span := facts.get("time_span"):
         said.append(("time span", f"{_minute(span[0])} to {_minute(span[1])}"))
     if "candidates" in facts:

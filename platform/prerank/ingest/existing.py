@@ -22,7 +22,7 @@ from prerank.ingest.mapping import LogMapping
 
 
 @dataclass(frozen=True)
-class Known:
+class Existing:
     """The state of a home before an ingest; of an empty one, everything is empty.
 
     Attributes:
@@ -55,7 +55,7 @@ def settings(mapping: LogMapping) -> dict[str, Any]:
     return mapping.model_dump(mode="json", exclude_unset=True, exclude={"name"})
 
 
-def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
+def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
     """Look at a home to which a log is to be added.
 
     Raises:
@@ -68,7 +68,7 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
                 f"{home.root} has events but no manifest: an ingest was interrupted. Give it the "
                 "whole log with `prerank ingest --replace`."
             )
-        return Known()
+        return Existing()
     manifest = home.read_json(home.manifest, "prerank ingest")
     same_version(manifest, home)
     if manifest["dataset"] != dataset:
@@ -87,7 +87,7 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
     items = pq.read_table(home.items, columns=["item_id", "item_ref"])
     features = home.features / "manifest.json"
     published = home.read_json(features, "")["last_cutoff_us"] if features.exists() else 0
-    return Known(
+    return Existing(
         manifest,
         tuple(files),
         tuple(pq.read_metadata(f).num_rows for f in files),
@@ -96,15 +96,15 @@ def known_of(home: Home, mapping: LogMapping, dataset: str) -> Known:
     )
 
 
-def same_actions(known: Known, found: list[str]) -> None:
+def same_actions(existing: Existing, found: list[str]) -> None:
     """Refuse an action that the home's events do not have: it would change every packed row.
 
     Raises:
         ConfigError: there is one.
     """
-    added = sorted(set(found) - set(known.actions)) if known.manifest else []
+    added = sorted(set(found) - set(existing.actions)) if existing.manifest else []
     if added:
         raise ConfigError(
-            f"The action {added[0]!r} is new to this log (known: {', '.join(known.actions)}), and "
+            f"The action {added[0]!r} is new to this log (known: {', '.join(existing.actions)}), and "
             f"would change every published feature row. Leave it out under `actions:`, {REMEDY}"
         )

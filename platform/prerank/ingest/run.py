@@ -27,7 +27,7 @@ from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
 from prerank.core.sql import connection
 from prerank.ingest.checks import Checked, Source, check
-from prerank.ingest.existing import Known, known_of
+from prerank.ingest.existing import Existing, existing_of
 from prerank.ingest.items import keyed
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.report import IngestReport, manifest_of
@@ -63,8 +63,8 @@ def ingest(
             where every row is bad, the quarantine table is written.
     """
     name = mapping.name or events.stem
-    known = Known() if replace else known_of(home, mapping, name)
-    checked = check(events, items, home, known.settled(mapping), known)
+    existing = Existing() if replace else existing_of(home, mapping, name)
+    checked = check(events, items, home, existing.settled(mapping), existing)
     home.root.mkdir(parents=True, exist_ok=True)
     scratch = home.root / ".ingest"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -74,7 +74,7 @@ def ingest(
     if len(checked.catalogue.quarantined):
         pq.write_table(checked.catalogue.quarantined, staged["quarantine"] / "items.parquet")
     try:
-        buckets = _buckets(sum(checked.source.rows) + sum(known.rows), _cpus())
+        buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), _cpus())
         first = _stage_one(checked, staged, buckets)
         if first["quarantined"] == first["in"]:
             _publish(staged["quarantine"], home.quarantine)
@@ -82,17 +82,17 @@ def ingest(
                 f"All {first['in']:,} rows of {events} are bad: {_most(first['reasons'])}. "
                 f"They are in {home.quarantine}, with a reason each."
             )
-        _spread_known(known, checked, staged, buckets)
-        second = _stage_two(checked, staged, known.published_us)
+        _spread_known(existing, checked, staged, buckets)
+        second = _stage_two(checked, staged, existing.published_us)
         totals = _totals(staged["events"], scratch)
-        catalogue = _items(checked, totals["item_keys"], known)
+        catalogue = _items(checked, totals["item_keys"], existing)
         rows = {
             "in": first["in"],
             "out": second["new"],
             "quarantined": first["quarantined"],
             "duplicates": second["duplicates"],
         }
-        _check_identity(rows, checked.source, second["old"], known)
+        _check_identity(rows, checked.source, second["old"], existing)
         manifest = manifest_of(checked, mapping, name, rows, second, totals, catalogue)
         home.manifest.unlink(missing_ok=True)
         _publish(staged["events"], home.events)
@@ -166,9 +166,11 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
     return {**totals, "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0])))}
 
 
-def _spread_known(known: Known, checked: Checked, staged: dict[str, Path], buckets: int) -> None:
+def _spread_known(
+    existing: Existing, checked: Checked, staged: dict[str, Path], buckets: int
+) -> None:
     run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=staged["buckets"])
-    ray_map(run, _tasks(known.files, known.rows, _cpus()), "events of before")
+    ray_map(run, _tasks(existing.files, existing.rows, _cpus()), "events of before")
 
 
 def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> dict[str, Any]:
@@ -227,21 +229,21 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _items(checked: Checked, log_keys: list[int], known: Known) -> pa.Table:
+def _items(checked: Checked, log_keys: list[int], existing: Existing) -> pa.Table:
     ids: ItemIds = checked.plan.ids
     if ids.kind == "integer":
         return keyed(checked.catalogue, ids, {key: str(key) for key in log_keys})
     refs = dict(zip(ids.keys(checked.log_refs).tolist(), checked.log_refs, strict=True))
-    refs |= known.refs
+    refs |= existing.refs
     return keyed(checked.catalogue, ids, {key: refs[key] for key in log_keys})
 
 
-def _check_identity(rows: dict[str, int], source: Source, old: int, known: Known) -> None:
+def _check_identity(rows: dict[str, int], source: Source, old: int, existing: Existing) -> None:
     if rows["in"] != sum(source.rows):
         raise DataError(
             f"{rows['in']:,} rows were read of {sum(source.rows):,}: the log changed meanwhile. "
             "Ingest again when it is at rest."
         )
-    lost = sum(known.rows) - old
+    lost = sum(existing.rows) - old
     if lost or rows["in"] != rows["out"] + rows["quarantined"] + rows["duplicates"]:
         raise PrerankError(f"Ingest lost count of rows, please report it: {rows}, {lost} lost")

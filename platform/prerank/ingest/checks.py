@@ -18,7 +18,7 @@ from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds, canonical_integer, kind_of
 from prerank.core.sql import connection
-from prerank.ingest.existing import Known, same_actions
+from prerank.ingest.existing import Existing, same_actions
 from prerank.ingest.items import RawCatalogue, read_catalogue
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.mapping_columns import Resolved
@@ -69,7 +69,9 @@ class Checked:
     notices: list[str] = field(default_factory=list)
 
 
-def check(events: Path, items: Path, home: Home, mapping: LogMapping, known: Known) -> Checked:
+def check(
+    events: Path, items: Path, home: Home, mapping: LogMapping, existing: Existing
+) -> Checked:
     """Refuse what cannot be ingested, beside the ``known`` of the home; else say how to read it.
 
     Raises:
@@ -185,9 +187,9 @@ def _quoted(column: str) -> str:
 
 
 def _check_actions(
-    source: Source, columns: dict[str, str], mapping: LogMapping, known: Known
+    source: Source, columns: dict[str, str], mapping: LogMapping, existing: Existing
 ) -> list[str]:
-    """Canonical actions of the log and of what is known."""
+    """Canonical actions of the log and of what is existing."""
     if mapping.action:
         found = [mapping.action]
     else:
@@ -201,7 +203,7 @@ def _check_actions(
             )
         found = _renamed(raw, column, mapping.actions)
     same_actions(known, found)
-    found = sorted({*found, *known.actions})
+    found = sorted({*found, *existing.actions})
     if not mapping.heads_of(found):
         raise DataError(
             f"The log's actions ({', '.join(found)}) give no head a positive: only engagements "

@@ -82,7 +82,7 @@ def ingest(
                 f"All {first['in']:,} rows of {events} are bad: {_most(first['reasons'])}. "
                 f"They are in {home.quarantine}, with a reason each."
             )
-        _spread_known(existing, checked, staged, buckets)
+        _spread_existing(existing, checked, staged, buckets)
         second = _stage_two(checked, staged, existing.published_us)
         totals = _totals(staged["events"], scratch)
         catalogue = _items(checked, totals["item_keys"], existing)
@@ -166,7 +166,7 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
     return {**totals, "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0])))}
 
 
-def _spread_known(
+def _spread_existing(
     existing: Existing, checked: Checked, staged: dict[str, Path], buckets: int
 ) -> None:
     run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=staged["buckets"])

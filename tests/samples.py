@@ -134,8 +134,8 @@ def batch(source: RequestArrays, of: Catalogue = CATALOGUE) -> Batch:
 def new_model(config: ModelConfig, of: Catalogue = CATALOGUE) -> InteractRank:
     torch.manual_seed(3)
     model = build(config, SCHEMA, of)
-    model.known[1:] = True
-    model.known[UNTRAINED - 1000 + 1] = False
+    model.trained[1:] = True
+    model.trained[UNTRAINED - 1000 + 1] = False
     model.fusion.bias.data = torch.tensor([0.3, -0.7])
     model.fusion.slope.copy_(torch.tensor([0.8, 1.5]))
     model.fusion.shift.copy_(torch.tensor([-0.2, 0.4]))

@@ -179,7 +179,7 @@ class QueryTower(nn.Module):
 
 
 class InteractRank(nn.Module):
-    """The model. ``known`` [n + 1] marks item rows whose id embedding was trained."""
+    """The model. ``trained`` [n + 1] marks item rows whose id embedding was trained."""
 
     def __init__(self, config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> None:
         super().__init__()
@@ -194,27 +194,27 @@ class InteractRank(nn.Module):
             len(schema.cross) if config.cross else 0, len(REQUEST_NUMERIC), len(schema.heads),
             config.gated, config.fusion_hidden,
         )  # fmt: skip
-        self.register_buffer("known", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
+        self.register_buffer("trained", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 
-    def known_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
+    def mask_untrained_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
         """``item`` with ids that were never trained sent down the unknown-id path."""
-        return {**item, "rows": item["rows"] * self.known[item["rows"]]}
+        return {**item, "rows": item["rows"] * self.trained[item["rows"]]}
 
-    def known_sequences(self, batch: Batch) -> Batch:
+    def mask_untrained_sequences(self, batch: Batch) -> Batch:
         """``batch`` with its sequences' untrained ids sent down the unknown-id path."""
         history, top_items = batch.hist_items, batch.top_items
         return batch.replace(
-            hist_items=history * self.known[history],
-            top_items=top_items * self.known[top_items],
+            hist_items=history * self.trained[history],
+            top_items=top_items * self.trained[top_items],
         )
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
         """Unit item vectors [U, D]."""
-        return self.item_tower(self.known_items(item))
+        return self.item_tower(self.mask_untrained_items(item))
 
     def encode_queries(self, batch: Batch) -> Tensor:
         """Unit query vectors [B, H, D]."""
-        return self.query_tower(self.known_sequences(batch))
+        return self.query_tower(self.mask_untrained_sequences(batch))
 
     def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].

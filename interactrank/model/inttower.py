@@ -81,11 +81,11 @@ class IntTower(InteractRank):
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
         """The item tower's last layer [U, D], which is cut and normalised afterwards."""
-        return self.item_tower.layers(self.known_items(item))[-1]
+        return self.item_tower.layers(self.mask_untrained_items(item))[-1]
 
     def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The interaction's output [N, H], and the last layers' unit vectors [B, H, D], [U, D]."""
-        query_layers = self.query_tower.layers(self.known_sequences(batch))
+        query_layers = self.query_tower.layers(self.mask_untrained_sequences(batch))
         item_layer = self.encode_items(batch.items) if items is None else items
         query_side, item_side = self.query_side(query_layers), self._cut(self.item_view(item_layer))
         pairs = zip(batch.candidate_request.split(CANDIDATES_AT_ONCE),

@@ -76,14 +76,14 @@ def mark_known(model: InteractRank, batch: Batch) -> None:
     With several ranks, what any of them engaged: the forward pass would else take rank 0's mask.
     """
     engaged = batch.labels.sum(1) > 0
-    model.known[batch.items["rows"][batch.candidate_item[engaged]]] = True
+    model.trained[batch.items["rows"][batch.candidate_item[engaged]]] = True
     if dist.is_initialized():
         # A byte an item; the gradient of its id embedding, reduced each step too, has over a
         # hundred.
-        known = model.known.to(torch.uint8)
+        known = model.trained.to(torch.uint8)
         dist.all_reduce(known, dist.ReduceOp.MAX)
-        model.known.copy_(known)
-    model.known[0] = False
+        model.trained.copy_(known)
+    model.trained[0] = False
 
 
 class Trainer:
@@ -115,7 +115,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)
         )
-        self.frequency = ItemFrequency(len(model.known), self.device)
+        self.frequency = ItemFrequency(len(model.trained), self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the config asks for it."""

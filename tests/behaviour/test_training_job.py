@@ -135,7 +135,7 @@ def recording(folder: Path) -> Worker:
                 "requests": sum(n for _, n, _ in seen),
                 "batches": len(seen),
                 "rows": torch.cat([r for *_, r in seen]),
-                "known": last.model.known,
+                "known": last.model.trained,
                 "frequency": (last.frequency.seen, last.frequency.batches),
                 "weights": dict(last.model.named_parameters()),
             },
@@ -173,9 +173,9 @@ def test_two_workers_share_the_data_and_what_they_learn_of_items(
     known = ranks[0]["known"]
     assert torch.equal(known, ranks[1]["known"])
     if requests % 2 == 0:
-        assert torch.equal(known, alone.known)
-    assert not (known & ~alone.known).any()
-    assert known.sum() >= alone.known.sum() - 5
+        assert torch.equal(known, alone.trained)
+    assert not (known & ~alone.trained).any()
+    assert known.sum() >= alone.trained.sum() - 5
 
     (seen, batches), (other, also) = (r["frequency"] for r in ranks)
     assert batches == also == sum(r["batches"] for r in ranks)

@@ -36,7 +36,7 @@ def test_row_wise_and_grouped_are_the_same_examples(bench: ModuleType) -> None:
     rows = bench.row_wise(grouped, items)
     assert len(rows.query) == len(rows.items["rows"]) == len(grouped.candidate_request) == 24
     model = InteractRank(ModelConfig(), bench.SCHEMA, items).eval()
-    model.known[:] = True
+    model.trained[:] = True
     with torch.no_grad():
         torch.testing.assert_close(model(rows).logits, model(grouped).logits)
 

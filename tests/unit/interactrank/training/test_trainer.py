@@ -186,7 +186,7 @@ def test_validation_ranks_by_the_first_head() -> None:
 def test_a_batch_without_a_positive_does_not_break_the_next() -> None:
     one = trainer()
     assert math.isfinite(one.step(batch(0, "none")))
-    assert not one.model.known.any()
+    assert not one.model.trained.any()
     assert math.isfinite(one.step(batch(1, "text")))
     assert all(p.isfinite().all() for p in one.model.parameters())
 
@@ -208,7 +208,7 @@ def test_settling_teaches_the_towers_alone_and_leaves_the_trainer_as_it_was() ->
     one, held_out = trainer(), batch(900, "text")
     fit_statistics(one.model, [batch(0, "text")])
     one.epoch(0, [batch(s, "text") for s in range(4)], ())
-    one.model.known[:] = False
+    one.model.trained[:] = False
     before = {k: v.clone() for k, v in one.model.state_dict().items()}
     rest = copy.deepcopy({k: v for k, v in one.state().items() if k not in ("model", "rng")})
     one.settle([[held_out], [held_out]], 2)
@@ -219,7 +219,7 @@ def test_settling_teaches_the_towers_alone_and_leaves_the_trainer_as_it_was() ->
     assert not torch.equal(before["item_tower.body.mlp.0.weight"],
                            after["item_tower.body.mlp.0.weight"])  # fmt: skip
     engaged = held_out.items["rows"][held_out.candidate_item[held_out.labels.sum(1) > 0]]
-    assert one.model.known[engaged].all()
+    assert one.model.trained[engaged].all()
     assert not one.model.training
     now = {k: v for k, v in one.state().items() if k not in ("model", "rng")}
     assert str(now) == str(rest)
@@ -248,10 +248,10 @@ def test_only_engaged_items_become_known() -> None:
     one, data = trainer(), batch(0, "text")
     mark_known(one.model, data)
     engaged = data.items["rows"][data.candidate_item[data.labels[:, 0] > 0]]
-    assert one.model.known.nonzero().flatten().tolist() == sorted(set(engaged.tolist()))
+    assert one.model.trained.nonzero().flatten().tolist() == sorted(set(engaged.tolist()))
     unseen = data.replace(items={**data.items, "rows": torch.zeros_like(data.items["rows"])})
     mark_known(one.model, unseen)
-    assert not one.model.known[0]
+    assert not one.model.trained[0]
 
 
 def test_statistics_come_from_the_batches() -> None:

@@ -5,7 +5,7 @@ Merging is by event id, so an event that is repeated or replayed counts once, an
 a late event takes its place among the older ones and a newer state is never lost. Whatever is
 written online is the whole merged history, since SQLite lets the last write win, old or new.
 
-A user belongs to one of N writers (:func:`shard_of`); a back-fill shares their lock, so two
+A user belongs to one of N writers (:func:`writer_of`); a back-fill shares their lock, so two
 processes never read, merge and write the same user at once. The lock is a file's: on several hosts
 it needs a file system that honours ``flock``.
 
@@ -55,7 +55,7 @@ class Written:
     online: bool
 
 
-def shard_of(user_id: str, shards: int) -> int:
+def writer_of(user_id: str, shards: int) -> int:
     """The writer of a user; the same in every process."""
     return xxhash.xxh3_64_intdigest(user_id) % shards
 
@@ -140,7 +140,7 @@ class HistoryWriter:
             for path in sorted(self.home.journal.glob("writer-*.jsonl")):
                 for batch, end in replay(path, int(done.get(path.name, 0))):
                     events = [Event(**r) for r in batch]
-                    mine = [e for e in events if shard_of(e.user_id, self.shards) == self.shard]
+                    mine = [e for e in events if writer_of(e.user_id, self.shards) == self.shard]
                     self._merge(self._entries(mine))
                     count += len(events)
                     ends[path.name] = end
@@ -206,5 +206,5 @@ class HistoryWriter:
 
 __all__ = [
     "Entry", "Event", "HistoryWriter", "Written", "history_arrays", "merged", "read_histories",
-    "shard_of",
+    "writer_of",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from prerank.core.errors import ConfigError, NotReadyError, PrerankError
 from prerank.online.history import Event
 from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
-from prerank.online.writer import HistoryWriter, Written, shard_of
+from prerank.online.writer import HistoryWriter, Written, writer_of
 from prerank.serving.api import RequestError, parse_events, parse_json, parse_raw
 from prerank.serving.engine import Engine, ServeConfig, limits_of
 
@@ -133,7 +133,7 @@ class PreRanker:
         events = parse_events(body, self.engine.event_limits(), time.time_ns() // 1000)
         shards: dict[int, list[Event]] = {}
         for event in events:
-            shards.setdefault(shard_of(event.user_id, len(self.writers)), []).append(event)
+            shards.setdefault(writer_of(event.user_id, len(self.writers)), []).append(event)
         calls = [self.writers[shard].write.remote(batch) for shard, batch in shards.items()]
         results = await asyncio.gather(*calls, return_exceptions=True)
         failed = [r for r in results if isinstance(r, BaseException)]

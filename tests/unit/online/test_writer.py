@@ -17,7 +17,7 @@ from prerank.core.home import Home, write_json
 from prerank.online.history import Event, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import REDIS_ENV, apply
-from prerank.online.writer import HistoryWriter, shard_of
+from prerank.online.writer import HistoryWriter, writer_of
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 T0 = 1_700_000_000_000_000
@@ -148,7 +148,7 @@ def test_another_number_of_writers_replays_every_journal(home: Home, store: Feat
         writer = HistoryWriter(home, store, SCHEMA, shard, 3)
         assert writer.replay() == 12
     assert all(ids(store, u) == [i] for i, u in enumerate(users))
-    assert {shard_of(u, 3) for u in users} == {0, 1, 2}
+    assert {writer_of(u, 3) for u in users} == {0, 1, 2}
 
 
 def test_a_disk_that_refuses_acknowledges_nothing(

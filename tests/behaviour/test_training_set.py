@@ -184,7 +184,7 @@ def test_splits_are_by_time_disjoint_and_whole(tiny_world: Home) -> None:
     eligible = int((time < splits.closed_before).sum())
     assert len(train) == pytest.approx(0.7 * eligible, abs=2)
     assert len(validation) == pytest.approx(0.1 * eligible, abs=2)
-    assert {splits.of(int(t)) for t in train["time"].to_pylist()} == {"train"}
+    assert {splits.split_of(int(t)) for t in train["time"].to_pylist()} == {"train"}
 
 
 def test_day_groups_hold_every_request_once(tiny_world: Home) -> None:

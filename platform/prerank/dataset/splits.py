@@ -27,7 +27,7 @@ class Splits:
     test_from: int
     closed_before: int
 
-    def of(self, request_time_us: int) -> str:
+    def split_of(self, request_time_us: int) -> str:
         """Split of a request."""
         if request_time_us < self.validation_from:
             return "train"

@@ -59,7 +59,7 @@ class Propensities:
     engagements: int
     strata: str
 
-    def of(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """Propensity of each of ``places``."""
         at = np.searchsorted(np.array(self.first), places, side="right") - 1
         return np.array(self.value)[np.maximum(at, 0)]
@@ -207,7 +207,7 @@ class Engagements:
         """``engaged`` bool [N]; ``places`` float64 [N], NaN where a candidate was not shown."""
         at = np.flatnonzero(engaged & ~np.isnan(places))
         request = np.searchsorted(offsets, at, side="right") - 1
-        weight = 1.0 / propensities.of(places[at].astype(np.int64))
+        weight = 1.0 / propensities.at(places[at].astype(np.int64))
         return cls(at, request, weight, offsets)
 
     def weights(self) -> dict[str, NDArray[np.float64]]:

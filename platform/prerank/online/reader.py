@@ -38,7 +38,7 @@ TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
 ROW = ["engagement:row"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class OnlineFeatures:
             blocks = self._rows(keys)
         except Exception:
             # A ranking without counts beats no ranking; the answer and the metric say so.
-            log.exception("engagement rows could not be read")
+            logger.exception("engagement rows could not be read")
             degraded.append("engagement")
             blocks = [b""] * len(keys)
         try:
             history = read_histories(self.store, [user_id])[user_id]
         except Exception:
-            log.exception("the user's history could not be read")
+            logger.exception("the user's history could not be read")
             degraded.append("user_history")
         inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us, context)
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)

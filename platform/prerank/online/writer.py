@@ -43,7 +43,7 @@ from prerank.online.store import online_name
 PUSH_SOURCE = "user_history_push"
 CHECKPOINT_EVERY = 256
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class HistoryWriter:
             self._pending = []
         except Exception:
             # Acknowledged all the same: the journal has it, the next batch or restart retries.
-            log.exception("history push failed; %d events wait", len(self._pending))
+            logger.exception("history push failed; %d events wait", len(self._pending))
             online = False
         for ticket in waiting:
             ticket.online = online

@@ -21,7 +21,7 @@ from prerank.serving.api import Limits, PrerankRequest, named
 
 _EMPTY = np.zeros(0, np.int64)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
             request.query, inputs, request.keys, request.weights, request.retriever_features
         )
     except RowError as error:
-        log.error("scoring without engagement rows: %s", error)
+        logger.error("scoring without engagement rows: %s", error)
         inputs = without_rows(inputs)
         degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
         read = dataclasses.replace(read, inputs=inputs, degraded=degraded)

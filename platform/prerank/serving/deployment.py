@@ -37,7 +37,7 @@ ROUTES = {"/v1/prerank": "POST", "/v1/events": "POST", "/health": "GET", "/ready
 QUIET = {"enable_access_log": False}
 """A line a request costs more than the metrics that say the same."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 # A writer waits for the disk most of its time: it takes no core from the scorers.
@@ -99,7 +99,7 @@ class PreRanker:
         except PrerankError as error:
             return _json(_error("service", str(error)), 503)
         except Exception:
-            log.exception("request failed")
+            logger.exception("request failed")
             return _json(_error("service", "internal error; the replica's log has the cause"), 500)
 
     async def _route(self, request: Request) -> Response:
@@ -139,7 +139,7 @@ class PreRanker:
         failed = [r for r in results if isinstance(r, BaseException)]
         if failed:
             cause = getattr(failed[0], "cause", None) or failed[0]
-            log.error("events were not acknowledged", exc_info=failed[0])
+            logger.error("events were not acknowledged", exc_info=failed[0])
             raise NotReadyError(
                 f"not every event was acknowledged ({cause}). Send the batch again: an event that "
                 "is repeated counts once."

@@ -36,7 +36,7 @@ from prerank.serving.api import Limits, PrerankRequest
 
 WARM_CANDIDATES = 1_000
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ServeConfig(BaseModel):
@@ -115,7 +115,7 @@ class Engine:
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
                 self._loaded = self._load(wanted, self._features)
-                log.info("serving model version %s", wanted.version)
+                logger.info("serving model version %s", wanted.version)
             else:
                 self._loaded = dataclasses.replace(now, wanted=wanted)
             self._promoted.remember(wanted)
@@ -124,7 +124,7 @@ class Engine:
             note = str(error)
         except Exception as error:
             # The thread must live on: the next poll may find the cause gone.
-            log.exception("the model could not be refreshed")
+            logger.exception("the model could not be refreshed")
             note = f"{type(error).__name__}: {error}"
         self._note = note
 

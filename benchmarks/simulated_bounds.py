@@ -2,10 +2,10 @@
 
     python benchmarks/simulated_bounds.py [--preset demo] [--seed 7]
 
-the log oracle of :mod:`prerank.simulate` is given the appeal of every (query, item) pair, "learnable
-from an endless log". In a log of this size most pairs were hardly ever shown. The script simulates
-the log and measures, on the requests of its last fifth, the oracle of true relevance, the log oracle, and a log oracle
-who knows everything but that appeal; the log itself is the same to the byte.
+The log oracle of :mod:`prerank.simulate` is given the appeal of every (query, item) pair,
+"learnable from an endless log". In a log of this size most pairs were hardly ever shown. The script simulates
+the log and measures, on the requests of its last fifth, the oracle of true relevance, the
+log oracle, and a log oracle who knows everything but that appeal; the log itself is the same to the byte.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from interactrank.model.interactrank import InteractRank
 class Scored:
     """Scores of the known candidates of one request, in the order given.
 
-    ``ids`` int64 [n]; ``scores`` float32 [n] = ``scale`` ``dots`` + ``cross_scores`` + ``constant``;
+    ``ids`` int64 [n]; ``scores`` float32 [n], scale × dots + cross_scores + constant;
     ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does
     not hold.
     """

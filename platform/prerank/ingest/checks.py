@@ -72,7 +72,7 @@ class Checked:
 def check(
     events: Path, items: Path, home: Home, mapping: LogMapping, existing: Existing
 ) -> Checked:
-    """Refuse what cannot be ingested, beside the ``known`` of the home; else say how to read it.
+    """Refuse what cannot be ingested, beside what is ``existing`` in the home; else say how to read it.
 
     Raises:
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.
@@ -88,7 +88,7 @@ def check(
     if any(c != columns[0] for c in columns):
         raise ConfigError(f"The catalogue files of {items} differ in their columns: unify them.")
     _check_times(source, resolved.columns, mapping.time_unit)
-    actions = _check_actions(source, resolved.columns, mapping, known)
+    actions = _check_actions(source, resolved.columns, mapping, existing)
     catalogue = read_catalogue(list(item_source.files), columns[0], mapping)
     ids, log_refs = _check_ids(source, resolved.columns["item_id"], catalogue, mapping)
     checked = Checked(
@@ -202,7 +202,7 @@ def _check_actions(
                 f"{raw[0]!r}): name the action column under `events.action`."
             )
         found = _renamed(raw, column, mapping.actions)
-    same_actions(known, found)
+    same_actions(existing, found)
     found = sorted({*found, *existing.actions})
     if not mapping.heads_of(found):
         raise DataError(

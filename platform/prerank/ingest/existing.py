@@ -105,6 +105,6 @@ def same_actions(existing: Existing, found: list[str]) -> None:
     added = sorted(set(found) - set(existing.actions)) if existing.manifest else []
     if added:
         raise ConfigError(
-            f"The action {added[0]!r} is new to this log (known: {', '.join(existing.actions)}), and "
-            f"would change every published feature row. Leave it out under `actions:`, {REMEDY}"
+            f"The action {added[0]!r} is new to this log (known: {', '.join(existing.actions)}), "
+            f"and would change every published feature row. Leave it out under `actions:`, {REMEDY}"
         )

@@ -81,7 +81,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
     known = raw.filter(pc.fill_null(pc.not_equal(raw["item_ref"], ""), False))
     if len(known) < len(raw):
         warnings.append(f"{len(raw) - len(known)} catalogue rows without an item id were left out")
-    table = existing.group_by(existing.column_names).aggregate([]).sort_by("item_ref")
+    table = known.group_by(known.column_names).aggregate([]).sort_by("item_ref")
     refs = table["item_ref"].combine_chunks()
     twice = refs[1:].filter(pc.equal(refs[1:], refs[:-1]))
     if len(twice):

@@ -76,7 +76,7 @@ def check_times(sample: pa.Array, column: str, unit: str | None) -> None:
     known = sample.drop_null()
     if not len(known):
         return
-    numeric = pa.types.is_integer(existing.type) or pa.types.is_floating(existing.type)
+    numeric = pa.types.is_integer(known.type) or pa.types.is_floating(known.type)
     example = known[0].as_py()
     if numeric and unit is None:
         raise ConfigError(f"Column {column!r} holds numbers. {_unit_advice(known)}")

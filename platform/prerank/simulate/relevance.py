@@ -1,9 +1,9 @@
-"""What makes a searcher engage, seen by the oracle of true relevance and by a perfect reader of the log.
+"""What makes a searcher engage, as each of the two oracles knows it.
 
 Both oracles share every term but five: the topic the searcher has in mind, the
 searcher's interests and favourite style, the day's whim, and whether the searcher is a
-spammer. The oracle of true relevance knows them; the log oracle infers the first three from the query and from the
-user's earlier logged actions, takes the whim at its mean and suspects nobody.
+spammer. The oracle of true relevance knows them. The log oracle, a perfect reader of the log,
+infers the first three from the query and from the user's earlier logged actions, takes the whim at its mean and suspects nobody.
 
 Shape letters: N requests of a batch, I impressions, K topics, U users, M remembered items.
 """
@@ -64,7 +64,7 @@ class Memory:
         )
 
     def beliefs(self, user: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[np.float64]:
-        """the log oracle's estimate of interests, float64 [N, K], rows sum to 1."""
+        """The log oracle's estimate of interests, float64 [N, K], rows sum to 1."""
         decay = np.exp2((self._weighed[user] - time) / BELIEF_HALF_LIFE)[:, None]
         prior = self._world.prior[self._world.users.country[user]]
         mass = PRIOR_MASS * prior + decay * self._evidence[user]
@@ -160,8 +160,8 @@ def topic_guess(
 def score_impressions(
     world: World, batch: Batch, memory: Memory, items: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """P(engage | examined) by the oracle of true relevance and by the log oracle, both float64 [N, I], and the
-    log_only's topic guess [N, K], for item indices int64 [N, I] (padding scores too).
+    """P(engage | examined) by true relevance and by the log, both float64 [N, I], and the
+    log oracle's topic guess [N, K], for item indices int64 [N, I] (padding scores too).
     """
     weights = world.behaviour
     shared = _shared_logit(world, batch, memory, items)

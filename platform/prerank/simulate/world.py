@@ -219,7 +219,7 @@ def _build_users(preset: Preset, prior: NDArray[np.float64], rng: np.random.Gene
     count = preset.users
     epochs = int(np.ceil(preset.days / EPOCH_DAYS)) + 2
     country = rng.choice(len(COUNTRIES), size=count, p=COUNTRY_SHARES)
-    # Gender shapes interests and is never logged: one more thing only the oracle of true relevance knows.
+    # Gender shapes interests and is never logged: only the oracle of true relevance knows it.
     gender = rng.integers(2, size=count)
     leaning = rng.dirichlet(np.full(preset.topics, 1.0), size=2)
     weights = 0.5 * prior[country] + 0.5 * leaning[gender]

@@ -81,7 +81,7 @@ def test_no_propensity_falls_below_the_floor() -> None:
 
 def test_places_outside_the_known_take_the_nearest_group() -> None:
     found = Propensities((2, 4), (1.0, 0.5), 10, "item")
-    np.testing.assert_array_equal(found.of(np.array([1, 2, 3, 4, 99])), [1, 1, 1, 0.5, 0.5])
+    np.testing.assert_array_equal(found.at(np.array([1, 2, 3, 4, 99])), [1, 1, 1, 0.5, 0.5])
 
 
 def known(value: NDArray[np.float64]) -> Propensities:

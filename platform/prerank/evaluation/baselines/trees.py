@@ -7,7 +7,8 @@ chosen on validation and the trees are stopped there, by the estimate of the who
 (:func:`prerank.evaluation.baselines.samples.expected_mrr`). On MovieLens tags (validation, 5,000
 training requests, one seed) p = .5 gave .350, 1 gave .349 and 0 gave .331; the listwise loss's
 way, log Q added to the score in training (LightGBM's ``init_score``), did worse than nothing.
-p = 0 is no choice: with 20,000 requests it can tie on validation (.3542, .3541 for .5) and be far worse later.
+p = 0 is no choice: with 20,000 requests it can tie on validation (.3542, .3541 for .5) and be far
+worse later.
 """
 
 from __future__ import annotations

@@ -96,8 +96,10 @@ _RANKERS = {
     "iqp": "Item-query popularity: engagements of the item after this very query so far.",
     "bm25": "How well the words of the query match the item's title.",
     "popularity": "Engagements of the item after any query so far.",
-    "oracle_relevance": "Oracle (true relevance): the engagement probability that the simulated world itself used.",
-    "oracle_log": "Oracle (log only): that probability as far as a perfect reader of the log could know it.",
+    "oracle_relevance": "Oracle (true relevance): the engagement probability that the simulated "
+    "world itself used.",
+    "oracle_log": "Oracle (log only): that probability as far as a perfect reader of the log "
+    "could know it.",
 }
 
 _INTROS = {

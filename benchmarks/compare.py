@@ -48,8 +48,10 @@ def trials(config: dict[str, Any], model: str, change: str, seeds: int) -> list[
     """A trial a seed of one row."""
     job = changed(config, change)
     own, train = MODELS[model].configs(job.model, job.train)
-    return [Trial(f"{model} {change}", own, replace(train, seed=job.train.seed + s))
-            for s in range(seeds)]  # fmt: skip
+    return [
+        Trial(f"{model} {change}", own, replace(train, seed=job.train.seed + s))
+        for s in range(seeds)
+    ]
 
 
 def table(name: str, found: dict[str, list[dict[str, float]]]) -> str:
@@ -61,16 +63,19 @@ def table(name: str, found: dict[str, list[dict[str, float]]]) -> str:
         cells = [f"{np.mean([m[k] for m in metrics]):.4f}" for k in METRICS]
         off = mrr - base
         spread = f" ± {off.std(ddof=1):.4f}" if len(off) > 1 else ""
-        cells += [" ".join(f"{v:.4f}" for v in mrr),
-                  "" if change == CONFIGURED else f"{off.mean():+.4f}{spread}"]  # fmt: skip
+        cells += [
+            " ".join(f"{v:.4f}" for v in mrr),
+            "" if change == CONFIGURED else f"{off.mean():+.4f}{spread}",
+        ]
         lines.append([change, *cells])
     return markdown([name, *METRICS, "mrr, by seed", "mrr - configured"], lines)
 
 
 def main() -> None:
     """Run what is missing, print a table for each home."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--home", action="append", required=True, help="repeatable")
     ask.add_argument("--change", action="append", required=True, metavar="KEY=VALUE")
     ask.add_argument("--config", type=Path, help="job YAML that the changes are made to")
@@ -82,10 +87,13 @@ def main() -> None:
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     config = (yaml.safe_load(args.config.read_text()) if args.config else None) or {}
-    budget = Budget(train_requests=args.train_requests, measured_candidates=args.candidates,
-                    epochs=args.epochs)  # fmt: skip
-    asked = {change: trials(config, args.model, change, args.seeds)
-             for change in (CONFIGURED, *args.change)}  # fmt: skip
+    budget = Budget(
+        train_requests=args.train_requests, measured_candidates=args.candidates, epochs=args.epochs
+    )
+    asked = {
+        change: trials(config, args.model, change, args.seeds)
+        for change in (CONFIGURED, *args.change)
+    }
     flat = [trial for own in asked.values() for trial in own]
     connect()
     text = f"{args.model}, {args.seeds} seeds; {budget}\n"

@@ -83,9 +83,12 @@ class Measured:
         known = np.ones(len(reader.catalogue), bool)
         now = arrays.time.min()
         self.items = item_inputs(
-            reader.catalogue, np.arange(len(known)) + 1, reader.catalogue.text_from <= now,
-            reader.catalogue.category_from <= now, reader.catalogue.embedding_from <= now,
-        )  # fmt: skip
+            reader.catalogue,
+            np.arange(len(known)) + 1,
+            reader.catalogue.text_from <= now,
+            reader.catalogue.category_from <= now,
+            reader.catalogue.embedding_from <= now,
+        )
 
     @torch.inference_mode()
     def of(self, model: InteractRank) -> list[float]:
@@ -109,8 +112,13 @@ def drop_gates(fusion: Fusion) -> None:
         fusion.units.weight = torch.nn.Parameter(weight)
 
 
-def fit(model: InteractRank, ending: Ending, held: list[HeldOut], auxiliary: list[HeldOut],
-        loss: LossConfig) -> None:  # fmt: skip
+def fit(
+    model: InteractRank,
+    ending: Ending,
+    held: list[HeldOut],
+    auxiliary: list[HeldOut],
+    loss: LossConfig,
+) -> None:
     """Fit the fusion as ``ending`` says, in place."""
     fusion = model.fusion
     if not ending.gated:
@@ -123,9 +131,12 @@ def fit(model: InteractRank, ending: Ending, held: list[HeldOut], auxiliary: lis
 
 
 def endings_of(
-    home: Home, budget: Budget, config: TrainConfig, model_config: ModelConfig,
+    home: Home,
+    budget: Budget,
+    config: TrainConfig,
+    model_config: ModelConfig,
     measured: Callable[[TrialReader], Measured],
-) -> Iterator[tuple[str, list[float]]]:  # fmt: skip
+) -> Iterator[tuple[str, list[float]]]:
     """Train towers once; the metrics of each ending."""
     reader = TrialReader(home, budget, ())
     target = measured(reader)
@@ -179,8 +190,14 @@ def compared(home: Home, budget: Budget, args: argparse.Namespace) -> str:
         config = TrainConfig(epochs=budget.epochs, seed=seed, loss=loss)
         for ending, metrics in endings_of(home, budget, config, model, target):
             rows[softmax, ending].append(metrics)
-            print(home.root.name, softmax, seed, f"{ending:<44}",
-                  " ".join(f"{m:.4f}" for m in metrics), flush=True)  # fmt: skip
+            print(
+                home.root.name,
+                softmax,
+                seed,
+                f"{ending:<44}",
+                " ".join(f"{m:.4f}" for m in metrics),
+                flush=True,
+            )
     lines = []
     for (softmax, ending), found in rows.items():
         cells = [f"{m:.4f}" for m in np.mean(found, axis=0)]
@@ -193,8 +210,9 @@ def compared(home: Home, budget: Budget, args: argparse.Namespace) -> str:
 
 def main() -> None:
     """Print a table for each home."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--home", action="append", required=True)
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--epochs", type=int, default=3)
@@ -206,8 +224,12 @@ def main() -> None:
     ask.add_argument("--two-tower", action="store_true", help="measure the two-tower instead")
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
-    budget = Budget(train_requests=args.train_requests, measured_candidates=args.candidates,
-                    validation_requests=10_000, epochs=args.epochs)  # fmt: skip
+    budget = Budget(
+        train_requests=args.train_requests,
+        measured_candidates=args.candidates,
+        validation_requests=10_000,
+        epochs=args.epochs,
+    )
     torch.set_num_threads(1)
     tables = [compared(Home.at(Path(h).resolve()), budget, args) for h in args.home]
     text = f"Second half of validation, whole catalogue; {budget}\n\n" + "\n\n".join(tables) + "\n"

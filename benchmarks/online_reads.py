@@ -59,9 +59,10 @@ def measure(home: Home, asked: list[tuple[str, str]]) -> str:
         sizes.append(read.bytes / 1e3)
         assert not read.degraded
     ms = np.array(taken[WARM_UP:])
-    return (f"{np.median(ms):8.2f} {np.quantile(ms, 0.99):8.2f} {ms.max():8.2f}   "
-            f"{np.median(keys):5.0f} {max(keys):5d}   {np.median(sizes):6.0f} {max(sizes):6.0f}"
-            )  # fmt: skip
+    return (
+        f"{np.median(ms):8.2f} {np.quantile(ms, 0.99):8.2f} {ms.max():8.2f}   "
+        f"{np.median(keys):5.0f} {max(keys):5d}   {np.median(sizes):6.0f} {max(sizes):6.0f}"
+    )
 
 
 def main() -> None:

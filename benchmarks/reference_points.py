@@ -231,9 +231,13 @@ def print_table(
         if name not in TITLES:
             print(f"| *{name}* | | | | {beside(name)} |")
     print(f"\nPrototypes: {prototypes.about}. They are figures of the design, not of this run.\n")
-    for ours, other in (("interactrank", "linear"), ("interactrank", "trees"),
-                        ("interactrank", "two_tower"), ("interactrank", "cross_score"),
-                        ("trees", "linear")):  # fmt: skip
+    for ours, other in (
+        ("interactrank", "linear"),
+        ("interactrank", "trees"),
+        ("interactrank", "two_tower"),
+        ("interactrank", "cross_score"),
+        ("trees", "linear"),
+    ):
         if ours in values and other in values:
             for metric in (prototypes.metric, "mrr"):
                 test = paired_test(values[ours][metric], values[other][metric])

@@ -67,10 +67,13 @@ WAYS = [
     Way(held, latest, random, gated, hidden)
     for gated, hidden in ((True, ModelConfig.fusion_hidden), (True, 0), (False, 0))
     for held, latest, random in (
-        (True, False, False), (False, False, True), (True, True, False), (True, False, True),
+        (True, False, False),
+        (False, False, True),
+        (True, True, False),
+        (True, False, True),
         (True, True, True),
     )
-]  # fmt: skip
+]
 WAYS += [
     Way(held=True, latest=True, random=True, without="user:same_query"),
     *(
@@ -108,8 +111,9 @@ class Log:
 
     def mrr(self, fusion: Fusion, rows: NDArray[np.int64]) -> float:
         """MRR of the fusion without a dot among the whole catalogue, as the sample tells it."""
-        arrays = to_arrays(self.table.take(pa.array(rows)), len(self.reader.schema.cross),
-                           len(REQUEST_NUMERIC))  # fmt: skip
+        arrays = to_arrays(
+            self.table.take(pa.array(rows)), len(self.reader.schema.cross), len(REQUEST_NUMERIC)
+        )
         of = torch.from_numpy(owners(arrays))
         with torch.no_grad():
             coefficients = fusion.coefficients(torch.from_numpy(arrays.request))
@@ -126,13 +130,15 @@ def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
         "random": auxiliary_requests(log.batches(log.drawn(earlier, limit)), "cpu"),
     }
     measured = log.drawn(log.block(k + 1, k + 2), MEASURED)
-    x, statistics = (torch.cat([getattr(h, n) for h in sources["random"]]) for n in
-                     ("x", "statistics"))  # fmt: skip
+    x, statistics = (
+        torch.cat([getattr(h, n) for h in sources["random"]]) for n in ("x", "statistics")
+    )
     found = {}
     for way in ways:
         torch.manual_seed(SEED)
-        fusion = Fusion(x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated,
-                        way.hidden)  # fmt: skip
+        fusion = Fusion(
+            x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated, way.hidden
+        )
         fusion.fit(x, statistics)
         if way.without:
             # As if it had never varied: it has no say.
@@ -147,11 +153,18 @@ def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
 
 def main() -> None:
     """Print a table for each home: ways × origins."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--home", action="append", required=True)
-    ask.add_argument("--only", nargs="+", choices=[str(w) for w in WAYS], metavar="WAY",
-                     default=[str(w) for w in WAYS], help="rows of the table, by name")  # fmt: skip
+    ask.add_argument(
+        "--only",
+        nargs="+",
+        choices=[str(w) for w in WAYS],
+        metavar="WAY",
+        default=[str(w) for w in WAYS],
+        help="rows of the table, by name",
+    )
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     torch.set_num_threads(1)
@@ -164,8 +177,9 @@ def main() -> None:
                 rows[way].append(mrr)
                 print(home.root.name, k, f"{way!s:<32}", f"{mrr:.4f}", flush=True)
         blocks = [f"block {k + 1} of {BLOCKS}" for k in ORIGINS]
-        lines = [[str(way), *(f"{v:.4f}" for v in [*mrrs, np.mean(mrrs)])]
-                 for way, mrrs in rows.items()]  # fmt: skip
+        lines = [
+            [str(way), *(f"{v:.4f}" for v in [*mrrs, np.mean(mrrs)])] for way, mrrs in rows.items()
+        ]
         tables.append(markdown([f"{home.root.name}: fitted on", *blocks, "mean"], lines))
     text = "MRR of the cross features alone\n\n" + "\n\n".join(tables) + "\n"
     show(text, args.out)

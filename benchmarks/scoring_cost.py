@@ -77,8 +77,9 @@ def measure(home: Home, version: str, requests: int, candidates: int) -> np.ndar
 
 def main() -> None:
     """Print a line a part, and the ratio."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--home", type=Path, required=True)
     ask.add_argument("--candidates", type=int, default=10_000)
     ask.add_argument("--requests", type=int, default=50)
@@ -91,8 +92,10 @@ def main() -> None:
     found = measure(home, version, args.requests, args.candidates)
     items = int(home.read_json(home.manifest, "prerank ingest")["items"])
     n = min(args.candidates, items)
-    print(f"{len(found)} requests of {n:,} candidates, one thread; microseconds a candidate: "
-          "median (5% to 95% of requests)")  # fmt: skip
+    print(
+        f"{len(found)} requests of {n:,} candidates, one thread; microseconds a candidate: "
+        "median (5% to 95% of requests)"
+    )
     for name, own in zip(PARTS, found.T / n, strict=True):
         low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
         print(f"{name:<26}{middle:8.4f} ({low:.4f} to {high:.4f})")

@@ -44,14 +44,19 @@ def measured(home: Home, model: InteractRank, reader: TrialReader) -> list[float
         mrr.append(request_metrics(chances, engaged, arrays.offsets, unreachable)["mrr"])
     tallied = np.sum(histograms, axis=0)
     count, predicted, observed = tallied.sum(0)
-    return [mean(np.concatenate(mrr)), predicted / count, observed / count,
-            calibration_error(tallied)]  # fmt: skip
+    return [
+        mean(np.concatenate(mrr)),
+        predicted / count,
+        observed / count,
+        calibration_error(tallied),
+    ]
 
 
 def main() -> None:
     """Print a row for each model, seed, and before or after."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--home", required=True)
     ask.add_argument("--config", type=Path, help="job YAML")
     ask.add_argument("--seeds", type=int, default=2)

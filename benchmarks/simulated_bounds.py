@@ -3,9 +3,10 @@
     python benchmarks/simulated_bounds.py [--preset demo] [--seed 7]
 
 The log oracle of :mod:`prerank.simulate` is given the appeal of every (query, item) pair,
-"learnable from an endless log". In a log of this size most pairs were hardly ever shown. The script simulates
-the log and measures, on the requests of its last fifth, the oracle of true relevance, the
-log oracle, and a log oracle who knows everything but that appeal; the log itself is the same to the byte.
+"learnable from an endless log". In a log of this size most pairs were hardly ever shown. The script
+simulates the log and measures, on the requests of its last fifth, the oracle of true relevance, the
+log oracle, and a log oracle who knows everything but that appeal; the log itself is the same to
+the byte.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def measured(oracle: Oracle, requests: dict[str, Any]) -> list[float]:
 
 def main() -> None:
     """Print a table of oracles × metrics."""
-    ask = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    ask = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     ask.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     ask.add_argument("--seed", type=int, default=7)
     args = ask.parse_args()

@@ -38,9 +38,15 @@ SCHEMA = FeatureSchema(
 )
 SEED, WARM_UP = 7, 3
 REQUEST_SIDE = (
-    "query", "hist_items", "hist_actions", "hist_hours", "hist_mask", "top_items",
-    "top_items_share", "request",
-)  # fmt: skip
+    "query",
+    "hist_items",
+    "hist_actions",
+    "hist_hours",
+    "hist_mask",
+    "top_items",
+    "top_items_share",
+    "request",
+)
 PARTS = ("query tower", "item tower", "fusion", "loss", "optimiser", "waiting", "the rest")
 WORDS = [f"w{i}" for i in range(5000)]
 
@@ -238,9 +244,15 @@ class Bench:
         trainer, batch = self.trainer(v), self.batches[v.rows]
         flops = 3 * matmul_flops(trainer.model, lambda: trainer.model(batch))
         mid, low, high = spread(timed(lambda: trainer.step(batch), self.steps, self.device))
-        return {"seconds": mid, "p10": low, "p90": high, "examples_per_s": self.examples / mid,
-                "ratio": (base or mid) / mid, "flops": flops,
-                "of_ceiling": flops / mid / top}  # fmt: skip
+        return {
+            "seconds": mid,
+            "p10": low,
+            "p90": high,
+            "examples_per_s": self.examples / mid,
+            "ratio": (base or mid) / mid,
+            "flops": flops,
+            "of_ceiling": flops / mid / top,
+        }
 
     def parts(self, v: Variant) -> dict[str, float]:
         """Median seconds of each part of a step that puts its own batch together before it.
@@ -270,8 +282,14 @@ def main() -> None:
     ask.add_argument("--candidates", type=int, default=64)
     ask.add_argument("--items", type=int, default=20_000)
     ask.add_argument("--steps", type=int, default=20)
-    ask.add_argument("--only", nargs="+", choices=[str(v) for v in VARIANTS], metavar="VARIANT",
-                     default=[str(v) for v in VARIANTS], help="rows of the table")  # fmt: skip
+    ask.add_argument(
+        "--only",
+        nargs="+",
+        choices=[str(v) for v in VARIANTS],
+        metavar="VARIANT",
+        default=[str(v) for v in VARIANTS],
+        help="rows of the table",
+    )
     args = ask.parse_args()
     bench, top = Bench(args), ceiling(args.device)
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "CPU"
@@ -287,8 +305,11 @@ def main() -> None:
         base = found[str(chosen[0])]["seconds"] if found else None
         row = found[str(v)] = bench.measure(v, base, top)
         ms = " | ".join(f"{1e3 * row[k]:.1f}" for k in ("seconds", "p10", "p90"))
-        print(f"| {v} | {ms} | {row['examples_per_s']:,.0f} | {row['ratio']:.2f} | "
-              f"{row['of_ceiling']:.1%} |", flush=True)  # fmt: skip
+        print(
+            f"| {v} | {ms} | {row['examples_per_s']:,.0f} | {row['ratio']:.2f} | "
+            f"{row['of_ceiling']:.1%} |",
+            flush=True,
+        )
     print("\n| part, ms | " + " | ".join(PARTS) + " |\n" + "|---" * (len(PARTS) + 1) + "|")
     for v in chosen:
         if not v.rows and not v.compiled:

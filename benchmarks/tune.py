@@ -70,13 +70,13 @@ def main() -> None:
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     grid = list(itertools.product(*GRID.values()))[: args.points]
-    budget = Budget(train_requests=args.train_requests, measured_candidates=args.candidates,
-                    epochs=args.epochs)  # fmt: skip
+    budget = Budget(
+        train_requests=args.train_requests, measured_candidates=args.candidates, epochs=args.epochs
+    )
     asked = trials(JobConfig.load(args.config), args.models, grid)
     connect()
     homes = [Home.at(Path(h).resolve()) for h in args.home]
-    found = [run_trials(home, home.root / "tuning", list(asked.values()), budget)
-             for home in homes]  # fmt: skip
+    found = [run_trials(home, home.root / "tuning", list(asked.values()), budget) for home in homes]
     rows = {key: [own[i]["metrics"] for own in found] for i, key in enumerate(asked)}
     mrr = {key: [m["mrr"] for m in metrics] for key, metrics in rows.items()}
     names = [h.read_json(h.manifest, "prerank ingest")["dataset"] for h in homes]

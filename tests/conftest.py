@@ -74,14 +74,29 @@ def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[],
     """PRERANK_REDIS of an empty database, at each call, on a server of the session's own."""
     binary = shutil.which("redis-server")
     if binary is None:
-        pytest.skip("there is no redis-server here; with one (apt-get install redis-server) the "
-                    "tests of the online store run on Redis too")  # fmt: skip
+        pytest.skip(
+            "there is no redis-server here; with one (apt-get install redis-server) the "
+            "tests of the online store run on Redis too"
+        )
     port, folder = free_port(), tmp_path_factory.mktemp("redis")
     server = subprocess.Popen(
-        [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder),
-         "--save", "", "--appendonly", "no", "--databases", "1000"],
+        [
+            binary,
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--databases",
+            "1000",
+        ],
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     try:
         client, deadline = Redis(port=port), time.monotonic() + 20
         while True:

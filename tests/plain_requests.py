@@ -86,18 +86,27 @@ def random_block(rng: np.random.Generator, level: Level, cap: int | None = None)
 
 def random_request(seed: int) -> Request:
     rng = np.random.default_rng(seed)
-    keys = ["q:ab", "s:country=de|ab", "s:device=tv|ab", "c:ab",
-            *(f"t:{i}" for i in range(rng.integers(0, 4))),
-            *(f"g:{i}" for i in range(rng.integers(0, 5))), "a:"]  # fmt: skip
+    keys = [
+        "q:ab",
+        "s:country=de|ab",
+        "s:device=tv|ab",
+        "c:ab",
+        *(f"t:{i}" for i in range(rng.integers(0, 4))),
+        *(f"g:{i}" for i in range(rng.integers(0, 5))),
+        "a:",
+    ]
     rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
     times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
-    history = [(int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t), int(rng.choice([0, 5, 9])))
-               for t in times]  # fmt: skip
+    history = [
+        (int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t), int(rng.choice([0, 5, 9])))
+        for t in times
+    ]
     candidates = [int(i) for i in rng.permutation([*ITEMS, 99, 100])[: rng.integers(0, 20)]]
     births = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY]
     born = {c: int(rng.choice(births)) for c in candidates}
-    return Request(rows, history, candidates, born, int(rng.integers(0, 6)),
-                   query=int(rng.choice([0, 5])))  # fmt: skip
+    return Request(
+        rows, history, candidates, born, int(rng.integers(0, 6)), query=int(rng.choice([0, 5]))
+    )
 
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -17,9 +17,13 @@ from interactrank.model.architectures import IntTowerConfig, build
 from interactrank.model.interactrank import InteractRank, ModelConfig
 
 SCHEMA = FeatureSchema(
-    ("view", "click", "save"), ("view",), ("engagement", "save"), ("price", "rating"),
-    segments=("country", "device"), retriever=("score", "rank"),
-)  # fmt: skip
+    ("view", "click", "save"),
+    ("view",),
+    ("engagement", "save"),
+    ("price", "rating"),
+    segments=("country", "device"),
+    retriever=("score", "rank"),
+)
 CONTEXT = {"country": "de", "device": ""}
 HOUR = 3_600_000_000
 NOW = 1_600_000_000_000_000
@@ -118,13 +122,16 @@ def requests_of(source: RequestArrays, chosen: list[int]) -> RequestArrays:
         hist_offsets=bounds(s.hist_offsets),
         offsets=bounds(s.offsets),
         top_items_offsets=bounds(s.top_items_offsets),
-        **{f: cut(getattr(s, f), s.top_items_offsets)
-           for f in ("top_items", "top_items_counts")},
-        **{f: cut(getattr(s, f), s.hist_offsets)
-           for f in ("hist_items", "hist_actions", "hist_times")},
-        **{f: cut(getattr(s, f), s.offsets)
-           for f in ("candidates", "x", "labels", "weights", "log_q")},
-    )  # fmt: skip
+        **{f: cut(getattr(s, f), s.top_items_offsets) for f in ("top_items", "top_items_counts")},
+        **{
+            f: cut(getattr(s, f), s.hist_offsets)
+            for f in ("hist_items", "hist_actions", "hist_times")
+        },
+        **{
+            f: cut(getattr(s, f), s.offsets)
+            for f in ("candidates", "x", "labels", "weights", "log_q")
+        },
+    )
 
 
 def batch(source: RequestArrays, of: Catalogue = CATALOGUE) -> Batch:
@@ -150,8 +157,13 @@ def new_model(config: ModelConfig, of: Catalogue = CATALOGUE) -> InteractRank:
     return model.eval()
 
 
-def item_vectors(model: InteractRank, of: Catalogue, text: bool = True, cat: bool = True,
-                 rows: NDArray[np.int64] | None = None) -> torch.Tensor:  # fmt: skip
+def item_vectors(
+    model: InteractRank,
+    of: Catalogue,
+    text: bool = True,
+    cat: bool = True,
+    rows: NDArray[np.int64] | None = None,
+) -> torch.Tensor:
     rows = np.arange(len(of) + 1) if rows is None else rows
     n = len(rows)
     return model.encode_items(

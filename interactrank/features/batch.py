@@ -64,9 +64,12 @@ class RequestArrays:
 
     @classmethod
     def of(
-        cls, schema: FeatureSchema, queries: list[str], inputs: FeatureInputs,
+        cls,
+        schema: FeatureSchema,
+        queries: list[str],
+        inputs: FeatureInputs,
         **candidates: NDArray[Any],
-    ) -> RequestArrays:  # fmt: skip
+    ) -> RequestArrays:
         """Put the request side together from as-of ``inputs``; training and serving both do so.
 
         ``candidates`` are the candidate side's arrays by name: candidates, offsets, x, labels, ….
@@ -238,9 +241,12 @@ def item_codes(
 
 
 def collate(
-    arrays: RequestArrays, catalogue: Catalogue, table: IdTable, heads: int,
+    arrays: RequestArrays,
+    catalogue: Catalogue,
+    table: IdTable,
+    heads: int,
     negatives: NDArray[np.int64] | None = None,
-) -> Batch:  # fmt: skip
+) -> Batch:
     """Put a batch together.
 
     Args:

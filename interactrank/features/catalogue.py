@@ -67,9 +67,17 @@ class Catalogue:
             1 + zlib.crc32(c.encode()) % (CATEGORY_BUCKETS - 1) if c else 0 for c in categories
         ]
         return cls(
-            ids, text, offsets, np.array(category, np.int64), numeric, created,
-            np.array([text_from]), np.array([category_from]), vectors, np.array([embedding_from]),
-        )  # fmt: skip
+            ids,
+            text,
+            offsets,
+            np.array(category, np.int64),
+            numeric,
+            created,
+            np.array([text_from]),
+            np.array([category_from]),
+            vectors,
+            np.array([embedding_from]),
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -163,11 +163,35 @@ def _add_user(
 
 @nb.njit(cache=True, nogil=True)
 def _features(  # type: ignore[no-untyped-def]
-    time, query, blocks, block_start, block_size, key_block, key_level, key_offsets, hist_items,
-    hist_actions, hist_times, hist_queries, hist_offsets, candidates, created, offsets,
-    first_column, columns, mass, scale, smoothing, user_column, touch_column, item_column,
-    gram_column, fresh_column, decode, x,
-):  # fmt: skip
+    time,
+    query,
+    blocks,
+    block_start,
+    block_size,
+    key_block,
+    key_level,
+    key_offsets,
+    hist_items,
+    hist_actions,
+    hist_times,
+    hist_queries,
+    hist_offsets,
+    candidates,
+    created,
+    offsets,
+    first_column,
+    columns,
+    mass,
+    scale,
+    smoothing,
+    user_column,
+    touch_column,
+    item_column,
+    gram_column,
+    fresh_column,
+    decode,
+    x,
+):
     for b in range(time.size):
         lo, hi = offsets[b], offsets[b + 1]
         ids, mine = candidates[lo:hi], x[lo:hi]
@@ -199,12 +223,34 @@ def _features(  # type: ignore[no-untyped-def]
             if block >= 0:
                 row = blocks[block_start[block] : block_start[block] + block_size[block]]
                 share = weights[i] / level_weight[level]
-                _add_level(mine, first_column[level], ids, slots, shift, row, columns[level],
-                           share, scale[level], smoothing[level], decode)  # fmt: skip
+                _add_level(
+                    mine,
+                    first_column[level],
+                    ids,
+                    slots,
+                    shift,
+                    row,
+                    columns[level],
+                    share,
+                    scale[level],
+                    smoothing[level],
+                    decode,
+                )
         h0, h1 = hist_offsets[b], hist_offsets[b + 1]
-        _add_user(mine, user_column, ids, slots, shift, hist_items[h0:h1], hist_actions[h0:h1],
-                  hist_times[h0:h1], hist_queries[h0:h1], query[b], time[b],
-                  touch_column)  # fmt: skip
+        _add_user(
+            mine,
+            user_column,
+            ids,
+            slots,
+            shift,
+            hist_items[h0:h1],
+            hist_actions[h0:h1],
+            hist_times[h0:h1],
+            hist_queries[h0:h1],
+            query[b],
+            time[b],
+            touch_column,
+        )
         for c in range(ids.size):
             born = created[lo + c]
             known = 0 < born <= time[b]
@@ -251,13 +297,35 @@ def cross_features(
     plan = _Plan.of(schema)
     x = np.zeros((len(candidates), len(schema.cross)), np.float32)
     _features(
-        inputs.time, inputs.query, inputs.blocks, inputs.block_start, inputs.block_size,
-        inputs.key_block, inputs.key_level, inputs.key_offsets, inputs.hist_items,
-        inputs.hist_actions, inputs.hist_times, inputs.hist_queries, inputs.hist_offsets,
-        candidates, created, offsets, plan.first_column, plan.columns, plan.mass, plan.scale,
-        plan.smoothing, plan.user_column, plan.touch_column, plan.item_column, plan.gram_column,
-        plan.fresh_column, DECODE, x,
-    )  # fmt: skip
+        inputs.time,
+        inputs.query,
+        inputs.blocks,
+        inputs.block_start,
+        inputs.block_size,
+        inputs.key_block,
+        inputs.key_level,
+        inputs.key_offsets,
+        inputs.hist_items,
+        inputs.hist_actions,
+        inputs.hist_times,
+        inputs.hist_queries,
+        inputs.hist_offsets,
+        candidates,
+        created,
+        offsets,
+        plan.first_column,
+        plan.columns,
+        plan.mass,
+        plan.scale,
+        plan.smoothing,
+        plan.user_column,
+        plan.touch_column,
+        plan.item_column,
+        plan.gram_column,
+        plan.fresh_column,
+        DECODE,
+        x,
+    )
     if schema.retriever:
         _add_retriever(schema, x, retriever_features)
     return x

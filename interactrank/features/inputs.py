@@ -125,8 +125,9 @@ def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
     used = inputs.key_block >= 0
     level[inputs.key_block[used]] = inputs.key_level[used]
     some = np.flatnonzero(level >= 0)
-    bad = _check_rows(inputs.blocks, inputs.block_start[some], inputs.block_size[some], level[some],
-                      widths, crc)  # fmt: skip
+    bad = _check_rows(
+        inputs.blocks, inputs.block_start[some], inputs.block_size[some], level[some], widths, crc
+    )
     if bad >= 0:
         lv: Level = LEVELS[level[some[bad]]]
         raise RowError(

@@ -158,9 +158,16 @@ class FeatureSchema:
         touched = [f"user:touched:{a}" for a in self.touch_actions]
         retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
         absent = ["retriever:absent"] if retriever else []
-        return (*levels, *USER_CROSS, *touched, *ITEM_CROSS, *SPARSE_CROSS, *FRESH_CROSS,
-        *retriever,
-                *absent)  # fmt: skip
+        return (
+            *levels,
+            *USER_CROSS,
+            *touched,
+            *ITEM_CROSS,
+            *SPARSE_CROSS,
+            *FRESH_CROSS,
+            *retriever,
+            *absent,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; :meth:`from_dict` inverts it."""

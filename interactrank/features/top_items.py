@@ -23,9 +23,19 @@ _MASS = np.array([mass_column(level) for level in LEVELS])
 
 @nb.njit(cache=True, nogil=True)
 def _top_items(  # type: ignore[no-untyped-def]
-    blocks, block_start, key_block, key_level, key_offsets, mass, any_level, decode, length,
-    out_items, out_counts, out_offsets,
-):  # fmt: skip
+    blocks,
+    block_start,
+    key_block,
+    key_level,
+    key_offsets,
+    mass,
+    any_level,
+    decode,
+    length,
+    out_items,
+    out_counts,
+    out_offsets,
+):
     used = 0
     for b in range(key_offsets.size - 1):
         best_level, best_total, block = any_level, 0.0, -1
@@ -72,7 +82,17 @@ def top_items_of(
     counts = np.empty(requests * TOP_ITEMS_LENGTH, np.float32)
     offsets = np.zeros(requests + 1, np.int64)
     used = _top_items(
-        inputs.blocks, inputs.block_start, inputs.key_block, inputs.key_level, inputs.key_offsets,
-        _MASS, _ANY, DECODE, TOP_ITEMS_LENGTH, items, counts, offsets,
-    )  # fmt: skip
+        inputs.blocks,
+        inputs.block_start,
+        inputs.key_block,
+        inputs.key_level,
+        inputs.key_offsets,
+        _MASS,
+        _ANY,
+        DECODE,
+        TOP_ITEMS_LENGTH,
+        items,
+        counts,
+        offsets,
+    )
     return items[:used], counts[:used], offsets

@@ -134,8 +134,9 @@ class Fusion(nn.Module):
             units, of_phi = self.units.weight.split((self.crosses, phi.shape[1]), 1)
             units = units / self.x_std
             shift = phi @ of_phi.T + self.units.bias - units @ self.x_mean
-        return Coefficients(MAX_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units,
-                            shift)  # fmt: skip
+        return Coefficients(
+            MAX_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units, shift
+        )
 
     def cross_score(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:
         """g(x; r) [N] for cross features x [N, X] of the requests ``request`` int64 [N]."""

@@ -87,8 +87,9 @@ class ModelConfig:
 class ItemTower(nn.Module):
     """Item attributes -> unit vector [U, D]. Nothing of a request enters it."""
 
-    def __init__(self, config: ModelConfig, catalogue: Catalogue, text: nn.EmbeddingBag,
-                 ids: nn.Embedding) -> None:  # fmt: skip
+    def __init__(
+        self, config: ModelConfig, catalogue: Catalogue, text: nn.EmbeddingBag, ids: nn.Embedding
+    ) -> None:
         super().__init__()
         self.text, self.ids = text, ids
         self.id_dropout = config.id_dropout
@@ -98,8 +99,14 @@ class ItemTower(nn.Module):
         self.embedding = Precomputed(catalogue.embedding.shape[1], config.text_width)
         inputs = config.text_width + config.id_width + 16 + self.numeric.width
         inputs += self.embedding.width
-        self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
-                              config.width, config.dropout)  # fmt: skip
+        self.body = TowerBody(
+            inputs,
+            config.mask_blocks,
+            config.mask_width,
+            config.hidden,
+            config.width,
+            config.dropout,
+        )
         nn.init.normal_(self.category.weight, std=0.02)
 
     def forward(self, item: dict[str, Tensor]) -> Tensor:
@@ -129,17 +136,23 @@ class QueryTower(nn.Module):
     No candidate enters it (invariant "decoupling"): its vector is the same whatever is scored.
     """
 
-    def __init__(self, config: ModelConfig, schema: FeatureSchema, text: nn.EmbeddingBag,
-                 ids: nn.Embedding) -> None:  # fmt: skip
+    def __init__(
+        self, config: ModelConfig, schema: FeatureSchema, text: nn.EmbeddingBag, ids: nn.Embedding
+    ) -> None:
         super().__init__()
         self.text = text
         self.heads, self.width = len(schema.heads), config.width
         self.sequence: SequenceEncoder | None = None
         inputs = config.text_width
         if config.history:
-            self.sequence = SequenceEncoder(ids, len(schema.actions), config.text_width,
-                                            config.pooling, config.attention,
-                                            config.time_encoding)  # fmt: skip
+            self.sequence = SequenceEncoder(
+                ids,
+                len(schema.actions),
+                config.text_width,
+                config.pooling,
+                config.attention,
+                config.time_encoding,
+            )
             inputs += self.sequence.width
         self.top_items: TopItemsEncoder | None = None
         if config.cross and config.top_items:
@@ -153,8 +166,14 @@ class QueryTower(nn.Module):
         for table in self.segments:
             nn.init.normal_(table.weight, std=0.02)
         inputs += SEGMENT_WIDTH * len(self.segments)
-        self.body = TowerBody(inputs, config.mask_blocks, config.mask_width, config.hidden,
-                              self.heads * config.width, config.dropout)  # fmt: skip
+        self.body = TowerBody(
+            inputs,
+            config.mask_blocks,
+            config.mask_width,
+            config.hidden,
+            self.heads * config.width,
+            config.dropout,
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, H, D]."""
@@ -167,9 +186,10 @@ class QueryTower(nn.Module):
         parts = [text]
         if self.sequence is not None:
             parts.append(
-                self.sequence(text, batch.hist_items, batch.hist_actions, batch.hist_hours,
-                              batch.hist_mask)
-            )  # fmt: skip
+                self.sequence(
+                    text, batch.hist_items, batch.hist_actions, batch.hist_hours, batch.hist_mask
+                )
+            )
         if self.top_items is not None:
             parts.append(self.top_items(text, batch.top_items, batch.top_items_share))
         if self.numeric is not None:
@@ -191,9 +211,12 @@ class InteractRank(nn.Module):
         self.query_tower = QueryTower(config, schema, self.text, self.ids)
         self.item_tower = ItemTower(config, catalogue, self.text, self.ids)
         self.fusion = Fusion(
-            len(schema.cross) if config.cross else 0, len(REQUEST_NUMERIC), len(schema.heads),
-            config.gated, config.fusion_hidden,
-        )  # fmt: skip
+            len(schema.cross) if config.cross else 0,
+            len(REQUEST_NUMERIC),
+            len(schema.heads),
+            config.gated,
+            config.fusion_hidden,
+        )
         self.register_buffer("trained", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 
     def mask_untrained_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -88,8 +88,11 @@ class IntTower(InteractRank):
         query_layers = self.query_tower.layers(self.mask_untrained_sequences(batch))
         item_layer = self.encode_items(batch.items) if items is None else items
         query_side, item_side = self.query_side(query_layers), self._cut(self.item_view(item_layer))
-        pairs = zip(batch.candidate_request.split(CANDIDATES_AT_ONCE),
-                    batch.candidate_item.split(CANDIDATES_AT_ONCE), strict=True)  # fmt: skip
+        pairs = zip(
+            batch.candidate_request.split(CANDIDATES_AT_ONCE),
+            batch.candidate_item.split(CANDIDATES_AT_ONCE),
+            strict=True,
+        )
         parts = [self.interact(query_side[r], item_side[i]) for r, i in pairs]
         last = query_layers[-1].view(-1, len(self.schema.heads), self.config.width)
         return torch.cat(parts), F.normalize(last, dim=-1), F.normalize(item_layer, dim=-1)

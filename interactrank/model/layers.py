@@ -16,9 +16,11 @@ class MaskBlock(nn.Module):
             nn.Linear(inputs, bottleneck), nn.ReLU(), nn.Linear(bottleneck, inputs)
         )
         self.out = nn.Sequential(
-            nn.Linear(inputs, width, bias=False), nn.LayerNorm(width), nn.ReLU(),
+            nn.Linear(inputs, width, bias=False),
+            nn.LayerNorm(width),
+            nn.ReLU(),
             nn.Dropout(dropout),
-        )  # fmt: skip
+        )
 
     def forward(self, v: Tensor) -> Tensor:
         """[B, inputs] -> [B, width]."""
@@ -33,9 +35,14 @@ class TowerBody(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, blocks: int, width: int, hidden: tuple[int, ...], out: int,
+        self,
+        inputs: int,
+        blocks: int,
+        width: int,
+        hidden: tuple[int, ...],
+        out: int,
         dropout: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(inputs)
         self.blocks = nn.ModuleList(MaskBlock(inputs, width, dropout) for _ in range(blocks))

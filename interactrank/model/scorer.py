@@ -90,9 +90,13 @@ class Scorer:
         known = rows >= 0
         ids, rows = candidates[known], rows[known]
         x = cross_features(
-            self.model.schema, inputs, ids, np.array([0, len(ids)]), self.created[rows],
+            self.model.schema,
+            inputs,
+            ids,
+            np.array([0, len(ids)]),
+            self.created[rows],
             None if retriever_features is None else retriever_features[known],
-        )  # fmt: skip
+        )
         queries, request = self.query_side(query, inputs)
         dots, cross_scores, scale, constant = self.fuse(rows, x, queries, request, head_weights)
         scores = scale * dots + cross_scores + constant
@@ -100,9 +104,13 @@ class Scorer:
 
     @torch.inference_mode()
     def fuse(
-        self, rows: NDArray[np.int64], x: NDArray[np.float32], queries: Tensor, request: Tensor,
+        self,
+        rows: NDArray[np.int64],
+        x: NDArray[np.float32],
+        queries: Tensor,
+        request: Tensor,
         head_weights: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:  # fmt: skip
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:
         """All that is done per candidate once its features are at hand.
 
         Args:

@@ -28,9 +28,14 @@ class SequenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, items: nn.Embedding, actions: int, query_width: int, pooling: bool = True,
-        attention: bool = True, time_encoding: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        items: nn.Embedding,
+        actions: int,
+        query_width: int,
+        pooling: bool = True,
+        attention: bool = True,
+        time_encoding: bool = True,
+    ) -> None:
         super().__init__()
         self.pooling, self.attention, self.time_encoding = pooling, attention, time_encoding
         width = items.embedding_dim

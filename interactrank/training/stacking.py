@@ -54,8 +54,16 @@ class HeldOut:
     @classmethod
     def of(cls, dots: Tensor, batch: Batch) -> HeldOut:
         """What the fusion needs of ``batch``, whose candidates have ``dots``."""
-        return cls(dots, batch.x, batch.request, batch.labels, batch.weights, batch.log_q,
-                   batch.candidate_request, len(batch.text_offsets))  # fmt: skip
+        return cls(
+            dots,
+            batch.x,
+            batch.request,
+            batch.labels,
+            batch.weights,
+            batch.log_q,
+            batch.candidate_request,
+            len(batch.text_offsets),
+        )
 
 
 @torch.inference_mode()
@@ -186,9 +194,12 @@ def measure(fusion: Fusion, held: Sequence[HeldOut]) -> list[np.ndarray]:
 
 
 def cross_fitted(
-    fusion: Fusion, held: Sequence[HeldOut], config: LossConfig, stacking: bool = True,
+    fusion: Fusion,
+    held: Sequence[HeldOut],
+    config: LossConfig,
+    stacking: bool = True,
     auxiliary: Sequence[HeldOut] = (),
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """Loss and MRR of held-out requests under fusions fitted on *other* held-out requests.
 
     Two folds of alternating batches: no request is measured with a fusion that saw it. The

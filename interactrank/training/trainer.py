@@ -164,9 +164,14 @@ class Trainer:
         seconds = time.perf_counter() - began
         loss, mrr = self.validate(validation)
         return EpochReport(
-            number, float(np.mean(losses)) if losses else math.nan, loss, mrr, seconds,
-            waited / max(seconds, 1e-9), len(losses),
-        )  # fmt: skip
+            number,
+            float(np.mean(losses)) if losses else math.nan,
+            loss,
+            mrr,
+            seconds,
+            waited / max(seconds, 1e-9),
+            len(losses),
+        )
 
     def settle(self, passes: Iterable[Iterable[Batch]], steps: int) -> None:
         """Teach the towers the held-out requests too, once the fusion has learned from them.
@@ -179,9 +184,11 @@ class Trainer:
             steps: batches in all.
         """
         config = replace(
-            self.config, learning_rate=self.config.settle_learning_rate, fusion_learning_rate=0.0,
+            self.config,
+            learning_rate=self.config.settle_learning_rate,
+            fusion_learning_rate=0.0,
             warmup_steps=1,
-        )  # fmt: skip
+        )
         last = Trainer(self.model, config, steps, self.device)
         last.frequency.seen = self.frequency.seen.clone()
         last.frequency.batches = self.frequency.batches
@@ -201,9 +208,11 @@ class Trainer:
             output = self.model(batch)
             log_q = torch.zeros(output.items.shape[0], device=self.device)
             losses.append(float(total_loss(self.model, output, batch, log_q, self.config.loss)))
-            counts = torch.bincount(
-                batch.candidate_request, minlength=output.queries.shape[0]
-            ).cpu().numpy()  # fmt: skip
+            counts = (
+                torch.bincount(batch.candidate_request, minlength=output.queries.shape[0])
+                .cpu()
+                .numpy()
+            )
             offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
             scores = output.logits[:, 0].float().cpu().numpy()
             positive = batch.labels[:, 0].cpu().numpy() > 0

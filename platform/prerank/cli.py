@@ -33,9 +33,11 @@ Verb = Callable[[argparse.Namespace], None]
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by a test."""
     top = argparse.ArgumentParser(
-        prog="prerank", description=DESCRIPTION, epilog=EPILOG,
+        prog="prerank",
+        description=DESCRIPTION,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(
@@ -51,23 +53,48 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--out", type=Path, required=True, help="folder to write")
     simulate.add_argument("--preset", default="demo", help="tiny, demo or reference (default demo)")
     simulate.add_argument("--seed", type=int, default=7)
-    ingest = verb("ingest", _ingest, "validate and normalise a log and its catalogue; a log that "
-                  "is there already is added to", _log, _workdir)  # fmt: skip
-    ingest.add_argument("--replace", action="store_true",
-                        help="start the folder over, instead of adding to its events")  # fmt: skip
+    ingest = verb(
+        "ingest",
+        _ingest,
+        "validate and normalise a log and its catalogue; a log that is there already is added to",
+        _log,
+        _workdir,
+    )
+    ingest.add_argument(
+        "--replace",
+        action="store_true",
+        help="start the folder over, instead of adding to its events",
+    )
     verb("features", _features, "build packed engagement rows and histories", _config, _workdir)
     materialise = verb("materialise", _materialise, "bring features online", _workdir)
-    materialise.add_argument("--until", help="ISO time (UTC) of the last snapshot to publish; "
-                             "default: the log's end")  # fmt: skip
+    materialise.add_argument(
+        "--until", help="ISO time (UTC) of the last snapshot to publish; default: the log's end"
+    )
     verb("training-set", _training_set, "write point-in-time examples", _workdir)
-    verb("train", _train, "train, evaluate, register as challenger, index", _config, _oracles,
-         _workdir)  # fmt: skip
-    evaluate = verb("evaluate", _evaluate, "measure a registered version and its baselines, print "
-                    "all tables, write the report", _oracles, _workdir)  # fmt: skip
+    verb(
+        "train",
+        _train,
+        "train, evaluate, register as challenger, index",
+        _config,
+        _oracles,
+        _workdir,
+    )
+    evaluate = verb(
+        "evaluate",
+        _evaluate,
+        "measure a registered version and its baselines, print all tables, write the report",
+        _oracles,
+        _workdir,
+    )
     evaluate.add_argument("--version", help="model version (default: the challenger)")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
-    ablate = verb("ablate", _ablate, "leave out each part of the model in turn, measure the loss",
-                  _config, _workdir)  # fmt: skip
+    ablate = verb(
+        "ablate",
+        _ablate,
+        "leave out each part of the model in turn, measure the loss",
+        _config,
+        _workdir,
+    )
     ablate.add_argument("--seeds", type=int, default=3, help="seeds of each variant (default 3)")
     ablate.add_argument("--split", choices=("validation", "test"), default="validation")
     index = verb("index", _index, "encode the catalogue with a model version", _workdir)
@@ -79,14 +106,27 @@ def parser() -> argparse.ArgumentParser:
         _workdir,
     )
     promote.add_argument("--version", help="model version (default: the challenger)")
-    parity = verb("parity", _parity, "compare a live deployment's features and scores with the "
-                  "offline ones", _workdir)  # fmt: skip
-    parity.add_argument("--url", help="of the deployment (default: $PRERANK_URL, else "
-                        "http://127.0.0.1:8000)")  # fmt: skip
-    parity.add_argument("--requests", type=int, default=100, help="searches of the log to ask "
-                        "again (default 100)")  # fmt: skip
-    verb("run", _run, "log to registered, evaluated model, in one go", _log, _config, _oracles,
-         _workdir)  # fmt: skip
+    parity = verb(
+        "parity",
+        _parity,
+        "compare a live deployment's features and scores with the offline ones",
+        _workdir,
+    )
+    parity.add_argument(
+        "--url", help="of the deployment (default: $PRERANK_URL, else http://127.0.0.1:8000)"
+    )
+    parity.add_argument(
+        "--requests", type=int, default=100, help="searches of the log to ask again (default 100)"
+    )
+    verb(
+        "run",
+        _run,
+        "log to registered, evaluated model, in one go",
+        _log,
+        _config,
+        _oracles,
+        _workdir,
+    )
     demo = verb("demo", _demo, "the whole way on a simulated world, with live requests")
     demo.add_argument("--workdir", type=Path, help="where to work (default: a temporary folder)")
     verb("env", _env, 'print the shared environment: eval "$(prerank env)"', _workdir)
@@ -96,8 +136,12 @@ def parser() -> argparse.ArgumentParser:
 def _log(p: argparse.ArgumentParser) -> None:
     p.add_argument("--events", type=Path, required=True, help="Parquet file or folder of events")
     p.add_argument("--items", type=Path, required=True, help="Parquet file or folder of items")
-    p.add_argument("--mapping", type=Path, help="YAML from your columns to the canonical ones; not "
-                   "needed when they bear the canonical names (see examples/)")  # fmt: skip
+    p.add_argument(
+        "--mapping",
+        type=Path,
+        help="YAML from your columns to the canonical ones; not "
+        "needed when they bear the canonical names (see examples/)",
+    )
 
 
 def _workdir(p: argparse.ArgumentParser) -> None:

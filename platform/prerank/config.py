@@ -25,9 +25,12 @@ class JobConfig:
     """``features``, ``model`` and ``train`` sections of a job, and the ``baselines`` it fits."""
 
     def __init__(
-        self, features: FeatureConfig, model: ModelConfig, train: TrainConfig,
+        self,
+        features: FeatureConfig,
+        model: ModelConfig,
+        train: TrainConfig,
         baselines: tuple[str, ...] = DEFAULT,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.features, self.model, self.train, self.baselines = features, model, train, baselines
 
     @classmethod

@@ -155,25 +155,34 @@ def converse(client: httpx.Client, request: LiveRequest) -> None:
         asked(body)
         times.append(1e3 * (time.perf_counter() - began))
     size = len(body["candidates"])
-    print(f"\nPOST /v1/prerank  user {body['user_id']}, query '{body['query']}', "
-          f"{size} candidates, model version {answer['model_version']}; "
-          f"median {statistics.median(times):.1f} ms of {PROBES}")  # fmt: skip
+    print(
+        f"\nPOST /v1/prerank  user {body['user_id']}, query '{body['query']}', "
+        f"{size} candidates, model version {answer['model_version']}; "
+        f"median {statistics.median(times):.1f} ms of {PROBES}"
+    )
     show(request, answer)
     later = body | {"time": shifted(body["time"], 2 * DAY_US), "k": size, "explain": True}
     before = asked(later)["items"]
     last = before[-1]
-    event = {"user_id": body["user_id"], "item_id": last["id"], "action": "save",
-             "event_time": body["time"], "query": body["query"]}  # fmt: skip
+    event = {
+        "user_id": body["user_id"],
+        "item_id": last["id"],
+        "action": "save",
+        "event_time": body["time"],
+        "query": body["query"],
+    }
     client.post("/v1/events", json={"events": [event]}).raise_for_status()
     after = asked(later)["items"]
     place, now = next((i, x) for i, x in enumerate(after, 1) if x["id"] == last["id"])
-    print(f"\nPOST /v1/events   the user saves {last['id']} "
-          f"({request.titles.get(int(last['id']), '')})\n"
-          f"   asked two days later: place {len(before)} of {len(before)} without the save, "
-          f"{place} with it\n   {changed(last, now)}\n"
-          "   The history is read as it stands, so the save is seen at once; counts over all "
-          "users wait for the\n   next snapshot. What a touch weighs, and so the sign, was "
-          "learned from the log.")  # fmt: skip
+    print(
+        f"\nPOST /v1/events   the user saves {last['id']} "
+        f"({request.titles.get(int(last['id']), '')})\n"
+        f"   asked two days later: place {len(before)} of {len(before)} without the save, "
+        f"{place} with it\n   {changed(last, now)}\n"
+        "   The history is read as it stands, so the save is seen at once; counts over all "
+        "users wait for the\n   next snapshot. What a touch weighs, and so the sign, was "
+        "learned from the log."
+    )
 
 
 def demo(workdir: Path | None = None) -> None:
@@ -192,15 +201,24 @@ def demo(workdir: Path | None = None) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         with ray_cluster():
             mapping = LogMapping(name="a simulated pin board", segments=SEGMENTS)
-            results = run(home, world / "events", world / "items.parquet", mapping,
-                          JobConfig.load(None), oracles=world)  # fmt: skip
+            results = run(
+                home,
+                world / "events",
+                world / "items.parquet",
+                mapping,
+                JobConfig.load(None),
+                oracles=world,
+            )
             ready = time.perf_counter()
             with deployed({"clock": "replay", "allow_unpromoted": True}) as url:
                 deploy = time.perf_counter() - ready
                 with httpx.Client(base_url=url, timeout=30.0) as client:
                     converse(client, live_request(home))
-    print("\nstages: " + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
-          + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all")  # fmt: skip
+    print(
+        "\nstages: "
+        + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
+        + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all"
+    )
     print(metrics_table(results))  # type: ignore[arg-type]
     print(f"""
 report        {root / "report.html"}

@@ -44,8 +44,9 @@ class Stages:
         tqdm.write(f"      {name}: {self.seconds[name]:.1f} s")
 
 
-def prepare(home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig,
-            stages: Stages) -> tuple[str, dict[str, Any]]:  # fmt: skip
+def prepare(
+    home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig, stages: Stages
+) -> tuple[str, dict[str, Any]]:
     """Ingest, build features and the training set; returns the ingest report and feature facts."""
     from prerank.dataset.build import build_training_set
     from prerank.ingest.run import ingest
@@ -61,9 +62,13 @@ def prepare(home: Home, events: Path, items: Path, mapping: LogMapping, config: 
 
 
 def train_and_evaluate(
-    home: Home, config: JobConfig, stages: Stages, name: str, oracles: Path | None = None,
+    home: Home,
+    config: JobConfig,
+    stages: Stages,
+    name: str,
+    oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Fit InteractRank and its baselines, evaluate, register as challenger, index.
 
     Returns:
@@ -76,14 +81,24 @@ def train_and_evaluate(
     manifest = home.read_json(home.manifest, "prerank ingest")
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     params = {k: getattr(config.train, k) for k in PARAMETERS} | {
-        "fingerprint": manifest["fingerprint"], "dataset": manifest["dataset"],
-    }  # fmt: skip
-    full = {"model": config.model.to_dict(), "train": asdict(config.train),
-            "features": asdict(config.features), "training_set": training}  # fmt: skip
+        "fingerprint": manifest["fingerprint"],
+        "dataset": manifest["dataset"],
+    }
+    full = {
+        "model": config.model.to_dict(),
+        "train": asdict(config.train),
+        "features": asdict(config.features),
+        "training_set": training,
+    }
     with tracking.job_run(home, name, params, full) as run_id:
-        meta = {"run_id": run_id, "dataset": manifest["dataset"],
-                "fingerprint": manifest["fingerprint"], "splits": training["splits"],
-                "actions": manifest["actions"], "heads": manifest["heads"]}  # fmt: skip
+        meta = {
+            "run_id": run_id,
+            "dataset": manifest["dataset"],
+            "fingerprint": manifest["fingerprint"],
+            "splits": training["splits"],
+            "actions": manifest["actions"],
+            "heads": manifest["heads"],
+        }
         with stages("train"):
             # Before the model, a core each: beside it, on two cores, they would take the cores
             # of its data tasks.
@@ -92,8 +107,15 @@ def train_and_evaluate(
                 suite.tasks(home, config.baselines, config.model, config.train),
                 "baselines",
             )
-            bundle, history = run_training(home, f"{name}-{run_id[:8]}", config.model, config.train,
-                                           tracking.tracking_uri(home), run_id, meta)  # fmt: skip
+            bundle, history = run_training(
+                home,
+                f"{name}-{run_id[:8]}",
+                config.model,
+                config.train,
+                tracking.tracking_uri(home),
+                run_id,
+                meta,
+            )
         with stages("evaluate"):
             results = evaluate(home, _models(home, config.baselines, bundle), oracles=oracles)
         others = {name: suite.history(home, name) for name in config.baselines}
@@ -197,9 +219,13 @@ def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
 
 
 def run(
-    home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig,
+    home: Home,
+    events: Path,
+    items: Path,
+    mapping: LogMapping,
+    config: JobConfig,
     oracles: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Everything up to the registered, evaluated model; writes metrics.json and report.html."""
     connect()
     stages = Stages(7)

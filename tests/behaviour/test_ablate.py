@@ -22,9 +22,12 @@ from prerank.evaluation import trials
 from prerank.features.build import FeatureConfig
 
 SCHEMA = FeatureSchema(
-    ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country",),
+    ("view", "click", "save"),
+    ("view",),
+    ("engagement", "save"),
+    segments=("country",),
     retriever=("score", "rank"),
-)  # fmt: skip
+)
 MODEL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(FeatureConfig(), MODEL, TrainConfig(epochs=2, batch_requests=64, warmup_steps=2))
 BUDGET = trials.Budget(train_requests=200, validation_requests=80, measured_candidates=2_000)
@@ -36,8 +39,9 @@ def test_every_variant_changes_one_thing_and_builds() -> None:
     assert next(iter(asked)) == ablate.FULL
     full = asked[ablate.FULL][0]
     seen = set()
-    catalogue = Catalogue.build(np.arange(3), ["a", "b", "c"], [""] * 3,
-                                np.zeros((3, 0), np.float32), np.zeros(3, np.int64))  # fmt: skip
+    catalogue = Catalogue.build(
+        np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32), np.zeros(3, np.int64)
+    )
     for name, (trial,) in asked.items():
         changed = [trial.model != full.model, trial.train != full.train, bool(trial.masked)]
         assert sum(changed) == (name != ablate.FULL), name

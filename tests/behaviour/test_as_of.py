@@ -60,9 +60,12 @@ class Examples:
         )
         self.cross = schema.cross
         self.time = dict(
-            zip(requests["request_id"].to_pylist(), requests["request_time"].to_pandas(),
-                strict=True)
-        )  # fmt: skip
+            zip(
+                requests["request_id"].to_pylist(),
+                requests["request_time"].to_pandas(),
+                strict=True,
+            )
+        )
         self.x: dict[str, dict[int, np.ndarray]] = {}
         self.request: dict[str, bytes] = {}
         self.history: dict[str, tuple[bytes, bytes, bytes]] = {}
@@ -131,9 +134,13 @@ def grown(log: pd.DataFrame, *planted: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("anchor", [ON_MIDNIGHT, MIDDLE])
 def test_planted_future_changes_nothing(
-    anchor: str, base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
-    build: BuildHome, tmp_path: Path,
-) -> None:  # fmt: skip
+    anchor: str,
+    base: Examples,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    build: BuildHome,
+    tmp_path: Path,
+) -> None:
     own = tiny_log[tiny_log["request_id"] == anchor]
     time = own["request_time"].iloc[0]
     # The future holds what every earlier request asked for, so whatever leaks changes something.
@@ -161,23 +168,28 @@ def test_planted_future_changes_nothing(
 
 
 def test_a_log_cut_off_at_a_request_gives_it_the_same_features(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
+    base: Examples,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    build: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     time = base.time[ON_MIDNIGHT]
     # What a request showed stays, or it would lose candidates; no later engagement does.
     shown = (tiny_log["request_time"] <= time) & (tiny_log["action"] == "impression")
-    after = Examples(build(
-        tmp_path, tiny_log[(tiny_log["event_time"] < time) | shown], tiny_items))  # fmt: skip
+    after = Examples(build(tmp_path, tiny_log[(tiny_log["event_time"] < time) | shown], tiny_items))
     kept = [name for name, asked in base.time.items() if asked <= time]
     assert len(kept) > 250
     assert [name for name in kept if not base.same(after, name)] == []
 
 
 def test_planted_past_is_seen(
-    base: Examples, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build: BuildHome,
+    base: Examples,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    build: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     """So the tests above can fail: the last moment before a cutoff counts, the next does not."""
     own = tiny_log[tiny_log["request_id"] == MIDDLE].head(1)
     time, cutoff = base.time[MIDDLE], base.time[MIDDLE].floor("h")
@@ -234,24 +246,35 @@ def probes(log: pd.DataFrame, lag: pd.Timedelta) -> pd.DataFrame:
     for i in range(0, 30, 2):
         cutoff = times[i].floor("D" if i % 4 else "h")
         times[i] = cutoff + lag + US * int(rng.integers(-1, 2))
-    return pd.DataFrame({"query": asked["query"], "user_id": asked["user_id"],
-                         "request_time": times,
-                         "context": asked[SEGMENTS].to_dict("records")})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "query": asked["query"],
+            "user_id": asked["user_id"],
+            "request_time": times,
+            "context": asked[SEGMENTS].to_dict("records"),
+        }
+    )
 
 
 def keyed(log: pd.DataFrame) -> pd.DataFrame:
     searches = log[["query", *SEGMENTS]]
-    keys = {s: frozenset(engagement_keys(s[0], dict(zip(SEGMENTS, s[1:], strict=True))))
-            for s in searches.drop_duplicates().itertuples(index=False, name=None)}  # fmt: skip
+    keys = {
+        s: frozenset(engagement_keys(s[0], dict(zip(SEGMENTS, s[1:], strict=True))))
+        for s in searches.drop_duplicates().itertuples(index=False, name=None)
+    }
     mine = [keys[s] for s in searches.itertuples(index=False, name=None)]
     return log.assign(keys=mine, engaged=log["action"] != "impression")
 
 
 @pytest.mark.parametrize("lag_minutes", [0, 30])
 def test_packed_rows_equal_counts_of_the_raw_log(
-    lag_minutes: int, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, tiny_world: Home,
-    build: BuildHome, tmp_path: Path,
-) -> None:  # fmt: skip
+    lag_minutes: int,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    tiny_world: Home,
+    build: BuildHome,
+    tmp_path: Path,
+) -> None:
     """A request between a cutoff and its publication sees the older snapshot."""
     home = tiny_world
     if lag_minutes:
@@ -294,8 +317,9 @@ def test_labels_are_engagements_inside_the_window(
     cold = own[~own["item_id"].isin(own.loc[own["action"] != "impression", "item_id"])]
     time = own["request_time"].iloc[0]
     delays = [pd.Timedelta(seconds=1), DAY, DAY + US]
-    planted = [plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE)
-               for i, delay in enumerate(delays)]  # fmt: skip
+    planted = [
+        plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE) for i, delay in enumerate(delays)
+    ]
     home = build(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
     manifest = home.read_json(home.manifest, "ingest")
     requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest).to_pylist()

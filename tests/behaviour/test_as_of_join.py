@@ -17,34 +17,49 @@ STAMP = pa.timestamp("us", tz="UTC")
 def feature_table(folder: Path, frame: pd.DataFrame, files: int) -> None:
     for i in range(files):
         part = frame[frame.index % files == i]
-        table = pa.table({
-            "key": pa.array(part["key"], pa.string()),
-            "event_timestamp": pa.array(part["time"].to_numpy()).cast(STAMP),
-            "value": part["value"].to_numpy(),
-        })  # fmt: skip
+        table = pa.table(
+            {
+                "key": pa.array(part["key"], pa.string()),
+                "event_timestamp": pa.array(part["time"].to_numpy()).cast(STAMP),
+                "value": part["value"].to_numpy(),
+            }
+        )
         pq.write_table(table, folder / f"{i}.parquet", row_group_size=17)
 
 
 def test_as_of_equals_pandas(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    frame = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 30, 600)],
-                          "time": rng.integers(0, 200, 600)})  # fmt: skip
+    frame = pd.DataFrame(
+        {"key": [f"k{i}" for i in rng.integers(0, 30, 600)], "time": rng.integers(0, 200, 600)}
+    )
     frame = frame.drop_duplicates().reset_index(drop=True)
     frame["value"] = rng.permutation(len(frame))
     feature_table(tmp_path, frame, 3)
     # A range of 200 microseconds makes exact ties common; k30 to k39 have no row at all.
-    asked = pd.DataFrame({"key": [f"k{i}" for i in rng.integers(0, 40, 2000)],
-                          "time": rng.integers(-5, 205, 2000)})  # fmt: skip
-    joined = as_of(tmp_path, "key", pa.array(asked["key"]),
-                   pa.array(asked["time"].to_numpy()).cast(STAMP), ("value",))  # fmt: skip
+    asked = pd.DataFrame(
+        {"key": [f"k{i}" for i in rng.integers(0, 40, 2000)], "time": rng.integers(-5, 205, 2000)}
+    )
+    joined = as_of(
+        tmp_path,
+        "key",
+        pa.array(asked["key"]),
+        pa.array(asked["time"].to_numpy()).cast(STAMP),
+        ("value",),
+    )
     values = joined.values["value"].to_numpy()
     stamps = joined.values["event_timestamp"].cast(pa.int64()).to_numpy()
     found = joined.index >= 0
-    expected = pd.merge_asof(
-        asked.reset_index().sort_values("time", kind="stable"),
-        frame.rename(columns={"time": "stamp"}).sort_values("stamp"),
-        left_on="time", right_on="stamp", by="key",
-    ).set_index("index").sort_index()  # fmt: skip
+    expected = (
+        pd.merge_asof(
+            asked.reset_index().sort_values("time", kind="stable"),
+            frame.rename(columns={"time": "stamp"}).sort_values("stamp"),
+            left_on="time",
+            right_on="stamp",
+            by="key",
+        )
+        .set_index("index")
+        .sort_index()
+    )
     assert (expected["stamp"] == expected["time"]).sum() > 50, "no exact ties to tell apart"
     np.testing.assert_array_equal(found, expected["value"].notna().to_numpy())
     assert 0 < found.sum() < len(found)

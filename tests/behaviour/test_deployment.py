@@ -111,8 +111,10 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, live: Engine
     writer = HistoryWriter(home, open_store(home), schema)
     item = int(Reader(home).catalogue.ids[0])
     # Some before what was online already, some after it: late ones take their place.
-    events = [Event(u, item, schema.engagements[0], until - 10**9 * (i % 5) - 1, 10**6 + i)
-              for i, u in enumerate(users.to_pylist())]  # fmt: skip
+    events = [
+        Event(u, item, schema.engagements[0], until - 10**9 * (i % 5) - 1, 10**6 + i)
+        for i, u in enumerate(users.to_pylist())
+    ]
     writer.write(events)
     check_parity(home, requests=60).check()
 
@@ -174,9 +176,13 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     schema = FeatureSchema(
-        actions=("click",), passive=(), heads=("engagement",), item_numeric=(),
-        segments=("country", "device"), retriever=("score", "rank"),
-    )  # fmt: skip
+        actions=("click",),
+        passive=(),
+        heads=("engagement",),
+        item_numeric=(),
+        segments=("country", "device"),
+        retriever=("score", "rank"),
+    )
     sent: list[PrerankRequest] = []
 
     def handle(request: httpx.Request) -> httpx.Response:

@@ -126,8 +126,9 @@ def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: 
     requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
     shown = tiny_log[tiny_log["action"] == "impression"]
     logged = shown.groupby("request_id")["position"].apply(sorted)
-    lists = np.split(places_of(requests),
-                     np.cumsum([len(i) for i in requests["items"].to_pylist()])[:-1])  # fmt: skip
+    lists = np.split(
+        places_of(requests), np.cumsum([len(i) for i in requests["items"].to_pylist()])[:-1]
+    )
     for request, places in zip(requests["request_id"].to_pylist(), lists, strict=True):
         assert places[~np.isnan(places)].tolist() == logged[request]
 
@@ -138,16 +139,25 @@ def piece_of(
     out.mkdir()
     known = Propensities((1, 5), (1.0, 0.5), 1, "item")
     return {
-        "home": str(home.root), "models": {k: str(v) for k, v in models.items()}, "oracles": None,
-        "out": str(out), "from_us": splits.validation_from, "to_us": splits.test_from,
-        "files": all_files(home), "task": 0, "propensities": asdict(known),
-    }  # fmt: skip
+        "home": str(home.root),
+        "models": {k: str(v) for k, v in models.items()},
+        "oracles": None,
+        "out": str(out),
+        "from_us": splits.validation_from,
+        "to_us": splits.test_from,
+        "files": all_files(home),
+        "task": 0,
+        "propensities": asdict(known),
+    }
 
 
 def test_the_size_of_a_chunk_changes_nothing(
-    tiny_world: Home, models: dict[str, Path], splits: Splits, tmp_path: Path,
+    tiny_world: Home,
+    models: dict[str, Path],
+    splits: Splits,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     frames, sums = [], []
     for name, size in (("whole", 600_000), ("small", 64 * 7)):
         monkeypatch.setattr(evaluate, "CANDIDATES_PER_CHUNK", size)
@@ -161,9 +171,12 @@ def test_the_size_of_a_chunk_changes_nothing(
 
 
 def test_the_reference_s_best_are_looked_for_in_every_other_cut(
-    tiny_world: Home, models: dict[str, Path], splits: Splits, tmp_path: Path,
+    tiny_world: Home,
+    models: dict[str, Path],
+    splits: Splits,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def rankers(home: Home, schema: Any, *_: Any) -> list[ColumnRanker]:
         return [ColumnRanker(n, schema, "a:engage:all") for n in ("trees", "twin")] + [
             ColumnRanker("other", schema, "user:touched")
@@ -220,17 +233,28 @@ def test_without_positions_or_impressions_the_reason_is_told(
 
 
 def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
-    tiny_world: Home, models: dict[str, Path], tmp_path: Path, ray_local: None,
-    monkeypatch: pytest.MonkeyPatch, little_evidence: None,
-) -> None:  # fmt: skip
+    tiny_world: Home,
+    models: dict[str, Path],
+    tmp_path: Path,
+    ray_local: None,
+    monkeypatch: pytest.MonkeyPatch,
+    little_evidence: None,
+) -> None:
     home = linked(tiny_world, tmp_path / "home")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setattr(registry, "download", lambda home, version: models["interactrank"])
     (home.root / "baselines").mkdir()
     (home.root / "baselines" / "two_tower").symlink_to(models["two_tower"])
     full = {"parts": "", "metrics": {"hits@3": [0.1], "mrr": [0.05], "hits@10": [0.2]}}
-    write_json(home.root / ablate.FILE, {"dataset": "tiny", "split": "validation", "about": "few",
-                                         "ablations": {ablate.FULL: full}})  # fmt: skip
+    write_json(
+        home.root / ablate.FILE,
+        {
+            "dataset": "tiny",
+            "split": "validation",
+            "about": "few",
+            "ablations": {ablate.FULL: full},
+        },
+    )
     job = {"baselines": ["two_tower"], "ingest": ["17 rows in"]}
     write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
     results = pipeline.evaluate_version(home, "3", "validation")

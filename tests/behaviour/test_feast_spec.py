@@ -69,8 +69,10 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
     distinct = entities.drop_duplicates(["engagement_key", "event_timestamp"])
     found = entities.merge(
         feasts(store, distinct, ["engagement:row"]).drop(columns="n"),
-        on=["engagement_key", "event_timestamp"], how="left", validate="many_to_one",
-    ).sort_values("n")  # fmt: skip
+        on=["engagement_key", "event_timestamp"],
+        how="left",
+        validate="many_to_one",
+    ).sort_values("n")
     missing = 0
     for k, row in enumerate(found["row"]):
         block = ours.key_block[k]
@@ -85,8 +87,13 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
 
 
 def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
-    entities = pd.DataFrame({"user_id": asked["user_id"], "event_timestamp": asked["request_time"],
-                             "n": np.arange(len(asked))})  # fmt: skip
+    entities = pd.DataFrame(
+        {
+            "user_id": asked["user_id"],
+            "event_timestamp": asked["request_time"],
+            "n": np.arange(len(asked)),
+        }
+    )
     names = ("item_ids", "actions", "times", "queries")
     found = feasts(store, entities, [f"user_history:{n}" for n in names])
     columns = (ours.hist_items, ours.hist_actions, ours.hist_times, ours.hist_queries)

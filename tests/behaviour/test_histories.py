@@ -20,11 +20,16 @@ BuildHome = Callable[..., Home]
 
 def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int, int]]]:
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
-    entries = list(zip(inputs.hist_items.tolist(), inputs.hist_actions.tolist(),
-                       inputs.hist_times.tolist(), inputs.hist_queries.tolist(),
-                       strict=True))  # fmt: skip
-    return [entries[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]]
-            for b in range(len(asked))]  # fmt: skip
+    entries = list(
+        zip(
+            inputs.hist_items.tolist(),
+            inputs.hist_actions.tolist(),
+            inputs.hist_times.tolist(),
+            inputs.hist_queries.tolist(),
+            strict=True,
+        )
+    )
+    return [entries[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]] for b in range(len(asked))]
 
 
 def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -> None:
@@ -34,8 +39,10 @@ def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -
     engaged = tiny_log[tiny_log["action"] != "impression"]
     longest = 0
     for probe, history in zip(asked.to_dict("records"), found, strict=True):
-        own = engaged[(engaged["user_id"] == probe["user_id"])
-                      & (engaged["event_time"] < probe["request_time"])]  # fmt: skip
+        own = engaged[
+            (engaged["user_id"] == probe["user_id"])
+            & (engaged["event_time"] < probe["request_time"])
+        ]
         entries = sorted(
             (t.value // 1000, i, manifest["actions"].index(a), query_code(normalise(q)))
             for t, i, a, q in zip(
@@ -62,10 +69,17 @@ def test_histories_are_capped_and_expire(build_home: BuildHome, tmp_path: Path) 
     home = build_home(tmp_path, events, items)
     last, ttl = start + pd.Timedelta(minutes=74), HISTORY_TTL_DAYS * DAY
     asked = [
-        ("busy", last), ("busy", last + US), ("busy", last + DAY), ("busy", last + US + ttl),
-        ("busy", last + 2 * US + ttl), ("once", start), ("once", start + US),
-        ("once", start + US + ttl), ("once", start + 2 * US + ttl), ("never", last),
-    ]  # fmt: skip
+        ("busy", last),
+        ("busy", last + US),
+        ("busy", last + DAY),
+        ("busy", last + US + ttl),
+        ("busy", last + 2 * US + ttl),
+        ("once", start),
+        ("once", start + US),
+        ("once", start + US + ttl),
+        ("once", start + 2 * US + ttl),
+        ("never", last),
+    ]
     frame = pd.DataFrame(asked, columns=["user_id", "request_time"]).assign(query="shoes")
     frame["request_time"] = frame["request_time"].astype("datetime64[us, UTC]")
     found = histories(home, frame)

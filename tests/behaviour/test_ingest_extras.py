@@ -20,8 +20,10 @@ VECTORS = [[1.0, 2.0], None, [3.0, float("nan")], [5.0, float("inf")], [], [7, 8
 def test_embeddings_are_kept_and_bad_ones_set_aside(case: Case) -> None:
     listed = case.items.assign(vec=VECTORS)
     report = case.ingest(case.log(), listed, items={"embedding": "vec"})
-    found = [None if v is None else np.frombuffer(v, "<f4").tolist()
-             for v in case.catalogue()["embedding"]]  # fmt: skip
+    found = [
+        None if v is None else np.frombuffer(v, "<f4").tolist()
+        for v in case.catalogue()["embedding"]
+    ]
     assert found == [[1, 2], None, None, None, None, [7, 8], [9, 10]]
     assert report.manifest["embedding"] == ["vec"]
     assert "2 embeddings hold NaN or infinite" in str(report)
@@ -72,9 +74,13 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     told = shown_candidates(requests).retriever_features
     assert told is not None
     assert told.dtype == np.float32
-    found = dict(zip(requests["request_id"].to_pylist(),
-                     np.split(told, requests["items"].combine_chunks().offsets[1:-1]),
-                     strict=True))  # fmt: skip
+    found = dict(
+        zip(
+            requests["request_id"].to_pylist(),
+            np.split(told, requests["items"].combine_chunks().offsets[1:-1]),
+            strict=True,
+        )
+    )
     nan = float("nan")
     # By position: the item shown, then the one clicked, whose row names no rank.
     np.testing.assert_array_equal(found["r0"], np.array([[0.25, 0], [0.25, nan]], np.float32))

@@ -49,8 +49,9 @@ def table(home: Home, name: str, key: str) -> pa.Table:
 
 def feature_tables(home: Home) -> tuple[pa.Table, pa.Table]:
     return (
-        table(home, "engagement", "engagement_key"), table(home, "user_history", "user_id"),
-    )  # fmt: skip
+        table(home, "engagement", "engagement_key"),
+        table(home, "user_history", "user_id"),
+    )
 
 
 def until(rows: pa.Table, time_us: int) -> pa.Table:
@@ -88,14 +89,21 @@ def split_log(tiny_log: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Da
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["new rows", "whole log"])
 def test_late_events_change_no_published_row_and_enter_the_next(
-    overlap: bool, split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame,
-    build_home: BuildHome, tmp_path: Path,
-) -> None:  # fmt: skip
+    overlap: bool,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
+    tmp_path: Path,
+) -> None:
     first, rest, late = split_log
     home = build_home(tmp_path, first, tiny_items, features=LAG, training_set=True)
     published, (rows, histories) = published_us(home), feature_tables(home)
-    examples = {r["request_id"]: r for t in ("train", "validation") for p in read_split(home, t)
-                for r in p.to_pylist()}  # fmt: skip
+    examples = {
+        r["request_id"]: r
+        for t in ("train", "validation")
+        for p in read_split(home, t)
+        for r in p.to_pylist()
+    }
     assert until(histories, published).equals(histories)
 
     more = [first, rest, late] if overlap else [rest, late]
@@ -116,8 +124,9 @@ def test_late_events_change_no_published_row_and_enter_the_next(
     # The next snapshot and the next states have them.
     stamp = histories_after["event_timestamp"].cast(pa.int64()).to_pylist()
     users = histories_after["user_id"].to_pylist()
-    states = dict(zip(zip(users, stamp, strict=True), histories_after["event_ids"].to_pylist(),
-                      strict=True))  # fmt: skip
+    states = dict(
+        zip(zip(users, stamp, strict=True), histories_after["event_ids"].to_pylist(), strict=True)
+    )
     known = home_events(home).merge(late[["request_id", "item_id", "event_time"]])
     known = known[known["action"] == "save"]
     assert set(known["known_time"]) == {pd.Timestamp(published, unit="us", tz="UTC")}
@@ -129,8 +138,12 @@ def test_late_events_change_no_published_row_and_enter_the_next(
     assert queries <= set(fresh["engagement_key"].to_pylist())
 
     build_training_set(home)
-    again = {r["request_id"]: r for t in ("train", "validation") for p in read_split(home, t)
-             for r in p.to_pylist()}  # fmt: skip
+    again = {
+        r["request_id"]: r
+        for t in ("train", "validation")
+        for p in read_split(home, t)
+        for r in p.to_pylist()
+    }
     both = examples.keys() & again.keys()
     assert len(both) > 150
     labelled = set(late["request_id"])
@@ -150,9 +163,12 @@ def home_events(home: Home) -> pd.DataFrame:
 
 
 def test_a_log_in_parts_is_the_log(
-    tiny_world: Home, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    tiny_world: Home,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Where every part ends with a snapshot, nothing is late and nothing tells that there were
     parts; a part that comes again, shuffled, is of no consequence.
     """
@@ -177,9 +193,11 @@ def test_a_log_in_parts_is_the_log(
 
 
 def test_a_published_cutoff_never_moves_back(
-    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     home = build_home(tmp_path, split_log[0], tiny_items, features=FeatureConfig(cadence_hours=24))
     daily = published_us(home)
     build_features(home, FeatureConfig(cadence_hours=1))
@@ -195,9 +213,11 @@ REFUSED = {
 
 
 def test_another_log_is_refused_unless_it_replaces(
-    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     first, rest, _ = split_log
     home = build_home(tmp_path, first, tiny_items)
     before = home.manifest.read_text()
@@ -216,9 +236,11 @@ def test_another_log_is_refused_unless_it_replaces(
 
 
 def test_an_interrupted_ingest_says_how_to_go_on(
-    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     home = build_home(tmp_path, split_log[0], tiny_items, features=None)
     home.manifest.unlink()
     with pytest.raises(StateError, match=r"interrupted.*--replace"):
@@ -226,9 +248,11 @@ def test_an_interrupted_ingest_says_how_to_go_on(
 
 
 def test_a_home_of_another_version_is_refused(
-    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     home = build_home(tmp_path, split_log[0], tiny_items, features=None)
     manifest = home.read_json(home.manifest, "")
     write_json(home.manifest, manifest | {"version": 1})
@@ -239,9 +263,11 @@ def test_a_home_of_another_version_is_refused(
 
 
 def test_string_ids_of_before_keep_their_text(
-    split_log: tuple[pd.DataFrame, ...], tiny_items: pd.DataFrame, build_home: BuildHome,
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     def named(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(item_id="pin-" + frame["item_id"].astype(str))
 

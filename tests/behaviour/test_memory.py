@@ -91,8 +91,11 @@ def peaks_mb(home: Home) -> dict[str, float]:
     path = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(home.root)],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -76,9 +76,13 @@ def shared_mlflow(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def run(
-    tmp_path: Path, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, shared_mlflow: str,
-    monkeypatch: pytest.MonkeyPatch, ray_local: None,
-) -> Callable[[Callable[..., Frames]], Path]:  # fmt: skip
+    tmp_path: Path,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    shared_mlflow: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ray_local: None,
+) -> Callable[[Callable[..., Frames]], Path]:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_mlflow)
 
@@ -87,8 +91,12 @@ def run(
         events.to_parquet(tmp_path / "events.parquet")
         items.to_parquet(tmp_path / "items.parquet")
         (tmp_path / "job.yaml").write_text(CONFIG)
-        paths = {"events": "events.parquet", "items": "items.parquet", "config": "job.yaml",
-                 "workdir": "work"}  # fmt: skip
+        paths = {
+            "events": "events.parquet",
+            "items": "items.parquet",
+            "config": "job.yaml",
+            "workdir": "work",
+        }
         cli.main(["run", *(a for k, v in paths.items() for a in (f"--{k}", str(tmp_path / v)))])
         return tmp_path / "work"
 

@@ -80,8 +80,17 @@ def test_online_features_equal_offline_ones(
         np.testing.assert_allclose(
             request_features(schema, here.inputs), request_features(schema, there), atol=1e-6
         )
-        for name in ("hist_items", "hist_actions", "hist_times", "hist_queries",
-                     "query", "key_level", "tokens", "time", "segments"):  # fmt: skip
+        for name in (
+            "hist_items",
+            "hist_actions",
+            "hist_times",
+            "hist_queries",
+            "query",
+            "key_level",
+            "tokens",
+            "time",
+            "segments",
+        ):
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())
         segmented += bool(x[:, of_segment].any())
@@ -104,9 +113,13 @@ def test_another_context_changes_the_segmented_features_alone(
 def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank, Catalogue]:
     """An engine with an untrained model, whose context embeddings are large enough to matter."""
     schema = schema_of(MANIFEST)
-    catalogue = Catalogue.build(CANDIDATES, [f"item {i}" for i in CANDIDATES], [""] * ITEMS,
-                                np.zeros((ITEMS, 0), np.float32),
-                                np.zeros(ITEMS, np.int64))  # fmt: skip
+    catalogue = Catalogue.build(
+        CANDIDATES,
+        [f"item {i}" for i in CANDIDATES],
+        [""] * ITEMS,
+        np.zeros((ITEMS, 0), np.float32),
+        np.zeros(ITEMS, np.int64),
+    )
     torch.manual_seed(0)
     model = InteractRank(ModelConfig(), schema, catalogue).eval()
     for table in model.query_tower.segments:
@@ -128,19 +141,34 @@ def test_served_scores_and_features_are_the_offline_ones(
     ranks = np.where(CANDIDATES % 3, CANDIDATES % 7, np.nan)
     moved = 0
     for query, user, context in requests.head(15).itertuples(index=False):
-        chosen = [{"id": int(i), "rank": None if np.isnan(r) else int(r)}
-                  for i, r in zip(CANDIDATES, ranks, strict=True)]  # fmt: skip
-        body = {"user_id": user, "query": query, "context": context, "candidates": chosen,
-                "k": ITEMS, "time": UNTIL, "explain": True}  # fmt: skip
+        chosen = [
+            {"id": int(i), "rank": None if np.isnan(r) else int(r)}
+            for i, r in zip(CANDIDATES, ranks, strict=True)
+        ]
+        body = {
+            "user_id": user,
+            "query": query,
+            "context": context,
+            "candidates": chosen,
+            "k": ITEMS,
+            "time": UNTIL,
+            "explain": True,
+        }
 
         def answered(body: dict[str, Any]) -> dict[int, dict[str, Any]]:
             asked = parse_json(orjson.dumps(body), engine.limits(), 0)
             return {item["id"]: item for item in engine.answer(asked).body["items"]}
 
         served, plain = answered(body), answered(body | {"context": {}})
-        candidates = Candidates(CANDIDATES, np.array([0, ITEMS]), none, none.astype(np.float32),
-                                none.astype(np.float32), none[:1],
-                                ranks[:, None].astype(np.float32))  # fmt: skip
+        candidates = Candidates(
+            CANDIDATES,
+            np.array([0, ITEMS]),
+            none,
+            none.astype(np.float32),
+            none.astype(np.float32),
+            none[:1],
+            ranks[:, None].astype(np.float32),
+        )
         inputs = offline_inputs(home, as_table(query, user, context, UNTIL))
         arrays = request_arrays(schema, [query], inputs, candidates, catalogue, table)
         with torch.inference_mode():

@@ -49,19 +49,27 @@ def permuted(log: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Within each request, what happened to an item happens to another shown one instead."""
     rng = np.random.default_rng(seed)
     shown = log[log["action"] == "impression"]
-    places = shown[["request_id", "item_id", "position"]].assign(
-        draw=rng.random(len(shown))
-    ).sort_values(["request_id", "position"])  # fmt: skip
+    places = (
+        shown[["request_id", "item_id", "position"]]
+        .assign(draw=rng.random(len(shown)))
+        .sort_values(["request_id", "position"])
+    )
     drawn = places.sort_values(["request_id", "draw"])
     places["new_item"], places["new_position"] = (
-        drawn["item_id"].to_numpy(), drawn["position"].to_numpy())  # fmt: skip
+        drawn["item_id"].to_numpy(),
+        drawn["position"].to_numpy(),
+    )
     engaged = log[log["action"] != "impression"].merge(
-        places.drop(columns=["draw", "position"]), on=["request_id", "item_id"], how="left",
+        places.drop(columns=["draw", "position"]),
+        on=["request_id", "item_id"],
+        how="left",
         validate="many_to_one",
-    )  # fmt: skip
+    )
     assert engaged["new_item"].notna().all()
-    engaged = engaged.assign(item_id=engaged["new_item"].astype(np.int64),
-                             position=engaged["new_position"].astype(np.int32))  # fmt: skip
+    engaged = engaged.assign(
+        item_id=engaged["new_item"].astype(np.int64),
+        position=engaged["new_position"].astype(np.int32),
+    )
     return pd.concat([log[log["action"] == "impression"], engaged[log.columns]], ignore_index=True)
 
 
@@ -92,9 +100,13 @@ def held_out_auc(home: Home, ranker: Ranker) -> tuple[float, float]:
         requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(
-            reader.schema, queries, offline_inputs(home, requests), shown_candidates(requests),
-            reader.catalogue, reader.table,
-        )  # fmt: skip
+            reader.schema,
+            queries,
+            offline_inputs(home, requests),
+            shown_candidates(requests),
+            reader.catalogue,
+            reader.table,
+        )
         scores = ranker.score(arrays, queries).astype(np.float64)
         auc.append(request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets)["auc"])
     values = np.concatenate(auc)
@@ -108,8 +120,14 @@ def test_permutation_keeps_the_log_lawful(world: tuple[pd.DataFrame, pd.DataFram
     mixed = permuted(log, 1)
     per_request = ["request_id", "action"]
     assert mixed.groupby(per_request).size().equals(log.groupby(per_request).size())
-    shown = set(zip(*log.loc[log["action"] == "impression", ["request_id", "item_id", "position"]]
-                    .to_numpy().T, strict=True))  # fmt: skip
+    shown = set(
+        zip(
+            *log.loc[log["action"] == "impression", ["request_id", "item_id", "position"]]
+            .to_numpy()
+            .T,
+            strict=True,
+        )
+    )
     rows = zip(*mixed[["request_id", "item_id", "position"]].to_numpy().T, strict=True)
     assert set(rows) == shown
     engaged = log["action"] != "impression"
@@ -120,9 +138,10 @@ def test_permutation_keeps_the_log_lawful(world: tuple[pd.DataFrame, pd.DataFram
 
 @pytest.fixture(scope="module")
 def random_home(
-    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome,
+    world: tuple[pd.DataFrame, pd.DataFrame],
+    build_home: BuildHome,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Home:  # fmt: skip
+) -> Home:
     log, items = world
     folder = tmp_path_factory.mktemp("random")
     return build_home(folder, permuted(log, 1), items, training_set=True)
@@ -130,9 +149,10 @@ def random_home(
 
 @pytest.fixture(scope="module")
 def true_home(
-    world: tuple[pd.DataFrame, pd.DataFrame], build_home: BuildHome,
+    world: tuple[pd.DataFrame, pd.DataFrame],
+    build_home: BuildHome,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Home:  # fmt: skip
+) -> Home:
     log, items = world
     return build_home(tmp_path_factory.mktemp("true"), log, items, training_set=True)
 

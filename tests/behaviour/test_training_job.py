@@ -25,8 +25,16 @@ from prerank.training.fit import Progress, fit
 from prerank.training.ray_train import run_training
 from prerank.training.reader import Reader, new_model
 
-SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,),
-                    dropout=0.1, id_dropout=0.2)  # fmt: skip
+SMALL = ModelConfig(
+    width=8,
+    text_width=8,
+    id_width=8,
+    mask_blocks=1,
+    mask_width=16,
+    hidden=(16,),
+    dropout=0.1,
+    id_dropout=0.2,
+)
 SETTINGS = TrainConfig(epochs=4, batch_requests=32, patience=9, warmup_steps=5)
 Worker = Callable[[dict[str, Any]], None]
 
@@ -223,9 +231,15 @@ def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
     assert epochs(end) == ([], end), "a job that had stopped early was trained on"
 
 
-@pytest.mark.parametrize(("counts", "shown", "settles"), [
-    (True, True, False), (True, False, True), (False, True, True), (False, False, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("counts", "shown", "settles"),
+    [
+        (True, True, False),
+        (True, False, True),
+        (False, True, True),
+        (False, False, True),
+    ],
+)
 def test_towers_settle_unless_a_calibration_was_fitted_to_them(
     home: Home, monkeypatch: pytest.MonkeyPatch, counts: bool, shown: bool, settles: bool
 ) -> None:

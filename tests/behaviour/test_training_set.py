@@ -46,8 +46,11 @@ def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
     manifest = manifest_of(home)
     catalogue, inputs = load_catalogue(home, manifest), offline_inputs(home, requests)
     table = catalogue.table()
-    candidates = (shown_candidates(requests) if manifest["has_impressions"]
-                  else sampled_candidates(requests, inputs, table))  # fmt: skip
+    candidates = (
+        shown_candidates(requests)
+        if manifest["has_impressions"]
+        else sampled_candidates(requests, inputs, table)
+    )
     queries = requests["query"].to_pylist()
     return request_arrays(schema_of(manifest), queries, inputs, candidates, catalogue, table)
 
@@ -62,8 +65,10 @@ def by_id(table: pa.Table) -> dict[str, pa.Table]:
 
 def bits(table: pa.Table) -> str:
     """Every value of a one-row table, NaN and all."""
-    flat = [np.asarray(c.combine_chunks().flatten()) if pa.types.is_large_list(c.type)
-            else c.to_numpy() for c in table.columns]  # fmt: skip
+    flat = [
+        np.asarray(c.combine_chunks().flatten()) if pa.types.is_large_list(c.type) else c.to_numpy()
+        for c in table.columns
+    ]
     parts = [f.tobytes() if f.dtype != object else str(f.tolist()).encode() for f in flat]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
@@ -153,9 +158,12 @@ def test_a_rebuilt_training_set_is_the_same(tiny_world: Home, tmp_path: Path) ->
 
 
 def test_features_of_another_log_are_refused(
-    tiny_world: Home, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame, build_home: BuildHome,
+    tiny_world: Home,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     other = build_home(tmp_path, tiny_log.head(-1), tiny_items, features=None)
     with pytest.raises(StateError, match="Run `prerank features` first"):
         build_training_set(other)
@@ -176,8 +184,10 @@ def test_splits_are_by_time_disjoint_and_whole(tiny_world: Home) -> None:
     train, validation = split(tiny_world, "train"), split(tiny_world, "validation")
     assert max(train["time"].to_pylist()) < min(validation["time"].to_pylist())
     assert max(validation["time"].to_pylist()) < splits.test_from
-    wanted = {"train": (0, splits.validation_from),
-              "validation": (splits.validation_from, splits.test_from)}  # fmt: skip
+    wanted = {
+        "train": (0, splits.validation_from),
+        "validation": (splits.validation_from, splits.test_from),
+    }
     for name, (low, high) in wanted.items():
         ids = requests.filter(pa.array((time >= low) & (time < high)))["request_id"].to_pylist()
         assert sorted(split(tiny_world, name)["request_id"].to_pylist()) == sorted(ids)
@@ -231,9 +241,17 @@ def test_a_request_without_impressions_is_history_only(
     assert not kept & bare
     assert not bare & set(all_requests(home)["request_id"].to_pylist())
     one = engaged[engaged["request_id"].isin(bare)].iloc[0]
-    probe = pa.Table.from_pandas(pd.DataFrame([{
-        "query": one["query"], "user_id": one["user_id"], "request_time": one["event_time"] + US,
-    }]))  # fmt: skip
+    probe = pa.Table.from_pandas(
+        pd.DataFrame(
+            [
+                {
+                    "query": one["query"],
+                    "user_id": one["user_id"],
+                    "request_time": one["event_time"] + US,
+                }
+            ]
+        )
+    )
     assert one["item_id"] in offline_inputs(home, probe).hist_items
 
 
@@ -242,9 +260,11 @@ def test_a_request_without_impressions_is_history_only(
 
 @pytest.fixture(scope="module")
 def bare_world(
-    tmp_path_factory: pytest.TempPathFactory, tiny_log: pd.DataFrame, tiny_items: pd.DataFrame,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
     build_home: BuildHome,
-) -> Home:  # fmt: skip
+) -> Home:
     log = tiny_log[tiny_log["action"] != "impression"]
     return build_home(tmp_path_factory.mktemp("bare"), log, tiny_items, training_set=True)
 

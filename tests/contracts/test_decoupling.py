@@ -40,12 +40,19 @@ def test_candidates_and_labels_move_no_query_vector(neural: InteractRank) -> Non
     others = {
         "candidates": replace(source, candidates=np.roll(source.candidates, 5)),
         "x": replace(source, x=rng.normal(size=source.x.shape).astype(np.float32) * 9),
-        "labels": replace(source, labels=3 - source.labels, weights=source.weights * 7,
-                          log_q=source.log_q - 4),
-        "none": replace(source, candidates=source.candidates[:0], x=source.x[:0],
-                        offsets=np.zeros(6, np.int64), labels=source.labels[:0],
-                        weights=source.weights[:0], log_q=source.log_q[:0]),
-    }  # fmt: skip
+        "labels": replace(
+            source, labels=3 - source.labels, weights=source.weights * 7, log_q=source.log_q - 4
+        ),
+        "none": replace(
+            source,
+            candidates=source.candidates[:0],
+            x=source.x[:0],
+            offsets=np.zeros(6, np.int64),
+            labels=source.labels[:0],
+            weights=source.weights[:0],
+            log_q=source.log_q[:0],
+        ),
+    }
     assert n > 0
     for name, changed in others.items():
         assert torch.equal(neural(batch(changed)).queries, base), name
@@ -53,9 +60,11 @@ def test_candidates_and_labels_move_no_query_vector(neural: InteractRank) -> Non
 
 def test_item_attributes_move_no_query_vector_and_do_move_items(neural: InteractRank) -> None:
     other = catalogue(
-        titles=["other words"] * N_ITEMS, categories=["z"] * N_ITEMS,
-        numeric=np.ones((N_ITEMS, 2), np.float32), created=np.zeros(N_ITEMS, np.int64),
-    )  # fmt: skip
+        titles=["other words"] * N_ITEMS,
+        categories=["z"] * N_ITEMS,
+        numeric=np.ones((N_ITEMS, 2), np.float32),
+        created=np.zeros(N_ITEMS, np.int64),
+    )
     base, changed = neural(batch(arrays())), neural(batch(arrays(), other))
     assert torch.equal(base.queries, changed.queries)
     assert not close(item_vectors(neural, CATALOGUE), item_vectors(neural, other), 1e-2)
@@ -85,10 +94,14 @@ def test_a_request_and_its_labels_move_no_item_vector(neural: InteractRank) -> N
     source = arrays()
     rng = np.random.default_rng(9)
     other = replace(
-        source, text=np.roll(source.text, 3), hist_items=source.hist_items[::-1].copy(),
+        source,
+        text=np.roll(source.text, 3),
+        hist_items=source.hist_items[::-1].copy(),
         request=rng.normal(size=source.request.shape).astype(np.float32),
-        labels=3 - source.labels, weights=source.weights + 1, x=source.x * 2,
-    )  # fmt: skip
+        labels=3 - source.labels,
+        weights=source.weights + 1,
+        x=source.x * 2,
+    )
     base, changed = neural(batch(source)), neural(batch(other))
     assert torch.equal(base.items, changed.items)
     assert not close(base.queries, changed.queries, 1e-3)
@@ -116,10 +129,12 @@ def test_permuting_candidates_permutes_scores(neural: InteractRank) -> None:
     source = arrays()
     whole = neural(batch(source)).logits
     rng = np.random.default_rng(4)
-    order = np.concatenate([
-        rng.permutation(np.arange(lo, hi))
-        for lo, hi in zip(source.offsets[:-1], source.offsets[1:], strict=True)
-    ])  # fmt: skip
+    order = np.concatenate(
+        [
+            rng.permutation(np.arange(lo, hi))
+            for lo, hi in zip(source.offsets[:-1], source.offsets[1:], strict=True)
+        ]
+    )
     permuted = replace(source, candidates=source.candidates[order], x=source.x[order])
     assert close(neural(batch(permuted)).logits, whole[order])
 
@@ -138,8 +153,10 @@ def test_padding_content_does_not_matter(neural: InteractRank) -> None:
 
 def test_only_the_last_engagements_count(neural: InteractRank) -> None:
     source = requests_of(arrays(), [2])
-    last = {f: getattr(source, f)[-HISTORY_LENGTH:]
-            for f in ("hist_items", "hist_actions", "hist_times")}  # fmt: skip
+    last = {
+        f: getattr(source, f)[-HISTORY_LENGTH:]
+        for f in ("hist_items", "hist_actions", "hist_times")
+    }
     short = replace(source, **last, hist_offsets=np.array([0, HISTORY_LENGTH]))
     assert torch.equal(neural(batch(source)).queries, neural(batch(short)).queries)
     hist = batch(source).hist_hours[0]

@@ -164,9 +164,12 @@ def test_values_that_are_no_numbers_count_as_missing(model: InteractRank, wrong:
 def test_a_request_that_says_nothing_does_not_drown_the_others(model: InteractRank) -> None:
     source = requests_of(arrays(), [0, 1, 2])
     silent = replace(
-        source, hist_items=source.hist_items[:3], hist_actions=source.hist_actions[:3],
-        hist_times=source.hist_times[:3], hist_offsets=np.array([0, 3, 3, 3]),
-    )  # fmt: skip
+        source,
+        hist_items=source.hist_items[:3],
+        hist_actions=source.hist_actions[:3],
+        hist_times=source.hist_times[:3],
+        hist_offsets=np.array([0, 3, 3, 3]),
+    )
     assert QUERIES[2] == ""
     with torch.enable_grad():
         output = model(batch(silent))
@@ -255,8 +258,11 @@ def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Pat
     assert loaded.meta["note"] == 1
     assert not loaded.model.training
     for f in dataclasses.fields(Catalogue):
-        assert np.array_equal(getattr(loaded.catalogue, f.name), getattr(CATALOGUE, f.name),
-                              equal_nan=f.name in ("numeric", "embedding"))  # fmt: skip
+        assert np.array_equal(
+            getattr(loaded.catalogue, f.name),
+            getattr(CATALOGUE, f.name),
+            equal_nan=f.name in ("numeric", "embedding"),
+        )
     base = model(batch(arrays()))
     again = loaded.model(batch(arrays(), loaded.catalogue))
     assert torch.equal(base.logits, again.logits)

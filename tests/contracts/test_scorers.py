@@ -49,8 +49,12 @@ def train_features() -> tuple[RequestArrays, NDArray[np.float32]]:
 
 def booster() -> lightgbm.Booster:
     source, x = train_features()
-    data = lightgbm.Dataset(x, source.labels & 1, group=np.diff(source.offsets),
-                            feature_name=trees.feature_names(SCHEMA))  # fmt: skip
+    data = lightgbm.Dataset(
+        x,
+        source.labels & 1,
+        group=np.diff(source.offsets),
+        feature_name=trees.feature_names(SCHEMA),
+    )
     return lightgbm.train(SMALL_TREES, data, 12)
 
 
@@ -127,16 +131,23 @@ def test_batch_mates_and_other_candidates_do_not_matter(scorer: Ranker) -> None:
         alone = scorer.score(requests_of(source, [b]), [QUERIES[b]])
         assert close(alone, whole[source.offsets[b] : source.offsets[b + 1]])
     first = requests_of(source, [0])
-    one = replace(first, candidates=first.candidates[:1], x=first.x[:1], labels=first.labels[:1],
-                  weights=first.weights[:1], log_q=first.log_q[:1],
-                  offsets=np.array([0, 1]))  # fmt: skip
+    one = replace(
+        first,
+        candidates=first.candidates[:1],
+        x=first.x[:1],
+        labels=first.labels[:1],
+        weights=first.weights[:1],
+        log_q=first.log_q[:1],
+        offsets=np.array([0, 1]),
+    )
     assert close(scorer.score(one, QUERIES[:1]), whole[:1])
 
 
 def test_labels_weights_and_log_q_are_not_looked_at(scorer: Ranker) -> None:
     source = arrays()
-    changed = replace(source, labels=3 - source.labels, weights=source.weights + 1,
-                      log_q=source.log_q - 2)  # fmt: skip
+    changed = replace(
+        source, labels=3 - source.labels, weights=source.weights + 1, log_q=source.log_q - 2
+    )
     base = scorer.score(source, QUERIES)
     assert np.array_equal(scorer.score(changed, QUERIES), base)
     unlabelled = replace(source, labels=source.labels * 0)
@@ -148,13 +159,21 @@ def test_scores_are_finite_where_nothing_is_known(scorer: Ranker) -> None:
     text, text_offsets = ragged(["nobody ever asked this"] * len(source))
     none = np.zeros(0, np.int64)
     unknown = replace(
-        source, text=text, text_offsets=text_offsets, hist_items=none, hist_actions=none,
-        hist_times=none, hist_offsets=np.zeros(len(source) + 1, np.int64),
+        source,
+        text=text,
+        text_offsets=text_offsets,
+        hist_items=none,
+        hist_actions=none,
+        hist_times=none,
+        hist_offsets=np.zeros(len(source) + 1, np.int64),
         candidates=np.arange(90_000, 90_000 + len(source.candidates)),
-        request=np.full_like(source.request, np.nan), x=np.zeros_like(source.x),
-        labels=source.labels * 0, top_items=none, top_items_counts=none.astype(np.float32),
+        request=np.full_like(source.request, np.nan),
+        x=np.zeros_like(source.x),
+        labels=source.labels * 0,
+        top_items=none,
+        top_items_counts=none.astype(np.float32),
         top_items_offsets=np.zeros(len(source) + 1, np.int64),
-    )  # fmt: skip
+    )
     scores = scorer.score(unknown, ["nobody ever asked this"] * len(source))
     assert np.isfinite(scores).all()
     empty = requests_of(source, [1])
@@ -164,9 +183,15 @@ def test_scores_are_finite_where_nothing_is_known(scorer: Ranker) -> None:
 
 def test_a_request_without_candidates_has_no_scores(scorer: Ranker) -> None:
     first = requests_of(arrays(), [0])
-    bare = replace(first, candidates=first.candidates[:0], x=first.x[:0], labels=first.labels[:0],
-                   weights=first.weights[:0], log_q=first.log_q[:0],
-                   offsets=np.zeros(2, np.int64))  # fmt: skip
+    bare = replace(
+        first,
+        candidates=first.candidates[:0],
+        x=first.x[:0],
+        labels=first.labels[:0],
+        weights=first.weights[:0],
+        log_q=first.log_q[:0],
+        offsets=np.zeros(2, np.int64),
+    )
     assert scorer.score(bare, QUERIES[:1]).shape == (0,)
 
 
@@ -199,8 +224,12 @@ def test_requests_move_no_item_vector_and_candidates_no_query_vector(name: str) 
     rolled = replace(source, candidates=np.roll(source.candidates, 5), x=source.x * 3)
     assert torch.equal(model.match(batch(rolled))[1], queries)
     request = np.random.default_rng(9).normal(size=source.request.shape).astype(np.float32)
-    other = replace(source, text=np.roll(source.text, 3), request=request,
-                    hist_items=source.hist_items[::-1].copy())  # fmt: skip
+    other = replace(
+        source,
+        text=np.roll(source.text, 3),
+        request=request,
+        hist_items=source.hist_items[::-1].copy(),
+    )
     _, changed, same = model.match(batch(other))
     assert torch.equal(same, items)
     assert not torch.allclose(changed, queries, atol=1e-3)
@@ -244,8 +273,7 @@ def test_cost_of_early_interaction_is_what_torch_counts() -> None:
     assert isinstance(model, IntTower)
     heads, width, layers, n = config.interaction_heads, config.interaction_width, 3, 10
     queries, items = torch.randn(n, layers, heads, width), torch.randn(n, heads, width)
-    assert model.cost() == (counted(lambda: model.interact(queries, items)) / n,
-                            2 * heads * width)  # fmt: skip
+    assert model.cost() == (counted(lambda: model.interact(queries, items)) / n, 2 * heads * width)
 
 
 def test_early_interaction_is_the_best_pair_of_each_layer_and_part() -> None:
@@ -254,8 +282,14 @@ def test_early_interaction_is_the_best_pair_of_each_layer_and_part() -> None:
     model = build(config, ONE_HEAD, CATALOGUE)
     assert isinstance(model, IntTower)
     queries, items = torch.randn(4, 3, 2, 3), torch.randn(4, 2, 3)
-    best = [[max(float(queries[n, layer, m] @ items[n, k]) for k in range(2))
-             for layer in range(3) for m in range(2)] for n in range(4)]  # fmt: skip
+    best = [
+        [
+            max(float(queries[n, layer, m] @ items[n, k]) for k in range(2))
+            for layer in range(3)
+            for m in range(2)
+        ]
+        for n in range(4)
+    ]
     assert torch.allclose(model.interact(queries, items), model.mlp(torch.tensor(best)), atol=1e-5)
 
 

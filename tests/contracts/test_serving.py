@@ -73,10 +73,14 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
     told[::3] = np.nan
     source = RequestArrays.of(
-        SCHEMA, [query], inputs, candidates=candidates, offsets=offsets,
+        SCHEMA,
+        [query],
+        inputs,
+        candidates=candidates,
+        offsets=offsets,
         x=cross_features(SCHEMA, inputs, candidates, offsets, created, told),
         labels=np.zeros(20, np.int64),
-    )  # fmt: skip
+    )
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
     scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
     # An unknown candidate in front must not shift what was said of the others.

@@ -58,9 +58,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
     try:
         with log.open("w") as out:
             done = subprocess.run(
-                ["bash", "-c", script], cwd=ROOT, env=env, stdout=out, stderr=out, timeout=560,
-                check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                ["bash", "-c", script],
+                cwd=ROOT,
+                env=env,
+                stdout=out,
+                stderr=out,
+                timeout=560,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
         assert done.returncode == 0, log.read_text()[-6000:]
         yield home, log.read_text()
     finally:
@@ -78,9 +84,14 @@ def prerank(home: Path, *words: str) -> str:
     line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PRERANK_"))}
     done = subprocess.run(
-        ["bash", "-c", line], cwd=ROOT, env=env | {"HOME": str(home)}, capture_output=True,
-        text=True, timeout=300, check=True,
-    )  # fmt: skip
+        ["bash", "-c", line],
+        cwd=ROOT,
+        env=env | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
     return done.stdout
 
 
@@ -120,9 +131,12 @@ def test_the_block_trains_promotes_and_serves(cluster: tuple[Path, str]) -> None
 @pytest.mark.slow
 def test_the_job_upload_is_small() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=True,
-    ).stdout.splitlines()  # fmt: skip
+    ).stdout.splitlines()
     assert sum((ROOT / f).stat().st_size for f in listed if (ROOT / f).exists()) < UPLOAD_LIMIT
 
 
@@ -150,9 +164,11 @@ def test_an_event_changes_the_users_next_request(
     before = client.post("/v1/prerank", json=body).raise_for_status().json()["items"]
     last = before[-1]
     event = {
-        "user_id": body["user_id"], "item_id": last["id"], "action": "save",
+        "user_id": body["user_id"],
+        "item_id": last["id"],
+        "action": "save",
         "event_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
+    }
     client.post("/v1/events", json={"events": [event]}).raise_for_status()
     time.sleep(1.1)
     after = client.post("/v1/prerank", json=body).raise_for_status().json()["items"]

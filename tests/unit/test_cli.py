@@ -89,9 +89,10 @@ def test_exit_codes_are_the_documented_ones() -> None:
 
 @pytest.mark.parametrize("error", EXIT_CODES, ids=lambda e: e.__name__)
 def test_a_user_error_is_one_line_and_its_exit_code(
-    error: type[errors.PrerankError], monkeypatch: pytest.MonkeyPatch,
+    error: type[errors.PrerankError],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     def fails(_: argparse.Namespace) -> None:
         raise error("the field `x` is wrong. Do y.")
 
@@ -196,8 +197,11 @@ def test_the_installed_command() -> None:
     }
     done = subprocess.run(
         [sys.executable, "-c", "from prerank.cli import main; main()", "features"],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f'prerank features: {ENV} is not set. Run: eval "$(prerank env)"\n'

@@ -41,8 +41,13 @@ def test_the_effect_of_a_save_is_told_apart_from_times(
     worth: float, place: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = MadeUp(worth)
-    body = {"user_id": "u", "query": "q", "candidates": [1, 2, 3], "k": 2,
-            "time": "2024-05-01T00:00:00Z"}  # fmt: skip
+    body = {
+        "user_id": "u",
+        "query": "q",
+        "candidates": [1, 2, 3],
+        "k": 2,
+        "time": "2024-05-01T00:00:00Z",
+    }
     with httpx.Client(transport=httpx.MockTransport(server), base_url="http://made.up") as client:
         converse(client, LiveRequest(body, {3: "a chair"}))
     said = capsys.readouterr().out

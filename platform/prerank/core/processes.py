@@ -30,10 +30,21 @@ def mlflow_command(home: Home, port: int) -> list[str]:
     """The MLflow server on its embedded back end, bound to loopback."""
     home.mlflow.mkdir(parents=True, exist_ok=True)
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{home.mlflow / 'mlflow.db'}",
-        "--artifacts-destination", str(home.mlflow / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{home.mlflow / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(home.mlflow / "artifacts"),
+    ]
 
 
 @contextmanager

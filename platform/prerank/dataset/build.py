@@ -69,8 +69,10 @@ def _build_task(task: dict[str, Any]) -> dict[str, Any]:
     schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
     table = catalogue.table()
     counts: dict[str, Any] = {}
-    bounds = {"train": (0, splits.validation_from),
-              "validation": (splits.validation_from, splits.test_from)}  # fmt: skip
+    bounds = {
+        "train": (0, splits.validation_from),
+        "validation": (splits.validation_from, splits.test_from),
+    }
     for split, (low, high) in bounds.items():
         high = min(high, splits.closed_before)
         requests = requests_between(task["files"], manifest, low, high)
@@ -85,8 +87,12 @@ def _build_task(task: dict[str, Any]) -> dict[str, Any]:
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         path = Path(task["out"]) / split / f"part-{task['task']:05d}.parquet"
-        pq.write_table(to_table(requests["request_id"].to_pylist(), arrays), path,
-                       compression="zstd", row_group_size=ROW_GROUP)  # fmt: skip
+        pq.write_table(
+            to_table(requests["request_id"].to_pylist(), arrays),
+            path,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+        )
         counts |= {
             f"{split}_requests": len(arrays),
             f"{split}_candidates": len(arrays.candidates),

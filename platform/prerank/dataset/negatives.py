@@ -34,9 +34,23 @@ def _draw(pool: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 @nb.njit(cache=True, nogil=True)
 def _sample(  # type: ignore[no-untyped-def]
-    seeds, blocks, block_start, key_block, key_offsets, hist_rows, hist_offsets, row_ids, row_at,
-    positives, positive_offsets, n_items, decode, out_rows, out_log_q, out_offsets,
-):  # fmt: skip
+    seeds,
+    blocks,
+    block_start,
+    key_block,
+    key_offsets,
+    hist_rows,
+    hist_offsets,
+    row_ids,
+    row_at,
+    positives,
+    positive_offsets,
+    n_items,
+    decode,
+    out_rows,
+    out_log_q,
+    out_offsets,
+):
     score = np.zeros(n_items)
     state = np.zeros(n_items, np.int8)
     touched = np.empty(n_items, np.int64)
@@ -136,11 +150,23 @@ def sample_candidates(
     rows, log_q = np.empty(most, np.int64), np.empty(most, np.float32)
     offsets = np.zeros(len(seeds) + 1, np.int64)
     used = _sample(
-        seeds, inputs.blocks, inputs.block_start, inputs.key_block, inputs.key_offsets,
-        table.rows(inputs.hist_items), inputs.hist_offsets, np.cumsum(lengths) - lengths,
-        table.rows(flat), table.rows(positives), positive_offsets, len(table), DECODE, rows, log_q,
+        seeds,
+        inputs.blocks,
+        inputs.block_start,
+        inputs.key_block,
+        inputs.key_offsets,
+        table.rows(inputs.hist_items),
+        inputs.hist_offsets,
+        np.cumsum(lengths) - lengths,
+        table.rows(flat),
+        table.rows(positives),
+        positive_offsets,
+        len(table),
+        DECODE,
+        rows,
+        log_q,
         offsets,
-    )  # fmt: skip
+    )
     return table.ids[rows[:used]], log_q[:used].copy(), offsets
 
 

@@ -66,8 +66,9 @@ def _plain(model: ModelConfig) -> ModelConfig:
 
 def families(schema: FeatureSchema) -> dict[str, tuple[str, ...]]:
     """Family -> its columns, where the schema has some; columns of no family are "other"."""
-    found = {f: tuple(c for c in schema.cross if c.startswith(starts))
-             for f, starts in FAMILIES.items()}  # fmt: skip
+    found = {
+        f: tuple(c for c in schema.cross if c.startswith(starts)) for f, starts in FAMILIES.items()
+    }
     known = {c for columns in found.values() for c in columns}
     found["other"] = tuple(c for c in schema.cross if c not in known)
     return {family: columns for family, columns in found.items() if columns}
@@ -83,24 +84,37 @@ def variants(schema: FeatureSchema) -> list[Variant]:
         Variant("no time", "time embedding of the user sequence", _model(time_encoding=False)),
         Variant("no masknet", "mask blocks: plain MLP layers as wide", _plain),
         Variant("no softmax loss", "in-batch sampled softmax", train=_loss(softmax=0.0)),
-        Variant("no listwise loss", "softmax over a request's candidates",
-                train=_loss(listwise=0.0)),
-        Variant("no log Q", "corrections for sampled candidates and in-batch negatives",
-                train=_loss(log_q_power=0.0, softmax_log_q=False)),
-        Variant("no stacking", "refit of the fusion on held-out requests",
-                train=lambda train: replace(train, stacking=False)),
-        Variant("no settling", "last passes over the held-out requests",
-                train=lambda train: replace(train, settle_passes=0)),
-        Variant("no top items", "the query's top items",
-                _model(top_items=False)),
-        Variant("fixed fusion weights", "dependence of the fusion on the request",
-                _model(gated=False)),
-        Variant("no cross features", f"all {len(schema.cross)} cross features",
-                masked=schema.cross),
-        *(Variant(f"no {family}", f"cross features: {', '.join(columns)}", masked=columns)
-          for family, columns in families(schema).items()),
+        Variant(
+            "no listwise loss", "softmax over a request's candidates", train=_loss(listwise=0.0)
+        ),
+        Variant(
+            "no log Q",
+            "corrections for sampled candidates and in-batch negatives",
+            train=_loss(log_q_power=0.0, softmax_log_q=False),
+        ),
+        Variant(
+            "no stacking",
+            "refit of the fusion on held-out requests",
+            train=lambda train: replace(train, stacking=False),
+        ),
+        Variant(
+            "no settling",
+            "last passes over the held-out requests",
+            train=lambda train: replace(train, settle_passes=0),
+        ),
+        Variant("no top items", "the query's top items", _model(top_items=False)),
+        Variant(
+            "fixed fusion weights", "dependence of the fusion on the request", _model(gated=False)
+        ),
+        Variant(
+            "no cross features", f"all {len(schema.cross)} cross features", masked=schema.cross
+        ),
+        *(
+            Variant(f"no {family}", f"cross features: {', '.join(columns)}", masked=columns)
+            for family, columns in families(schema).items()
+        ),
         Variant("linear g", "hidden units of g(x)", _model(fusion_hidden=0)),
-    ]  # fmt: skip
+    ]
 
 
 def trials_of(
@@ -109,12 +123,11 @@ def trials_of(
     """Trials of each variant, one a seed."""
     return {
         v.name: [
-            Trial(v.name, v.model(model),
-                  replace(v.train(train), seed=train.seed + s), v.masked)
+            Trial(v.name, v.model(model), replace(v.train(train), seed=train.seed + s), v.masked)
             for s in range(seeds)
         ]
         for v in variants(schema)
-    }  # fmt: skip
+    }
 
 
 def ablate(
@@ -142,19 +155,24 @@ def ablate(
         "split": budget.split,
         "about": _about(training, train, seeds, budget),
         "ablations": {
-            v.name: {"parts": v.parts,
-                     "metrics": {m: [row[m] for row in by_name[v.name]] for m in METRICS}}
+            v.name: {
+                "parts": v.parts,
+                "metrics": {m: [row[m] for row in by_name[v.name]] for m in METRICS},
+            }
             for v in variants(schema)
         },
-    }  # fmt: skip
+    }
     write_json(home.root / FILE, results)
     _log(home, results, seeds)
     return results
 
 
 def _about(training: Mapping[str, Any], train: TrainConfig, seeds: int, budget: Budget) -> str:
-    where = ("the later half of the validation requests" if budget.split == "validation"
-             else "the test requests")  # fmt: skip
+    where = (
+        "the later half of the validation requests"
+        if budget.split == "validation"
+        else "the test requests"
+    )
     return (
         f"{min(training['train_requests'], budget.train_requests):,} of "
         f"{training['train_requests']:,} training requests, at most "
@@ -168,8 +186,10 @@ def _log(home: Home, results: dict[str, Any], seeds: int) -> None:
 
     params = {"dataset": results["dataset"], "split": results["split"], "seeds": seeds}
     with tracking.job_run(home, "ablate", params, {"about": results["about"]}):
-        means = {name: {m: float(np.mean(v)) for m, v in own["metrics"].items()}
-                 for name, own in results["ablations"].items()}  # fmt: skip
+        means = {
+            name: {m: float(np.mean(v)) for m, v in own["metrics"].items()}
+            for name, own in results["ablations"].items()
+        }
         tracking.log_results(means, [home.root / FILE])
         mlflow.log_text(table(results), "ablations.txt")
 
@@ -187,8 +207,10 @@ def table(results: dict[str, Any]) -> str:
     """
     own = results["ablations"]
     full = np.array(own[FULL]["metrics"]["mrr"])
-    lines = [f"{results['dataset']}: {results['about']}",
-             f"{'':<20}" + "".join(f"{m:>9}" for m in METRICS) + "   mrr - full"]  # fmt: skip
+    lines = [
+        f"{results['dataset']}: {results['about']}",
+        f"{'':<20}" + "".join(f"{m:>9}" for m in METRICS) + "   mrr - full",
+    ]
     for name, variant in own.items():
         means = "".join(f"{np.mean(variant['metrics'][m]):>9.4f}" for m in METRICS)
         difference = np.array(variant["metrics"]["mrr"]) - full

@@ -175,9 +175,12 @@ def _cells(
 
 @nb.njit(cache=True, nogil=True)
 def _ranks(
-    scores: NDArray[np.float64], offsets: NDArray[np.int64], at: NDArray[np.int64],
-    request: NDArray[np.int64], out: NDArray[np.float64],
-) -> None:  # fmt: skip
+    scores: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    at: NDArray[np.int64],
+    request: NDArray[np.int64],
+    out: NDArray[np.float64],
+) -> None:
     for i in range(at.size):
         score = scores[at[i]]
         better, tied = 0, 0
@@ -201,9 +204,12 @@ class Engagements:
 
     @classmethod
     def of(
-        cls, engaged: NDArray[np.bool_], places: NDArray[np.float64],
-        offsets: NDArray[np.int64], propensities: Propensities,
-    ) -> Engagements:  # fmt: skip
+        cls,
+        engaged: NDArray[np.bool_],
+        places: NDArray[np.float64],
+        offsets: NDArray[np.int64],
+        propensities: Propensities,
+    ) -> Engagements:
         """``engaged`` bool [N]; ``places`` float64 [N], NaN where a candidate was not shown."""
         at = np.flatnonzero(engaged & ~np.isnan(places))
         request = np.searchsorted(offsets, at, side="right") - 1

@@ -163,18 +163,32 @@ def _ask(
         with httpx.Client(base_url=url, timeout=60.0) as client:
             health = client.get("/health").raise_for_status().json()
             clock = {"time": str(until)} if health["clock"] == "replay" else {}
-            rows = zip(searches["query"].to_pylist(), searches["user_id"].to_pylist(), candidates,
-                       contexts, strict=True)  # fmt: skip
+            rows = zip(
+                searches["query"].to_pylist(),
+                searches["user_id"].to_pylist(),
+                candidates,
+                contexts,
+                strict=True,
+            )
             for query, user, (ids, said), context in rows:
-                fields = {"query": query, "user_id": user, "k": str(max(len(ids), 1)),
-                          "explain": "true", "context": json.dumps(context)} | clock  # fmt: skip
+                fields = {
+                    "query": query,
+                    "user_id": user,
+                    "k": str(max(len(ids), 1)),
+                    "explain": "true",
+                    "context": json.dumps(context),
+                } | clock
                 # The form whose ids are int64 keys, whatever the log's ids are.
                 body = ids.astype("<i8").tobytes()
                 if said is not None:
                     fields["retriever"] = ",".join(told)
                     body += said.T.astype("<f4").tobytes()
-                answer = client.post("/v1/prerank", params=fields, content=body, headers={
-                    "Content-Type": "application/octet-stream"})  # fmt: skip
+                answer = client.post(
+                    "/v1/prerank",
+                    params=fields,
+                    content=body,
+                    headers={"Content-Type": "application/octet-stream"},
+                )
                 if answer.status_code == 503:
                     raise NotReadyError(f"the deployment at {url} is not ready: {answer.text}")
                 if answer.status_code != 200:
@@ -189,12 +203,20 @@ def _ask(
 
 
 def _as_seen(
-    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs,
+    home: Home,
+    manifest: dict[str, Any],
+    searches: pa.Table,
+    inputs: FeatureInputs,
     asked: Sequence[Asked],
-) -> FeatureInputs:  # fmt: skip
+) -> FeatureInputs:
     """``inputs`` at the time of each answer, with what the journal acknowledged since the fill."""
-    filled = as_of(home.features / "user_history", "user_id", searches["user_id"],
-                   searches["request_time"].combine_chunks(), HISTORY_FIELDS)  # fmt: skip
+    filled = as_of(
+        home.features / "user_history",
+        "user_id",
+        searches["user_id"],
+        searches["request_time"].combine_chunks(),
+        HISTORY_FIELDS,
+    )
     columns = [filled.values[name].to_pylist() for name in HISTORY_FIELDS]
     journaled = _journaled(home, manifest, {a.user_id for a in asked})
     seen: list[list[Entry]] = []
@@ -204,10 +226,11 @@ def _as_seen(
         seen.append(visible(whole, request.time_us))
     lengths = [len(history) for history in seen]
     return dataclasses.replace(
-        inputs, time=np.array([a.time_us for a in asked], np.int64),
+        inputs,
+        time=np.array([a.time_us for a in asked], np.int64),
         **history_arrays([e for history in seen for e in history]),
         hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
-    )  # fmt: skip
+    )
 
 
 def _journaled(
@@ -247,10 +270,14 @@ def _expected(
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     n = int(offsets[-1])
     candidates = Candidates(
-        np.concatenate(ids), offsets, np.zeros(n, np.int64), np.ones(n, np.float32),
-        np.zeros(n, np.float32), np.zeros(len(ids), np.int64),
+        np.concatenate(ids),
+        offsets,
+        np.zeros(n, np.int64),
+        np.ones(n, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(len(ids), np.int64),
         np.concatenate(said) if said else None,
-    )  # fmt: skip
+    )
     queries = searches["query"].to_pylist()
     arrays = request_arrays(schema, queries, inputs, candidates, bundle.catalogue, table)
     weights = torch.from_numpy(weights_of(None, schema))
@@ -264,11 +291,19 @@ def _expected(
         scale, slope = coefficients.scale.numpy(), float(folded.heads.abs().sum())
         dots = (scores - cross_scores - float(folded.constant)) / scale[of.numpy()]
     return [
-        {"names": schema.cross, "ids": arrays.candidates[low:high], "x": arrays.x[low:high],
-         "cross_score": cross_scores[low:high], "dot": dots[low:high], "score": scores[low:high],
-         "request": arrays.request[b], "scale": float(scale[b]), "slope": slope}
+        {
+            "names": schema.cross,
+            "ids": arrays.candidates[low:high],
+            "x": arrays.x[low:high],
+            "cross_score": cross_scores[low:high],
+            "dot": dots[low:high],
+            "score": scores[low:high],
+            "request": arrays.request[b],
+            "scale": float(scale[b]),
+            "slope": slope,
+        }
         for b, (low, high) in enumerate(pairwise(offsets))
-    ]  # fmt: skip
+    ]
 
 
 def _compare(found: Parity, asked: Asked, expected: Expected) -> None:

@@ -90,9 +90,12 @@ def cut_columns(scores: Scores, positive: NDArray[np.bool_], candidates: Candida
 
 
 def counterfactual_columns(
-    scores: Scores, positive: NDArray[np.bool_], places: NDArray[np.float64],
-    offsets: NDArray[np.int64], propensities: Propensities,
-) -> Columns:  # fmt: skip
+    scores: Scores,
+    positive: NDArray[np.bool_],
+    places: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    propensities: Propensities,
+) -> Columns:
     """Weighted gains of every ranker's order, and of the order that was shown."""
     engaged = Engagements.of(positive, places, offsets, propensities)
     columns: Columns = {f"snips|{k}": v for k, v in engaged.weights().items()}

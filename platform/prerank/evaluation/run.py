@@ -84,8 +84,9 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
     joined = offline_inputs(home, requests)
     for start in range(0, requests.num_rows, step):
         chunk = requests.slice(start, step)
-        candidates = shown_candidates(chunk) if shown else catalogue_candidates(
-            chunk, catalogue.ids)  # fmt: skip
+        candidates = (
+            shown_candidates(chunk) if shown else catalogue_candidates(chunk, catalogue.ids)
+        )
         queries = chunk["query"].to_pylist()
         inputs = joined.slice(start, start + chunk.num_rows)
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
@@ -102,8 +103,11 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
             seconds[ranker.name] += time.perf_counter() - began
         for name, oracle in oracles.items():
             scores[name] = np.concatenate(
-                [oracle.score(i, arrays.candidates[arrays.offsets[b] : arrays.offsets[b + 1]])
-                 for b, i in enumerate(ids)])  # fmt: skip
+                [
+                    oracle.score(i, arrays.candidates[arrays.offsets[b] : arrays.offsets[b + 1]])
+                    for b, i in enumerate(ids)
+                ]
+            )
         columns: dict[str, Any] = {"request_id": ids}
         columns |= slices_of(schema, arrays)
         columns |= ranking_columns(scores, positive, candidates)
@@ -134,9 +138,13 @@ def _no_histograms(
 
 
 def _add_to_histograms(
-    histograms: dict[str, NDArray[np.float64]], all_rankers: list[Ranker], schema: FeatureSchema,
-    arrays: RequestArrays, queries: list[str], shown: NDArray[np.bool_],
-) -> None:  # fmt: skip
+    histograms: dict[str, NDArray[np.float64]],
+    all_rankers: list[Ranker],
+    schema: FeatureSchema,
+    arrays: RequestArrays,
+    queries: list[str],
+    shown: NDArray[np.bool_],
+) -> None:
     """Add the predictions for what was shown, against what was engaged, head by head."""
     for ranker in all_rankers:
         if not hasattr(ranker, "probabilities"):
@@ -183,11 +191,14 @@ def evaluate(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replaced(folder) as out:
         common = {
-            "home": str(home.root), "models": {k: str(v) for k, v in models.items()},
-            "oracles": str(oracles) if oracles else None, "out": str(out),
-            "from_us": low, "to_us": high,
+            "home": str(home.root),
+            "models": {k: str(v) for k, v in models.items()},
+            "oracles": str(oracles) if oracles else None,
+            "out": str(out),
+            "from_us": low,
+            "to_us": high,
             "propensities": None if isinstance(propensities, str) else asdict(propensities),
-        }  # fmt: skip
+        }
         groups = event_days(home, low, high, REQUESTS_PER_TASK)
         tasks = [common | {"files": f, "number": i} for i, f in enumerate(groups)]
         done = ray_map(_evaluate_task, tasks, "evaluate")

@@ -24,9 +24,14 @@ Done = Sequence[Mapping[str, Any]]
 
 
 def results_of(
-    frame: pd.DataFrame, done: Done, names: Sequence[str], manifest: Mapping[str, Any],
-    training: Mapping[str, Any], split: str, propensities: Propensities | str,
-) -> dict[str, Any]:  # fmt: skip
+    frame: pd.DataFrame,
+    done: Done,
+    names: Sequence[str],
+    manifest: Mapping[str, Any],
+    training: Mapping[str, Any],
+    split: str,
+    propensities: Propensities | str,
+) -> dict[str, Any]:
     """Parts of :class:`prerank.evaluation.results.Results`.
 
     Args:
@@ -84,8 +89,10 @@ def paired(frame: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[st
         for metric in COMPARED:
             test = paired_test(frame[f"{a}|{metric}"].to_numpy(), frame[f"{b}|{metric}"].to_numpy())
             out[name][metric] = {
-                "difference": test.mean_difference, "ci": list(test.ci), "p": test.p_value,
-            }  # fmt: skip
+                "difference": test.mean_difference,
+                "ci": list(test.ci),
+                "p": test.p_value,
+            }
     return out
 
 
@@ -157,27 +164,35 @@ def _counterfactual(
     return {
         "models": models,
         "propensities": {
-            "first_place": list(propensities.first), "value": list(propensities.value),
-            "engagements": propensities.engagements, "strata": propensities.strata,
+            "first_place": list(propensities.first),
+            "value": list(propensities.value),
+            "engagements": propensities.engagements,
+            "strata": propensities.strata,
         },
         "requests": int((weight > 0).sum()),
         "effective_engagements": effective_size(weight, frame["snips|weight2"].to_numpy()),
-    }  # fmt: skip
+    }
 
 
 def _facts(
     manifest: Mapping[str, Any], training: Mapping[str, Any], frame: pd.DataFrame, split: str
 ) -> dict[str, Any]:
     engaged = frame["positives"].sum() + frame["unreachable"].sum()
-    policy = ("what the log shows was impressed" if manifest["has_impressions"]
-              else "the whole catalogue")  # fmt: skip
+    policy = (
+        "what the log shows was impressed" if manifest["has_impressions"] else "the whole catalogue"
+    )
     return {
         "name": manifest["dataset"],
-        "requests": {"train": training["train_requests"],
-                     "validation": training["validation_requests"], split: len(frame)},
-        "users": manifest["users"], "queries": manifest["queries"], "items": manifest["items"],
+        "requests": {
+            "train": training["train_requests"],
+            "validation": training["validation_requests"],
+            split: len(frame),
+        },
+        "users": manifest["users"],
+        "queries": manifest["queries"],
+        "items": manifest["items"],
         "time_span": (manifest["first_time"], manifest["last_time"]),
         "positives": int(frame["positives"].sum()),
         "candidates": policy,
         "reachable_share": float(frame["positives"].sum() / max(engaged, 1)),
-    }  # fmt: skip
+    }

@@ -78,9 +78,13 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, of which a result file keeps a copy."""
-        own = {"name": self.name, "architecture": architecture(self.model),
-               "model": self.model.to_dict(), "train": asdict(self.train),
-               "masked": self.masked}  # fmt: skip
+        own = {
+            "name": self.name,
+            "architecture": architecture(self.model),
+            "model": self.model.to_dict(),
+            "train": asdict(self.train),
+            "masked": self.masked,
+        }
         plain: dict[str, Any] = json.loads(json.dumps(own))
         return plain
 
@@ -227,13 +231,21 @@ def _trial_task(task: dict[str, str]) -> dict[str, str]:
     began, home = time.perf_counter(), Home.at(task["home"])
     asked = json.loads(task["asked"])
     own = asked["trial"]
-    trial = Trial(own["name"], config_of(own["architecture"], own["model"]),
-                  typed(TrainConfig, own["train"], "train"), tuple(own["masked"]))  # fmt: skip
+    trial = Trial(
+        own["name"],
+        config_of(own["architecture"], own["model"]),
+        typed(TrainConfig, own["train"], "train"),
+        tuple(own["masked"]),
+    )
     budget = Budget(**asked["budget"])
     trainer, reader, epochs = fitted(home, trial, budget)
     metrics = measured(home, trainer.model, reader, budget)
-    result = {"asked": asked, "metrics": metrics, "epochs": epochs,
-              "seconds": time.perf_counter() - began}  # fmt: skip
+    result = {
+        "asked": asked,
+        "metrics": metrics,
+        "epochs": epochs,
+        "seconds": time.perf_counter() - began,
+    }
     write_json(Path(task["out"]), result)
     return {"out": task["out"]}
 
@@ -249,8 +261,11 @@ def run_trials(
         For each trial: ``metrics`` (name -> mean), ``epochs`` and ``seconds``.
     """
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    same = {"fingerprint": training["fingerprint"], "schema_hash": training["schema_hash"],
-            "budget": asdict(budget)}  # fmt: skip
+    same = {
+        "fingerprint": training["fingerprint"],
+        "schema_hash": training["schema_hash"],
+        "budget": asdict(budget),
+    }
     asked = [{**same, "trial": t.to_dict()} for t in trials]
     files = [folder / f"{t.name.replace(' ', '_')}-{t.train.seed}.json" for t in trials]
     pending = [

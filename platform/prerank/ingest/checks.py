@@ -72,7 +72,7 @@ class Checked:
 def check(
     events: Path, items: Path, home: Home, mapping: LogMapping, existing: Existing
 ) -> Checked:
-    """Refuse what cannot be ingested, beside what is ``existing`` in the home; else say how to read it.
+    """Refuse what cannot be ingested into a home with ``existing``; else say how to read it.
 
     Raises:
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.

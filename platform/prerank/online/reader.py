@@ -129,9 +129,13 @@ def visible(history: list[Entry], now_us: int) -> list[Entry]:
 
 
 def request_inputs(
-    query: str, keys: list[str], rows: list[bytes], history: list[Entry], now_us: int,
+    query: str,
+    keys: list[str],
+    rows: list[bytes],
+    history: list[Entry],
+    now_us: int,
     context: Mapping[str, str] = NO_CONTEXT,
-) -> FeatureInputs:  # fmt: skip
+) -> FeatureInputs:
     """Inputs of one request (B = 1) from its packed rows (empty = missing), history and context."""
     sizes = np.array([len(r) for r in rows], np.int64)
     found = sizes > 0

@@ -205,6 +205,12 @@ class HistoryWriter:
 
 
 __all__ = [
-    "Entry", "Event", "HistoryWriter", "Written", "history_arrays", "merged", "read_histories",
+    "Entry",
+    "Event",
+    "HistoryWriter",
+    "Written",
+    "history_arrays",
+    "merged",
+    "read_histories",
     "writer_of",
-]  # fmt: skip
+]

@@ -80,8 +80,10 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
     if request.explain:
         # What `prerank parity` needs to compute the same answer from the offline tables.
         statistics = request_features(scorer.model.schema, inputs)[0]
-        body |= {"time": iso(request.time_us),
-                 "request_features": named(REQUEST_NUMERIC, statistics)}  # fmt: skip
+        body |= {
+            "time": iso(request.time_us),
+            "request_features": named(REQUEST_NUMERIC, statistics),
+        }
     return Answer(body, read)
 
 
@@ -89,9 +91,12 @@ def without_rows(inputs: FeatureInputs) -> FeatureInputs:
     """The same request as if no key had a packed row."""
     nothing = inputs.blocks[:0]
     return dataclasses.replace(
-        inputs, blocks=nothing, block_start=_EMPTY, block_size=_EMPTY,
+        inputs,
+        blocks=nothing,
+        block_start=_EMPTY,
+        block_size=_EMPTY,
         key_block=np.full_like(inputs.key_block, MISSING_BLOCK),
-    )  # fmt: skip
+    )
 
 
 def _parts(
@@ -109,7 +114,10 @@ def _parts(
         ]
     x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retriever_features)
     return [
-        {"dot": float(scored.dots[at]), "cross_score": float(scored.cross_scores[at]),
-         "features": named(schema.cross, x[i])}
+        {
+            "dot": float(scored.dots[at]),
+            "cross_score": float(scored.cross_scores[at]),
+            "features": named(schema.cross, x[i]),
+        }
         for i, at in enumerate(top)
-    ]  # fmt: skip
+    ]

@@ -45,12 +45,27 @@ AHEAD_US = 300_000_000
 """Wall clock: an event may lie this far ahead, for clocks that disagree."""
 
 _FIELDS = {
-    "request_id", "user_id", "query", "candidates", "k", "time", "weights", "explain", "context",
-    "retriever_scores", "retriever_ranks",
-}  # fmt: skip
+    "request_id",
+    "user_id",
+    "query",
+    "candidates",
+    "k",
+    "time",
+    "weights",
+    "explain",
+    "context",
+    "retriever_scores",
+    "retriever_ranks",
+}
 _EVENT_FIELDS = {
-    "user_id", "item_id", "action", "event_time", "event_id", "request_id", "query",
-}  # fmt: skip
+    "user_id",
+    "item_id",
+    "action",
+    "event_time",
+    "event_id",
+    "request_id",
+    "query",
+}
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,13 @@ def named(names: Sequence[str], values: NDArray[np.float32]) -> dict[str, float]
 
 
 __all__ = [
-    "AHEAD_US", "Limits", "PrerankRequest", "RequestError", "iso", "named", "parse_events",
-    "parse_json", "parse_raw",
-]  # fmt: skip
+    "AHEAD_US",
+    "Limits",
+    "PrerankRequest",
+    "RequestError",
+    "iso",
+    "named",
+    "parse_events",
+    "parse_json",
+    "parse_raw",
+]

@@ -145,11 +145,13 @@ class PreRanker:
                 "is repeated counts once."
             )
         done: list[Written] = [r for r in results if isinstance(r, Written)]
-        return _json({
-            "accepted": sum(w.accepted for w in done),
-            "passive": sum(w.passive for w in done),
-            "online": all(w.online for w in done),
-        })  # fmt: skip
+        return _json(
+            {
+                "accepted": sum(w.accepted for w in done),
+                "passive": sum(w.passive for w in done),
+                "online": all(w.online for w in done),
+            }
+        )
 
 
 class _Metrics:
@@ -161,9 +163,10 @@ class _Metrics:
         self.candidates = Counter("prerank_candidates_total", "Candidates scored.")
         self.keys = Gauge("prerank_online_keys", "Online keys read by the last request.")
         self.bytes = Histogram(
-            "prerank_online_bytes", "Bytes read online by a request.",
+            "prerank_online_bytes",
+            "Bytes read online by a request.",
             [BYTES_BUDGET * share / 8 for share in (0.25, 0.5, 1, 2, 4, 8, 16)],
-        )  # fmt: skip
+        )
         self.degraded = Counter("prerank_degraded_total", "Requests scored without features.")
 
     def observe(self, answer: Any, candidates: int, seconds: float) -> None:

@@ -217,13 +217,20 @@ def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
     keys = loaded.scorer.table.ids[:WARM_CANDIDATES]
     return [
         PrerankRequest(
-            request_id="warm-up", user_id=row["user_id"], query=row["query"], keys=keys,
-            originals=None, k=10, weights=weights, explain=True,
+            request_id="warm-up",
+            user_id=row["user_id"],
+            query=row["query"],
+            keys=keys,
+            originals=None,
+            k=10,
+            weights=weights,
+            explain=True,
             time_us=int(row["request_time"].timestamp() * 1e6)
-            if loaded.limits.replay else time.time_ns() // 1000,
+            if loaded.limits.replay
+            else time.time_ns() // 1000,
         )
         for row in table.slice(max(len(table) - 20, 0)).to_pylist()
-    ]  # fmt: skip
+    ]
 
 
 def code_version() -> str:

@@ -1,8 +1,8 @@
 """Two oracles that bound what a ranker of a simulated log can reach.
 
 `oracle_relevance` gives P(engage | examined) for this user, query and item at this time, from the
-hidden world. `oracle_log` gives the same probability as far as a perfect reader of the log could know
-it: everything that is fixed per query, item, country and pair of them (learnable from an
+hidden world. `oracle_log` gives the same probability as far as a perfect reader of the log could
+know it: everything that is fixed per query, item, country and pair of them (learnable from an
 endless log), the items the user touched, and an estimate of the user's interests and of the
 topic behind the query from the user's actions logged before the request. The estimate is a
 decayed count, not an exact posterior, so the log oracle is a little below the best possible.

@@ -3,7 +3,8 @@
 Both oracles share every term but five: the topic the searcher has in mind, the
 searcher's interests and favourite style, the day's whim, and whether the searcher is a
 spammer. The oracle of true relevance knows them. The log oracle, a perfect reader of the log,
-infers the first three from the query and from the user's earlier logged actions, takes the whim at its mean and suspects nobody.
+infers the first three from the query and from the user's earlier logged actions,
+takes the whim at its mean and suspects nobody.
 
 Shape letters: N requests of a batch, I impressions, K topics, U users, M remembered items.
 """

@@ -70,8 +70,11 @@ def fit(
             # Of equal epochs any may be kept, so each must be fit to be.
             improved = mrr >= since.best
             gained = mrr > since.best + config.min_delta
-            since = Progress(since.epochs + 1, mrr if improved else since.best,
-                             0 if gained else since.epochs_without_gain + 1)  # fmt: skip
+            since = Progress(
+                since.epochs + 1,
+                mrr if improved else since.best,
+                0 if gained else since.epochs_without_gain + 1,
+            )
             state = trainer.state() | {"progress": asdict(since)}
             if stacked and held and improved:
                 refit(fusion, [*held, *auxiliary], config.loss)

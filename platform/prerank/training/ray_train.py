@@ -47,10 +47,14 @@ class MlflowCallback(UserCallback):
 
         first, now = metrics[0], int(time.time() * 1000)
         client = MlflowClient(tracking_uri=self.uri)
-        client.log_batch(self.run_id, metrics=[
-            Metric(k, float(v), now, int(first["epoch"]))
-            for k, v in first.items() if isinstance(v, (int, float)) and np.isfinite(v)
-        ])  # fmt: skip
+        client.log_batch(
+            self.run_id,
+            metrics=[
+                Metric(k, float(v), now, int(first["epoch"]))
+                for k, v in first.items()
+                if isinstance(v, (int, float)) and np.isfinite(v)
+            ],
+        )
         with self.progress.open("a") as file:
             file.write(json.dumps(first) + "\n")
 
@@ -71,10 +75,14 @@ def train_worker(settings: dict[str, Any]) -> None:
         torch.manual_seed(config.seed + rank)
     many = context.get_world_size() > 1
     trainer = Trainer(
-        model, config, total_steps(home, config, context.get_world_size()), device,
-        wrap=(lambda m: prepare_model(
-            m, parallel_strategy_kwargs={"find_unused_parameters": True})) if many else None,
-    )  # fmt: skip
+        model,
+        config,
+        total_steps(home, config, context.get_world_size()),
+        device,
+        wrap=(lambda m: prepare_model(m, parallel_strategy_kwargs={"find_unused_parameters": True}))
+        if many
+        else None,
+    )
     since = Progress()
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
@@ -85,9 +93,12 @@ def train_worker(settings: dict[str, Any]) -> None:
         size = max(config.batch_requests // context.get_world_size(), 1)
         rng = np.random.default_rng((config.seed, epoch, rank))
         for table in shard.iter_batches(
-            batch_size=size, batch_format="pyarrow", prefetch_batches=2,
-            local_shuffle_buffer_size=8 * size, local_shuffle_seed=config.seed + epoch,
-        ):  # fmt: skip
+            batch_size=size,
+            batch_format="pyarrow",
+            prefetch_batches=2,
+            local_shuffle_buffer_size=8 * size,
+            local_shuffle_seed=config.seed + epoch,
+        ):
             yield reader.batch(table, reader.negatives(rng, config.random_negatives))
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
@@ -124,8 +135,11 @@ def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thre
                 lines = progress.read_text().splitlines() if progress.exists() else []
                 for line in lines[seen:]:
                     m = json.loads(line)
-                    bar.set_postfix(loss=f"{m['train_loss']:.3f}", mrr=f"{m['validation_mrr']:.4f}",
-                                    waiting=f"{m['waiting_share']:.0%}")  # fmt: skip
+                    bar.set_postfix(
+                        loss=f"{m['train_loss']:.3f}",
+                        mrr=f"{m['validation_mrr']:.4f}",
+                        waiting=f"{m['waiting_share']:.0%}",
+                    )
                     bar.update()
                 seen = len(lines)
                 if finished:
@@ -138,9 +152,15 @@ def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thre
 
 
 def run_training(
-    home: Home, name: str, model: ModelConfig, train: TrainConfig, uri: str, run_id: str,
-    meta: dict[str, Any], workers: int | None = None,
-) -> tuple[Path, list[dict[str, Any]]]:  # fmt: skip
+    home: Home,
+    name: str,
+    model: ModelConfig,
+    train: TrainConfig,
+    uri: str,
+    run_id: str,
+    meta: dict[str, Any],
+    workers: int | None = None,
+) -> tuple[Path, list[dict[str, Any]]]:
     """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
 
     ``workers`` None means one for each GPU of the cluster, or one on CPU; each trains on its shard,
@@ -168,18 +188,23 @@ def run_training(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "home": str(home.root), "model": model.to_dict(), "train": asdict(train), "meta": meta,
+            "home": str(home.root),
+            "model": model.to_dict(),
+            "train": asdict(train),
+            "meta": meta,
         },
         scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
         datasets={"train": ray.data.read_parquet(str(home.training_set / "train"))},
         run_config=RunConfig(
-            name=name, storage_path=str(home.runs),
+            name=name,
+            storage_path=str(home.runs),
             failure_config=FailureConfig(max_failures=1),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="validation_mrr"),
+                num_to_keep=2, checkpoint_score_attribute="validation_mrr"
+            ),
             callbacks=[MlflowCallback(uri, run_id, progress)],
         ),
-    )  # fmt: skip
+    )
     done = threading.Event()
     watcher = follow(progress, train.epochs, done)
     try:

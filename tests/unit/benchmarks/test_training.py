@@ -56,9 +56,26 @@ def test_a_step_passes_its_parts_forward_and_back(bench: ModuleType) -> None:
 
 def test_it_runs_as_typed() -> None:
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--device", "cpu", "--requests", "2", "--candidates", "4",
-         "--items", "20", "--steps", "1", "--only", "row-wise fp32", "grouped fp32"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            SCRIPT,
+            "--device",
+            "cpu",
+            "--requests",
+            "2",
+            "--candidates",
+            "4",
+            "--items",
+            "20",
+            "--steps",
+            "1",
+            "--only",
+            "row-wise fp32",
+            "grouped fp32",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "| row-wise fp32 |" in done.stdout
     assert "| query tower |" in done.stdout

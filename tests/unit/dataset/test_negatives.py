@@ -33,16 +33,20 @@ def block(ids: list[int], counts: list[float]) -> bytes:
 
 def inputs(rows: list[bytes | None], histories: list[list[int]]) -> FeatureInputs:
     """One q: row and one history a request."""
-    return as_inputs([
-        Request({"q:x": row}, [(item, 0, 0, 0) for item in history])
-        for row, history in zip(rows, histories, strict=True)
-    ])  # fmt: skip
+    return as_inputs(
+        [
+            Request({"q:x": row}, [(item, 0, 0, 0) for item in history])
+            for row, history in zip(rows, histories, strict=True)
+        ]
+    )
 
 
 def sampled(
-    rows: list[bytes | None], histories: list[list[int]], seeds: list[int],
+    rows: list[bytes | None],
+    histories: list[list[int]],
+    seeds: list[int],
     positives: list[list[int]],
-) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
+) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     ids, log_q, offsets = sample_candidates(
         inputs(rows, histories),
         np.array(seeds, np.int64),
@@ -61,8 +65,10 @@ def requests(n: int) -> tuple[list[bytes | None], list[list[int]], list[int], li
         ids = rng.choice(np.arange(990, 1410), size, replace=False).tolist()
         rows.append(block(ids, rng.integers(0, 30, size).tolist()))
     histories = [rng.integers(990, 1410, rng.integers(0, 30)).tolist() for _ in range(n)]
-    positives = [rng.choice(np.arange(1000, 1400), rng.integers(0, 5), replace=False).tolist()
-                 for _ in range(n)]  # fmt: skip
+    positives = [
+        rng.choice(np.arange(1000, 1400), rng.integers(0, 5), replace=False).tolist()
+        for _ in range(n)
+    ]
     return rows, histories, rng.integers(0, 2**32 - 1, n).tolist(), positives
 
 
@@ -80,14 +86,16 @@ def test_another_seed_draws_others() -> None:
     rows, histories, _, positives = requests(3)
     first = sampled(rows, histories, [1, 2, 3], positives)
     second = sampled(rows, histories, [4, 5, 6], positives)
-    assert all(set(a.tolist()) != set(b.tolist()) for (a, _), (b, _) in zip(first, second,
-               strict=True))  # fmt: skip
+    assert all(
+        set(a.tolist()) != set(b.tolist()) for (a, _), (b, _) in zip(first, second, strict=True)
+    )
 
 
 def test_positives_come_first_and_nothing_repeats() -> None:
     rows, histories, seeds, positives = requests(20)
-    for own, (ids, log_q) in zip(positives, sampled(rows, histories, seeds, positives),
-                                 strict=True):  # fmt: skip
+    for own, (ids, log_q) in zip(
+        positives, sampled(rows, histories, seeds, positives), strict=True
+    ):
         assert ids[: len(own)].tolist() == own
         assert not log_q[: len(own)].any()
         assert len(set(ids.tolist())) == len(ids)

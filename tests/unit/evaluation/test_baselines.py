@@ -27,10 +27,14 @@ SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width
 def ragged(sizes: list[int], **changes: object) -> RequestArrays:
     n = sum(sizes)
     base = replace(
-        arrays(), offsets=np.concatenate(([0], np.cumsum(sizes))), candidates=np.arange(n),
-        time=np.zeros(len(sizes), np.int64), labels=np.zeros(n, np.int64),
-        log_q=np.zeros(n, np.float32), x=np.zeros((n, len(SCHEMA.cross)), np.float32),
-    )  # fmt: skip
+        arrays(),
+        offsets=np.concatenate(([0], np.cumsum(sizes))),
+        candidates=np.arange(n),
+        time=np.zeros(len(sizes), np.int64),
+        labels=np.zeros(n, np.int64),
+        log_q=np.zeros(n, np.float32),
+        x=np.zeros((n, len(SCHEMA.cross)), np.float32),
+    )
     return replace(base, **changes)
 
 
@@ -101,9 +105,10 @@ def test_a_tower_body_tells_all_its_layers(blocks: int) -> None:
 @pytest.mark.parametrize("part", ["pooling", "attention", "time_encoding"])
 def test_a_part_of_the_sequence_that_is_off_does_nothing(part: str) -> None:
     moved = {
-        "pooling": lambda s: s.position_weight, "attention": lambda s: s.query.weight,
+        "pooling": lambda s: s.position_weight,
+        "attention": lambda s: s.query.weight,
         "time_encoding": lambda s: s.time.weight,
-    }[part]  # fmt: skip
+    }[part]
     with torch.no_grad():
         for on in (True, False):
             model = new_model(replace(SMALL, **{part: on}))

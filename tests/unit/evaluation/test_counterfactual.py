@@ -36,8 +36,12 @@ def cells(items: NDArray[np.int64], clicks: NDArray[np.bool_]):  # type: ignore[
     code = items * 100 + place
     distinct, index = np.unique(code, return_inverse=True)
     index = index.reshape(-1)
-    return (distinct // 100, distinct % 100, np.bincount(index),
-            np.bincount(index, clicks.reshape(-1)).astype(np.int64))  # fmt: skip
+    return (
+        distinct // 100,
+        distinct % 100,
+        np.bincount(index),
+        np.bincount(index, clicks.reshape(-1)).astype(np.int64),
+    )
 
 
 def test_known_examination_is_found_although_better_items_stand_higher() -> None:
@@ -55,8 +59,10 @@ def test_items_that_never_move_say_nothing() -> None:
     engaged = np.full(50, 100)
     # Without a pair at two places every place has its own items: any examination fits.
     only_first = place == 0
-    assert fit(stratum[only_first], place[only_first], engaged[only_first] * 2,
-               engaged[only_first]) is None  # fmt: skip
+    assert (
+        fit(stratum[only_first], place[only_first], engaged[only_first] * 2, engaged[only_first])
+        is None
+    )
     assert fit(*(np.zeros(0, np.int64) for _ in range(4))) is None
 
 

@@ -110,9 +110,12 @@ def test_values_are_escaped(tmp_path: Path) -> None:
 
 def test_every_family_of_cross_features_is_explained(tmp_path: Path) -> None:
     schema = FeatureSchema(
-        ("impression", "click"), ("impression",), ("engagement",),
-        segments=("country",), retriever=("score", "rank"),
-    )  # fmt: skip
+        ("impression", "click"),
+        ("impression",),
+        ("engagement",),
+        segments=("country",),
+        retriever=("score", "rank"),
+    )
     results = full() | {"fusion_weights": [(name, 1.0) for name in schema.cross]}
     part = page(tmp_path, results).source
     part = part[part.index("<h2>What the fusion weighs") :]

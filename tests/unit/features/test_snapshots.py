@@ -23,12 +23,14 @@ def stream(rng: np.random.Generator, events: int, days: int, cadence: int) -> pd
     times = start + rng.integers(0, days * DAY, events)
     # Some events stand exactly on a cutoff, where "strictly earlier" decides.
     times = np.where(rng.random(events) < 0.2, times // cadence * cadence, times)
-    frame = pd.DataFrame({
-        "key": rng.choice(["q:a", "q:b", "t:é", "t:z"], events),
-        "item_id": rng.choice([-7, 1, 2, 3, 2**62], events),
-        "action": rng.integers(0, 3, events).astype(np.int8),
-        "time": times,
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "key": rng.choice(["q:a", "q:b", "t:é", "t:z"], events),
+            "item_id": rng.choice([-7, 1, 2, 3, 2**62], events),
+            "action": rng.integers(0, 3, events).astype(np.int8),
+            "time": times,
+        }
+    )
     frame["bucket"] = frame.time // cadence
     return frame.sort_values(["key", "bucket"], kind="stable")
 
@@ -103,8 +105,11 @@ def test_the_latest_row_is_a_recount_at_that_snapshot(level: Level, seed: int, l
     first, end = frame.bucket.min(), frame.bucket.max() + 40 * DAY // cadence
     stride = DAY // cadence if level.daily else 1
     table = built(frame, level, cadence, end)
-    near = (rng.choice(frame.bucket, 40) + rng.choice([0, 1, 2], 40)
-            + rng.choice([0, 7, 30], 40) * DAY // cadence)  # fmt: skip
+    near = (
+        rng.choice(frame.bucket, 40)
+        + rng.choice([0, 1, 2], 40)
+        + rng.choice([0, 7, 30], 40) * DAY // cadence
+    )
     columns = SCHEMA.columns(level)
     for key in (*frame.key.unique(), "q:never"):
         for snapshot in (*rng.integers(first - 2, end, 40), *near):
@@ -158,8 +163,15 @@ def test_chunks_make_the_same_table(chunk_bytes: int) -> None:
 
 
 def test_rows_are_rewritten_only_where_something_changed() -> None:
-    frame = pd.DataFrame({"key": ["q:a"], "item_id": [3], "action": np.array([1], np.int8),
-                          "bucket": [1000], "time": [1000 * HOUR + 1]})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "key": ["q:a"],
+            "item_id": [3],
+            "action": np.array([1], np.int8),
+            "bucket": [1000],
+            "time": [1000 * HOUR + 1],
+        }
+    )
     table = built(frame, BY_PREFIX["q"], HOUR, 5000, lag=7)
     cutoffs = micros(table, "cutoff") // HOUR
     assert cutoffs.tolist() == [1001, 1001 + 7 * 24, 1001 + 30 * 24]
@@ -185,10 +197,15 @@ def test_rows_stand_in_order_of_key_and_time_once_each() -> None:
 def test_a_shard_with_many_rows_and_bytes_outgrows_its_buffers() -> None:
     rng = np.random.default_rng(4)
     events, cadence = 3000, HOUR
-    frame = pd.DataFrame({
-        "key": "a:", "item_id": rng.permutation(events), "time": np.arange(events) * HOUR,
-        "action": np.ones(events, np.int8), "bucket": np.arange(events),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "key": "a:",
+            "item_id": rng.permutation(events),
+            "time": np.arange(events) * HOUR,
+            "action": np.ones(events, np.int8),
+            "bucket": np.arange(events),
+        }
+    )
     level = Level("t", 8, 100, ("7d", "30d", "all"))
     table = built(frame, level, cadence, events)
     assert table.num_rows == events

@@ -21,8 +21,9 @@ from prerank.registry.bundle import META, load_bundle, save_bundle
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
-CATALOGUE = Catalogue.build(np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32),
-                            np.zeros(3, np.int64))  # fmt: skip
+CATALOGUE = Catalogue.build(
+    np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32), np.zeros(3, np.int64)
+)
 
 
 @pytest.fixture

@@ -118,9 +118,13 @@ def test_a_context_holds_every_segment_in_the_schemas_order(
 ) -> None:
     for request in (
         parsed(SEGMENTED, context=given),
-        parse_raw(b"", {"user_id": "a", "query": "q", "context": orjson.dumps(given).decode()},
-                  SEGMENTED, NOW),
-    ):  # fmt: skip
+        parse_raw(
+            b"",
+            {"user_id": "a", "query": "q", "context": orjson.dumps(given).decode()},
+            SEGMENTED,
+            NOW,
+        ),
+    ):
         assert list(request.context.items()) == list(means.items())
 
 
@@ -147,8 +151,12 @@ def nan_as_none(values: Any) -> list[list[float | None]]:
 def test_what_the_retriever_said_follows_its_candidate() -> None:
     ids, scores, ranks = [3, 1, 3, 2], [0.5, None, 9, -1], [4, 0, 9, None]
     expected = [[0.5, 4], [None, 0], [-1, None]]
-    objects = [{"id": 3, "score": 0.5, "rank": 4}, {"id": 1, "rank": 0},
-               {"id": 3, "score": 9, "rank": 9}, {"id": 2, "score": -1}]  # fmt: skip
+    objects = [
+        {"id": 3, "score": 0.5, "rank": 4},
+        {"id": 1, "rank": 0},
+        {"id": 3, "score": 9, "rank": 9},
+        {"id": 2, "score": -1},
+    ]
     columns = np.array([scores, ranks], np.float32).tobytes()
     fields = {"user_id": "a", "query": "q", "retriever": "score,rank"}
     for request in (
@@ -197,9 +205,12 @@ def test_a_model_that_knows_no_retriever_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("body", "told", "field"),
-    [(b"\0" * 13, "score", "candidates"), (b"\0" * 12, "colour", "retriever"),
-     (b"\0" * 8 + b"\0\0\x80\x7f", "score", "retriever_scores")],
-)  # fmt: skip
+    [
+        (b"\0" * 13, "score", "candidates"),
+        (b"\0" * 12, "colour", "retriever"),
+        (b"\0" * 8 + b"\0\0\x80\x7f", "score", "retriever_scores"),
+    ],
+)
 def test_a_wrong_raw_body_of_the_retriever_is_named(body: bytes, told: str, field: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_raw(body, {"user_id": "a", "query": "q", "retriever": told}, RETRIEVED, NOW)

@@ -25,9 +25,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def solve(
-    train: RequestArrays, std: NDArray[np.float32], log_q_power: float, ridge: float,
+    train: RequestArrays,
+    std: NDArray[np.float32],
+    log_q_power: float,
+    ridge: float,
     start: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
+) -> NDArray[np.float32]:
     """Weights [X] of x / ``std`` that minimise the listwise loss, by L-BFGS.
 
     Centring is left out: a constant added to all candidates of a request changes no softmax.
@@ -38,8 +41,9 @@ def solve(
     request = torch.from_numpy(owners(train))
     w = torch.zeros(x.shape[1]) if start is None else torch.from_numpy(start.copy())
     w.requires_grad_()
-    solver = torch.optim.LBFGS([w], max_iter=40, history_size=10, tolerance_change=1e-6,
-                               line_search_fn="strong_wolfe")  # fmt: skip
+    solver = torch.optim.LBFGS(
+        [w], max_iter=40, history_size=10, tolerance_change=1e-6, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Any:
         solver.zero_grad()

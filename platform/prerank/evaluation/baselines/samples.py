@@ -50,9 +50,13 @@ def stored(home: Home, schema: FeatureSchema, split: str, limit: int, seed: int)
     request = owners(arrays)
     order = np.lexsort((np.random.default_rng(seed).random(len(request)), request))
     return replace(
-        arrays, candidates=arrays.candidates[order], x=arrays.x[order],
-        labels=arrays.labels[order], weights=arrays.weights[order], log_q=arrays.log_q[order],
-    )  # fmt: skip
+        arrays,
+        candidates=arrays.candidates[order],
+        x=arrays.x[order],
+        labels=arrays.labels[order],
+        weights=arrays.weights[order],
+        log_q=arrays.log_q[order],
+    )
 
 
 def owners(arrays: RequestArrays) -> NDArray[np.int64]:

@@ -66,8 +66,11 @@ def tasks(
         config: dict[str, Any] = {"seed": train.seed}
         if name in NEURAL:
             own, its_train = NEURAL[name].configs(model, train)
-            config = {"architecture": architecture(own), "model": own.to_dict(),
-                      "train": asdict(its_train)}  # fmt: skip
+            config = {
+                "architecture": architecture(own),
+                "model": own.to_dict(),
+                "train": asdict(its_train),
+            }
         out.append({"home": str(home.root), "name": name, "config": json.dumps(config)})
     return out
 

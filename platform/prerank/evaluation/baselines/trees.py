@@ -29,10 +29,16 @@ from prerank.registry.bundle import CATALOGUE, read_meta, write_meta
 
 REQUESTS = 20_000
 PARAMETERS = {
-    "objective": "lambdarank", "learning_rate": 0.1, "num_leaves": 31, "min_data_in_leaf": 200,
-    "metric": "None", "deterministic": True, "force_row_wise": True, "verbosity": -1,
+    "objective": "lambdarank",
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 200,
+    "metric": "None",
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
     "num_threads": 1,
-}  # fmt: skip
+}
 ROUNDS, PATIENCE = 200, 20
 TREES = "trees.txt"
 NODE_BYTES, VALUE_BYTES = 16, 4
@@ -55,23 +61,36 @@ def feature_names(schema: FeatureSchema) -> list[str]:
 
 
 def _train(
-    power: float, sets: list[tuple[RequestArrays, NDArray[np.float32]]], names: list[str],
+    power: float,
+    sets: list[tuple[RequestArrays, NDArray[np.float32]]],
+    names: list[str],
     seed: int,
-) -> tuple[Any, float]:  # fmt: skip
+) -> tuple[Any, float]:
     import lightgbm
 
     (train, x), (validation, vx) = sets
     weight = np.exp(-power * train.log_q.astype(np.float64)) if power else None
-    fitted = lightgbm.Dataset(x, (train.labels & 1).astype(np.float32), weight=weight,
-                              group=np.diff(train.offsets), feature_name=names)  # fmt: skip
-    checked = lightgbm.Dataset(vx, (validation.labels & 1).astype(np.float32), reference=fitted,
-                               group=np.diff(validation.offsets))  # fmt: skip
+    fitted = lightgbm.Dataset(
+        x,
+        (train.labels & 1).astype(np.float32),
+        weight=weight,
+        group=np.diff(train.offsets),
+        feature_name=names,
+    )
+    checked = lightgbm.Dataset(
+        vx,
+        (validation.labels & 1).astype(np.float32),
+        reference=fitted,
+        group=np.diff(validation.offsets),
+    )
     booster = lightgbm.train(
-        {**PARAMETERS, "seed": seed}, fitted, ROUNDS,
+        {**PARAMETERS, "seed": seed},
+        fitted,
+        ROUNDS,
         valid_sets=[checked],
         feval=lambda score, _: ("mrr", expected_mrr(score, validation), True),
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-    )  # fmt: skip
+    )
     return booster, float(booster.best_score["valid_0"]["mrr"])
 
 
@@ -90,8 +109,9 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
     best, kept = -1.0, None
     for power in LOG_Q_POWERS if sets[0][0].log_q.any() else (0.0,):
         booster, mrr = _train(power, sets, feature_names(schema), seed)
-        trials.append({"log_q_power": power, "trees": booster.best_iteration,
-                       "validation_mrr": mrr})  # fmt: skip
+        trials.append(
+            {"log_q_power": power, "trees": booster.best_iteration, "validation_mrr": mrr}
+        )
         if kept is None or mrr > best:
             best, kept = mrr, booster
     assert kept is not None

@@ -187,10 +187,13 @@ def page(results: Results, lead: str) -> str:
         "Quality against cost": plots.cost(results) + tables.cost(results),
         "What each part is worth": ablations(results),
         "Calibration": tables.absent(results.get("calibration", {}))
-        + plots.calibration(results) + tables.calibration(results),
+        + plots.calibration(results)
+        + tables.calibration(results),
         "Had it been shown: counterfactual estimate": tables.absent(
-            results.get("counterfactual", {}))
-        + plots.counterfactual(results) + tables.counterfactual(results),
+            results.get("counterfactual", {})
+        )
+        + plots.counterfactual(results)
+        + tables.counterfactual(results),
         "Learning curves": plots.curves(results),
         "What the fusion weighs": _weights(results),
         "Data": tables.data(results),
@@ -199,7 +202,7 @@ def page(results: Results, lead: str) -> str:
         "Features": tables.bullets(results.get("features", [])),
         "Time per stage": tables.stages(results),
         "Glossary": tables.definitions(_GLOSSARY.items()),
-    }  # fmt: skip
+    }
     intros = [f"<p>{escape(_INTROS[t])}</p>" if t in _INTROS else "" for t in parts]
     body = "\n".join(
         f"<h2>{escape(title)}</h2>\n{intro}{html}"

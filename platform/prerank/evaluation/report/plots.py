@@ -237,5 +237,9 @@ def counterfactual(results: Results) -> str:
             axes.tick_params(length=0)
             axes.grid(axis="x" if axes is values else "both")
 
-    return svg("counterfactual", "Examination by place and value of every order",
-               max(2.6, 0.9 + 0.24 * len(names)), draw)  # fmt: skip
+    return svg(
+        "counterfactual",
+        "Examination by place and value of every order",
+        max(2.6, 0.9 + 0.24 * len(names)),
+        draw,
+    )

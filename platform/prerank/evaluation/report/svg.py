@@ -105,10 +105,15 @@ def label_points(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
         taken.append(box)
         far = max(abs(dx), abs(dy)) > 12 * unit
         axes.annotate(
-            name, points[name], xytext=(dx / unit, dy / unit), ha=side, va="center",
-            textcoords="offset points", color=INK,
+            name,
+            points[name],
+            xytext=(dx / unit, dy / unit),
+            ha=side,
+            va="center",
+            textcoords="offset points",
+            color=INK,
             arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6} if far else None,
-        ).set_in_layout(False)  # fmt: skip
+        ).set_in_layout(False)
 
 
 def _places(unit: float) -> list[tuple[float, float, str]]:

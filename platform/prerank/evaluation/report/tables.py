@@ -109,9 +109,10 @@ def cut(results: Results) -> str:
     models = found.get("models", {})
     names = [n for n in ordered(results["models"]) if n in models]
     heads = {
-        "recall@cut": "engaged items in the best tenth", "recall@100": "in the best 100",
+        "recall@cut": "engaged items in the best tenth",
+        "recall@100": "in the best 100",
         "recall@1000": "in the best 1,000",
-    }  # fmt: skip
+    }
     if reference := found.get("reference"):
         heads["agreement"] = f"best {reference['top']} of {reference['name']} in the best tenth"
     shown = [m for m in heads if any(known(models[n].get(m)) for n in names)]

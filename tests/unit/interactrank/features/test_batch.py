@@ -31,10 +31,13 @@ def inputs_of(batch: Batch, which: NDArray[np.int64]) -> list[tuple[object, ...]
     items = {k: v.numpy() for k, v in batch.items.items()}
     ends = np.append(items["offsets"][1:], len(items["text"]))
     return [
-        (int(items["rows"][i]), items["text"][items["offsets"][i] : ends[i]].tobytes(),
-         *(items[k][i].tobytes() for k in ("category", "numeric", "embedding")))
+        (
+            int(items["rows"][i]),
+            items["text"][items["offsets"][i] : ends[i]].tobytes(),
+            *(items[k][i].tobytes() for k in ("category", "numeric", "embedding")),
+        )
         for i in which
-    ]  # fmt: skip
+    ]
 
 
 def test_negatives_join_the_items_and_leave_the_candidates_alone() -> None:
@@ -89,12 +92,21 @@ def test_negatives_are_as_of_the_batchs_latest_request() -> None:
 def test_no_requests_have_negatives_all_the_same() -> None:
     none = np.zeros(0, np.int64)
     empty = replace(
-        arrays(), time=none, text_offsets=np.zeros(1, np.int64), candidates=none,
-        offsets=np.zeros(1, np.int64), x=np.zeros((0, 3), np.float32), labels=none,
-        hist_items=none, hist_offsets=np.zeros(1, np.int64), top_items=none,
-        top_items_counts=none.astype(np.float32), top_items_offsets=np.zeros(1, np.int64),
-        request=np.zeros((0, 7), np.float32), segments=np.zeros((0, 2), np.int64),
-    )  # fmt: skip
+        arrays(),
+        time=none,
+        text_offsets=np.zeros(1, np.int64),
+        candidates=none,
+        offsets=np.zeros(1, np.int64),
+        x=np.zeros((0, 3), np.float32),
+        labels=none,
+        hist_items=none,
+        hist_offsets=np.zeros(1, np.int64),
+        top_items=none,
+        top_items_counts=none.astype(np.float32),
+        top_items_offsets=np.zeros(1, np.int64),
+        request=np.zeros((0, 7), np.float32),
+        segments=np.zeros((0, 2), np.int64),
+    )
     assert collated(empty, [2, 5]).items["rows"].tolist() == [3, 6]
 
 

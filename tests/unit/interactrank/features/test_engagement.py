@@ -200,7 +200,8 @@ def test_an_empty_row_says_no_more_than_no_row() -> None:
 def test_ids_beyond_the_history_length_are_forgotten() -> None:
     history = [(7, 1, NOW - HOUR * (200 - i), 5) for i in range(20)]
     history += [(8, 1, NOW - HOUR * (100 - i), 5) for i in range(100)]
-    x = dict(zip(SCHEMA.cross, features([Request(history=history, candidates=[7, 8])]).T,
-                 strict=True))  # fmt: skip
+    x = dict(
+        zip(SCHEMA.cross, features([Request(history=history, candidates=[7, 8])]).T, strict=True)
+    )
     assert x["user:touched"].tolist() == x["user:same_query"].tolist() == [0, 1]
     assert x["user:count"][1] == pytest.approx(math.log1p(100), rel=1e-5)

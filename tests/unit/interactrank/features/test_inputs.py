@@ -38,8 +38,18 @@ def test_a_slice_is_the_inputs_of_its_requests(seeds: list[int], data: st.DataOb
     whole, alone = as_inputs(requests), as_inputs(requests[low:high])
     part = whole.slice(low, high)
     assert part.blocks is whole.blocks
-    for name in ("time", "key_level", "key_offsets", "hist_items", "hist_actions", "hist_times",
-                 "hist_queries", "hist_offsets", "query", "tokens"):  # fmt: skip
+    for name in (
+        "time",
+        "key_level",
+        "key_offsets",
+        "hist_items",
+        "hist_actions",
+        "hist_times",
+        "hist_queries",
+        "hist_offsets",
+        "query",
+        "tokens",
+    ):
         np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
     chosen = requests[low:high]
     ids = np.array([c for r in chosen for c in r.candidates], np.int64)
@@ -99,19 +109,28 @@ def test_request_statistics() -> None:
     history = [(1, 1, NOW - HOUR * (300 - i), 5) for i in range(120)]
     found = request_features(
         SCHEMA,
-        as_inputs([
-            Request({"q:x": block}, history, tokens=3),
-            Request({"q:x": None}, [], tokens=0),
-            Request(),
-        ]),
-    )  # fmt: skip
+        as_inputs(
+            [
+                Request({"q:x": block}, history, tokens=3),
+                Request({"q:x": None}, [], tokens=0),
+                Request(),
+            ]
+        ),
+    )
     first = dict(zip(REQUEST_NUMERIC, found[0].tolist(), strict=True))
-    assert first == pytest.approx({
-        "query:log_total": math.log1p(9), "query:log_distinct": math.log1p(3),
-        "query:recent_share": 3 / 9, "query:sparsity": 3 / 12, "query:log_tokens": math.log1p(3),
-        "user:log_history": math.log1p(100), "user:log_hours_since_last": math.log1p(181),
-        "user:repeat_share": 0.99,
-    }, rel=1e-5)  # fmt: skip
+    assert first == pytest.approx(
+        {
+            "query:log_total": math.log1p(9),
+            "query:log_distinct": math.log1p(3),
+            "query:recent_share": 3 / 9,
+            "query:sparsity": 3 / 12,
+            "query:log_tokens": math.log1p(3),
+            "user:log_history": math.log1p(100),
+            "user:log_hours_since_last": math.log1p(181),
+            "user:repeat_share": 0.99,
+        },
+        rel=1e-5,
+    )
     np.testing.assert_allclose(found[1], [0, 0, 0, 1, 0, 0, np.nan, np.nan])
     np.testing.assert_allclose(found[2, [0, 3, 5, 6, 7]], [0, 1, 0, np.nan, np.nan])
 
@@ -121,8 +140,9 @@ def test_repeat_share_counts_the_returns_among_the_last_hundred(histories: list[
     requests = [
         Request(history=[(item, 1, NOW - HOUR, 0) for item in items]) for items in histories
     ]
-    found = request_features(SCHEMA, as_inputs(requests))[:, REQUEST_NUMERIC.index(
-        "user:repeat_share")]  # fmt: skip
+    found = request_features(SCHEMA, as_inputs(requests))[
+        :, REQUEST_NUMERIC.index("user:repeat_share")
+    ]
     last = [items[-100:] for items in histories]
     expected = [1 - len(set(i)) / len(i) if i else np.nan for i in last]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)

@@ -141,9 +141,12 @@ def test_keys_and_hashes_are_the_same_in_another_process() -> None:
         f"print(engagement_keys({LONG!r}), text_features({LONG!r}).tolist())"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "77"}, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert other.stdout.strip() == f"{engagement_keys(LONG)} {text_features(LONG).tolist()}"
 
 

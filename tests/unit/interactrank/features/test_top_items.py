@@ -68,8 +68,19 @@ def reference(rows: Rows) -> list[tuple[int, float]]:
 
 
 def random_rows(rng: np.random.Generator) -> Rows:
-    keys = ["q:ab", "s:country=de|ab", "s:device=tv|ab", "c:ab", "t:a", "t:b", "t:c",
-            "g:1", "g:2", "g:3", "a:"]  # fmt: skip
+    keys = [
+        "q:ab",
+        "s:country=de|ab",
+        "s:device=tv|ab",
+        "c:ab",
+        "t:a",
+        "t:b",
+        "t:c",
+        "g:1",
+        "g:2",
+        "g:3",
+        "a:",
+    ]
     present = rng.random()
     rows: Rows = {}
     for key in rng.permutation(keys).tolist():
@@ -104,8 +115,10 @@ def test_the_rarest_of_several_keys_decides() -> None:
     for prefix in "stg":
         often = block(f"{prefix}:often", {1: 5.0, 2: 5.0})
         seldom = block(f"{prefix}:seldom", {3: 9.0})
-        for rows in ({f"{prefix}:often": often, f"{prefix}:seldom": seldom},
-                     {f"{prefix}:seldom": seldom, f"{prefix}:often": often}):  # fmt: skip
+        for rows in (
+            {f"{prefix}:often": often, f"{prefix}:seldom": seldom},
+            {f"{prefix}:seldom": seldom, f"{prefix}:often": often},
+        ):
             assert whole([rows]) == [[(3, 9.0)]]
 
 

@@ -50,12 +50,16 @@ def test_a_tenth_is_the_recall_at_the_cut_that_rankings_report() -> None:
     assert np.isnan(ours).any()
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6),
-       st.integers(0, 7))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6), st.integers(0, 7)
+)
 def test_ties_survive_by_the_share_of_their_places(pairs: list[tuple[int, bool]], k: int) -> None:
     scores, labels = [s for s, _ in pairs], [y for _, y in pairs]
-    orders = [o for o in itertools.permutations(range(len(pairs)))
-              if all(scores[a] >= scores[b] for a, b in itertools.pairwise(o))]  # fmt: skip
+    orders = [
+        o
+        for o in itertools.permutations(range(len(pairs)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(o))
+    ]
     found = recall_at(
         np.array(scores, float), np.array(labels), np.array([0, len(pairs)]), np.array([k])
     )[0]

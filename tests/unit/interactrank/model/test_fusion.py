@@ -47,9 +47,12 @@ def sample(seed: int, crosses: int = X) -> tuple[torch.Tensor, ...]:
 
 
 def by_hand(
-    fusion: Fusion, dots: torch.Tensor, x: torch.Tensor, statistics: torch.Tensor,
+    fusion: Fusion,
+    dots: torch.Tensor,
+    x: torch.Tensor,
+    statistics: torch.Tensor,
     request: torch.Tensor,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """The module's formula, one candidate and head at a time."""
     p = {k: v.double().numpy() for k, v in fusion.state_dict().items()}
     out = np.zeros((N, H))

@@ -32,19 +32,34 @@ def bce(logit: float, label: float) -> float:
 
 
 def batch_of(
-    request: Tensor, item: Tensor, labels: Tensor, weights: Tensor | None = None,
-    log_q: Tensor | None = None, query: Tensor | None = None, rows: Tensor | None = None,
-) -> Batch:  # fmt: skip
+    request: Tensor,
+    item: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    log_q: Tensor | None = None,
+    query: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Batch:
     none, n = torch.zeros(0), len(request)
     return Batch(
         query=torch.arange(int(request.max()) + 1) if query is None else query,
-        top_items=none, top_items_share=none,
-        text=none, text_offsets=none, hist_items=none, hist_actions=none, hist_hours=none,
-        hist_mask=none, request=none, x=none, candidate_request=request, candidate_item=item,
+        top_items=none,
+        top_items_share=none,
+        text=none,
+        text_offsets=none,
+        hist_items=none,
+        hist_actions=none,
+        hist_hours=none,
+        hist_mask=none,
+        request=none,
+        x=none,
+        candidate_request=request,
+        candidate_item=item,
         items={"rows": torch.arange(int(item.max()) + 1) if rows is None else rows},
-        labels=labels, weights=torch.ones(n) if weights is None else weights,
+        labels=labels,
+        weights=torch.ones(n) if weights is None else weights,
         log_q=torch.zeros(n) if log_q is None else log_q,
-    )  # fmt: skip
+    )
 
 
 @given(SEEDS, st.booleans())
@@ -152,10 +167,17 @@ def test_sampled_softmax(seed: int) -> None:
         losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *baselines])))
     found = sampled_softmax_loss(
         Output(torch.zeros(n, heads), torch.tensor(queries), torch.tensor(items)),
-        batch_of(torch.tensor(request), torch.tensor(item), torch.tensor(labels),
-                 query=torch.tensor(query), rows=torch.tensor(rows)),
-        torch.full((b,), scale, dtype=torch.float64), torch.tensor(log_q), head,
-    )  # fmt: skip
+        batch_of(
+            torch.tensor(request),
+            torch.tensor(item),
+            torch.tensor(labels),
+            query=torch.tensor(query),
+            rows=torch.tensor(rows),
+        ),
+        torch.full((b,), scale, dtype=torch.float64),
+        torch.tensor(log_q),
+        head,
+    )
     assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 
 
@@ -164,8 +186,10 @@ def test_sampled_softmax_without_a_positive_is_a_zero_with_gradient() -> None:
     loss = sampled_softmax_loss(
         Output(torch.zeros(2, 1), queries, torch.randn(2, 3)),
         batch_of(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, 1)),
-        torch.ones(2), torch.zeros(2), 0,
-    )  # fmt: skip
+        torch.ones(2),
+        torch.zeros(2),
+        0,
+    )
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert queries.grad is not None
@@ -188,9 +212,10 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     log_q = torch.log(torch.tensor([1.0, 0.2, 0.5, 0.1, 1.0]))
     batch = batch_of(request, item, labels, weights, log_q)
     output = Output(
-        torch.randn(5, 2, generator=rng), torch.randn(2, 2, 3, generator=rng),
+        torch.randn(5, 2, generator=rng),
+        torch.randn(2, 2, 3, generator=rng),
         torch.randn(4, 3, generator=rng),
-    )  # fmt: skip
+    )
     item_q = torch.log(torch.tensor([0.3, 0.5, 0.1, 0.9]))
     config = LossConfig(0.1, True, 0.7, 0.2, power, (6.0, 2.0, 99.0))
     shares = torch.tensor([0.75, 0.25])

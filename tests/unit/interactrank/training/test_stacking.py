@@ -181,8 +181,10 @@ def test_sampled_candidates_are_corrected_as_in_training() -> None:
     held = replace(held, log_q=-torch.rand(len(held.x)) * 5)
     fusion = new_fusion()
     with torch.no_grad():
-        losses = [float(fusion_loss(fusion, [held], replace(CONFIG, log_q_power=p)))
-                  for p in (0.0, 0.5, 1.0)]  # fmt: skip
+        losses = [
+            float(fusion_loss(fusion, [held], replace(CONFIG, log_q_power=p)))
+            for p in (0.0, 0.5, 1.0)
+        ]
         plain = replace(held, log_q=torch.zeros(len(held.x)))
         assert losses[0] == pytest.approx(float(fusion_loss(fusion, [plain], CONFIG)))
     assert len({round(v, 4) for v in losses}) == 3
@@ -241,10 +243,15 @@ def shown(slopes: list[float], shifts: list[float], requests: int = 4000) -> tup
     fusion = Fusion(X, R, heads, True, 0)
     n = requests * SHOWN
     held = HeldOut(
-        dots=torch.rand(n, heads) * 2 - 1, x=torch.randn(n, X), statistics=torch.randn(requests, R),
-        labels=torch.zeros(n, heads), weights=torch.rand(n) * 20, log_q=torch.zeros(n),
-        request=torch.arange(requests).repeat_interleave(SHOWN), requests=requests,
-    )  # fmt: skip
+        dots=torch.rand(n, heads) * 2 - 1,
+        x=torch.randn(n, X),
+        statistics=torch.randn(requests, R),
+        labels=torch.zeros(n, heads),
+        weights=torch.rand(n) * 20,
+        log_q=torch.zeros(n),
+        request=torch.arange(requests).repeat_interleave(SHOWN),
+        requests=requests,
+    )
     odds = raw(fusion, held) * torch.tensor(slopes) + torch.tensor(shifts)
     return fusion, replace(held, labels=(torch.rand(n, heads) < odds.sigmoid()).float())
 
@@ -280,9 +287,15 @@ def split(held: HeldOut, low: int, high: int) -> HeldOut:
     """Requests low to high - 1."""
     rows = slice(low * SHOWN, high * SHOWN)
     return HeldOut(
-        held.dots[rows], held.x[rows], held.statistics[low:high], held.labels[rows],
-        held.weights[rows], held.log_q[rows], held.request[rows] - low, high - low,
-    )  # fmt: skip
+        held.dots[rows],
+        held.x[rows],
+        held.statistics[low:high],
+        held.labels[rows],
+        held.weights[rows],
+        held.log_q[rows],
+        held.request[rows] - low,
+        high - low,
+    )
 
 
 def test_calibrating_again_changes_nothing() -> None:

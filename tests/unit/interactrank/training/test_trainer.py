@@ -31,9 +31,12 @@ CHANCE = float(np.mean(1 / np.arange(1, SHOWN + 1)))
 
 def catalogue(titles: list[str]) -> Catalogue:
     return Catalogue.build(
-        np.arange(N_ITEMS), titles, [""] * N_ITEMS, np.zeros((N_ITEMS, 0), np.float32),
+        np.arange(N_ITEMS),
+        titles,
+        [""] * N_ITEMS,
+        np.zeros((N_ITEMS, 0), np.float32),
         np.zeros(N_ITEMS, np.int64),
-    )  # fmt: skip
+    )
 
 
 NAMED, NAMELESS = catalogue(TITLES), catalogue([""] * N_ITEMS)
@@ -58,22 +61,34 @@ def batch(seed: int, signal: str, of: Catalogue = NAMED, requests: int = 40) -> 
     text, text_offsets = ragged(queries)
     n, none = requests * SHOWN, np.zeros(0, np.int64)
     arrays = RequestArrays(
-        time=np.arange(requests), text=text, text_offsets=text_offsets, hist_items=none,
-        hist_actions=none, hist_times=none, hist_offsets=np.zeros(requests + 1, np.int64),
-        top_items=none, top_items_counts=none.astype(np.float32),
+        time=np.arange(requests),
+        text=text,
+        text_offsets=text_offsets,
+        hist_items=none,
+        hist_actions=none,
+        hist_times=none,
+        hist_offsets=np.zeros(requests + 1, np.int64),
+        top_items=none,
+        top_items_counts=none.astype(np.float32),
         top_items_offsets=np.zeros(requests + 1, np.int64),
         request=rng.normal(size=(requests, len(REQUEST_NUMERIC))).astype(np.float32),
-        candidates=candidates.reshape(-1), offsets=np.arange(requests + 1) * SHOWN,
-        x=x.reshape(n, -1), labels=labels.reshape(-1), weights=np.ones(n, np.float32),
+        candidates=candidates.reshape(-1),
+        offsets=np.arange(requests + 1) * SHOWN,
+        x=x.reshape(n, -1),
+        labels=labels.reshape(-1),
+        weights=np.ones(n, np.float32),
         log_q=np.zeros(n, np.float32),
-    )  # fmt: skip
+    )
     return collate(arrays, of, of.table(), len(SCHEMA.heads))
 
 
 def trainer(
-    config: ModelConfig = SMALL, train: TrainConfig = FAST, of: Catalogue = NAMED, seed: int = 0,
+    config: ModelConfig = SMALL,
+    train: TrainConfig = FAST,
+    of: Catalogue = NAMED,
+    seed: int = 0,
     steps: int = 90,
-) -> Trainer:  # fmt: skip
+) -> Trainer:
     torch.manual_seed(seed)
     return Trainer(InteractRank(config, SCHEMA, of), train, steps)
 
@@ -216,8 +231,9 @@ def test_settling_teaches_the_towers_alone_and_leaves_the_trainer_as_it_was() ->
     fusion = [k for k in before if k.startswith("fusion.")]
     assert fusion
     assert all(torch.equal(before[k], after[k]) for k in fusion)
-    assert not torch.equal(before["item_tower.body.mlp.0.weight"],
-                           after["item_tower.body.mlp.0.weight"])  # fmt: skip
+    assert not torch.equal(
+        before["item_tower.body.mlp.0.weight"], after["item_tower.body.mlp.0.weight"]
+    )
     engaged = held_out.items["rows"][held_out.candidate_item[held_out.labels.sum(1) > 0]]
     assert one.model.trained[engaged].all()
     assert not one.model.training

@@ -2,7 +2,8 @@
 
 The definition of the features is in :mod:`interactrank.features.text`; the kernel here gives the
 same values in the same order, from code points, without making a string for each piece. A piece's
-CRC-32 is carried on from one byte to the next: what ``zlib.crc32`` returns is the carried state inverted.
+CRC-32 is carried on from one byte to the next: what ``zlib.crc32`` returns is the carried state
+inverted.
 """
 
 from __future__ import annotations

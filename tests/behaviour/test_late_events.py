@@ -7,6 +7,7 @@ happened long before (invariants 1 and 8).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.core.errors import ConfigError, StateError
-from prerank.core.home import Home, write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.examples import read_split
@@ -256,7 +257,7 @@ def test_a_home_of_another_version_is_refused(
 ) -> None:
     home = build_home(tmp_path, split_log[0], tiny_items, features=None)
     manifest = LogManifest.load(home)
-    write_json(home.manifest, manifest | {"version": 1})
+    replace(manifest, version=1).save(home)
     with pytest.raises(StateError, match=r"another version.*--replace"):
         add(home, split_log[1], tiny_items)
     with pytest.raises(StateError, match=r"another version.*--replace"):

@@ -1,7 +1,8 @@
-# Needs Python 3.11+, pip and make. One environment, made once, for the demo and the tests.
+# Needs Python 3.11 or 3.12, pip and make. One environment, made once, for the demo, the tests and
+# the documentation.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test test-fast lint clean
+.PHONY: install demo test test-fast lint docs clean
 
 install: .venv/.installed
 
@@ -10,7 +11,7 @@ install: .venv/.installed
 	$(BIN)/python -m pip install -q --upgrade "pip>=25" "setuptools>=77"
 	@# torch first and alone: a CPU build that pip can see is kept, and nothing else pulls another.
 	$(BIN)/python -m pip install -q "torch>=2.13,<2.14"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 demo: install
@@ -23,11 +24,15 @@ lint: install
 	$(BIN)/mypy benchmarks
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
 
-test: lint
+docs: install
+	@# Not quiet: a quiet build drops its warnings, and with them what --strict stops at.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+test: lint docs
 	$(BIN)/pytest -q
 
 test-fast: lint
 	$(BIN)/pytest -q -m "not slow"
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

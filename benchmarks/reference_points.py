@@ -36,7 +36,7 @@ from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.metrics.ranking import bootstrap_ci, paired_test, request_metrics
 from prerank.core.home import Home
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.dataset.catalogue import load_catalogue
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.samples import stored
@@ -134,7 +134,7 @@ def rankers(home: Home, schema: FeatureSchema, folder: Path) -> dict[str, Score]
     for name, weight in RULE.items():
         at = schema.cross.index(name)
         rule[at] = weight / std[at] if std[at] > 1e-9 else 0.0
-    catalogue = load_catalogue(home, home.read_json(home.manifest, "prerank ingest"))
+    catalogue = load_catalogue(home, LogManifest.load(home))
     models = {name: str(path) for name, path in own.items()}
     everything = {r.name: r for r in evaluated(home, schema, catalogue, models)}
     out: dict[str, Score] = {name: ranker.score for name, ranker in everything.items()}
@@ -170,10 +170,10 @@ def covered(
 
 def measure(home: Home, sample: int | None) -> None:
     """Measure one home and print its table."""
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    schema = schema_of(manifest)
+    manifest = LogManifest.load(home)
+    schema = manifest.schema
     requests = measured_requests(home, "test", sample or 1 << 62)
-    print(f"\n## {manifest['dataset']}\n")
+    print(f"\n## {manifest.dataset}\n")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         scorers = rankers(home, schema, Path(folder))
@@ -194,7 +194,7 @@ def measure(home: Home, sample: int | None) -> None:
         f"test split: {what} requests, {seen:,} candidates; {platform.system()}, CPU, "
         f"{os.cpu_count()} cores, one thread; {date.today()}; {time.perf_counter() - began:.0f} s\n"
     )
-    print_table(manifest["dataset"], joined, np.concatenate(coverage))
+    print_table(manifest.dataset, joined, np.concatenate(coverage))
 
 
 def _interval(values: NDArray[np.float64]) -> str:

@@ -23,6 +23,7 @@ import torch
 from interactrank.features.engagement import cross_features
 from interactrank.model.scorer import Scorer
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import catalogue_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.evaluation.baselines.suite import folder_of
@@ -90,7 +91,7 @@ def main() -> None:
     version = registry.alias_version(registry.CHALLENGER)
     assert version is not None, "no model is registered: `prerank run` first"
     found = measure(home, version, args.requests, args.candidates)
-    items = int(home.read_json(home.manifest, "prerank ingest")["items"])
+    items = LogManifest.load(home).items
     n = min(args.candidates, items)
     print(
         f"{len(found)} requests of {n:,} candidates, one thread; microseconds a candidate: "

@@ -24,6 +24,7 @@ from printed import markdown, show
 from interactrank.training.trainer import TrainConfig
 from prerank.config import JobConfig
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines.suite import MODELS
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
@@ -79,7 +80,7 @@ def main() -> None:
     found = [run_trials(home, home.root / "tuning", list(asked.values()), budget) for home in homes]
     rows = {key: [own[i]["metrics"] for own in found] for i, key in enumerate(asked)}
     mrr = {key: [m["mrr"] for m in metrics] for key, metrics in rows.items()}
-    names = [h.read_json(h.manifest, "prerank ingest")["dataset"] for h in homes]
+    names = [LogManifest.load(h).dataset for h in homes]
     head = ["model", *GRID, *(f"{n} {m}" for n in names for m in METRICS), "chosen"]
     lines = []
     for name in args.models:

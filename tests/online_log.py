@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank.features.engagement import cross_features
-from prerank.core.home import Home, write_json
-from prerank.core.manifest import VERSION, schema_of
+from prerank.core.home import Home
+from prerank.core.manifest import VERSION, LogManifest
 from prerank.features import build as features
 from prerank.features.build import FeatureConfig, build_features
 
@@ -23,21 +23,40 @@ START = 1_600_000_000_000_000
 DAYS, EVENTS, USERS, ITEMS = 40, 6_000, 80, 150
 UNTIL = START + 30 * DAY + 12_345_678
 WORDS = ["red", "blue", "shoe", "shoes", "lamp", "wooden", "table", "running", "kids", "garden"]
-MANIFEST = {
-    "actions": ["impression", "click", "save"],
-    "passive": ["impression"],
-    "heads": {"engagement": ["click", "save"]},
-    "head_order": ["engagement"],
-    "segments": ["country", "device"],
-    "retriever": ["rank"],
-    "numeric": [],
-    "version": VERSION,
-    "events": EVENTS,
-    "last_time": np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")),
-    "fingerprint": "one",
-    "ids": "integer",
-    "hash_seed": 0,
-}
+MANIFEST = LogManifest(
+    version=VERSION,
+    dataset="online",
+    ids="integer",
+    hash_seed=0,
+    actions=("impression", "click", "save"),
+    passive=("impression",),
+    heads={"engagement": ("click", "save")},
+    head_order=("engagement",),
+    weights={},
+    weight_order=(),
+    segments=("country", "device"),
+    retriever=("rank",),
+    numeric=(),
+    embedding=(),
+    valid_from={},
+    label_window_hours=24.0,
+    single_time=True,
+    has_impressions=True,
+    mapping={},
+    rows={},
+    events=EVENTS,
+    late=0,
+    requests=EVENTS,
+    users=USERS,
+    queries=60,
+    items=ITEMS,
+    items_absent=0,
+    first_time=np.datetime_as_string(np.datetime64(START, "us")) + "Z",
+    last_time=np.datetime_as_string(np.datetime64(START + DAYS * DAY, "us")) + "Z",
+    fingerprint="one",
+    warnings=(),
+    notices=(),
+)
 
 
 def log() -> pd.DataFrame:
@@ -52,7 +71,7 @@ def log() -> pd.DataFrame:
             "user_id": [f"u{n}" for n in rng.integers(0, USERS, EVENTS)],
             "query": [texts[q] for q in query],
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
-            "action": rng.choice(MANIFEST["actions"], EVENTS, p=[0.3, 0.5, 0.2]),
+            "action": rng.choice(MANIFEST.actions, EVENTS, p=[0.3, 0.5, 0.2]),
             "event_time": stamp,
             "known_time": stamp,
             "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
@@ -64,7 +83,7 @@ def log() -> pd.DataFrame:
 
 def build(home: Home) -> None:
     """Build the log's features in an empty home, without Ray."""
-    write_json(home.manifest, MANIFEST)
+    MANIFEST.save(home)
     folder = home.events / "day=all"
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pandas(log(), preserve_index=False), folder / "part-0.parquet")
@@ -86,7 +105,7 @@ def beside(built: Home, root: Path) -> Home:
     home = Home.at(root / "home")
     home.root.mkdir(parents=True)
     (home.root / "features").symlink_to(built.features)
-    write_json(home.manifest, MANIFEST)
+    MANIFEST.save(home)
     return home
 
 
@@ -111,6 +130,6 @@ def as_table(query: str, user: str, context: dict[str, str], time: int) -> pa.Ta
 
 
 def crosses(inputs: Any) -> np.ndarray:
-    schema = schema_of(MANIFEST)
+    schema = MANIFEST.schema
     none = np.zeros(ITEMS, np.int64)
     return cross_features(schema, inputs, CANDIDATES, np.array([0, ITEMS]), none)

@@ -20,6 +20,10 @@ CATEGORY_BUCKETS = 4096
 OUT_OF_VOCABULARY = 0
 
 
+def _category_bucket(category: str) -> int:
+    return 1 + zlib.crc32(category.encode()) % (CATEGORY_BUCKETS - 1) if category else 0
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Arrays over n items, ascending by id.
@@ -63,14 +67,13 @@ class Catalogue:
         """Hash the text of n items whose ``ids`` are ascending."""
         vectors = np.zeros((len(ids), 0), np.float32) if embedding is None else embedding
         text, offsets = ragged(titles)
-        category = [
-            1 + zlib.crc32(c.encode()) % (CATEGORY_BUCKETS - 1) if c else 0 for c in categories
-        ]
+        bucket = {c: _category_bucket(c) for c in set(categories)}
+        category = np.array([bucket[c] for c in categories], np.int64)
         return cls(
             ids,
             text,
             offsets,
-            np.array(category, np.int64),
+            category,
             numeric,
             created,
             np.array([text_from]),

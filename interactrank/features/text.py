@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,23 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.schema import LEVELS
+from interactrank.features.text_hash import MAX_TEXT_FEATURES as MAX_TEXT_FEATURES
+from interactrank.features.text_hash import TEXT_BUCKETS as TEXT_BUCKETS
+from interactrank.features.text_hash import WORD, hashed
 
 GRAM = 4
-TEXT_BUCKETS = 1 << 15
-MAX_TEXT_FEATURES = 96
 SEGMENT_BUCKETS = 1 << 10
 
-_TOKEN = re.compile(r"\w+", re.UNICODE)
 _MAX_KEYS = {level.prefix: level.max_keys for level in LEVELS}
 _ESCAPES = str.maketrans({"%": "%25", "=": "%3D", "|": "%7C"})
 NO_CONTEXT: Mapping[str, str] = {}
 
 
+def _folded(text: str) -> str:
+    if text.isascii():  # which NFKC leaves alone
+        return text.lower()
+    # Lower-casing can undo composition ("İ"), so NFKC runs on both sides of it.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+
+
 def normalise(text: str) -> str:
     """NFKC, lower case, runs of white space squeezed to one blank. Idempotent."""
-    # Lower-casing can undo composition ("İ"), so NFKC runs on both sides of it.
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
-    return " ".join(folded.split())
+    return " ".join(_folded(text).split())
 
 
 def query_code(query: str) -> int:
@@ -38,7 +42,7 @@ def query_code(query: str) -> int:
 
 def tokens(text: str) -> list[str]:
     """Distinct word tokens of normalised ``text``, in order of first appearance."""
-    return list(dict.fromkeys(_TOKEN.findall(text)))
+    return list(dict.fromkeys(WORD.findall(text)))
 
 
 def grams(word: str, size: int = GRAM) -> list[str]:
@@ -69,7 +73,7 @@ def engagement_keys(query: str, context: Mapping[str, str] = NO_CONTEXT) -> list
     offline and online.
     """
     words = tokens(query)
-    compact = "".join(_TOKEN.findall(query))
+    compact = "".join(WORD.findall(query))
     chosen = sorted(words, key=lambda w: (-len(w), w))[: _MAX_KEYS["t"]]
     keys = [f"q:{query}"]
     columns = list(context)[: _MAX_KEYS["s"]]
@@ -99,16 +103,23 @@ def text_features(text: str) -> NDArray[np.int32]:
     """Hashed word uni- and bigrams and character trigrams of ``text``: int32 [<= 96].
 
     Values lie in [1, TEXT_BUCKETS); 0 is left for "no text". CRC-32 keeps replicas in agreement,
-    which Python's salted ``hash`` would not.
+    which Python's salted ``hash`` would not. This is the definition; :func:`ragged` is the same,
+    compiled.
     """
     found = [1 + zlib.crc32(p.encode()) % (TEXT_BUCKETS - 1) for p in _pieces(normalise(text))]
     return np.array(list(dict.fromkeys(found))[:MAX_TEXT_FEATURES], dtype=np.int32)
 
 
 def ragged(texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Concatenate :func:`text_features` of many texts: values [T] and offsets [n + 1]."""
+    """:func:`text_features` of n texts, one after the other: int32 [T], and offsets int64 [n + 1].
+
+    White space stays as it is: words end at any of it, so squeezing it would change nothing.
+    """
+    return hashed(map(_folded, texts))
+
+
+def ragged_reference(texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The same answer as :func:`ragged`, text by text from the definition."""
     parts = [text_features(t) for t in texts]
-    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(p) for p in parts], out=offsets[1:])
-    values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return values.astype(np.int32), offsets
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.int32), *parts]), offsets

@@ -23,6 +23,7 @@ from prerank.config import JobConfig
 from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port, mlflow_server
 from prerank.core.times import DAY_US
 from prerank.evaluation.report.text import metrics_table
@@ -90,7 +91,7 @@ def live_request(home: Home) -> LiveRequest:
     """The log's last request with a history behind it, as a request to the server."""
     day = sorted(home.events.glob("day=*"))[-1]
     events = pq.read_table(day, partitioning=None).to_pandas().sort_values("request_time")
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     items = pq.read_table(home.items, columns=["item_id", "title"])
     titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     sizes = events.groupby("request_id")["item_id"].nunique()
@@ -101,8 +102,8 @@ def live_request(home: Home) -> LiveRequest:
         "query": last["query"],
         "candidates": [int(i) for i in shown],
         "k": 5,
-        "time": manifest["last_time"],
-        "context": {name: last[name] for name in manifest["segments"]},
+        "time": manifest.last_time,
+        "context": {name: last[name] for name in manifest.segments},
     }
     return LiveRequest(body, titles)
 

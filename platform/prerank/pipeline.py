@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
 from prerank.config import JobConfig
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect, ray_map
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, versus_table, write_metrics, write_report
@@ -78,11 +78,11 @@ def train_and_evaluate(
     from prerank.training.ray_train import run_training
 
     connect()
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     params = {k: getattr(config.train, k) for k in PARAMETERS} | {
-        "fingerprint": manifest["fingerprint"],
-        "dataset": manifest["dataset"],
+        "fingerprint": manifest.fingerprint,
+        "dataset": manifest.dataset,
     }
     full = {
         "model": config.model.to_dict(),
@@ -93,11 +93,11 @@ def train_and_evaluate(
     with tracking.job_run(home, name, params, full) as run_id:
         meta = {
             "run_id": run_id,
-            "dataset": manifest["dataset"],
-            "fingerprint": manifest["fingerprint"],
+            "dataset": manifest.dataset,
+            "fingerprint": manifest.fingerprint,
             "splits": training["splits"],
-            "actions": manifest["actions"],
-            "heads": manifest["heads"],
+            "actions": manifest.actions,
+            "heads": manifest.heads,
         }
         with stages("train"):
             # Before the model, a core each: beside it, on two cores, they would take the cores
@@ -198,11 +198,11 @@ def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> 
     from prerank.registry import versions as registry
     from prerank.registry.index import build_index
 
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     measured = results["models"]["interactrank"]
     metrics = {tracking.metric_name(k): v for k, v in measured.items() if k not in ("ci", "cost")}
-    version = registry.register(bundle, run_id, metrics, {"dataset": manifest["dataset"]})
-    last = pd.Timestamp(manifest["last_time"]).value // 1000
+    version = registry.register(bundle, run_id, metrics, {"dataset": manifest.dataset})
+    last = manifest.last_us
     build_index(home, bundle, version, int(last))
     return version
 

@@ -26,7 +26,7 @@ from interactrank.features.schema import (
 )
 from interactrank.features.text import engagement_keys
 from prerank.core.home import Home
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import request_arrays
@@ -47,8 +47,8 @@ class Examples:
     """Every request of a home with its features, read bit by bit."""
 
     def __init__(self, home: Home) -> None:
-        manifest = home.read_json(home.manifest, "ingest")
-        catalogue, schema = load_catalogue(home, manifest), schema_of(manifest)
+        manifest = LogManifest.load(home)
+        catalogue, schema = load_catalogue(home, manifest), manifest.schema
         requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest)
         arrays = request_arrays(
             schema,
@@ -281,7 +281,7 @@ def test_packed_rows_equal_counts_of_the_raw_log(
         config = FeatureConfig(lag_minutes=lag_minutes)
         home = build(tmp_path, tiny_log, tiny_items, features=config)
     lag = pd.Timedelta(minutes=lag_minutes)
-    schema = schema_of(home.read_json(home.manifest, "ingest"))
+    schema = LogManifest.load(home).schema
     asked, log = probes(tiny_log, lag), keyed(tiny_log)
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
     seen = 0
@@ -321,13 +321,13 @@ def test_labels_are_engagements_inside_the_window(
         plant(tiny_log, cold.iloc[[i]], time + delay, MIDDLE) for i, delay in enumerate(delays)
     ]
     home = build(tmp_path, grown(tiny_log, *planted), tiny_items, features=None)
-    manifest = home.read_json(home.manifest, "ingest")
+    manifest = LogManifest.load(home)
     requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest).to_pylist()
     found = next(r for r in requests if r["request_id"] == MIDDLE)
     labels = dict(zip(found["items"], found["labels"], strict=True))
     weights = dict(zip(found["items"], found["weights"], strict=True))
     soon, last, late = cold["item_id"].iloc[:3].tolist()
     saved = 0b011  # heads are engagement, save, long_click
-    assert manifest["head_order"] == ["engagement", "save", "long_click"]
+    assert manifest.head_order == ("engagement", "save", "long_click")
     assert (labels[soon], labels[last], labels[late]) == (saved, saved, 0)
     assert (weights[soon], weights[last], weights[late]) == (7.0, 7.0, 5.0)

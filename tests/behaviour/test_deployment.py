@@ -18,7 +18,7 @@ from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port
 from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
@@ -106,7 +106,7 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, live: Engine
     import pyarrow.parquet as pq
 
     users = pq.read_table(day, columns=["user_id"], partitioning=None)["user_id"].unique()
-    schema, state = schema_of(home.read_json(home.manifest, "")), parity.materialised_path(home)
+    schema, state = LogManifest.load(home).schema, parity.materialised_path(home)
     until = home.read_json(state, "")["until_us"]
     writer = HistoryWriter(home, open_store(home), schema)
     item = int(Reader(home).catalogue.ids[0])

@@ -18,7 +18,6 @@ from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
 from prerank.core.home import Home, write_json
-from prerank.core.manifest import schema_of
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
@@ -56,7 +55,7 @@ def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for seed, name in enumerate(("two_tower", "interactrank")):
         torch.manual_seed(seed)
         folders[name] = tmp_path_factory.mktemp(name)
-        model = InteractRank(ModelConfig(), schema_of(manifest), catalogue)
+        model = InteractRank(ModelConfig(), manifest.schema, catalogue)
         save_bundle(folders[name], model, catalogue, {})
     return folders
 

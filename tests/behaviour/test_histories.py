@@ -44,7 +44,7 @@ def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -
             & (engaged["event_time"] < probe["request_time"])
         ]
         entries = sorted(
-            (t.value // 1000, i, manifest["actions"].index(a), query_code(normalise(q)))
+            (t.value // 1000, i, manifest.actions.index(a), query_code(normalise(q)))
             for t, i, a, q in zip(
                 own["event_time"], own["item_id"], own["action"], own["query"], strict=True
             )

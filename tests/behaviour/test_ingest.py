@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.core.errors import DataError
-from prerank.core.ids import ItemIds, event_id
+from prerank.core.ids import event_id
 from prerank.ingest.mapping import load_mapping
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
@@ -28,7 +28,7 @@ START = pd.Timestamp("2024-03-01T23:59:00Z")
 
 
 def rows_of(report: IngestReport) -> tuple[int, int, int, int]:
-    rows = report.manifest["rows"]
+    rows = report.manifest.rows
     assert rows["in"] == rows["out"] + rows["quarantined"] + rows["duplicates"]
     return rows["in"], rows["out"], rows["quarantined"], rows["duplicates"]
 
@@ -98,9 +98,9 @@ def test_fingerprint_is_of_content_not_of_files(case: Case) -> None:
     one = case.ingest(case.log())
     shuffled = case.log().sample(frac=1.0, random_state=1)
     two = case.ingest([shuffled.iloc[:13], shuffled.iloc[13:], shuffled.iloc[:5]], replace=True)
-    assert one.manifest["fingerprint"] == two.manifest["fingerprint"]
+    assert one.manifest.fingerprint == two.manifest.fingerprint
     changed = case.ingest(case.log().assign(user_id="u9"), replace=True)
-    assert changed.manifest["fingerprint"] != one.manifest["fingerprint"]
+    assert changed.manifest.fingerprint != one.manifest.fingerprint
 
 
 def test_many_pieces_and_buckets_change_nothing(
@@ -115,7 +115,7 @@ def test_many_pieces_and_buckets_change_nothing(
     monkeypatch.setattr("prerank.ingest.run.BUCKET_ROWS", 9)
     many = case.ingest([frame.iloc[:33], frame.iloc[33:]], replace=True)
     assert rows_of(many) == rows_of(one) == (80, 40, 1, 39)
-    assert many.manifest["fingerprint"] == one.manifest["fingerprint"]
+    assert many.manifest.fingerprint == one.manifest.fingerprint
     assert len(list(case.home.events.glob("*/*.parquet"))) > 2
     found = case.events().sort_values("event_id", ignore_index=True)
     pd.testing.assert_frame_equal(found, expected)
@@ -189,12 +189,12 @@ def test_string_ids_are_hashed_and_keep_their_text(case: Case) -> None:
     frame = case.log().assign(item_id=lambda f: "pin-" + f["item_id"].astype(str))
     items = case.items.assign(item_id="pin-" + case.items["item_id"].astype(str)).iloc[:5]
     report = case.ingest(frame, items, hash_seed=3)
-    ids = ItemIds.from_manifest(report.manifest)
+    ids = report.manifest.item_ids
     table = case.catalogue()
     assert table["item_id"].tolist() == [ids.to_key(ref) for ref in table["item_ref"]]
     assert table["item_id"].is_monotonic_increasing
     assert set(case.events()["item_id"]) == set(table["item_id"])
-    assert report.manifest["items_absent"] == 2
+    assert report.manifest.items_absent == 2
     assert set(table.loc[table["title"] == "", "item_ref"]) == {"pin-5", "pin-6"}
 
 
@@ -209,7 +209,7 @@ def test_catalogue_columns(case: Case) -> None:
     assert schema.names == names
     assert schema.field("price").type == pa.float32()
     assert schema.field("created_at").type == pa.timestamp("us", "UTC")
-    assert report.manifest["numeric"] == ["price"]
+    assert report.manifest.numeric == ("price",)
     assert case.catalogue()["item_ref"].tolist() == [str(i) for i in range(7)]
 
 
@@ -219,11 +219,11 @@ def test_legal_oddities(case: Case) -> None:
     report = case.ingest(frame, case.items.iloc[:0])
     manifest = report.manifest
     assert rows_of(report) == (40, 40, 0, 0)
-    assert manifest["single_time"]
-    assert not manifest["has_impressions"]
-    assert manifest["users"] == 1
-    assert manifest["items_absent"] == 7
-    assert manifest["heads"] == {"engagement": ["tag"]}
+    assert manifest.single_time
+    assert not manifest.has_impressions
+    assert manifest.users == 1
+    assert manifest.items_absent == 7
+    assert manifest.heads == {"engagement": ("tag",)}
     assert "one time only" in str(report)
     assert case.events()["request_id"].str.fullmatch("[0-9a-f]{16}").all()
 
@@ -231,9 +231,9 @@ def test_legal_oddities(case: Case) -> None:
 def test_renamed_and_constant_actions(case: Case) -> None:
     renames = {"impression": "impression", "click": "save", "other": "click"}
     report = case.ingest(case.log(), actions=renames)
-    assert report.manifest["actions"] == ["impression", "save"]
+    assert report.manifest.actions == ("impression", "save")
     constant = case.ingest(case.log().drop(columns="action"), action="click", replace=True)
-    assert constant.manifest["actions"] == ["click"]
+    assert constant.manifest.actions == ("click",)
 
 
 def test_ranges_cover_a_file_once(tmp_path: Path) -> None:
@@ -267,9 +267,9 @@ def test_real_logs(
     rows, requests, users, items, single = expected
     manifest = report.manifest
     assert rows_of(report)[0] == rows
-    assert requests in (None, manifest["requests"])
-    assert manifest["ids"] == "integer"
-    assert manifest["single_time"] is single
-    assert (manifest["users"], manifest["items"]) == (users, items)
-    assert manifest["items_absent"] == 0
-    assert not manifest["has_impressions"]
+    assert requests in (None, manifest.requests)
+    assert manifest.ids == "integer"
+    assert manifest.single_time is single
+    assert (manifest.users, manifest.items) == (users, items)
+    assert manifest.items_absent == 0
+    assert not manifest.has_impressions

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from prerank.core.manifest import schema_of
 from prerank.dataset.candidates import shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.requests import read_requests
@@ -25,7 +24,7 @@ def test_embeddings_are_kept_and_bad_ones_set_aside(case: Case) -> None:
         for v in case.catalogue()["embedding"]
     ]
     assert found == [[1, 2], None, None, None, None, [7, 8], [9, 10]]
-    assert report.manifest["embedding"] == ["vec"]
+    assert report.manifest.embedding == ("vec",)
     assert "2 embeddings hold NaN or infinite" in str(report)
     bad = case.quarantine()
     assert bad["source"].tolist() == ["items.parquet:2", "items.parquet:3"]
@@ -33,7 +32,7 @@ def test_embeddings_are_kept_and_bad_ones_set_aside(case: Case) -> None:
     catalogue = load_catalogue(case.home, report.manifest)
     assert catalogue.embedding.shape == (7, 2)
     assert np.isnan(catalogue.embedding).all(axis=1).tolist() == [False, *[True] * 4, *[False] * 2]
-    assert schema_of(report.manifest).item_embedding == ("vec",)
+    assert report.manifest.schema.item_embedding == ("vec",)
 
     pairs = [v if v else [None, None] for v in VECTORS]
     several = case.items.assign(x=[p[0] for p in pairs], y=[p[1] for p in pairs])
@@ -50,7 +49,7 @@ def test_another_embedding_is_another_log(case: Case) -> None:
             case.items.assign(vec=[[1.0, x]] * 7),
             items={"embedding": "vec"},
             replace=True,
-        ).manifest["fingerprint"]
+        ).manifest.fingerprint
         for x in (2.0, 3.0, 2.0)
     ]
     assert prints[0] == prints[2] != prints[1]
@@ -66,7 +65,7 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     report = case.ingest(frame, events={"retriever_rank": "place"})
     assert report.reasons == {"bad retriever_rank": 1, "retriever_score is no finite number": 1}
     manifest = report.manifest
-    schema = schema_of(manifest)
+    schema = manifest.schema
     assert schema.retriever == ("score", "rank")
     assert schema.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
     files = sorted(case.home.events.glob("day=*/*.parquet"))
@@ -86,12 +85,12 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     np.testing.assert_array_equal(found["r0"], np.array([[0.25, 0], [0.25, nan]], np.float32))
     np.testing.assert_array_equal(found["r1"], np.array([[nan, 2], [nan, nan]], np.float32))
     plain = case.ingest(case.log(), replace=True)
-    assert plain.manifest["retriever"] == []
+    assert plain.manifest.retriever == ()
     files = sorted(case.home.events.glob("day=*/*.parquet"))
     assert shown_candidates(read_requests(files, plain.manifest)).retriever_features is None
 
 
 def test_without_impressions_the_retriever_would_tell_the_label(case: Case) -> None:
     report = case.ingest(case.log().assign(action="click", retriever_score=1.0))
-    assert report.manifest["retriever"] == []
+    assert report.manifest.retriever == []
     assert "the log has no impressions" in str(report)

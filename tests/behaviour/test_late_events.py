@@ -108,11 +108,11 @@ def test_late_events_change_no_published_row_and_enter_the_next(
 
     more = [first, rest, late] if overlap else [rest, late]
     manifest = add(home, pd.concat(more), tiny_items)
-    counted = manifest["rows"]
+    counted = manifest.rows
     assert counted["in"] == counted["out"] + counted["quarantined"] + counted["duplicates"]
     assert counted["duplicates"] == (len(first) if overlap else 0)
-    assert manifest["events"] == len(first) + len(rest) + len(late)
-    assert manifest["late"] >= len(late) > 20
+    assert manifest.events == len(first) + len(rest) + len(late)
+    assert manifest.late >= len(late) > 20
     build_features(home, LAG)
     assert published_us(home) > published
 
@@ -179,7 +179,7 @@ def test_a_log_in_parts_is_the_log(
     home = build_home(tmp_path, tiny_log[part == 0], tiny_items, segments=SEGMENTS)
     for n in (1, 2):
         manifest = add(home, tiny_log[part == n], tiny_items, segments=SEGMENTS)
-        assert manifest["late"] == 0
+        assert manifest.late == 0
         build_features(home)
     whole = tiny_world.read_json(tiny_world.manifest, "")
     for again in (tiny_log[part == 1].sample(frac=1.0, random_state=0), tiny_log):
@@ -188,7 +188,7 @@ def test_a_log_in_parts_is_the_log(
         for ours, theirs in zip(feature_tables(home), feature_tables(tiny_world), strict=True):
             assert ours.equals(theirs)
         manifest = add(home, again, tiny_items, segments=SEGMENTS)
-        assert manifest["rows"]["duplicates"] == len(again)
+        assert manifest.rows["duplicates"] == len(again)
         build_features(home)
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prerank.core.home import Home, write_json
+from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.simulate import simulate
 
 pytestmark = pytest.mark.slow
@@ -61,7 +63,7 @@ print(json.dumps(peaks))
 def repeated(home: Home, root: Path, times: int) -> Home:
     """The log of ``home`` ``times`` over, each 20 days after the one before."""
     longer = Home.at(root)
-    manifest = home.read_json(home.manifest, "ingest")
+    manifest = LogManifest.load(home)
     events = pa.concat_tables(
         pq.read_table(f, partitioning=None) for f in sorted(home.events.glob("day=*/*.parquet"))
     )
@@ -80,10 +82,9 @@ def repeated(home: Home, root: Path, times: int) -> Home:
             pq.write_table(copy.filter(pa.array(day == d)), folder / f"part-{i}.parquet")
     longer.items.parent.mkdir(parents=True)
     longer.items.write_bytes(home.items.read_bytes())
-    last = pd.Timestamp(manifest["last_time"]) + pd.Timedelta(days=DAYS * (times - 1))
-    manifest["events"] *= times
-    manifest["last_time"] = last.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    write_json(longer.manifest, manifest)
+    last = pd.Timestamp(manifest.last_time) + pd.Timedelta(days=DAYS * (times - 1))
+    end = last.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    replace(manifest, events=manifest.events * times, last_time=end).save(longer)
     return longer
 
 

@@ -37,7 +37,6 @@ from interactrank.model.interactrank import InteractRank
 from interactrank.model.scorer import Scorer
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
-from prerank.core.manifest import schema_of
 from prerank.dataset.candidates import Candidates
 from prerank.dataset.examples import request_arrays
 from prerank.features.offline import offline_inputs
@@ -69,7 +68,7 @@ def online(home: Home) -> OnlineFeatures:
 def test_online_features_equal_offline_ones(
     home: Home, online: OnlineFeatures, requests: pd.DataFrame
 ) -> None:
-    schema, filled = schema_of(MANIFEST), 0
+    schema, filled = MANIFEST.schema, 0
     of_request = [i for i, name in enumerate(schema.cross) if name.startswith(("q:", "user:"))]
     segmented, of_segment = 0, schema.cross.index("s:engage:all")
     for query, user, context in requests.itertuples(index=False):
@@ -101,7 +100,7 @@ def test_online_features_equal_offline_ones(
 def test_another_context_changes_the_segmented_features_alone(
     online: OnlineFeatures, requests: pd.DataFrame
 ) -> None:
-    cross, changed = schema_of(MANIFEST).cross, set()
+    cross, changed = MANIFEST.schema.cross, set()
     for query, user, _ in requests.itertuples(index=False):
         one, other = (
             crosses(online.read(query, user, UNTIL, {"country": c, "device": "tv"}).inputs)
@@ -113,7 +112,7 @@ def test_another_context_changes_the_segmented_features_alone(
 
 def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank, Catalogue]:
     """An engine with an untrained model, whose context embeddings are large enough to matter."""
-    schema = schema_of(MANIFEST)
+    schema = MANIFEST.schema
     catalogue = Catalogue.build(
         CANDIDATES,
         [f"item {i}" for i in CANDIDATES],
@@ -212,7 +211,7 @@ def test_the_cutoff_is_the_last_snapshot_that_was_published(online: OnlineFeatur
 
 
 def test_events_at_or_after_the_request_are_not_seen(online: OnlineFeatures, home: Home) -> None:
-    writer = HistoryWriter(home, online.store, schema_of(MANIFEST))
+    writer = HistoryWriter(home, online.store, MANIFEST.schema)
     times = [UNTIL + 10, UNTIL + 20]
     writer.write([Event("newcomer", n, "click", t, n) for n, t in enumerate(times)])
 
@@ -226,7 +225,7 @@ def test_events_at_or_after_the_request_are_not_seen(online: OnlineFeatures, hom
 
 def test_a_history_ends_with_its_ttl_to_the_microsecond(online: OnlineFeatures, home: Home) -> None:
     last = UNTIL - 5 * DAY
-    writer = HistoryWriter(home, online.store, schema_of(MANIFEST))
+    writer = HistoryWriter(home, online.store, MANIFEST.schema)
     writer.write([Event("old hand", 1, "click", last, 1)])
     end = last + 1 + HISTORY_TTL_DAYS * DAY
     assert len(online.read("red", "old hand", end).inputs.hist_items) == 1
@@ -239,9 +238,7 @@ def test_a_store_that_fails_leaves_the_features_out(
     monkeypatch.setattr(online.store, "get_online_features", lambda *args, **kwargs: 1 / 0)
     read = online.read("red shoe", "u1", UNTIL)
     assert read.degraded == ("engagement", "user_history")
-    counted = [
-        n.startswith(("q:", "s:", "t:", "g:", "a:", "user:")) for n in schema_of(MANIFEST).cross
-    ]
+    counted = [n.startswith(("q:", "s:", "t:", "g:", "a:", "user:")) for n in MANIFEST.schema.cross]
     assert not crosses(read.inputs)[:, counted].any()
 
 

@@ -18,6 +18,7 @@ from interactrank.metrics.ranking import request_metrics
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import shown_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
@@ -92,7 +93,7 @@ def trained(home: Home, name: str, folder: Path) -> Ranker:
 def held_out_auc(home: Home, ranker: Ranker) -> tuple[float, float]:
     """Mean AUC over the test requests, and its standard error."""
     reader = Reader(home)
-    manifest = home.read_json(home.manifest, "ingest")
+    manifest = LogManifest.load(home)
     made = home.read_json(home.training_set / "manifest.json", "training-set")
     splits = Splits(**made["splits"])
     auc = []

@@ -19,7 +19,7 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC
 from prerank.core.errors import DataError, StateError
 from prerank.core.home import Home
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
@@ -33,8 +33,8 @@ BuildHome = Callable[..., Home]
 US = pd.Timedelta(microseconds=1)
 
 
-def manifest_of(home: Home) -> dict:
-    return home.read_json(home.manifest, "ingest")
+def manifest_of(home: Home) -> LogManifest:
+    return LogManifest.load(home)
 
 
 def all_requests(home: Home) -> pa.Table:
@@ -48,11 +48,11 @@ def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
     table = catalogue.table()
     candidates = (
         shown_candidates(requests)
-        if manifest["has_impressions"]
+        if manifest.has_impressions
         else sampled_candidates(requests, inputs, table)
     )
     queries = requests["query"].to_pylist()
-    return request_arrays(schema_of(manifest), queries, inputs, candidates, catalogue, table)
+    return request_arrays(manifest.schema, queries, inputs, candidates, catalogue, table)
 
 
 def split(home: Home, name: str) -> pa.Table:
@@ -107,7 +107,7 @@ def test_table_and_arrays_round_trip(tiny_world: Home) -> None:
 
 def test_arrays_are_safe_to_give_to_torch(tiny_world: Home) -> None:
     """torch.from_numpy warns of a read-only array, which torch could write to all the same."""
-    crosses = len(schema_of(manifest_of(tiny_world)).cross)
+    crosses = len(manifest_of(tiny_world).schema.cross)
     arrays = to_arrays(split(tiny_world, "train").slice(0, 4), crosses, len(REQUEST_NUMERIC))
     assert arrays.x.flags.writeable
     assert arrays.request.flags.writeable
@@ -118,7 +118,7 @@ def test_arrays_of_a_slice_are_the_arrays_of_its_rows(tiny_world: Home) -> None:
     table = split(tiny_world, "train")
     order = np.random.default_rng(0).permutation(len(table))[:50]
     shuffled = table.take(pa.array(order)).slice(10, 20)
-    crosses = len(schema_of(manifest_of(tiny_world)).cross)
+    crosses = len(manifest_of(tiny_world).schema.cross)
     arrays = to_arrays(shuffled, crosses, len(REQUEST_NUMERIC))
     for b, row in enumerate(order[10:30].tolist()):
         lo, hi = arrays.offsets[b : b + 2]

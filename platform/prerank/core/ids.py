@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xxhash
@@ -87,11 +87,6 @@ class ItemIds:
 
     kind: IdKind
     seed: int = 0
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> ItemIds:
-        """The ids of an ingested log."""
-        return cls(manifest["ids"], int(manifest["hash_seed"]))
 
     def to_key(self, value: int | str) -> int:
         """Key (int64) of an id as a caller sends it.

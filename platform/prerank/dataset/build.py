@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
 from prerank.core.home import Home, replaced, write_json
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
@@ -34,9 +34,9 @@ def build_training_set(home: Home) -> dict[str, Any]:
         StateError: there is no log, or there are no features.
         DataError: the features are of another log, or no request has a positive.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     features = home.read_json(home.features / "manifest.json", "prerank features")
-    if features["fingerprint"] != manifest["fingerprint"]:
+    if features["fingerprint"] != manifest.fingerprint:
         raise DataError("the features were built from another log. Run `prerank features` again.")
     splits = plan_splits(home, manifest)
     with replaced(home.training_set) as out:
@@ -54,9 +54,9 @@ def build_training_set(home: Home) -> dict[str, Any]:
             raise DataError("no training request has a positive: check the mapping's `heads`.")
         summary = {
             "splits": asdict(splits),
-            "fingerprint": manifest["fingerprint"],
-            "schema_hash": schema_of(manifest).hash(),
-            "candidates": "impressions" if manifest["has_impressions"] else "sampled",
+            "fingerprint": manifest.fingerprint,
+            "schema_hash": manifest.schema.hash(),
+            "candidates": "impressions" if manifest.has_impressions else "sampled",
             **totals,
         }
         write_json(out / "manifest.json", summary)
@@ -65,8 +65,8 @@ def build_training_set(home: Home) -> dict[str, Any]:
 
 def _build_task(task: dict[str, Any]) -> dict[str, Any]:
     home, splits = Home.at(task["home"]), Splits(**task["splits"])
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
+    manifest = LogManifest.load(home)
+    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
     table = catalogue.table()
     counts: dict[str, Any] = {}
     bounds = {
@@ -80,13 +80,13 @@ def _build_task(task: dict[str, Any]) -> dict[str, Any]:
         if not requests.num_rows:
             continue
         inputs = offline_inputs(home, requests)
-        if manifest["has_impressions"]:
+        if manifest.has_impressions:
             candidates = shown_candidates(requests)
         else:
             candidates = sampled_candidates(requests, inputs, table)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        path = Path(task["out"]) / split / f"part-{task['task']:05d}.parquet"
+        path = Path(task["out"]) / split / f"part-{task['number']:05d}.parquet"
         pq.write_table(
             to_table(requests["request_id"].to_pylist(), arrays),
             path,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,9 +11,10 @@ from numpy.typing import NDArray
 from interactrank.features.catalogue import Catalogue
 from prerank.core.errors import StateError
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 
 
-def load_catalogue(home: Home, manifest: dict[str, Any]) -> Catalogue:
+def load_catalogue(home: Home, manifest: LogManifest) -> Catalogue:
     """Arrays of every item of the catalogue, ascending by id.
 
     Raises:
@@ -24,7 +23,7 @@ def load_catalogue(home: Home, manifest: dict[str, Any]) -> Catalogue:
     if not home.items.exists():
         raise StateError(f"{home.items} is missing. Run `prerank ingest` first.")
     items = pq.read_table(home.items)
-    numeric = [items[c].to_numpy().astype(np.float32) for c in manifest["numeric"]]
+    numeric = [items[c].to_numpy().astype(np.float32) for c in manifest.numeric]
     created = items["created_at"].cast("int64").fill_null(0).to_numpy()
     return Catalogue.build(
         ids=items["item_id"].to_numpy().astype(np.int64),
@@ -34,7 +33,7 @@ def load_catalogue(home: Home, manifest: dict[str, Any]) -> Catalogue:
         created=created.astype(np.int64),
         text_from=_since(manifest, "title"),
         category_from=_since(manifest, "category"),
-        embedding=_vectors(items["embedding"]) if manifest.get("embedding") else None,
+        embedding=_vectors(items["embedding"]) if manifest.embedding else None,
         embedding_from=_since(manifest, "embedding"),
     )
 
@@ -50,6 +49,6 @@ def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
     return out
 
 
-def _since(manifest: dict[str, Any], attribute: str) -> int:
-    declared = manifest["valid_from"].get(attribute)
+def _since(manifest: LogManifest, attribute: str) -> int:
+    declared = manifest.valid_from.get(attribute)
     return int(pd.Timestamp(declared).value // 1000) if declared else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +11,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US, micros
 
 REQUESTS_PER_TASK = 6_000
 
 
-def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
+def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
     """Requests of some event files (all rows of a request lie in one file's day).
 
     Returns:
@@ -30,22 +30,21 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
         what the request's earliest row says. A log with a retriever adds a list float32 of each of
         its columns, NaN where it said nothing.
     """
-    heads = [(h, manifest["heads"][h]) for h in manifest["head_order"]]
-    order = manifest["weight_order"]
+    heads = [(h, manifest.heads[h]) for h in manifest.head_order]
+    order = manifest.weight_order
     actions = pa.table(
         {
-            "action": manifest["actions"],
+            "action": manifest.actions,
             "mask": [
-                sum(1 << h for h, (_, of) in enumerate(heads) if a in of)
-                for a in manifest["actions"]
+                sum(1 << h for h, (_, of) in enumerate(heads) if a in of) for a in manifest.actions
             ],
-            "weight": [float(manifest["weights"].get(a, 1.0)) for a in manifest["actions"]],
-            "rank": [order.index(a) if a in order else 1_000 for a in manifest["actions"]],
+            "weight": [float(manifest.weights.get(a, 1.0)) for a in manifest.actions],
+            "rank": [order.index(a) if a in order else 1_000 for a in manifest.actions],
         }
     )
-    eligible = "HAVING bool_or(shown)" if manifest["has_impressions"] else ""
-    columns, of_item, of_request = _context_sql(manifest.get("segments", ()))
-    for name in manifest.get("retriever", ()):
+    eligible = "HAVING bool_or(shown)" if manifest.has_impressions else ""
+    columns, of_item, of_request = _context_sql(manifest.segments)
+    for name in manifest.retriever:
         # What was engaged without being shown would else stand out by lacking a value.
         of_item += f""", coalesce(min(retriever_{name}) FILTER (action = 'impression'),
                         min(retriever_{name}), 'NaN'::FLOAT) AS retriever_{name}"""
@@ -62,7 +61,7 @@ def read_requests(files: list[Path], manifest: dict[str, Any]) -> pa.Table:
                     coalesce(bit_or(mask) FILTER (timely), 0) AS mask,
                     coalesce(arg_min(weight, rank) FILTER (timely), 1.0) AS weight {of_item}
                 FROM (SELECT {columns}, event_time <= request_time
-                          + INTERVAL ({manifest["label_window_hours"]}) HOUR AS timely
+                          + INTERVAL ({manifest.label_window_hours}) HOUR AS timely
                       FROM read_parquet(?)) JOIN actions USING (action)
                 GROUP BY request_id, item_id)
             SELECT request_id, min(request_time) AS request_time, min(user_id) AS user_id,
@@ -120,9 +119,7 @@ def event_days(
     return groups
 
 
-def requests_between(
-    files: list[str], manifest: dict[str, Any], from_us: int, to_us: int
-) -> pa.Table:
+def requests_between(files: list[str], manifest: LogManifest, from_us: int, to_us: int) -> pa.Table:
     """Requests of event ``files`` with from_us <= request_time < to_us."""
     requests = read_requests([Path(f) for f in files], manifest)
     time = micros(requests["request_time"])

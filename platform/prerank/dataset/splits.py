@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from prerank.core.errors import DataError
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection
 
 SPLITS = ("train", "validation", "test")
@@ -34,15 +34,15 @@ class Splits:
         return "validation" if request_time_us < self.test_from else "test"
 
 
-def plan_splits(home: Home, manifest: dict[str, Any]) -> Splits:
+def plan_splits(home: Home, manifest: LogManifest) -> Splits:
     """Thresholds that put 70/10/20 per cent of the eligible requests into the splits.
 
     Raises:
         DataError: a split would be empty.
     """
     with connection(threads=2) as db:
-        window = manifest["label_window_hours"]
-        eligible = "bool_or(action = 'impression')" if manifest["has_impressions"] else "true"
+        window = manifest.label_window_hours
+        eligible = "bool_or(action = 'impression')" if manifest.has_impressions else "true"
         events = f"read_parquet('{home.events}/*/*.parquet')"
         row = db.execute(
             f"""WITH requests AS (

@@ -12,7 +12,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
 from prerank.registry import tracking
 
@@ -141,8 +141,8 @@ def ablate(
         ``dataset``, ``split``, ``about`` (the budget in words) and ``ablations``: variant ->
         ``parts`` and ``metrics``, a list with one value a seed for each metric.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    schema = schema_of(manifest)
+    manifest = LogManifest.load(home)
+    schema = manifest.schema
     asked = trials_of(model, train, schema, seeds)
     flat = [trial for own in asked.values() for trial in own]
     done = run_trials(home, home.root / "ablations" / budget.split, flat, budget)
@@ -151,7 +151,7 @@ def ablate(
         by_name[trial.name].append(result["metrics"])
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     results = {
-        "dataset": manifest["dataset"],
+        "dataset": manifest.dataset,
         "split": budget.split,
         "about": _about(training, train, seeds, budget),
         "ablations": {

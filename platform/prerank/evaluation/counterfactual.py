@@ -19,7 +19,6 @@ the sum of weights. The value of an order is the weighted mean over engagements 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection
 
 GAINS = ("dcg", "mrr")
@@ -110,9 +110,9 @@ def _groups(place: NDArray[np.int64], engaged: NDArray[np.int64]) -> NDArray[np.
     return np.array(first, np.int64)
 
 
-def estimate(home: Home, manifest: Mapping[str, Any], before_us: int) -> Propensities | str:
+def estimate(home: Home, manifest: LogManifest, before_us: int) -> Propensities | str:
     """Propensities from the log before ``before_us`` (microseconds), or why there are none."""
-    if not manifest["has_impressions"]:
+    if not manifest.has_impressions:
         return "The log has no impressions: what was shown, and where, is not known."
     files = _newest_files(home, before_us)
     for strata in ("query and item", "item"):
@@ -141,18 +141,16 @@ def _newest_files(home: Home, before_us: int) -> list[str]:
     return files
 
 
-def _cells(
-    files: list[str], manifest: Mapping[str, Any], before_us: int, strata: str
-) -> pa.Table | None:
+def _cells(files: list[str], manifest: LogManifest, before_us: int, strata: str) -> pa.Table | None:
     """Columns of :func:`fit`, of the strata that moved and were engaged; None without positions."""
-    engaging = manifest["heads"][manifest["head_order"][0]]
+    engaging = manifest.heads[manifest.head_order[0]]
     key = "query, item_id" if strata == "query and item" else "item_id"
     with connection(threads=2) as db:
         db.execute(
             f"""CREATE TEMP TABLE shown AS SELECT min(query) AS query, item_id,
                 min(position)::BIGINT AS place,
                 bool_or(list_contains($engaging, action) AND event_time <= request_time
-                    + INTERVAL ({manifest["label_window_hours"]}) HOUR)::BIGINT AS engaged
+                    + INTERVAL ({manifest.label_window_hours}) HOUR)::BIGINT AS engaged
             FROM read_parquet($files) WHERE epoch_us(request_time) < $before
             GROUP BY request_id, item_id
             HAVING bool_or(action = 'impression') AND min(position) IS NOT NULL""",

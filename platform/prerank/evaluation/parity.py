@@ -33,7 +33,7 @@ from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.environment import SERVE_PORT, URL_ENV
 from prerank.core.errors import NotReadyError, PrerankError, StateError
 from prerank.core.home import Home, materialised_path
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
@@ -91,7 +91,7 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
         StateError: the log was not ingested, or nothing was materialised.
         PrerankError: the deployment refuses a request.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     until = home.read_json(materialised_path(home), "prerank materialise")["until_us"]
     searches = _sample(home, manifest, requests, seed)
     # What is online was joined at the fill's time, whatever the request's.
@@ -100,7 +100,7 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
     searches = searches.set_column(at, "request_time", stamp)
     inputs = offline_inputs(home, searches)
     candidates = _candidates(home, manifest, searches, inputs)
-    told = schema_of(manifest).retriever
+    told = manifest.schema.retriever
     asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, told, until)
     inputs = _as_seen(home, manifest, searches, inputs, asked)
     found = Parity()
@@ -115,7 +115,7 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
     return found
 
 
-def _sample(home: Home, manifest: dict[str, Any], count: int, seed: int) -> pa.Table:
+def _sample(home: Home, manifest: LogManifest, count: int, seed: int) -> pa.Table:
     """Some of the log's latest searches."""
     tables: list[pa.Table] = []
     for files in reversed(event_days(home)):
@@ -135,12 +135,12 @@ Sent = tuple[NDArray[np.int64], RetrieverFeatures]
 
 
 def _candidates(
-    home: Home, manifest: dict[str, Any], searches: pa.Table, inputs: FeatureInputs
+    home: Home, manifest: LogManifest, searches: pa.Table, inputs: FeatureInputs
 ) -> list[Sent]:
     """Candidates of each search: as shown, else as training samples them."""
     from prerank.dataset.catalogue import load_catalogue
 
-    if manifest["has_impressions"]:
+    if manifest.has_impressions:
         found = shown_candidates(searches)
     else:
         found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
@@ -204,7 +204,7 @@ def _ask(
 
 def _as_seen(
     home: Home,
-    manifest: dict[str, Any],
+    manifest: LogManifest,
     searches: pa.Table,
     inputs: FeatureInputs,
     asked: Sequence[Asked],
@@ -233,11 +233,9 @@ def _as_seen(
     )
 
 
-def _journaled(
-    home: Home, manifest: dict[str, Any], users: Iterable[str]
-) -> dict[str, list[Entry]]:
+def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, list[Entry]]:
     """Engagements of ``users`` that live writers acknowledged."""
-    schema, wanted = schema_of(manifest), set(users)
+    schema, wanted = manifest.schema, set(users)
     found: dict[str, list[Entry]] = defaultdict(list)
     for path in sorted(home.journal.glob("writer-*.jsonl")):
         for batch, _ in replay(path):

@@ -24,7 +24,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
 from prerank.core.home import Home, replaced
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
@@ -67,14 +67,14 @@ def rankers(
 def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     home = Home.at(task["home"])
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
+    manifest = LogManifest.load(home)
+    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
     table = catalogue.table()
     requests = requests_between(task["files"], manifest, task["from_us"], task["to_us"])
     all_rankers = rankers(home, schema, catalogue, task["models"])
     oracles = _oracles(task["oracles"])
     propensities = Propensities(**task["propensities"]) if task["propensities"] else None
-    shown = manifest["has_impressions"]
+    shown = manifest.has_impressions
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
     frames, candidates_seen = [], 0
@@ -121,7 +121,7 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
         candidates_seen += len(arrays.candidates)
         frames.append(pd.DataFrame(columns))
     if frames:
-        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['task']:05d}.parquet")
+        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['number']:05d}.parquet")
     costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
     costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
     costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}
@@ -181,7 +181,7 @@ def evaluate(
     Raises:
         DataError: no request of the split has a positive.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     splits = Splits(**training["splits"])
     low = splits.test_from if split == "test" else splits.validation_from

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from interactrank.metrics.calibration import CELLS, calibration_error, curve
 from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
+from prerank.core.manifest import LogManifest
 from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, effective_size, snips
 from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
 from prerank.evaluation.results import COMPARED
@@ -27,7 +28,7 @@ def results_of(
     frame: pd.DataFrame,
     done: Done,
     names: Sequence[str],
-    manifest: Mapping[str, Any],
+    manifest: LogManifest,
     training: Mapping[str, Any],
     split: str,
     propensities: Propensities | str,
@@ -118,15 +119,15 @@ def _cut(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     return {"reference": reference, "models": models}
 
 
-def _calibration(done: Done, names: Sequence[str], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    if not manifest["has_impressions"]:
+def _calibration(done: Done, names: Sequence[str], manifest: LogManifest) -> dict[str, Any]:
+    if not manifest.has_impressions:
         return {
             "absent": "The log has no impressions. Candidates that nobody was shown are no "
             "evidence against an item, so a predicted probability has nothing to be compared with."
         }
     models: dict[str, Any] = {}
     for name in names:
-        for head in manifest["head_order"]:
+        for head in manifest.head_order:
             key = f"histogram|{name}|{head}"
             if key not in done[0]:
                 continue
@@ -175,23 +176,23 @@ def _counterfactual(
 
 
 def _facts(
-    manifest: Mapping[str, Any], training: Mapping[str, Any], frame: pd.DataFrame, split: str
+    manifest: LogManifest, training: Mapping[str, Any], frame: pd.DataFrame, split: str
 ) -> dict[str, Any]:
     engaged = frame["positives"].sum() + frame["unreachable"].sum()
     policy = (
-        "what the log shows was impressed" if manifest["has_impressions"] else "the whole catalogue"
+        "what the log shows was impressed" if manifest.has_impressions else "the whole catalogue"
     )
     return {
-        "name": manifest["dataset"],
+        "name": manifest.dataset,
         "requests": {
             "train": training["train_requests"],
             "validation": training["validation_requests"],
             split: len(frame),
         },
-        "users": manifest["users"],
-        "queries": manifest["queries"],
-        "items": manifest["items"],
-        "time_span": (manifest["first_time"], manifest["last_time"]),
+        "users": manifest.users,
+        "queries": manifest.queries,
+        "items": manifest.items,
+        "time_span": (manifest.first_time, manifest.last_time),
         "positives": int(frame["positives"].sum()),
         "candidates": policy,
         "reachable_share": float(frame["positives"].sum() / max(engaged, 1)),

@@ -33,7 +33,7 @@ from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.settings import typed
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates
@@ -149,7 +149,7 @@ def measured_requests(home: Home, split: str, limit: int) -> pa.Table:
 
     At most ``limit``, a seeded sample in time order.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     splits = Splits(**training["splits"])
     low = splits.test_from if split == "test" else middle(home)
@@ -168,9 +168,9 @@ def chunks(
     home: Home, requests: pa.Table
 ) -> Iterator[tuple[RequestArrays, list[str], FeatureInputs, NDArray[np.int64]]]:
     """Arrays, queries, inputs and unreachable counts of requests with all their candidates."""
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    schema, catalogue = schema_of(manifest), load_catalogue(home, manifest)
-    table, shown = catalogue.table(), manifest["has_impressions"]
+    manifest = LogManifest.load(home)
+    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
+    table, shown = catalogue.table(), manifest.has_impressions
     step = max(CANDIDATES_PER_CHUNK // per_request(home), 1)
     for start in range(0, len(requests), step):
         chunk = requests.slice(start, step)
@@ -184,8 +184,8 @@ def chunks(
 
 def per_request(home: Home) -> int:
     """Candidates of a request, about."""
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    return 64 if manifest["has_impressions"] else max(int(manifest["items"]), 1)
+    manifest = LogManifest.load(home)
+    return 64 if manifest.has_impressions else max(int(manifest.items), 1)
 
 
 def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialReader, int]:

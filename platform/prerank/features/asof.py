@@ -49,7 +49,7 @@ def as_of(
         folder: Parquet files with ``key_column``, ``event_timestamp`` and ``columns``.
         key_column: name of the entity column.
         keys: str [n].
-        times: timestamp[us, UTC] [n].
+        times: `timestamp[us, UTC]` [n].
         columns: what to fetch of each joined row; ``event_timestamp`` is always there.
 
     Raises:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from interactrank.features.schema import LEVELS, FeatureSchema
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home, replaced, write_json
-from prerank.core.manifest import same_version, schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.shards import LazyParquet, shard_file, shard_of
 from prerank.core.times import HOUR_US
@@ -70,19 +70,18 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         StateError: nothing was ingested, or by another version.
         DataError: the log holds no engagement at all.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    same_version(manifest, home)
-    schema = schema_of(manifest)
+    manifest = LogManifest.load(home)
+    schema = manifest.schema
     if not schema.engagements:
         raise DataError(
             f"the log's actions {list(schema.actions)} are all passive: there is nothing to count. "
             "Declare at least one engagement action, or shorten `passive` in the mapping."
         )
-    hours = config.cadence_hours or (1 if manifest["events"] < HOURLY_BELOW_ROWS else 24)
+    hours = config.cadence_hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
     files = sorted(str(p) for p in home.events.glob("day=*/*.parquet"))
-    shards = max(2, -(-manifest["events"] * 12 // EVENTS_PER_SHARD))
+    shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
     cadence = hours * HOUR_US
-    end = int(np.datetime64(manifest["last_time"][:26].rstrip("Z"), "us").astype(int))
+    end = manifest.last_us
     last = max(end // cadence + 1, -(-_published_us(home) // cadence))
     common = {"schema": schema.to_dict(), "cadence_us": cadence, "shards": shards}
     with replaced(home.features) as out:
@@ -103,7 +102,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             "cadence_hours": hours,
             "lag_minutes": config.lag_minutes,
             "last_cutoff_us": last * cadence,
-            "fingerprint": manifest["fingerprint"],
+            "fingerprint": manifest.fingerprint,
             "rows": {k: sum(d[k] for d in done) for k in done[0]},
             "caps": {lv.prefix: lv.cap for lv in LEVELS},
         }

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import Home
-from prerank.core.manifest import REMEDY, same_version
+from prerank.core.manifest import REMEDY, LogManifest
 from prerank.ingest.mapping import LogMapping
 
 
@@ -32,22 +32,20 @@ class Existing:
         published_us: the last published cutoff, microseconds since 1970.
     """
 
-    manifest: dict[str, Any] | None = None
+    manifest: LogManifest | None = None
     files: tuple[Path, ...] = ()
     rows: tuple[int, ...] = ()
     refs: dict[int, str] = field(default_factory=dict)
     published_us: int = 0
 
     @property
-    def actions(self) -> list[str]:
+    def actions(self) -> tuple[str, ...]:
         """Actions of the events that are there."""
-        return self.manifest["actions"] if self.manifest else []
+        return self.manifest.actions if self.manifest else ()
 
     def settled(self, mapping: LogMapping) -> LogMapping:
         """The mapping, with what an earlier ingest read off the data."""
-        return (
-            mapping.model_copy(update={"ids": self.manifest["ids"]}) if self.manifest else mapping
-        )
+        return mapping.model_copy(update={"ids": self.manifest.ids}) if self.manifest else mapping
 
 
 def settings(mapping: LogMapping) -> dict[str, Any]:
@@ -69,14 +67,13 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
                 "whole log with `prerank ingest --replace`."
             )
         return Existing()
-    manifest = home.read_json(home.manifest, "prerank ingest")
-    same_version(manifest, home)
-    if manifest["dataset"] != dataset:
+    manifest = LogManifest.load(home)
+    if manifest.dataset != dataset:
         raise ConfigError(
-            f"{home.root} holds the log {manifest['dataset']!r}, this one is {dataset!r}. Where "
-            f"they are one log, say `name: {manifest['dataset']}` in the mapping; else {REMEDY}"
+            f"{home.root} holds the log {manifest.dataset!r}, this one is {dataset!r}. Where "
+            f"they are one log, say `name: {manifest.dataset}` in the mapping; else {REMEDY}"
         )
-    now, then = settings(mapping), manifest["mapping"]
+    now, then = settings(mapping), manifest.mapping
     for key in sorted({*now, *then}):
         # As text, since the order of heads and weights has a meaning.
         if json.dumps(now.get(key)) != json.dumps(then.get(key)):

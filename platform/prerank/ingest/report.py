@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import xxhash
 
 from prerank.core.errors import DataError
 from prerank.core.ids import SEPARATOR, hash_all
-from prerank.core.manifest import RETRIEVER, VERSION
+from prerank.core.manifest import RETRIEVER, VERSION, LogManifest
+from prerank.core.times import utc
 from prerank.ingest.checks import Checked
 from prerank.ingest.existing import settings
 from prerank.ingest.mapping import LogMapping
@@ -29,42 +29,41 @@ class IngestReport:
         quarantine: folder of the quarantine table.
     """
 
-    manifest: dict[str, Any]
+    manifest: LogManifest
     reasons: dict[str, int]
     quarantine: Path
 
     def __str__(self) -> str:
-        m, rows = self.manifest, self.manifest["rows"]
-        heads = "; ".join(f"{h} = {' | '.join(m['heads'][h])}" for h in m["head_order"])
+        m, rows = self.manifest, self.manifest.rows
+        heads = "; ".join(f"{h} = {' | '.join(m.heads[h])}" for h in m.head_order)
         lines = [
-            f"{m['dataset']}: {rows['in']:,} rows in = {rows['out']:,} out "
+            f"{m.dataset}: {rows['in']:,} rows in = {rows['out']:,} out "
             f"+ {rows['quarantined']:,} quarantined + {rows['duplicates']:,} duplicates",
             *_growth(m),
-            f"  {m['requests']:,} requests, {m['users']:,} users, {m['queries']:,} queries, "
-            f"{m['items']:,} items ({m['items_absent']:,} of them in no catalogue)",
-            f"  {m['first_time']} to {m['last_time']}; {m['ids']} ids",
-            f"  actions: {', '.join(m['actions'])}; heads: {heads}",
+            f"  {m.requests:,} requests, {m.users:,} users, {m.queries:,} queries, "
+            f"{m.items:,} items ({m.items_absent:,} of them in no catalogue)",
+            f"  {m.first_time} to {m.last_time}; {m.ids} ids",
+            f"  actions: {', '.join(m.actions)}; heads: {heads}",
         ]
         lines += [f"  quarantined: {n:,} x {why}" for why, n in self.reasons.items()]
         lines += [f"  see {self.quarantine}"] if self.reasons else []
-        lines += [f"  warning: {text}" for text in m["warnings"]]
-        lines += [f"  note: {text}" for text in m["notices"]]
+        lines += [f"  warning: {text}" for text in m.warnings]
+        lines += [f"  note: {text}" for text in m.notices]
         return "\n".join(lines)
 
 
-def _growth(manifest: dict[str, Any]) -> list[str]:
+def _growth(manifest: LogManifest) -> list[str]:
     """What a log that was added to another made of it."""
-    events, late = manifest["events"], manifest["late"]
-    added = manifest["rows"]["out"]
+    events, late = manifest.events, manifest.late
+    added = manifest.rows["out"]
     lines = [f"  {events:,} events in all"] if events > added else []
     if late:
         lines.append(f"  {late:,} late ones, of before the last published snapshot: in the next")
     return lines
 
 
-def _iso(micros: int) -> str:
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _iso(microseconds: int) -> str:
+    return utc(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _fingerprint(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
@@ -91,7 +90,7 @@ def manifest_of(
     second: dict[str, Any],
     totals: dict[str, Any],
     items: pa.Table,
-) -> dict[str, Any]:
+) -> LogManifest:
     """What later steps need to know of the log; ``second`` and ``totals`` are ingest's counts.
 
     Raises:
@@ -111,37 +110,35 @@ def manifest_of(
         retriever = []
     if absent:
         warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
-    return {
-        "version": VERSION,
-        "dataset": dataset,
-        "ids": plan.ids.kind,
-        "hash_seed": plan.ids.seed,
-        "actions": actions,
-        "passive": [a for a in mapping.passive if a in actions],
-        # JSON objects are unordered: the lists keep the ranking head and the order of the match.
-        "heads": {head: list(positive) for head, positive in heads.items()},
-        "head_order": list(heads),
-        "weights": weights,
-        "weight_order": list(weights),
-        "segments": list(mapping.segments),
-        "retriever": retriever,
-        "numeric": list(mapping.items.numeric),
-        "embedding": list(mapping.items.embedding),
-        "valid_from": mapping.valid_from_of(),
-        "label_window_hours": mapping.label_window_hours,
-        "single_time": checked.single_time,
-        "has_impressions": "impression" in actions,
-        "mapping": settings(mapping),
-        # Of this ingest; all events of the home are ``events``.
-        "rows": rows,
-        "events": events,
-        "late": second["late"],
+    return LogManifest(
+        version=VERSION,
+        dataset=dataset,
+        ids=plan.ids.kind,
+        hash_seed=plan.ids.seed,
+        actions=tuple(actions),
+        passive=tuple(a for a in mapping.passive if a in actions),
+        heads={head: tuple(positive) for head, positive in heads.items()},
+        head_order=tuple(heads),
+        weights=dict(weights),
+        weight_order=tuple(weights),
+        segments=tuple(mapping.segments),
+        retriever=tuple(retriever),
+        numeric=tuple(mapping.items.numeric),
+        embedding=tuple(mapping.items.embedding),
+        valid_from=mapping.valid_from_of(),
+        label_window_hours=mapping.label_window_hours,
+        single_time=checked.single_time,
+        has_impressions="impression" in actions,
+        mapping=settings(mapping),
+        rows=rows,
+        events=events,
+        late=second["late"],
         **{name: totals[name] for name in ("requests", "users", "queries")},
-        "items": len(items),
-        "items_absent": absent,
-        "first_time": _iso(second["first"]),
-        "last_time": _iso(second["last"]),
-        "fingerprint": _fingerprint(second["content"], events, items, plan.event_schema.names),
-        "warnings": warnings,
-        "notices": checked.notices,
-    }
+        items=len(items),
+        items_absent=absent,
+        first_time=_iso(second["first"]),
+        last_time=_iso(second["last"]),
+        fingerprint=_fingerprint(second["content"], events, items, plan.event_schema.names),
+        warnings=tuple(warnings),
+        notices=tuple(checked.notices),
+    )

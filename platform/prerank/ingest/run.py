@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError, PrerankError
-from prerank.core.home import Home, replaced, write_json
+from prerank.core.home import Home, replaced
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
 from prerank.core.sql import connection
@@ -101,7 +101,7 @@ def ingest(
             pq.write_table(catalogue, folder / home.items.name)
         if replace:
             shutil.rmtree(home.features, ignore_errors=True)
-        write_json(home.manifest, manifest)
+        manifest.save(home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return IngestReport(manifest, first["reasons"], home.quarantine)

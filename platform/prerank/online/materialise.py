@@ -1,4 +1,9 @@
-"""Filling the online store from the feature tables."""
+"""Filling the online store from the feature tables.
+
+Feast materialises the engagement rows; nothing else writes them. Histories are merged by event id,
+as live events are (:mod:`prerank.online.writer`): on SQLite an older row that Feast materialised
+would overwrite a newer one that was pushed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,10 @@ from prerank.core.home import Home, materialised_path, write_json
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS
-from prerank.online.store import _quiet_sources, apply, online_name
+from prerank.online.store import apply, online_name, quiet_sources
+from prerank.online.writer import HistoryWriter
 
 HISTORY_BATCH = 1_000
-
-
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
 """What must agree for materialisation to resume instead of starting over."""
 
@@ -41,7 +45,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
     start = _start(home, features, until)
     store = apply(home)
-    with _quiet_sources():
+    with quiet_sources():
         # Inclusive at both ends, as the offline join is at its right end.
         store.materialize(utc(start), utc(until), feature_views=["engagement"])
     users = _backfill(home, store, until, progress)
@@ -79,8 +83,6 @@ def _start(home: Home, features: dict[str, Any], until: int) -> int:
 
 def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> int:
     """Merge every user's latest history at ``until`` into the online store; number of users."""
-    from prerank.online.writer import HistoryWriter
-
     files = sorted(str(p) for p in (home.features / "user_history").glob("*.parquet"))
     if not files:
         return 0

@@ -1,9 +1,4 @@
-"""Feast: opening the feature store, registering the definitions, filling the online store.
-
-Engagement rows are materialised by Feast; nothing else writes them. Histories never are: on SQLite
-an older row would overwrite a newer pushed one, so the back-fill merges them by event id, the way
-live events are merged (:mod:`prerank.online.writer`).
-"""
+"""Feast: opening the feature store and registering the definitions."""
 
 from __future__ import annotations
 
@@ -99,7 +94,7 @@ def apply(home: Home) -> FeatureStore:
     home.feast.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(config=store_config(home))
     _patient(store)
-    with _quiet_sources():
+    with quiet_sources():
         store.apply(_definitions(home))
     return store
 
@@ -124,7 +119,7 @@ def _definitions(home: Home) -> list[Any]:
 
 
 @contextmanager
-def _quiet_sources() -> Iterator[None]:
+def quiet_sources() -> Iterator[None]:
     """Feast tests a source's path for existence and does not know globs; DuckDB reads them."""
     logger = logging.getLogger("feast.infra.offline_stores.file_source")
     level = logger.level

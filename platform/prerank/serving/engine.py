@@ -24,8 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home, materialised_path
-from prerank.core.ids import ItemIds
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures
 from prerank.registry import versions as registry
@@ -72,10 +71,10 @@ def limits_of(home: Home, config: ServeConfig) -> Limits:
     Raises:
         StateError: nothing was ingested.
     """
-    manifest = home.read_json(home.manifest, "prerank ingest")
+    manifest = LogManifest.load(home)
     replay = config.clock == "replay"
-    ids = ItemIds.from_manifest(manifest)
-    return Limits(ids, schema_of(manifest), replay, config.max_candidates)
+    ids = manifest.item_ids
+    return Limits(ids, manifest.schema, replay, config.max_candidates)
 
 
 class Engine:

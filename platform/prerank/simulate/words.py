@@ -131,7 +131,7 @@ def _misspell(text: str, rng: np.random.Generator) -> str:
 def spell_queries(
     language: Language, queries: NDArray[np.int64], rng: np.random.Generator
 ) -> list[list[str]]:
-    """Texts of each query: [Q][VARIANTS], the right spelling first, the compound last.
+    """Texts of each query, `[Q][VARIANTS]`: the right spelling first, the compound last.
 
     A slip that happens to spell another query, or nothing new, falls back to the right
     spelling, so one text always means one query.

@@ -59,7 +59,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Queries:
-    """words int64 [Q, QUERY_WORDS] padded with -1; texts [Q][VARIANTS]; intent float64
+    """words int64 [Q, QUERY_WORDS] padded with -1; texts `[Q][VARIANTS]`; intent float64
     [Q, K], P(topic | query) up to the user; issue float64 [K, Q], cumulative P(query | topic);
     pool int64 [Q, LEXICAL_POOL], item indices by title match, best first; match float64
     [Q, LEXICAL_POOL], their idf-weighted scores.

@@ -17,7 +17,7 @@ from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, fit_statistics
 from prerank.core.home import Home
-from prerank.core.manifest import schema_of
+from prerank.core.manifest import LogManifest
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import Order, read_split, split_sizes, to_arrays
 
@@ -28,10 +28,10 @@ class Reader:
     """Turns tables of examples into batches for one log's schema and catalogue."""
 
     def __init__(self, home: Home) -> None:
-        manifest = home.read_json(home.manifest, "prerank ingest")
+        manifest = LogManifest.load(home)
         self.home = home
-        self.shown: bool = manifest["has_impressions"]
-        self.schema: FeatureSchema = schema_of(manifest)
+        self.shown: bool = manifest.has_impressions
+        self.schema: FeatureSchema = manifest.schema
         self.catalogue: Catalogue = load_catalogue(home, manifest)
         self.table = self.catalogue.table()
 

@@ -19,6 +19,7 @@ from interactrank.model.architectures import ARCHITECTURES, architecture, config
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.ranker import Ranker
@@ -79,8 +80,6 @@ def fit_baseline(task: dict[str, str]) -> dict[str, str]:
     """Fit one baseline (a Ray task); what happened stands in its folder, see :func:`history`."""
     import torch
 
-    from prerank.core.manifest import schema_of
-
     torch.set_num_threads(1)
     home, name, config = Home.at(task["home"]), task["name"], json.loads(task["config"])
     folder = folder_of(home, name)
@@ -90,7 +89,7 @@ def fit_baseline(task: dict[str, str]) -> dict[str, str]:
 
         rows = fit_neural(home, name, folder, config)
     else:
-        schema = schema_of(home.read_json(home.manifest, "prerank ingest"))
+        schema = LogManifest.load(home).schema
         rows = FITTED[name](home, schema, folder, config["seed"])
     write_json(folder / HISTORY, {"rows": rows})
     return {"name": name}

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.errors import ConfigError
 from prerank.core.settings import OnceLoader, typed

@@ -28,7 +28,9 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import normalise, ragged, tokens
 from interactrank.model.architectures import IntTower, IntTowerConfig, build
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.cost import cost
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.ranker import Ranker
@@ -256,7 +258,7 @@ def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: 
         dot = counted(lambda: torch.einsum("nhd,nd->nh", queries, items))
         return dot + counted(lambda: model.fusion.cross_score(x, coefficients, of))
 
-    declared, _ = model.cost()
+    declared, _ = cost(model)
     # What is done once a request is no cost of a candidate.
     assert declared == (flops(20) - flops(10)) / 10
 
@@ -264,7 +266,7 @@ def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: 
 def test_seven_cross_features_cost_what_the_paper_says() -> None:
     model = InteractRank(replace(SHIPPED, fusion_hidden=0), SCHEMA, CATALOGUE)
     model.fusion.crosses = 7
-    assert model.cost() == (142.0, 2 * 64 + 4 * 7)
+    assert cost(model) == (142.0, 2 * 64 + 4 * 7)
 
 
 def test_cost_of_early_interaction_is_what_torch_counts() -> None:
@@ -273,7 +275,7 @@ def test_cost_of_early_interaction_is_what_torch_counts() -> None:
     assert isinstance(model, IntTower)
     heads, width, layers, n = config.interaction_heads, config.interaction_width, 3, 10
     queries, items = torch.randn(n, layers, heads, width), torch.randn(n, heads, width)
-    assert model.cost() == (counted(lambda: model.interact(queries, items)) / n, 2 * heads * width)
+    assert cost(model) == (counted(lambda: model.interact(queries, items)) / n, 2 * heads * width)
 
 
 def test_early_interaction_is_the_best_pair_of_each_layer_and_part() -> None:

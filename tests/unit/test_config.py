@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.config import SECTIONS, JobConfig

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest

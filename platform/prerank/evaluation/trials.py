@@ -28,7 +28,8 @@ from interactrank.features.batch import Batch, RequestArrays
 from interactrank.features.inputs import FeatureInputs
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.architectures import architecture, config_of
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from interactrank.features.batch import RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
 from interactrank.model.architectures import config_of
+from interactrank.model.cost import cost
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
@@ -22,7 +23,7 @@ from prerank.training.reader import Reader, new_model
 
 
 class TorchRanker:
-    """A model in eval mode; cost as :meth:`InteractRank.cost` has it.
+    """A model in eval mode; cost as :func:`interactrank.model.cost.cost` has it.
 
     Its weights must not change: items that were encoded for one call serve the next, as an index
     would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
@@ -31,7 +32,7 @@ class TorchRanker:
     def __init__(self, name: str, model: InteractRank, catalogue: Catalogue) -> None:
         self.name, self.model, self.catalogue = name, model.eval(), catalogue
         self.table = catalogue.table()
-        self.flops, self.bytes = model.cost()
+        self.flops, self.bytes = cost(model)
         self._items: dict[str, torch.Tensor] = {}
         self._encoded = torch.zeros(0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interactrank.model.architectures import ARCHITECTURES, architecture, config_of
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest

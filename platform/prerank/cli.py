@@ -224,9 +224,9 @@ def _train(args: argparse.Namespace) -> None:
 
     home = _home(args)
     config = JobConfig.load(args.config)
-    results = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
+    results, version = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
     print(tables(home, results))
-    print(f"registered version {results['model_version']} as challenger")
+    print(f"registered version {version} as challenger")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

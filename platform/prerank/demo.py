@@ -217,10 +217,10 @@ def demo(workdir: Path | None = None) -> None:
                     converse(client, live_request(home))
     print(
         "\nstages: "
-        + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
+        + ", ".join(f"{k} {v:.0f} s" for k, v in results.stages.items())
         + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all"
     )
-    print(metrics_table(results))  # type: ignore[arg-type]
+    print(metrics_table(results))
     print(f"""
 report        {root / "report.html"}
 MLflow UI     mlflow ui --backend-store-uri sqlite:///{home.mlflow / "mlflow.db"}

@@ -27,7 +27,9 @@ from prerank.evaluation import counterfactual
 from prerank.evaluation import run as evaluate
 from prerank.evaluation.baselines.simple import ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
+from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
+from prerank.evaluation.results import Calibration, Counterfactual, Results
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 
@@ -75,29 +77,32 @@ def little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def results(
     tiny_world: Home, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Results]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
         home = linked(tiny_world, tmp_path_factory.mktemp("evaluated") / "home")
         yield evaluate.evaluate(home, models, "validation")
 
 
-def test_every_study_covers_every_ranker(results: dict[str, Any]) -> None:
-    assert tuple(results["models"]) == RANKERS
-    assert set(results["versus"]) == set(RANKERS) - {"interactrank"}
-    assert set(results["paired"]) == set(RANKERS) - {"two_tower"}
-    gains = {n: results["versus"][n]["mrr"]["difference"] for n in results["versus"]}
-    mrr = {n: results["models"][n]["mrr"] for n in RANKERS}
+def test_every_study_covers_every_ranker(results: Results) -> None:
+    assert tuple(results.models) == RANKERS
+    assert set(results.versus) == set(RANKERS) - {"interactrank"}
+    assert set(results.paired) == set(RANKERS) - {"two_tower"}
+    gains = {n: results.versus[n]["mrr"].difference for n in results.versus}
+    mrr = {n: results.models[n].means["mrr"] for n in RANKERS}
     assert gains == pytest.approx({n: mrr["interactrank"] - mrr[n] for n in gains})
-    assert set(results["cut"]["models"]) == set(RANKERS)
-    assert results["cut"]["reference"] is None
-    assert set(results["counterfactual"]["models"]) == {*RANKERS, counterfactual.AS_SHOWN}
+    assert results.cut
+    assert set(results.cut.models) == set(RANKERS)
+    assert results.cut.reference is None
+    assert isinstance(results.counterfactual, Counterfactual)
+    assert set(results.counterfactual.models) == {*RANKERS, counterfactual.AS_SHOWN}
 
 
 def test_only_rankers_with_probabilities_are_calibrated(
-    results: dict[str, Any], tiny_world: Home, splits: Splits
+    results: Results, tiny_world: Home, splits: Splits
 ) -> None:
-    found = results["calibration"]["models"]
+    assert isinstance(results.calibration, Calibration)
+    found = results.calibration.models
     assert set(found) == {"two_tower", "interactrank"}
     files = all_files(tiny_world)
     manifest = LogManifest.load(tiny_world)
@@ -107,8 +112,8 @@ def test_only_rankers_with_probabilities_are_calibrated(
     for model in found.values():
         assert tuple(model) == HEADS
         for h, head in enumerate(model.values()):
-            assert head["impressions"] == shown.sum()
-            assert head["observed"] == pytest.approx(((labels[shown] >> h) & 1).mean())
+            assert head.impressions == shown.sum()
+            assert head.observed == pytest.approx(((labels[shown] >> h) & 1).mean())
 
 
 def test_what_was_engaged_but_not_shown_has_no_place() -> None:
@@ -147,7 +152,7 @@ def piece_of(
         "from_us": splits.validation_from,
         "to_us": splits.test_from,
         "files": all_files(home),
-        "task": 0,
+        "number": 0,
         "propensities": asdict(known),
     }
 
@@ -260,7 +265,10 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
     write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
     results = pipeline.evaluate_version(home, "3", "validation")
     said = pipeline.tables(home, results)
-    assert set(results["models"]) == set(RANKERS)
+    assert set(results.models) == set(RANKERS)
+    assert from_json((home.root / "metrics-validation.json").read_text()).models.keys() == set(
+        RANKERS
+    )
     assert "interactrank against" in said
     assert "compare rankers on the test split" in said
     assert "tiny: few" in said

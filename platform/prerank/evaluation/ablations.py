@@ -13,10 +13,10 @@ from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
+from prerank.evaluation.results import FULL
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
 from prerank.registry import tracking
 
-FULL = "full"
 FILE = "ablations.json"
 FAMILIES: dict[str, tuple[str, ...]] = {
     "exact query": ("q:",),

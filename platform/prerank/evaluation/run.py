@@ -43,6 +43,7 @@ from prerank.evaluation.per_request import (
     slices_of,
     was_shown,
 )
+from prerank.evaluation.results import Results
 from prerank.evaluation.summary import results_of
 from prerank.features.offline import offline_inputs
 
@@ -165,7 +166,7 @@ def _oracles(folder: str | None) -> dict[str, Any]:
 
 def evaluate(
     home: Home, models: dict[str, Path], split: str = "test", oracles: Path | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Measure every ranker on a split.
 
     Args:
@@ -175,8 +176,7 @@ def evaluate(
         oracles: folder of a simulated world, whose two oracles are then measured beside.
 
     Returns:
-        Parts of :class:`prerank.evaluation.report.text.Results`: models, paired, slices, cut,
-        calibration, …
+        What was measured; what is known of the job is not in it.
 
     Raises:
         DataError: no request of the split has a positive.

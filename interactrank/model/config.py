@@ -16,8 +16,9 @@ class ModelConfig:
     0 makes the tower bodies plain MLPs. ``pooling``, ``attention`` and ``time_encoding`` are the
     parts of the history encoder.
 
-    >>> ModelConfig.from_dict({"hidden": [256, 128]}).hidden
-    (256, 128)
+    Examples:
+        >>> ModelConfig.from_dict({"hidden": [256, 128]}).hidden
+        (256, 128)
     """
 
     width: int = 64

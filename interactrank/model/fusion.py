@@ -79,13 +79,14 @@ class Fusion(nn.Module):
         gated: let scale, weights and hidden units depend on the request's statistics.
         hidden: J, units of the non-linear part; 0 for none.
 
-    >>> fusion = Fusion(crosses=7, statistics=3, heads=2, gated=True, hidden=0)
-    >>> dots, x, request = torch.rand(5, 2), torch.rand(5, 7), torch.rand(2, 3)
-    >>> fusion.logits(dots, x, request, torch.tensor([0, 0, 0, 1, 1])).shape
-    torch.Size([5, 2])
-    >>> folded = fusion.fold(torch.tensor([0.5, 0.5]))  # both heads rank alike
-    >>> folded.heads.tolist(), folded.cross.item()
-    ([0.5, 0.5], 1.0)
+    Examples:
+        >>> fusion = Fusion(crosses=7, statistics=3, heads=2, gated=True, hidden=0)
+        >>> dots, x, request = torch.rand(5, 2), torch.rand(5, 7), torch.rand(2, 3)
+        >>> fusion.logits(dots, x, request, torch.tensor([0, 0, 0, 1, 1])).shape
+        torch.Size([5, 2])
+        >>> folded = fusion.fold(torch.tensor([0.5, 0.5]))  # both heads rank alike
+        >>> folded.heads.tolist(), folded.cross.item()
+        ([0.5, 0.5], 1.0)
     """
 
     def __init__(self, crosses: int, statistics: int, heads: int, gated: bool, hidden: int) -> None:

@@ -59,9 +59,10 @@ class TowerBody(nn.Module):
 
     The blocks all read the same input and are concatenated; with none, a plain MLP is left.
 
-    >>> body = TowerBody(inputs=40, out=64, config=ModelConfig(mask_width=10, hidden=(30, 20)))
-    >>> [layer.shape[1] for layer in body.layers(torch.randn(3, 40))]
-    [20, 30, 20, 64]
+    Examples:
+        >>> body = TowerBody(inputs=40, out=64, config=ModelConfig(mask_width=10, hidden=(30, 20)))
+        >>> [layer.shape[1] for layer in body.layers(torch.randn(3, 40))]
+        [20, 30, 20, 64]
     """
 
     def __init__(self, inputs: int, out: int, config: ModelConfig) -> None:
@@ -113,11 +114,12 @@ class HistoryEncoder(nn.Module):
 
     The result of an empty history is exactly zero.
 
-    >>> encoder = HistoryEncoder(nn.Embedding(10, 32), actions=2, config=ModelConfig())
-    >>> empty = torch.zeros(1, 5, dtype=torch.int64)
-    >>> out = encoder(torch.randn(1, 64), empty, empty, empty.float(), mask_BL=empty.bool())
-    >>> out.shape, bool(out.any())
-    (torch.Size([1, 64]), False)
+    Examples:
+        >>> encoder = HistoryEncoder(nn.Embedding(10, 32), actions=2, config=ModelConfig())
+        >>> empty = torch.zeros(1, 5, dtype=torch.int64)
+        >>> out = encoder(torch.randn(1, 64), empty, empty, empty.float(), mask_BL=empty.bool())
+        >>> out.shape, bool(out.any())
+        (torch.Size([1, 64]), False)
     """
 
     def __init__(self, ids: nn.Embedding, actions: int, config: ModelConfig) -> None:
@@ -179,10 +181,11 @@ class TopItemsEncoder(nn.Module):
 
     Where the reference code learns a weight per position, the shares are known.
 
-    >>> encoder = TopItemsEncoder(nn.Embedding(10, 32), ModelConfig())
-    >>> share = torch.tensor([[0.75, 0.25, 0.0]])  # the third is padding
-    >>> encoder(torch.randn(1, 64), torch.tensor([[4, 7, 0]]), share).shape
-    torch.Size([1, 64])
+    Examples:
+        >>> encoder = TopItemsEncoder(nn.Embedding(10, 32), ModelConfig())
+        >>> share = torch.tensor([[0.75, 0.25, 0.0]])  # the third is padding
+        >>> encoder(torch.randn(1, 64), torch.tensor([[4, 7, 0]]), share).shape
+        torch.Size([1, 64])
     """
 
     def __init__(self, ids: nn.Embedding, config: ModelConfig) -> None:
@@ -206,11 +209,12 @@ class TopItemsEncoder(nn.Module):
 class QueryTower(nn.Module):
     """Query text, history, top items, statistics and context -> unit vectors [B, H, D].
 
-    >>> from interactrank.model.example import example
-    >>> schema, catalogue, batch = example()
-    >>> tower = InteractRank(ModelConfig(), schema, catalogue).query_tower
-    >>> tower(batch).shape  # two requests, one head
-    torch.Size([2, 1, 64])
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> tower = InteractRank(ModelConfig(), schema, catalogue).query_tower
+        >>> tower(batch).shape  # two requests, one head
+        torch.Size([2, 1, 64])
     """
 
     def __init__(
@@ -257,11 +261,12 @@ class QueryTower(nn.Module):
 class ItemTower(nn.Module):
     """Item text, id, category, numbers and given embedding -> unit vectors [U, D].
 
-    >>> from interactrank.model.example import example
-    >>> schema, catalogue, batch = example()
-    >>> tower = InteractRank(ModelConfig(), schema, catalogue).item_tower
-    >>> tower(batch.items).shape  # three distinct items
-    torch.Size([3, 64])
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> tower = InteractRank(ModelConfig(), schema, catalogue).item_tower
+        >>> tower(batch.items).shape  # three distinct items
+        torch.Size([3, 64])
     """
 
     def __init__(
@@ -311,11 +316,12 @@ class Output:
 class InteractRank(nn.Module):
     """The model. ``trained`` bool [items + 1] marks the item rows whose id embedding was trained.
 
-    >>> from interactrank.model.example import example
-    >>> schema, catalogue, batch = example()
-    >>> model = InteractRank(ModelConfig(), schema, catalogue).eval()
-    >>> model(batch).logits.shape  # four candidates of the two requests
-    torch.Size([4, 1])
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> model = InteractRank(ModelConfig(), schema, catalogue).eval()
+        >>> model(batch).logits.shape  # four candidates of the two requests
+        torch.Size([4, 1])
     """
 
     def __init__(self, config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> None:

@@ -49,11 +49,12 @@ class IntTowerConfig(ModelConfig):
 class IntTower(InteractRank):
     """The early-interaction baseline, under the model's own contract.
 
-    >>> from interactrank.model.example import example
-    >>> schema, catalogue, batch = example()
-    >>> model = IntTower(IntTowerConfig(), schema, catalogue).eval()
-    >>> model(batch).logits.shape  # four candidates of the two requests
-    torch.Size([4, 1])
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> model = IntTower(IntTowerConfig(), schema, catalogue).eval()
+        >>> model(batch).logits.shape  # four candidates of the two requests
+        torch.Size([4, 1])
     """
 
     config: IntTowerConfig

@@ -16,8 +16,9 @@ class MaskBlock(nn.Module):
 
     M has a bottleneck of a tenth of v's width.
 
-    >>> MaskBlock(inputs=40, width=8, dropout=0.0)(torch.randn(3, 40)).shape
-    torch.Size([3, 8])
+    Examples:
+        >>> MaskBlock(inputs=40, width=8, dropout=0.0)(torch.randn(3, 40)).shape
+        torch.Size([3, 8])
     """
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
@@ -46,10 +47,11 @@ class Numeric(nn.Module):
     A missing number (NaN) is 0 after the mix; an indicator beside each number says so. The
     statistics of the views are set once from training data (:meth:`fit`) and saved as weights are.
 
-    >>> numeric = Numeric(features=1)
-    >>> numeric.fit(torch.tensor([[0.0], [100.0]]))
-    >>> numeric(torch.tensor([[100.0], [torch.nan]])).tolist()  # [the mix, is it missing]
-    [[1.0, 0.0], [0.0, 1.0]]
+    Examples:
+        >>> numeric = Numeric(features=1)
+        >>> numeric.fit(torch.tensor([[0.0], [100.0]]))
+        >>> numeric(torch.tensor([[100.0], [torch.nan]])).tolist()  # [the mix, is it missing]
+        [[1.0, 0.0], [0.0, 1.0]]
     """
 
     def __init__(self, features: int) -> None:
@@ -91,8 +93,9 @@ class Precomputed(nn.Module):
     A missing embedding (any NaN in it) is zeros after the map. A catalogue without embeddings
     (``inputs`` 0) gives no columns at all.
 
-    >>> Precomputed(inputs=3, out=8)(torch.tensor([[1.0, 2.0, 4.0], [torch.nan] * 3])).shape
-    torch.Size([2, 9])
+    Examples:
+        >>> Precomputed(inputs=3, out=8)(torch.tensor([[1.0, 2.0, 4.0], [torch.nan] * 3])).shape
+        torch.Size([2, 9])
     """
 
     def __init__(self, inputs: int, out: int) -> None:

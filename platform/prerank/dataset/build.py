@@ -86,7 +86,7 @@ def _build_task(task: dict[str, Any]) -> dict[str, Any]:
             candidates = sampled_candidates(requests, inputs, table)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        path = Path(task["out"]) / split / f"part-{task['task']:05d}.parquet"
+        path = Path(task["out"]) / split / f"part-{task['number']:05d}.parquet"
         pq.write_table(
             to_table(requests["request_id"].to_pylist(), arrays),
             path,

@@ -121,7 +121,7 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
         candidates_seen += len(arrays.candidates)
         frames.append(pd.DataFrame(columns))
     if frames:
-        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['task']:05d}.parquet")
+        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['number']:05d}.parquet")
     costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
     costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
     costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}

@@ -195,7 +195,7 @@ def _scatter(table: pa.Table, column: str, folder: Path, task: dict[str, Any]) -
     for s in range(task["shards"]):
         target = folder / str(s)
         target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task['task']}.parquet")
+        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task['number']}.parquet")
 
 
 def _build_shard(task: dict[str, Any]) -> dict[str, Any]:

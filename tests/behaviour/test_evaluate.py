@@ -146,7 +146,7 @@ def piece_of(
         "from_us": splits.validation_from,
         "to_us": splits.test_from,
         "files": all_files(home),
-        "task": 0,
+        "number": 0,
         "propensities": asdict(known),
     }
 

@@ -24,8 +24,8 @@ from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.core.processes import free_port, mlflow_server
+from prerank.core.quiet import ray_options
 from prerank.core.times import DAY_US
-from prerank.evaluation.report.text import metrics_table
 from prerank.ingest.mapping import LogMapping
 
 READY_SECONDS = 120.0
@@ -52,7 +52,7 @@ def ray_cluster() -> Iterator[None]:
     from ray import serve
 
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", include_dashboard=False, **ray_options())
     try:
         yield
     finally:
@@ -185,8 +185,12 @@ def converse(client: httpx.Client, request: LiveRequest) -> None:
     )
 
 
-def demo(workdir: Path | None = None) -> None:
-    """Simulate, run the pipeline, deploy, converse; print what happened and stop everything."""
+def demo(workdir: Path | None = None) -> Home:
+    """Simulate, run the pipeline, deploy, converse; print what happened and stop everything.
+
+    Returns:
+        The home, which stays.
+    """
     from prerank.pipeline import run
     from prerank.simulate import simulate
 
@@ -219,9 +223,4 @@ def demo(workdir: Path | None = None) -> None:
         + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
         + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all"
     )
-    print(metrics_table(results))  # type: ignore[arg-type]
-    print(f"""
-report        {root / "report.html"}
-MLflow UI     mlflow ui --backend-store-uri sqlite:///{home.mlflow / "mlflow.db"}
-Feast UI      PRERANK_HOME={root} feast -c feature_repo ui
-Ray dashboard start a cluster as the README says: ray start --head""")
+    return home

@@ -163,14 +163,12 @@ def evaluate_version(
 
 
 def tables(home: Home, results: dict[str, Any]) -> str:
-    """All tables of an evaluation as text, and where its files are."""
+    """All tables of an evaluation as text."""
     from prerank.evaluation.ablations import load_results, table
 
-    metrics, report = _files(home, results["split"])
     found = [metrics_table(results), versus_table(results)]  # type: ignore[arg-type]
     if ablations := load_results(home):
         found.append("what each part is worth, " + table(ablations))
-    found.append(f"report: {report}\nmetrics: {metrics}")
     return "\n\n".join(text for text in found if text)
 
 
@@ -178,7 +176,8 @@ def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
     return {name: suite.folder_of(home, name) for name in names} | {"interactrank": bundle}
 
 
-def _files(home: Home, split: str) -> tuple[Path, Path]:
+def files(home: Home, split: str) -> tuple[Path, Path]:
+    """Where the metrics and the report of an evaluation lie."""
     stem = "" if split == "test" else f"-{split}"
     return home.root / f"metrics{stem}.json", home.root / f"report{stem}.html"
 
@@ -188,7 +187,7 @@ def _write(home: Home, results: dict[str, Any]) -> None:
     from prerank.evaluation.ablations import load_results
 
     results |= {"ablations": load_results(home).get("ablations", {})}
-    metrics, report = _files(home, results["split"])
+    metrics, report = files(home, results["split"])
     write_metrics(metrics, results)  # type: ignore[arg-type]
     write_report(report, results)  # type: ignore[arg-type]
     tracking.log_results(results["models"], [metrics, report])

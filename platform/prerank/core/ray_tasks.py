@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
+from prerank.core.quiet import debugging, ray_options
 
 Task = dict[str, Any]
 
@@ -25,7 +26,7 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options = ray_options()
     if not os.environ.get("RAY_ADDRESS"):
         # Said outright: Ray would else join any cluster it finds on this machine.
         options |= {"address": "local", "include_dashboard": False}
@@ -51,7 +52,9 @@ def ray_map(
     context.print_on_execution_start = False
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not debugging():
+        # Ray Data logs what a task raises, and then raises it: once is enough.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
     done: list[dict[str, Any]] = []
     try:

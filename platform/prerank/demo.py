@@ -24,7 +24,7 @@ from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.core.processes import free_port, mlflow_server
-from prerank.core.quiet import ray_options
+from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
 from prerank.ingest.mapping import LogMapping
 
@@ -56,8 +56,10 @@ def ray_cluster() -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        # Serve's controller is asked to stop, killed, and then reported as dead.
+        with muted():
+            serve.shutdown()
+            ray.shutdown()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import interactrank
 import prerank
 
 DEBUG_ENV = "PRERANK_DEBUG"
-LOGGERS = ("alembic", "feast", "httpx", "mlflow", "optuna", "ray", "torch", "urllib3")
+LOGGERS = ("alembic", "feast", "httpx", "mlflow", "optuna", "ray", "ray.serve", "torch", "urllib3")
 OURS = tuple(str(Path(str(p.__file__)).parent) + os.sep for p in (interactrank, prerank))
 """Folders of our code: a warning is ours if the line that caused it is in one of them."""
 
@@ -39,11 +39,18 @@ def hush() -> None:
         return
     # MLflow sets its level when it is imported, from this variable.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+        # Ray Serve sets its level when it is imported; a filter stays.
+        logging.getLogger(name).addFilter(_errors)
     if not sys.warnoptions:
         # Not a filter: Feast and others put their own in front of ours when they are imported.
         warnings.showwarning = _show_ours
+
+
+def _errors(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _show_ours(

@@ -16,6 +16,8 @@ import pytest
 
 from prerank import cli
 from prerank.core import quiet
+from prerank.core.errors import DataError
+from prerank.core.ray_tasks import ray_map
 
 RAW = re.compile(r"\{'|\{\"|\w+\(\w+=|datetime\.|np\.|WindowsPath|PosixPath")
 """How Python shows a dict, a dataclass or an array."""
@@ -50,6 +52,21 @@ def test_each_verb_ends_with_a_summary(
         labels = [line.split()[0] for line in summary if line[2] != " "]
         assert labels == ["read", "wrote", "took", "next"], out
         assert summary[-1].startswith("  next   prerank "), out
+
+
+def _refuses(task: dict[str, int]) -> dict[str, int]:
+    if task["row"] == 7:
+        raise DataError("row 7 is odd. Mend it.")
+    return task
+
+
+def test_a_user_error_within_a_task_is_that_error(
+    ray_local: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ray_map(_refuses, [{"row": 1}, {"row": 2}], "rows") != []
+    with pytest.raises(DataError, match=r"^row 7 is odd\. Mend it\.$"):
+        ray_map(_refuses, [{"row": 6}, {"row": 7}], "rows")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_our_own_warnings_stay(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ def hush() -> None:
     # MLflow sets its level when it is imported, from this variable.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
         # Ray Serve sets its level when it is imported; a filter stays.

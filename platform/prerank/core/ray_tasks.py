@@ -7,8 +7,10 @@ took 9, 7 and 17 seconds for a million rows where a task's DuckDB takes well und
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from prerank.core.errors import PrerankError
 from prerank.core.quiet import debugging, ray_options
 
 Task = dict[str, Any]
+FAILED = "prerank_error"
+"""Key of a row that holds a pickled error instead of a result."""
 
 
 def connect() -> None:
@@ -55,25 +59,29 @@ def ray_map(
     if not debugging():
         # Ray Data logs what a task raises, and then raises it: once is enough.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
+    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks))
     done: list[dict[str, Any]] = []
-    try:
-        with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
-            for row in dataset.iter_rows():
-                done.append(row)
-                bar.update()
-    except Exception as error:
-        raise _user_error(error) or error from None
+    with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+        for row in dataset.map(_told(function)).iter_rows():
+            if FAILED in row:
+                raise pickle.loads(row[FAILED])
+            done.append(row)
+            bar.update()
     return done
+
+
+def _told(function: Callable[[Task], dict[str, Any]]) -> Callable[[Task], dict[str, Any]]:
+    """``function`` that returns its user errors: of a raised one Ray Data keeps the text alone."""
+
+    @functools.wraps(function)
+    def told(task: Task) -> dict[str, Any]:
+        try:
+            return function(task)
+        except PrerankError as error:
+            return {FAILED: pickle.dumps(error)}
+
+    return told
 
 
 def _quiet() -> bool:
     return os.environ.get("PRERANK_PROGRESS", "1") == "0"
-
-
-def _user_error(error: BaseException | None) -> PrerankError | None:
-    while error is not None:
-        if isinstance(error, PrerankError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

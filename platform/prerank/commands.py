@@ -287,4 +287,6 @@ def env(args: argparse.Namespace) -> None:
     root = args.workdir or os.environ.get(ENV) or Path.home() / ".prerank"
     home = Home.at(Path(root).resolve() if args.workdir else root)
     home.root.mkdir(parents=True, exist_ok=True)
+    # Set variables are kept; --workdir says that this one is not to be.
+    os.environ[ENV] = str(home.root)
     print(exports(home))

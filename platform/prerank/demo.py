@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from prerank.config import JobConfig
 from prerank.core import environment
 from prerank.core.errors import NotReadyError
-from prerank.core.home import Home
+from prerank.core.home import ENV, Home
 from prerank.core.processes import free_port, mlflow_server
 from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
@@ -202,6 +202,8 @@ def demo(workdir: Path | None = None) -> Home:
     world = root / "world"
     if not (world / "summary.json").exists():
         simulate(world, "demo", 7)
+    # Another home's variables may be set: what is kept of them must not be its place.
+    os.environ[ENV] = str(home.root)
     environment.adopt(home)
     with mlflow_server(home) as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri

@@ -191,8 +191,10 @@ def test_a_relative_workdir_becomes_absolute(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--workdir is given at a prompt, where a relative path has a plain meaning."""
-    cli.main(["env", "--workdir", "state"])
-    assert f"{ENV}={tmp_path / 'state'}" in capsys.readouterr().out.replace("'", "")
+    for before in ({}, {ENV: "/another/home"}):
+        os.environ.update(before)
+        cli.main(["env", "--workdir", "state"])
+        assert f"{ENV}={tmp_path / 'state'}" in capsys.readouterr().out.replace("'", "")
 
 
 def test_home_refuses_a_relative_path() -> None:

@@ -220,7 +220,7 @@ def promote(args: argparse.Namespace) -> Summary:
     tracking.connect(home)
     version = _version(args)
     registry.promote(home, version)
-    wrote = f"version {version} is champion; live replicas follow within seconds"
+    wrote = f"alias champion: version {version}; live replicas follow within seconds"
     then = "serve deploy deployments/prerank.yaml   (unless it is deployed; then prerank parity)"
     return Summary(f"model version {version}", wrote, then)
 

@@ -10,11 +10,26 @@ from typing import Any
 class ModelConfig:
     """Sizes and parts. Defaults suit two CPU cores; the paper's towers are ``paper()``.
 
-    ``cross`` off takes out whatever comes from engagement rows: cross features, query statistics
-    and top items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
-    fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x. ``mask_blocks``
-    0 makes the tower bodies plain MLPs. ``pooling``, ``attention`` and ``time_encoding`` are the
-    parts of the history encoder.
+    ``cross`` and ``history`` off is the vanilla two-tower.
+
+    Attributes:
+        width: width of the query and item vectors, whose dot product is scored.
+        text_width: width of text embeddings (title and query).
+        id_width: width of item id embeddings.
+        mask_blocks: mask blocks at the bottom of each tower body; 0 makes the bodies plain MLPs.
+        mask_width: width of a mask block's output.
+        hidden: widths of the MLP layers above the mask blocks.
+        dropout: share of a tower body's units that a training step drops.
+        id_dropout: share of items whose id a training step hides, so that text alone is learned
+            too.
+        cross: use what comes from engagement rows: cross features, query statistics and top items.
+        history: use the user's sequence of engagements.
+        pooling: pool that sequence with learned weights.
+        attention: let the query attend to that sequence.
+        time_encoding: embed how long ago each engagement of that sequence was.
+        top_items: show the query tower the items that this query engaged most.
+        gated: let the fusion's weights depend on the request.
+        fusion_hidden: hidden units of g(x); 0 keeps g linear in x.
 
     Examples:
         >>> ModelConfig.from_dict({"hidden": [256, 128]}).hidden

@@ -162,14 +162,12 @@ def evaluate_version(
 
 
 def tables(home: Home, results: Results) -> str:
-    """All tables of an evaluation as text, and where its files are."""
+    """All tables of an evaluation as text."""
     from prerank.evaluation.ablations import load_results, table
 
-    metrics, report = _files(home, results.split)
     found = [metrics_table(results), versus_table(results)]
     if ablations := load_results(home):
         found.append("what each part is worth, " + table(ablations))
-    found.append(f"report: {report}\nmetrics: {metrics}")
     return "\n\n".join(text for text in found if text)
 
 
@@ -177,7 +175,8 @@ def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
     return {name: suite.folder_of(home, name) for name in names} | {"interactrank": bundle}
 
 
-def _files(home: Home, split: str) -> tuple[Path, Path]:
+def files(home: Home, split: str) -> tuple[Path, Path]:
+    """Where the metrics and the report of an evaluation lie."""
     stem = "" if split == "test" else f"-{split}"
     return home.root / f"metrics{stem}.json", home.root / f"report{stem}.html"
 
@@ -194,7 +193,7 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
         ablations={n: Ablation(**v) for n, v in load_results(home).get("ablations", {}).items()},
         fusion_weights=fusion_weights(bundle),
     )
-    metrics, report = _files(home, results.split)
+    metrics, report = files(home, results.split)
     metrics.write_text(to_json(results), encoding="utf-8")
     write_report(report, results)
     tracking.log_results({n: m.means for n, m in results.models.items()}, [metrics, report])
@@ -231,8 +230,12 @@ def run(
     mapping: LogMapping,
     config: JobConfig,
     oracles: Path | None = None,
-) -> Results:
-    """Everything up to the registered, evaluated model; writes metrics.json and report.html."""
+) -> tuple[Results, str]:
+    """Everything up to the registered, evaluated model; writes metrics.json and report.html.
+
+    Returns:
+        The report's results and the registered version.
+    """
     connect()
     stages = Stages(7)
     ingested, features = prepare(home, events, items, mapping, config, stages)
@@ -251,6 +254,6 @@ def run(
             f"{rows['history_rows']:,} history states",
         ],
     }
-    results, _ = train_and_evaluate(home, config, stages, "prerank", oracles, about)
+    results, version = train_and_evaluate(home, config, stages, "prerank", oracles, about)
     tqdm.write(tables(home, results))
-    return results
+    return results, version

@@ -7,16 +7,21 @@ took 9, 7 and 17 seconds for a million rows where a task's DuckDB takes well und
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
+from prerank.core.quiet import debugging, ray_options
 
 Task = dict[str, Any]
+FAILED = "prerank_error"
+"""Key of a row that holds a pickled error instead of a result."""
 
 
 def connect() -> None:
@@ -25,7 +30,7 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options = ray_options()
     if not os.environ.get("RAY_ADDRESS"):
         # Said outright: Ray would else join any cluster it finds on this machine.
         options |= {"address": "local", "include_dashboard": False}
@@ -51,26 +56,32 @@ def ray_map(
     context.print_on_execution_start = False
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
+    if not debugging():
+        # Ray Data logs what a task raises, and then raises it: once is enough.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks))
     done: list[dict[str, Any]] = []
-    try:
-        with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
-            for row in dataset.iter_rows():
-                done.append(row)
-                bar.update()
-    except Exception as error:
-        raise _user_error(error) or error from None
+    with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+        for row in dataset.map(_told(function)).iter_rows():
+            if FAILED in row:
+                raise pickle.loads(row[FAILED])
+            done.append(row)
+            bar.update()
     return done
+
+
+def _told(function: Callable[[Task], dict[str, Any]]) -> Callable[[Task], dict[str, Any]]:
+    """``function`` that returns its user errors: of a raised one Ray Data keeps the text alone."""
+
+    @functools.wraps(function)
+    def told(task: Task) -> dict[str, Any]:
+        try:
+            return function(task)
+        except PrerankError as error:
+            return {FAILED: pickle.dumps(error)}
+
+    return told
 
 
 def _quiet() -> bool:
     return os.environ.get("PRERANK_PROGRESS", "1") == "0"
-
-
-def _user_error(error: BaseException | None) -> PrerankError | None:
-    while error is not None:
-        if isinstance(error, PrerankError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

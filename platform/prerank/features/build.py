@@ -41,8 +41,10 @@ EVENTS_PER_SHARD = 2_000_000
 class FeatureConfig:
     """How snapshots are taken.
 
-    ``cadence_hours`` None means hourly below ten million rows and daily above;
-    ``lag_minutes`` is how long after its cutoff a snapshot is published.
+    Attributes:
+        cadence_hours: hours from one snapshot to the next: a divisor of 24, or whole days. Null
+            means 1 for a log of fewer than ten million events, else 24.
+        lag_minutes: minutes from a snapshot's cutoff to its publication.
     """
 
     cadence_hours: int | None = None

@@ -249,7 +249,7 @@ def run(args: argparse.Namespace) -> Summary:
     home = _home(args)
     environment.ensure_token()
     events, items = args.events.resolve(), args.items.resolve()
-    results, version = run(home, events, items, mapping, config, args.oracles)
+    _, version = run(home, events, items, mapping, config, args.oracles)
     wrote = f"{_measured(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, _then(args, "promote"))
 

@@ -19,9 +19,10 @@ from tests.samples import (
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS
+from interactrank.features.searches import level_code
 from interactrank.features.text import engagement_keys, segment_bucket, tokens
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.scorer import Scored, Scorer

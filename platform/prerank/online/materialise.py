@@ -11,7 +11,7 @@ from prerank.core.errors import StateError
 from prerank.core.home import Home, materialised_path, write_json
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
-from prerank.online.history import HISTORY_FIELDS
+from prerank.online.history import HISTORY_FIELDS, History
 from prerank.online.store import _quiet_sources, apply, online_name
 
 HISTORY_BATCH = 1_000
@@ -96,9 +96,7 @@ def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> in
         )
         with tqdm(desc="histories", unit="user", disable=not progress) as bar:
             while rows := latest.fetchmany(HISTORY_BATCH):
-                writer.merge_histories(
-                    {user: list(zip(*lists, strict=True)) for user, *lists in rows}
-                )
+                writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
                 users += len(rows)
                 bar.update(len(rows))
     return users

@@ -84,6 +84,8 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     )
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
     scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
+    np.testing.assert_array_equal(scored.x, source.x)
+    np.testing.assert_array_equal(scored.request, source.request[0])
     # An unknown candidate in front must not shift what was said of the others.
     shifted = scorer_of(model).score(
         query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
@@ -123,7 +125,8 @@ def test_unknown_and_no_candidates_are_answered(model: InteractRank) -> None:
 
 def scored_as(ids: list[int], scores: list[float]) -> Scored:
     values = np.array(scores, np.float32)
-    return Scored(np.array(ids), values, values, values, np.zeros(0, np.int64), 1.0, 0.0)
+    x, none = np.zeros((len(ids), 0), np.float32), np.zeros(0, np.int64)
+    return Scored(np.array(ids), values, values, values, none, 1.0, 0.0, x, values[:0])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 50])

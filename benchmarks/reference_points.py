@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from prototypes import PROTOTYPES, Prototypes
 
 from interactrank.features.batch import RequestArrays
-from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.searches import level_code
 from interactrank.metrics.ranking import bootstrap_ci, paired_test, request_metrics
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest

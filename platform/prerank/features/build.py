@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.searches import Searches
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home, replaced, write_json
 from prerank.core.manifest import LogManifest
@@ -30,7 +31,7 @@ from prerank.core.ray_tasks import ray_map
 from prerank.core.shards import LazyParquet, shard_file, shard_of
 from prerank.core.times import HOUR_US
 from prerank.features.histories import user_histories
-from prerank.features.searches import Searches, distinct_searches
+from prerank.features.searches import distinct_searches
 from prerank.features.snapshots import LevelPlan, shard_rows
 
 HOURLY_BELOW_ROWS = 10_000_000
@@ -166,7 +167,7 @@ def explode(
     Passive events enter only the exact query's row, the one level that counts them. A segment is
     the one that the event's own row names.
     """
-    keys, search = searches.keys(), searches.code
+    keys, search = searches.keys, searches.code
     counts = np.array([len(k) for k in keys], dtype=np.int64)
     starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     lengths = np.where(engaged, counts[search], int(per_action))

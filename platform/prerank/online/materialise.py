@@ -17,7 +17,7 @@ from prerank.core.home import Home, materialised_path, write_json
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
-from prerank.online.history import HISTORY_FIELDS
+from prerank.online.history import HISTORY_FIELDS, History
 from prerank.online.store import apply, online_name
 from prerank.online.writer import HistoryWriter
 
@@ -99,9 +99,7 @@ def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> in
         )
         with tqdm(desc="histories", unit="user", disable=not progress) as bar:
             while rows := latest.fetchmany(HISTORY_BATCH):
-                writer.merge_histories(
-                    {user: list(zip(*lists, strict=True)) for user, *lists in rows}
-                )
+                writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
                 users += len(rows)
                 bar.update(len(rows))
     return users

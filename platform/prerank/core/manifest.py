@@ -8,8 +8,8 @@ from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import StateError
 from prerank.core.home import Home
 
-VERSION = 2
-"""Version of the manifest and of the canonical events."""
+VERSION = 3
+"""Version of the manifest, the canonical events and the catalogue."""
 
 REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
 
-Task = dict[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def connect() -> None:
@@ -32,32 +33,38 @@ def connect() -> None:
     ray.init(**options)
 
 
-def ray_map(
-    function: Callable[[dict[str, Any]], dict[str, Any]],
-    tasks: Sequence[dict[str, Any]],
-    name: str,
-) -> list[dict[str, Any]]:
+def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
     """Apply ``function`` to each task on the cluster; results in the order they finish.
+
+    Tasks and results are frozen dataclasses of anything that pickles. They travel as one column of
+    pickled bytes: Ray Data would else make Arrow columns of them, which know no arrays of two
+    dimensions, no paths, and no dictionaries whose keys differ from row to row.
 
     Raises:
         PrerankError: as raised by ``function``; anything else surfaces as Ray's own error.
     """
     import ray
+    from ray import cloudpickle
 
     if not tasks:
         return []
+
+    def run(row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"result": cloudpickle.dumps(function(cloudpickle.loads(row["task"])))}
+
+    rows = [{"task": cloudpickle.dumps(task)} for task in tasks]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
-    done: list[dict[str, Any]] = []
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
+    done: list[R] = []
     try:
         with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
             for row in dataset.iter_rows():
-                done.append(row)
+                done.append(cloudpickle.loads(row["result"]))
                 bar.update()
     except Exception as error:
         raise _user_error(error) or error from None

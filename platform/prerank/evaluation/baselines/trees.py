@@ -100,7 +100,7 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
     Returns:
         One entry for each trial: ``log_q_power``, ``trees``, ``validation_mrr``.
     """
-    catalogue = load_catalogue(home, home.read_json(home.manifest, "prerank ingest"))
+    catalogue = load_catalogue(home)
     table, sets = catalogue.table(), []
     for split in ("train", "validation"):
         arrays = stored(home, schema, split, REQUESTS, seed)

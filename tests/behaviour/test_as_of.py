@@ -48,7 +48,7 @@ class Examples:
 
     def __init__(self, home: Home) -> None:
         manifest = home.read_json(home.manifest, "ingest")
-        catalogue, schema = load_catalogue(home, manifest), schema_of(manifest)
+        catalogue, schema = load_catalogue(home), schema_of(manifest)
         requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest)
         arrays = request_arrays(
             schema,

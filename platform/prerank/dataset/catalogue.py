@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
+
 from interactrank.features.catalogue import Catalogue
 from prerank.core.errors import StateError
 from prerank.core.home import Home
@@ -19,3 +21,9 @@ def load_catalogue(home: Home) -> Catalogue:
             "earlier version filled this home."
         )
     return Catalogue.load(home.catalogue)
+
+
+def load_titles(home: Home) -> list[str]:
+    """Titles of the same items, "" where there is none."""
+    titles: list[str] = pq.read_table(home.items, columns=["title"])["title"].to_pylist()
+    return titles

@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
-from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
@@ -29,7 +27,7 @@ from prerank.core.home import Home, replaced
 from prerank.core.manifest import schema_of
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates
-from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
@@ -81,13 +79,11 @@ class EvaluateTask:
     out: Path
 
 
-def rankers(
-    schema: FeatureSchema, catalogue: Catalogue, bm25: Path, models: Mapping[str, Path]
-) -> list[Ranker]:
-    """The rankers of a report, as :class:`EvaluateTask` names them."""
+def rankers(schema: FeatureSchema, bm25: Bm25Ranker, models: Mapping[str, Path]) -> list[Ranker]:
+    """The rankers of a report; ``models`` maps a name to the folder of what was fitted."""
     return [
         ColumnRanker("popularity", schema, "a:engage:all"),
-        Bm25Ranker.load(catalogue, bm25),
+        bm25,
         ColumnRanker("iqp", schema, "q:engage:all"),
         *(load_ranker(name, folder) for name, folder in models.items()),
     ]
@@ -100,7 +96,7 @@ def _evaluate_task(task: EvaluateTask) -> Done:
     schema, catalogue = schema_of(manifest), load_catalogue(home)
     table = catalogue.table()
     requests = requests_between(task.files, manifest, task.from_us, task.to_us)
-    all_rankers = rankers(schema, catalogue, task.bm25, task.models)
+    all_rankers = rankers(schema, Bm25Ranker.load(catalogue, task.bm25), task.models)
     oracles, propensities = _oracles(task.oracles), task.propensities
     shown = manifest["has_impressions"]
     per_request = 64 if shown else len(catalogue)
@@ -215,8 +211,7 @@ def evaluate(
     with replaced(folder) as out:
         # Once for all tasks, which map it.
         bm25 = out / "bm25"
-        titles = pq.read_table(home.items, columns=["title"])["title"].to_pylist()
-        Bm25Ranker.fit(load_catalogue(home), titles).save(bm25)
+        Bm25Ranker.fit(load_catalogue(home), load_titles(home)).save(bm25)
         tasks = [
             EvaluateTask(
                 number=number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
-from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
 from prerank.evaluation import ablations as ablate
-from prerank.evaluation import counterfactual
+from prerank.evaluation import counterfactual, trials
 from prerank.evaluation import run as evaluate
-from prerank.evaluation.baselines.simple import ColumnRanker
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
 from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
@@ -35,6 +35,7 @@ from prerank.registry.bundle import save_bundle
 
 RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")
 HEADS = ("engagement", "save", "long_click")
+PART = "part-00000.parquet"
 
 
 def linked(home: Home, root: Path) -> Home:
@@ -52,8 +53,8 @@ def all_files(home: Home) -> list[str]:
 @pytest.fixture(scope="module")
 def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Untrained bundles: what is measured here does not depend on how good they are."""
-    manifest = LogManifest.load(tiny_world)
-    catalogue = load_catalogue(tiny_world, manifest)
+    manifest = tiny_world.read_json(tiny_world.manifest, "prerank ingest")
+    catalogue = load_catalogue(tiny_world)
     folders = {}
     for seed, name in enumerate(("two_tower", "interactrank")):
         torch.manual_seed(seed)
@@ -139,22 +140,23 @@ def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: 
         assert places[~np.isnan(places)].tolist() == logged[request]
 
 
-def piece_of(
+def task_of(
     home: Home, models: dict[str, Path], splits: Splits, out: Path
-) -> dict[str, Any]:  # one task
+) -> evaluate.EvaluateTask:
     out.mkdir()
-    known = Propensities((1, 5), (1.0, 0.5), 1, "item")
-    return {
-        "home": str(home.root),
-        "models": {k: str(v) for k, v in models.items()},
-        "oracles": None,
-        "out": str(out),
-        "from_us": splits.validation_from,
-        "to_us": splits.test_from,
-        "files": all_files(home),
-        "number": 0,
-        "propensities": asdict(known),
-    }
+    Bm25Ranker.fit(load_catalogue(home), load_titles(home)).save(out / "bm25")
+    return evaluate.EvaluateTask(
+        number=0,
+        home=home,
+        files=all_files(home),
+        from_us=splits.validation_from,
+        to_us=splits.test_from,
+        models=models,
+        bm25=out / "bm25",
+        oracles=None,
+        propensities=Propensities((1, 5), (1.0, 0.5), 1, "item"),
+        out=out,
+    )
 
 
 def test_the_size_of_a_chunk_changes_nothing(
@@ -167,13 +169,32 @@ def test_the_size_of_a_chunk_changes_nothing(
     frames, sums = [], []
     for name, size in (("whole", 600_000), ("small", 64 * 7)):
         monkeypatch.setattr(evaluate, "CANDIDATES_PER_CHUNK", size)
-        done = evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / name))
-        frames.append(pd.read_parquet(tmp_path / name).reset_index(drop=True))
-        sums.append({k: v for k, v in done.items() if not k.startswith("seconds")})
+        done = evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / name))
+        frames.append(pd.read_parquet(tmp_path / name / PART).reset_index(drop=True))
+        sums.append(done)
     assert len(frames[0]) > 30
     pd.testing.assert_frame_equal(*frames, rtol=1e-5)
-    for key, value in sums[0].items():
-        np.testing.assert_allclose(sums[1][key], value, rtol=1e-4, err_msg=key)
+    whole, small = sums
+    assert (whole.requests, whole.candidates) == (small.requests, small.candidates)
+    for name, cost in whole.costs.items():
+        assert replace(small.costs[name], seconds=0.0) == replace(cost, seconds=0.0)
+    assert len(whole.histograms) == 2 * len(HEADS)
+    for key, cells in whole.histograms.items():
+        np.testing.assert_allclose(small.histograms[key], cells, rtol=1e-4, err_msg=str(key))
+
+
+def test_chunks_of_a_trial_are_slices_of_one_join(
+    tiny_world: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = trials.measured_requests(tiny_world, "test", 60)
+    whole = list(trials.chunks(tiny_world, requests))
+    monkeypatch.setattr(trials, "CANDIDATES_PER_CHUNK", 64 * 7)
+    small = list(trials.chunks(tiny_world, requests))
+    assert (len(whole), len(small)) == (1, -(-len(requests) // 7))
+    for name in ("x", "candidates", "labels", "request", "hist_items", "top_items", "text"):
+        parts = [getattr(arrays, name) for arrays, *_ in small]
+        np.testing.assert_array_equal(np.concatenate(parts), getattr(whole[0][0], name))
+    assert [query for _, queries, *_ in small for query in queries] == whole[0][1]
 
 
 def test_the_reference_s_best_are_looked_for_in_every_other_cut(
@@ -183,14 +204,14 @@ def test_the_reference_s_best_are_looked_for_in_every_other_cut(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def rankers(home: Home, schema: Any, *_: Any) -> list[ColumnRanker]:
+    def rankers(schema: Any, *_: Any) -> list[ColumnRanker]:
         return [ColumnRanker(n, schema, "a:engage:all") for n in ("trees", "twin")] + [
             ColumnRanker("other", schema, "user:touched")
         ]
 
     monkeypatch.setattr(evaluate, "rankers", rankers)
-    evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / "out"))
-    frame = pd.read_parquet(tmp_path / "out")
+    evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / "out"))
+    frame = pd.read_parquet(tmp_path / "out" / PART)
     assert "trees|agreement" not in frame
     assert (frame["twin|agreement"].dropna() == 1).all()
     assert frame["other|agreement"].mean() < 0.9

@@ -88,11 +88,16 @@ def saver(name: str) -> Make:
     return save
 
 
+def save_bm25(folder: Path) -> Ranker:
+    Bm25Ranker.fit(CATALOGUE, TITLES).save(folder / "bm25")
+    return Bm25Ranker.load(CATALOGUE, folder / "bm25")
+
+
 NETWORKS = ("interactrank", *NEURAL)
 SCORERS: dict[str, Make] = {
     "popularity": lambda _: ColumnRanker("popularity", SCHEMA, "a:engage:all"),
     "iqp": lambda _: ColumnRanker("iqp", SCHEMA, "q:engage:all"),
-    "bm25": lambda _: Bm25Ranker(CATALOGUE, TITLES),
+    "bm25": save_bm25,
     "linear": save_linear,
     "trees": save_trees,
     **{name: saver(name) for name in NETWORKS},
@@ -324,7 +329,22 @@ def test_cost_of_the_trees_is_the_mean_path(tmp_path: Path) -> None:
     assert ranker.bytes > ranker.flops
 
 
+def test_bm25_is_the_same_from_its_files(tmp_path: Path) -> None:
+    fitted, loaded = Bm25Ranker.fit(CATALOGUE, TITLES), save_bm25(tmp_path)
+    scores = fitted.score(arrays(), QUERIES)
+    assert scores.any()
+    np.testing.assert_array_equal(loaded.score(arrays(), QUERIES), scores)
+    assert (loaded.flops, loaded.bytes) == (fitted.flops, fitted.bytes)
+
+
+def test_bm25_of_titles_without_a_word_scores_nothing(tmp_path: Path) -> None:
+    Bm25Ranker.fit(CATALOGUE, [""] * len(CATALOGUE)).save(tmp_path / "bm25")
+    ranker = Bm25Ranker.load(CATALOGUE, tmp_path / "bm25")
+    assert not ranker.score(arrays(), QUERIES).any()
+    assert ranker.flops == 1.0
+
+
 def test_cost_of_bm25_is_its_postings() -> None:
     words = [set(tokens(normalise(t))) for t in TITLES]
     additions = sum(len(a & b) for a in words for b in words) / len(words) ** 2
-    assert Bm25Ranker(CATALOGUE, TITLES).flops == pytest.approx(1 + additions)
+    assert Bm25Ranker.fit(CATALOGUE, TITLES).flops == pytest.approx(1 + additions)

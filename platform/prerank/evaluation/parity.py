@@ -150,7 +150,7 @@ def _candidates(
     if manifest.has_impressions:
         found = shown_candidates(searches)
     else:
-        found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
+        found = sampled_candidates(searches, inputs, load_catalogue(home).table())
     said = found.retriever_features
     bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
     return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]

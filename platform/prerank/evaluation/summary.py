@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interactrank.metrics.calibration import CELLS, calibration_error, curve
+from interactrank.metrics.calibration import calibration_error, curve
 from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
 from prerank.core.manifest import LogManifest
 from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, effective_size, snips
@@ -37,13 +38,32 @@ from prerank.evaluation.results import (
 SLICES = ("head query", "torso query", "tail query", "new user", "new item")
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
 
-Done = Sequence[Mapping[str, Any]]
-"""What the tasks returned: sums over their candidates."""
+Histograms = dict[tuple[str, str], NDArray[np.float64]]
+"""(ranker, head) -> float64 [CELLS, 3] of :func:`interactrank.metrics.calibration.histogram`."""
+
+
+@dataclass(frozen=True)
+class RankerCost:
+    """Seconds that a ranker took for a task's candidates; its operations and bytes for one."""
+
+    seconds: float
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one task measured, beside its requests' metrics; ``costs`` by ranker."""
+
+    requests: int
+    candidates: int
+    costs: Mapping[str, RankerCost]
+    histograms: Histograms
 
 
 def results_of(
     frame: pd.DataFrame,
-    done: Done,
+    done: Sequence[Done],
     names: Sequence[str],
     manifest: LogManifest,
     training: Mapping[str, Any],
@@ -83,12 +103,12 @@ def _measured(
     return Measured.from_flat(summarise(values), cost)
 
 
-def _cost(done: Done, name: str) -> Cost:
-    candidates = max(sum(d["candidates"] for d in done), 1)
+def _cost(done: Sequence[Done], name: str) -> Cost:
+    candidates = max(sum(d.candidates for d in done), 1)
     return Cost(
-        flops_per_candidate=done[0][f"flops|{name}"],
-        bytes_per_candidate=done[0][f"bytes|{name}"],
-        us_per_candidate=1e6 * sum(d[f"seconds|{name}"] for d in done) / candidates,
+        flops_per_candidate=done[0].costs[name].flops,
+        bytes_per_candidate=done[0].costs[name].bytes,
+        us_per_candidate=1e6 * sum(d.costs[name].seconds for d in done) / candidates,
     )
 
 
@@ -126,7 +146,7 @@ def _cut(frame: pd.DataFrame, names: Sequence[str]) -> Cut:
 
 
 def _calibration(
-    done: Done, names: Sequence[str], manifest: LogManifest
+    done: Sequence[Done], names: Sequence[str], manifest: LogManifest
 ) -> Calibration | NotMeasured:
     if not manifest.has_impressions:
         return NotMeasured(
@@ -136,11 +156,9 @@ def _calibration(
     models: dict[str, dict[str, Reliability]] = {}
     for name in names:
         for head in manifest.head_order:
-            key = f"histogram|{name}|{head}"
-            if key not in done[0]:
+            if (name, head) not in done[0].histograms:
                 continue
-            cells = sum(np.asarray(d[key], np.float64).reshape(CELLS, 3) for d in done)
-            total = np.asarray(cells)
+            total = np.asarray(sum(d.histograms[name, head] for d in done))
             if total[:, 0].sum():
                 models.setdefault(name, {})[head] = _reliability(total)
     if not models:

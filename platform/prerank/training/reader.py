@@ -32,7 +32,7 @@ class Reader:
         self.home = home
         self.shown: bool = manifest.has_impressions
         self.schema: FeatureSchema = manifest.schema
-        self.catalogue: Catalogue = load_catalogue(home, manifest)
+        self.catalogue: Catalogue = load_catalogue(home)
         self.table = self.catalogue.table()
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:

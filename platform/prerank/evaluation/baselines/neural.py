@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
-from interactrank.model.architectures import config_of
+from interactrank.model.config import ModelConfig
 from interactrank.model.cost import cost
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
-from prerank.core.settings import typed
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import fit, total_steps
 from prerank.training.reader import Reader, new_model
@@ -64,7 +63,7 @@ class TorchRanker:
 
 
 def fit_neural(
-    home: Home, name: str, folder: Path, settings: dict[str, Any]
+    home: Home, name: str, folder: Path, model_config: ModelConfig, config: TrainConfig
 ) -> list[dict[str, Any]]:
     """Train a neural baseline: same reader, loop and budget as the model, no registry.
 
@@ -72,13 +71,14 @@ def fit_neural(
         home: with a training set.
         name: the baseline's.
         folder: where the best epoch's bundle goes.
-        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
+        model_config: its own model, of whatever architecture.
+        config: how it is trained.
 
     Returns:
         The epochs' metrics.
     """
-    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
-    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
+    reader = Reader(home)
+    model = new_model(reader, model_config, config)
     trainer = Trainer(model, config, total_steps(home, config))
     history: list[dict[str, Any]] = []
 

@@ -50,7 +50,13 @@ def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R
         return []
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
-        return {"result": cloudpickle.dumps(function(cloudpickle.loads(row["task"])))}
+        found: R | PrerankError
+        try:
+            found = function(cloudpickle.loads(row["task"]))
+        except PrerankError as error:
+            # Returned, because Ray's own error would keep no more of it than its text.
+            found = error
+        return {"result": cloudpickle.dumps(found)}
 
     rows = [{"task": cloudpickle.dumps(task)} for task in tasks]
     context = ray.data.DataContext.get_current()
@@ -61,23 +67,15 @@ def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
     done: list[R] = []
-    try:
-        with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
-            for row in dataset.iter_rows():
-                done.append(cloudpickle.loads(row["result"]))
-                bar.update()
-    except Exception as error:
-        raise _user_error(error) or error from None
+    with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+        for row in dataset.iter_rows():
+            found = cloudpickle.loads(row["result"])
+            if isinstance(found, PrerankError):
+                raise found
+            done.append(found)
+            bar.update()
     return done
 
 
 def _quiet() -> bool:
     return os.environ.get("PRERANK_PROGRESS", "1") == "0"
-
-
-def _user_error(error: BaseException | None) -> PrerankError | None:
-    while error is not None:
-        if isinstance(error, PrerankError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --upgrade "pip>=25" "setuptools>=77"
 	@# torch first and alone: a CPU build that pip can see is kept, and nothing else pulls another.
 	$(BIN)/python -m pip install -q "torch>=2.13,<2.14"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev,docs]"
 	touch $@
 
 demo: install

@@ -43,7 +43,7 @@ def fit(
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
     While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
-    the validation split (:mod:`interactrank.training.stacking`), its towers settled on that split
+    the validation split (``interactrank.training.stacking``), its towers settled on that split
     too. Where candidates were shown, a stacked model does not settle: its probabilities are
     calibrated to towers that do not know these requests, and would promise too much once they do.
     Validation metrics are cross-fitted, and from before the towers saw the split.

@@ -22,7 +22,7 @@ from prerank.training.reader import Reader, new_model
 
 
 class TorchRanker:
-    """A model in eval mode; cost as :func:`interactrank.model.cost.cost` has it.
+    """A model in eval mode; cost as ``interactrank.model.cost.cost`` has it.
 
     Its weights must not change: items that were encoded for one call serve the next, as an index
     would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.

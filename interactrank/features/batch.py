@@ -132,13 +132,13 @@ class Batch:
     log_q: Tensor
     segments: Tensor = field(default_factory=lambda: torch.zeros((0, 0), dtype=torch.int64))
 
-    def replace(self, **changes: Tensor) -> Batch:
+    def replace(self, **changes: Any) -> Batch:
         """A copy with some tensors exchanged."""
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy every tensor to ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: (
                 {k: v.to(device, non_blocking=True) for k, v in value.items()}
                 if isinstance(value := getattr(self, f.name), dict)

@@ -89,6 +89,13 @@ class Fusion(nn.Module):
         ([0.5, 0.5], 1.0)
     """
 
+    slope: Tensor
+    shift: Tensor
+    x_mean: Tensor
+    x_std: Tensor
+    request_mean: Tensor
+    request_std: Tensor
+
     def __init__(self, crosses: int, statistics: int, heads: int, gated: bool, hidden: int) -> None:
         super().__init__()
         self.crosses = crosses

@@ -77,7 +77,8 @@ class TowerBody(nn.Module):
         for width in config.hidden:
             steps += [nn.Linear(size, width), nn.ReLU(), nn.LayerNorm(width)]
             size = width
-        self.mlp = nn.Sequential(*steps, nn.Linear(size, out))
+        last = nn.Linear(size, out)
+        self.mlp = nn.Sequential(*steps, last)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -85,7 +86,7 @@ class TowerBody(nn.Module):
                     nn.init.zeros_(module.bias)
         # A zero bias would make an input that says nothing the zero vector, and L2 normalisation
         # has a gradient of 1e12 there.
-        nn.init.normal_(self.mlp[-1].bias, std=0.1)
+        nn.init.normal_(last.bias, std=0.1)
 
     def forward(self, features_BI: Tensor) -> Tensor:
         """[B, I] -> [B, O]."""
@@ -228,11 +229,10 @@ class QueryTower(nn.Module):
         from_counts = config.cross and config.top_items
         self.top_items = TopItemsEncoder(ids, config) if from_counts else None
         self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
-        self.segments = nn.ModuleList(
-            nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments
-        )
-        for table in self.segments:
+        tables = [nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.segments = nn.ModuleList(tables)
         optional = (self.sequence, self.top_items, self.numeric)
         inputs = config.text_width + SEGMENT_WIDTH * len(self.segments)
         inputs += sum(part.width for part in optional if part is not None)
@@ -323,6 +323,8 @@ class InteractRank(nn.Module):
         >>> model(batch).logits.shape  # four candidates of the two requests
         torch.Size([4, 1])
     """
+
+    trained: Tensor
 
     def __init__(self, config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> None:
         super().__init__()

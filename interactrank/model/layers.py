@@ -54,6 +54,11 @@ class Numeric(nn.Module):
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
+    low: Tensor
+    high: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(features, 3))

@@ -83,7 +83,7 @@ def hold_out(model: InteractRank, batches: Iterable[Batch]) -> list[HeldOut]:
     return out
 
 
-def auxiliary_requests(batches: Iterable[Batch], device: torch.device) -> list[HeldOut]:
+def auxiliary_requests(batches: Iterable[Batch], device: torch.device | str) -> list[HeldOut]:
     """Training batches as the fusion sees them where the towers say nothing: dots of 0."""
     moved = (batch.to(device) for batch in batches)
     return [HeldOut.of(torch.zeros_like(b.labels), b) for b in moved]

@@ -209,12 +209,22 @@ def shard_rows(
         events["known"].to_numpy(),
         events["bucket"].to_numpy(),
     )
-    level = plan.level
-    shape = (plan.contribution, plan.windows, plan.crc, mass_column(level), level.cap, plan.stride)
+    mass_col, cap = mass_column(plan.level), plan.level.cap
     at = (0, 0)
     while at[0] < len(starts) - 1:
         data, ends, row_key, row_snapshot, at = build_rows(
-            starts, *columns, *shape, last_snapshot, *at, chunk_bytes
+            starts,
+            *columns,
+            plan.contribution,
+            plan.windows,
+            plan.crc,
+            mass_col,
+            cap,
+            plan.stride,
+            last_snapshot,
+            at[0],
+            at[1],
+            chunk_bytes,
         )
         offsets = np.concatenate((np.zeros(1, np.int64), ends))
         rows = pa.Array.from_buffers(

@@ -78,7 +78,8 @@ def _patient(store: FeatureStore) -> None:
         db.execute("PRAGMA journal_mode = WAL")
     db.close()
     # The timeout belongs to a connection, and Feast makes its own.
-    connection = store._get_provider().online_store._get_conn(store.config)
+    online_store: Any = store._get_provider().online_store
+    connection = online_store._get_conn(store.config)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 

@@ -79,7 +79,7 @@ class HistoryWriterDeployment:
 class PreRanker:
     """HTTP in, HTTP out; the work is ``prerank.serving.engine.Engine``'s."""
 
-    def __init__(self, config: dict[str, Any], writers: list[DeploymentHandle]) -> None:
+    def __init__(self, config: dict[str, Any], writers: list[DeploymentHandle[Any]]) -> None:
         import torch
 
         # One request is one thread's work; more would only fight over the cores with the others.
@@ -159,7 +159,7 @@ class _Metrics:
     """What a replica exports beside Serve's own metrics."""
 
     def __init__(self) -> None:
-        edges = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]
+        edges: list[float] = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]
         self.latency = Histogram("prerank_latency_ms", "Parsing to answer.", edges)
         self.candidates = Counter("prerank_candidates_total", "Candidates scored.")
         self.keys = Gauge("prerank_online_keys", "Online keys read by the last request.")

@@ -14,7 +14,7 @@ worse later.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,5 +163,5 @@ class TreesRanker:
         if not len(arrays.candidates):
             return np.zeros(0, np.float32)
         x = features(arrays, self.catalogue, self.table.rows(arrays.candidates))
-        raw: NDArray[np.float32] = self.booster.predict(x, num_threads=1).astype(np.float32)
-        return raw
+        raw = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
+        return raw.astype(np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -18,6 +18,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from prerank.evaluation.report.numbers import FASTEST, by_loss, is_finite, ordered, share
 from prerank.evaluation.results import FULL, LEAD, Calibration, Counterfactual, Results
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 MAX_WEIGHTS, MAX_HEADS = 25, 3
 """Bars in the plot of the weights, panes in the plot of the calibration."""
@@ -29,7 +32,7 @@ THEME = {INK: "currentColor", LINE: "var(--line)", SOFT: "var(--soft)"}
 THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)}
 MARKERS = "osv^PX<>"
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
@@ -40,9 +43,15 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "legend.frameon": False,
 }
-STYLE |= dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE)
-STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK)
-STYLE |= dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK)
+LINES: tuple[RcKeyType, ...] = ("axes.edgecolor", "grid.color", "xtick.color", "ytick.color")
+TEXTS: tuple[RcKeyType, ...] = (
+    "text.color",
+    "axes.labelcolor",
+    "axes.titlecolor",
+    "xtick.labelcolor",
+    "ytick.labelcolor",
+)
+STYLE |= dict.fromkeys(LINES, LINE) | dict.fromkeys(TEXTS, INK)
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -233,8 +233,8 @@ def test_another_log_is_refused_unless_it_replaces(
     assert len(home_events(home)) == len(first)
     paths = (home.root.parent / "events.parquet", home.root.parent / "items.parquet")
     replaced = ingest(*paths, home, LogMapping(name="other"), replace=True).manifest
-    assert replaced["events"] == len(rest)
-    assert "share" in replaced["actions"]
+    assert replaced.events == len(rest)
+    assert "share" in replaced.actions
     assert not home.features.exists()
 
 

@@ -29,7 +29,7 @@ from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
 from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
-from prerank.evaluation.results import Calibration, Counterfactual, Results
+from prerank.evaluation.results import FULL, Calibration, Counterfactual, Results
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 
@@ -53,7 +53,7 @@ def all_files(home: Home) -> list[str]:
 @pytest.fixture(scope="module")
 def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Untrained bundles: what is measured here does not depend on how good they are."""
-    manifest = tiny_world.read_json(tiny_world.manifest, "prerank ingest")
+    manifest = LogManifest.load(tiny_world)
     catalogue = load_catalogue(tiny_world)
     folders = {}
     for seed, name in enumerate(("two_tower", "interactrank")):
@@ -173,7 +173,7 @@ def test_the_size_of_a_chunk_changes_nothing(
         frames.append(pd.read_parquet(tmp_path / name / PART).reset_index(drop=True))
         sums.append(done)
     assert len(frames[0]) > 30
-    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    pd.testing.assert_frame_equal(frames[0], frames[1], rtol=1e-5)
     whole, small = sums
     assert (whole.requests, whole.candidates) == (small.requests, small.candidates)
     for name, cost in whole.costs.items():
@@ -244,7 +244,7 @@ def test_without_positions_or_impressions_the_reason_is_told(
     tiny_world: Home, splits: Splits, tmp_path: Path
 ) -> None:
     manifest = LogManifest.load(tiny_world)
-    bare = manifest | {"has_impressions": False}
+    bare = replace(manifest, has_impressions=False)
     assert "no impressions" in str(estimate(tiny_world, bare, splits.validation_from))
     few = estimate(tiny_world, manifest, splits.validation_from)
     assert isinstance(few, Propensities) or "Too few" in few
@@ -279,7 +279,7 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
             "dataset": "tiny",
             "split": "validation",
             "about": "few",
-            "ablations": {ablate.FULL: full},
+            "ablations": {FULL: full},
         },
     )
     job = {"baselines": ["two_tower"], "ingest": ["17 rows in"]}

@@ -24,6 +24,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
+	$(BIN)/mypy tests
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
 
 docs: install

@@ -109,7 +109,8 @@ def beside(built: Home, root: Path) -> Home:
 def searches() -> pd.DataFrame:
     """Sixty of the log's own searches, just after what is online; some of nobody, for nothing."""
     sample = log().sample(60, random_state=3).reset_index(drop=True)
-    sample["context"] = sample[["country", "device"]].to_dict("records")
+    contexts: Any = sample[["country", "device"]].to_dict("records")
+    sample["context"] = contexts
     sample = sample[["query", "user_id", "context"]]
     sample.loc[:1, "user_id"] = "nobody"
     sample.loc[2:3, "query"] = "zzz qqq"

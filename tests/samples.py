@@ -13,9 +13,10 @@ from interactrank.features.batch import Batch, RequestArrays, collate, item_inpu
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import ragged
-from interactrank.model.architectures import IntTowerConfig, build
+from interactrank.model.architectures import build
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
+from interactrank.model.inttower import IntTowerConfig
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"),

@@ -19,7 +19,9 @@ from prerank.config import JobConfig
 from prerank.core.home import Home
 from prerank.evaluation import ablations as ablate
 from prerank.evaluation import trials
+from prerank.evaluation.results import FULL
 from prerank.features.build import FeatureConfig
+from prerank.training.reader import Reader
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"),
@@ -36,15 +38,15 @@ CHOSEN = ("full", "no attention", "no cross features")
 
 def test_every_variant_changes_one_thing_and_builds() -> None:
     asked = ablate.trials_of(CONFIG.model, CONFIG.train, SCHEMA, 1)
-    assert next(iter(asked)) == ablate.FULL
-    full = asked[ablate.FULL][0]
+    assert next(iter(asked)) == FULL
+    full = asked[FULL][0]
     seen = set()
     catalogue = Catalogue.build(
         np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32), np.zeros(3, np.int64)
     )
     for name, (trial,) in asked.items():
         changed = [trial.model != full.model, trial.train != full.train, bool(trial.masked)]
-        assert sum(changed) == (name != ablate.FULL), name
+        assert sum(changed) == (name != FULL), name
         seen.add(json.dumps(trial.to_dict() | {"name": ""}))
         build(trial.model, SCHEMA, catalogue)
     assert len(seen) == len(asked), "two variants are the same"
@@ -107,7 +109,7 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
 
 
 def test_masked_features_do_not_reach_the_model(home: Home) -> None:
-    trial = ablate.trials_of(CONFIG.model, CONFIG.train, trials.Reader(home).schema, 1)[
+    trial = ablate.trials_of(CONFIG.model, CONFIG.train, Reader(home).schema, 1)[
         "no cross features"
     ][0]
     trainer, reader, epochs = trials.fitted(home, trial, BUDGET)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -262,7 +263,7 @@ def keyed(log: pd.DataFrame) -> pd.DataFrame:
         s: frozenset(engagement_keys(s[0], dict(zip(SEGMENTS, s[1:], strict=True))))
         for s in searches.drop_duplicates().itertuples(index=False, name=None)
     }
-    mine = [keys[s] for s in searches.itertuples(index=False, name=None)]
+    mine: Any = [keys[s] for s in searches.itertuples(index=False, name=None)]
     return log.assign(keys=mine, engaged=log["action"] != "impression")
 
 
@@ -285,7 +286,7 @@ def test_packed_rows_equal_counts_of_the_raw_log(
     asked, log = probes(tiny_log, lag), keyed(tiny_log)
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
     seen = 0
-    for b, probe in asked.iterrows():
+    for b, (_, probe) in enumerate(asked.iterrows()):
         keys = engagement_keys(probe["query"], probe["context"])
         assert len([k for k in keys if k.startswith("s:")]) == len(SEGMENTS)
         for k, key in enumerate(keys, inputs.key_offsets[b]):

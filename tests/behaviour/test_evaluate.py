@@ -30,7 +30,7 @@ from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
 from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
-from prerank.evaluation.results import Calibration, Counterfactual, Results
+from prerank.evaluation.results import FULL, Calibration, Counterfactual, Results
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 
@@ -174,7 +174,7 @@ def test_the_size_of_a_chunk_changes_nothing(
         frames.append(pd.read_parquet(tmp_path / name / PART).reset_index(drop=True))
         sums.append(done)
     assert len(frames[0]) > 30
-    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    pd.testing.assert_frame_equal(frames[0], frames[1], rtol=1e-5)
     whole, small = sums
     assert (whole.requests, whole.candidates) == (small.requests, small.candidates)
     for name, cost in whole.costs.items():
@@ -281,7 +281,7 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
             "dataset": "tiny",
             "split": "validation",
             "about": "few",
-            "ablations": {ablate.FULL: full},
+            "ablations": {FULL: full},
         },
     )
     job = {"baselines": ["two_tower"], "ingest": ["17 rows in"]}

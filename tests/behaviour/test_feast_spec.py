@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +20,7 @@ SAMPLED = 150
 
 
 @pytest.fixture(scope="module")
-def store(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def store(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory):
     """Feast over the tiny world's tables; its registry lies elsewhere, the world stays as it is."""
     from prerank.online import store
 
@@ -45,7 +47,8 @@ def asked(tiny_log: pd.DataFrame, tiny_world: Home) -> pd.DataFrame:
     frame["request_time"] = times.astype("datetime64[us, UTC]")
     frame.loc[100:105, "user_id"] = "never seen"
     frame.loc[106:110, "query"] = "a query of nobody"
-    frame["context"] = requests[["country", "device"]].to_dict("records")
+    contexts: Any = requests[["country", "device"]].to_dict("records")
+    frame["context"] = contexts
     return frame
 
 
@@ -54,15 +57,15 @@ def ours(tiny_world: Home, asked: pd.DataFrame) -> FeatureInputs:
     return offline_inputs(tiny_world, pa.Table.from_pandas(asked))
 
 
-def feasts(store, entities: pd.DataFrame, features: list[str]) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+def feasts(store, entities: pd.DataFrame, features: list[str]) -> pd.DataFrame:
     found = store.get_historical_features(entities, features).to_df()
     assert len(found) == len(entities), "Feast lost or doubled rows"
     return found.sort_values("n", ignore_index=True)
 
 
-def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
+def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:
     keys = asked.apply(lambda r: engagement_keys(r["query"], r["context"]), axis=1)
-    times = asked["request_time"].repeat(keys.map(len))
+    times = asked["request_time"].repeat(keys.map(len).tolist())
     entities = pd.DataFrame({"engagement_key": keys.explode(), "event_timestamp": times})
     entities = entities.reset_index(drop=True).assign(n=np.arange(len(ours.key_block)))
     # Feast drops nothing, but a repeated entity row would come back once.
@@ -86,7 +89,7 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
     assert 0 < missing < 0.5 * len(found)
 
 
-def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:  # type: ignore[no-untyped-def]
+def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:
     entities = pd.DataFrame(
         {
             "user_id": asked["user_id"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ SEGMENTS = ["country", "device"]
 """Of ``tiny_world``'s mapping."""
 
 
-def add(home: Home, events: pd.DataFrame, items: pd.DataFrame, **mapping: object) -> dict:
+def add(home: Home, events: pd.DataFrame, items: pd.DataFrame, **mapping: object) -> LogManifest:
     """Ingest more into a home, from files of the names that it knows; returns the manifest."""
     events.to_parquet(home.root.parent / "events.parquet")
     items.to_parquet(home.root.parent / "items.parquet")
@@ -68,7 +69,8 @@ def published_us(home: Home) -> int:
 
 def middle(log: pd.DataFrame) -> pd.Timestamp:
     """Some minutes after a full hour in the middle of the log, so that a bucket is half full."""
-    return log["request_time"].quantile(0.5).floor("h") + pd.Timedelta(minutes=20)
+    median: Any = log["request_time"].quantile(0.5)
+    return median.floor("h") + pd.Timedelta(minutes=20)
 
 
 def planted(log: pd.DataFrame, cut: pd.Timestamp) -> pd.DataFrame:
@@ -175,7 +177,8 @@ def test_a_log_in_parts_is_the_log(
     """Where every part ends with a snapshot, nothing is late and nothing tells that there were
     parts; a part that comes again, shuffled, is of no consequence.
     """
-    cuts = [tiny_log["event_time"].quantile(q).ceil("h") for q in (0.3, 0.6)]
+    times: Any = tiny_log["event_time"]
+    cuts = [times.quantile(q).ceil("h") for q in (0.3, 0.6)]
     part = np.searchsorted(
         pd.DatetimeIndex(cuts), pd.DatetimeIndex(tiny_log["event_time"]), "right"
     )
@@ -208,7 +211,7 @@ def test_a_published_cutoff_never_moves_back(
     assert daily % 86_400_000_000 == 0
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another log": ({"name": "other"}, "holds the log 'events'.*`name: events`.*--replace"),
     "another mapping": ({"name": "events", "segments": ["country"]}, "`segments`.*--replace"),
     "a new action": ({}, "action 'share' is new.*--replace"),

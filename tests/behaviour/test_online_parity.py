@@ -123,7 +123,7 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     torch.manual_seed(0)
     model = InteractRank(ModelConfig(), schema, catalogue).eval()
     for table in model.query_tower.segments:
-        torch.nn.init.normal_(table.weight, std=3.0)
+        torch.nn.init.normal_(table.get_parameter("weight"), std=3.0)
     vectors = encode_slice(Bundle(model, schema, catalogue, {}), 0, ITEMS, UNTIL)
     limits = Limits(ItemIds("integer"), schema, replay=True)
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
@@ -173,7 +173,7 @@ def test_served_scores_and_features_are_the_offline_ones(
         arrays = request_arrays(schema, [query], inputs, candidates, catalogue, table)
         with torch.inference_mode():
             logits = model(collate(arrays, catalogue, table, 1)).logits[:, 0].numpy()
-        scores = np.array([served[i]["score"] for i in CANDIDATES])
+        scores = np.array([served[i]["score"] for i in CANDIDATES.tolist()])
         with torch.inference_mode():
             coefficients = model.fusion.coefficients(torch.from_numpy(arrays.request))
             of = torch.zeros(len(arrays.x), dtype=torch.int64)
@@ -183,11 +183,14 @@ def test_served_scores_and_features_are_the_offline_ones(
         within = 2e-2 * coefficients.scale.item()
         assert np.abs(scores - logits).max() <= within
         np.testing.assert_allclose(
-            [served[i]["cross_score"] for i in CANDIDATES], cross_scores, rtol=1e-5, atol=1e-5
+            [served[i]["cross_score"] for i in CANDIDATES.tolist()],
+            cross_scores,
+            rtol=1e-5,
+            atol=1e-5,
         )
-        for i, x in zip(CANDIDATES, arrays.x, strict=True):
+        for i, x in zip(CANDIDATES.tolist(), arrays.x, strict=True):
             assert served[i]["features"] == pytest.approx(named(schema.cross, x), abs=1e-6)
-        without = np.array([plain[i]["score"] for i in CANDIDATES])
+        without = np.array([plain[i]["score"] for i in CANDIDATES.tolist()])
         moved += bool(np.abs(without - logits).max() > 2 * within)
     assert moved >= 10, "the context did not matter to any score"
 

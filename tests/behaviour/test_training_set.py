@@ -321,7 +321,12 @@ def test_a_shuffled_epoch_is_whole_and_reads_a_file_when_it_is_needed(
     plain = np.concatenate([b.x.numpy() for b in Reader(home).split("train", 16)])
     read: list[Path] = []
     real = pq.read_table
-    monkeypatch.setattr(pq, "read_table", lambda path: (read.append(path), real(path))[1])
+
+    def recorded(path: Path) -> pa.Table:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(pq, "read_table", recorded)
     epochs = []
     for seed in (1, 2):
         read.clear()
@@ -332,4 +337,4 @@ def test_a_shuffled_epoch_is_whole_and_reads_a_file_when_it_is_needed(
         epochs.append(np.concatenate([b.x.numpy() for b in (first, *batches)]))
         assert len({p for p in read if p.parent.name == "train"}) == 5
         np.testing.assert_array_equal(np.sort(epochs[-1], axis=0), np.sort(plain, axis=0))
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])

@@ -27,10 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import normalise, ragged, tokens
-from interactrank.model.architectures import IntTower, IntTowerConfig, build
+from interactrank.model.architectures import build
 from interactrank.model.config import ModelConfig
 from interactrank.model.cost import cost
 from interactrank.model.interactrank import InteractRank
+from interactrank.model.inttower import IntTower, IntTowerConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.ranker import Ranker

@@ -36,7 +36,8 @@ def request_inputs(query: str, events: int, seed: int = 0) -> FeatureInputs:
         level = LEVELS[level_code(key)]
         columns = SCHEMA.columns(level)
         ids = np.sort(rng.choice(CATALOGUE.ids, 10, replace=False))
-        blocks.append(pack(ids, rng.integers(0, 9, (10, len(columns))) * 1.0, columns, level))
+        counts = rng.integers(0, 9, (10, len(columns))).astype(np.float64)
+        blocks.append(pack(ids, counts, columns, level))
     sizes = np.array([len(b) for b in blocks])
     return FeatureInputs(
         time=np.array([NOW]),

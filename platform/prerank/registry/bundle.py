@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.architectures import architecture, build, config_of
 from interactrank.model.interactrank import InteractRank
+from prerank import __version__
 from prerank.core.errors import StateError
 
 WEIGHTS, META, CATALOGUE = "weights.safetensors", "model.json", "catalogue.safetensors"
@@ -48,7 +48,7 @@ def write_meta(folder: Path, schema: FeatureSchema, meta: dict[str, Any]) -> Non
         "schema": schema.to_dict(),
         "schema_hash": schema.hash(),
         "cross_features": schema.cross,
-        "code_version": version("interactrank-platform"),
+        "code_version": __version__,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META).write_text(json.dumps(full, indent=2, default=str) + "\n")

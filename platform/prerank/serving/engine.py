@@ -14,8 +14,6 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from interactrank.model.scorer import Scorer
+from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home, materialised_path
 from prerank.core.manifest import LogManifest
@@ -188,7 +187,7 @@ class Engine:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
         loaded, features = self._loaded, self._features
         return {
-            "code_version": code_version(),
+            "code_version": __version__,
             "model_version": loaded.wanted.version if loaded else None,
             "alias": loaded.wanted.alias if loaded else None,
             "confirmed": not loaded.wanted.note if loaded else None,
@@ -231,11 +230,3 @@ def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
         )
         for row in table.slice(max(len(table) - 20, 0)).to_pylist()
     ]
-
-
-def code_version() -> str:
-    """Version of the installed code."""
-    try:
-        return package_version("interactrank-platform")
-    except PackageNotFoundError:
-        return "not installed"

@@ -189,13 +189,14 @@ def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> Non
         def batch(self, table: pa.Table, negatives: Any = None) -> Any:
             return table["n"].to_pylist()
 
-    found = Numbers().spread("train", 20, 5, seed=1)
+    found: list[Any] = Numbers().spread("train", 20, 5, seed=1)
     drawn = [n for batch in found for n in batch]
     assert [len(batch) for batch in found] == [20] * 5
     assert drawn == sorted(set(drawn))
     assert np.bincount(np.array(drawn) // 100).tolist() == [10] * 10
     assert Numbers().spread("train", 20, 5, seed=1) == found != Numbers().spread("train", 20, 5, 2)
-    assert sum(map(len, Numbers().spread("train", 20, 999, seed=1))) == 1_000
+    whole: list[Any] = Numbers().spread("train", 20, 999, seed=1)
+    assert sum(map(len, whole)) == 1_000
 
 
 def test_random_items_join_training_batches_only_where_impressions_were_logged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from prerank.evaluation.baselines.suite import BASELINES, DEFAULT, NEURAL
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 
 
-def ragged(sizes: list[int], **changes: object) -> RequestArrays:
+def ragged(sizes: list[int], **changes: Any) -> RequestArrays:
     n = sum(sizes)
     base = replace(
         arrays(),
@@ -112,7 +113,8 @@ def test_a_part_of_the_sequence_that_is_off_does_nothing(part: str) -> None:
     }[part]
     with torch.no_grad():
         for on in (True, False):
-            model = new_model(replace(SMALL, **{part: on}))
+            changes: dict[str, Any] = {part: on}
+            model = new_model(replace(SMALL, **changes))
             before = model(batch(arrays())).queries
             moved(model.query_tower.sequence).add_(
                 torch.randn(moved(model.query_tower.sequence).shape)

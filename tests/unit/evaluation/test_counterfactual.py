@@ -16,10 +16,10 @@ from prerank.evaluation.counterfactual import (
 )
 
 PLACES = 8
-TRUTH = np.arange(1, PLACES + 1) ** -0.8
+TRUTH = np.arange(1.0, PLACES + 1) ** -0.8
 
 
-def click_log(seed: int, requests: int, pairs: int = 60):  # type: ignore[no-untyped-def]
+def click_log(seed: int, requests: int, pairs: int = 60):
     """Relevance [pairs], items and clicks [requests, PLACES]; better items stand higher."""
     rng = np.random.default_rng(seed)
     relevance = rng.beta(1, 4, pairs)
@@ -31,7 +31,7 @@ def click_log(seed: int, requests: int, pairs: int = 60):  # type: ignore[no-unt
     return relevance, items, clicks
 
 
-def cells(items: NDArray[np.int64], clicks: NDArray[np.bool_]):  # type: ignore[no-untyped-def]
+def cells(items: NDArray[np.int64], clicks: NDArray[np.bool_]):
     place = np.broadcast_to(np.arange(1, PLACES + 1), items.shape)
     code = items * 100 + place
     distinct, index = np.unique(code, return_inverse=True)
@@ -63,7 +63,8 @@ def test_items_that_never_move_say_nothing() -> None:
         fit(stratum[only_first], place[only_first], engaged[only_first] * 2, engaged[only_first])
         is None
     )
-    assert fit(*(np.zeros(0, np.int64) for _ in range(4))) is None
+    none = np.zeros(0, np.int64)
+    assert fit(none, none, none, none) is None
 
 
 def test_thin_places_are_pooled_with_their_neighbours() -> None:
@@ -94,7 +95,7 @@ def known(value: NDArray[np.float64]) -> Propensities:
     return Propensities(tuple(range(1, len(value) + 1)), tuple(value), 1, "query and item")
 
 
-def estimated(clicks, scores, propensities):  # type: ignore[no-untyped-def]
+def estimated(clicks, scores, propensities):
     """DCG of the order that ``scores`` [requests, PLACES] give, with its interval."""
     offsets = np.arange(len(clicks) + 1) * PLACES
     places = np.tile(np.arange(1.0, PLACES + 1), len(clicks))
@@ -102,7 +103,7 @@ def estimated(clicks, scores, propensities):  # type: ignore[no-untyped-def]
     return snips(engaged.gains(scores.reshape(-1))["dcg"], engaged.weights()["weight"], 200)
 
 
-def true_value(relevance, items, scores):  # type: ignore[no-untyped-def]
+def true_value(relevance, items, scores):
     ranks = np.argsort(np.argsort(-scores, axis=1), axis=1) + 1
     weight = relevance[items]
     return float((weight / np.log2(1 + ranks)).sum() / weight.sum())

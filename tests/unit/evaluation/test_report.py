@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.reports import Page, full, model, page, reliability, section, with_mean, words
 
@@ -179,17 +180,19 @@ def test_plots_hold_every_ranker_with_its_values() -> None:
             name: [value] * len(results.slices) for name in names
         }
     for axes, metric in zip(drawn["bars"].axes, ("hits@3", "mrr"), strict=True):
-        assert [bar.get_width() for bar in axes.patches] == [
+        bars: Any = axes.patches
+        assert [bar.get_width() for bar in bars] == [
             results.models[name].means[metric] for name in reversed(names)
         ]
     for pane in lines(drawn["calibration"]):
         assert pane == {"interactrank": [[0.01, 0.02], [0.1, 0.09]]}
     loss, quality = drawn["curves"].axes
-    assert [list(line.get_ydata()) for line in loss.lines] == [
+    assert [np.asarray(line.get_ydata()).tolist() for line in loss.lines] == [
         [row[key] for row in results.training["interactrank"]]
         for key in ("train_loss", "validation_loss")
     ]
-    assert quality.lines[0].get_xydata().tolist() == [[1, 0], [2, 0.5], [3, 1 - 1 / 3]]
+    points = np.asarray(quality.lines[0].get_xydata())
+    assert points.tolist() == [[1, 0], [2, 0.5], [3, 1 - 1 / 3]]
     assert legend(drawn["curves"]) == ["interactrank"]
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def undefined() -> Results:
     models = {
         **results.models,
         "bm25": with_mean(results.models["bm25"], "auc", math.nan),
-        "two_tower": with_mean(results.models["two_tower"], "mrr", np.float32(0.5)),
+        "two_tower": with_mean(results.models["two_tower"], "mrr", cast("float", np.float32(0.5))),
     }
     return replace(results, models=models)
 

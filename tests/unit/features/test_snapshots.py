@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,7 @@ def recount(
     if "known" in past:
         past = past[past.known < snapshot]
     counts = {int(i): dict.fromkeys(SCHEMA.columns(level), 0.0) for i in past.item_id}
+    row: Any
     for row in past.itertuples():
         action = SCHEMA.actions[row.action]
         for window in level.windows:

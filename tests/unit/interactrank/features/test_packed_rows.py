@@ -110,7 +110,7 @@ def test_a_count_keeps_its_relative_error(count: float) -> None:
 
 
 def test_whole_counts_are_within_the_documented_error_and_small_ones_exact() -> None:
-    counts = np.unique(np.concatenate((np.arange(1, 30_000), np.geomspace(3e4, 8.8e6, 20_000))))
+    counts = np.unique(np.concatenate((np.arange(1.0, 30_000), np.geomspace(3e4, 8.8e6, 20_000))))
     restored = DECODE[quantise(counts)].astype(np.float64)
     assert np.abs(restored / counts - 1).max() <= 2e-4
     small = np.arange(2000.0)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,19 +47,20 @@ def made_of_rows() -> dict[str, NDArray[np.generic]]:
     """All that the readers of rows make of the same requests, packed anew; and the rows' bytes."""
     requests = [random_request(seed) for seed in range(40)]
     inputs = as_inputs(requests)
-    drawn = sample_candidates(
+    drawn: Sequence[NDArray[np.generic]] = sample_candidates(
         inputs,
         np.arange(len(requests)),
         np.zeros(0, np.int64),
         np.zeros(len(requests) + 1, np.int64),
         IdTable(np.arange(-4, 14)),
     )
+    found: Sequence[NDArray[np.generic]] = top_items_of(inputs)
     return {
         "bytes": inputs.blocks,
         "sizes": inputs.block_size,
         "cross": features(requests),
         "request": request_features(SCHEMA, inputs),
-        **{f"top {i}": part for i, part in enumerate(top_items_of(inputs))},
+        **{f"top {i}": part for i, part in enumerate(found)},
         **{f"drawn {i}": part for i, part in enumerate(drawn)},
     }
 

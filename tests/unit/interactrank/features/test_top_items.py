@@ -115,10 +115,11 @@ def test_the_rarest_of_several_keys_decides() -> None:
     for prefix in "stg":
         often = block(f"{prefix}:often", {1: 5.0, 2: 5.0})
         seldom = block(f"{prefix}:seldom", {3: 9.0})
-        for rows in (
+        orders: list[Rows] = [
             {f"{prefix}:often": often, f"{prefix}:seldom": seldom},
             {f"{prefix}:seldom": seldom, f"{prefix}:often": often},
-        ):
+        ]
+        for rows in orders:
             assert whole([rows]) == [[(3, 9.0)]]
 
 

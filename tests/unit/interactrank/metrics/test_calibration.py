@@ -13,11 +13,11 @@ from interactrank.metrics.calibration import calibration_error, curve, histogram
 from interactrank.metrics.ranking import MetricError, expected_calibration_error
 
 
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def predictions(seed: int, n: int = 30_000, shift: float = 0.0):  # type: ignore[no-untyped-def]
+def predictions(seed: int, n: int = 30_000, shift: float = 0.0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(-2, 1.5, n)
     return logits + shift, rng.random(n) < sigmoid(logits)

@@ -15,7 +15,7 @@ from interactrank.metrics.ranking import MetricError, request_metrics
 from interactrank.metrics.recall import recall_at, tenth, top
 
 
-def ragged(seed: int, limit: int, ties: bool = False):  # type: ignore[no-untyped-def]
+def ragged(seed: int, limit: int, ties: bool = False):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, limit, 60)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -35,9 +35,9 @@ def test_equals_trec_eval_where_nothing_ties(k: int) -> None:
         truth[str(r)] |= {f"missing{i}": 1 for i in range(unreachable[r])}
     theirs = pytrec_eval.RelevanceEvaluator(truth, {f"recall.{k}"}).evaluate(run)
     compared = 0
-    for r, answer in theirs.items():
-        if any(truth[r].values()):
-            assert ours[int(r)] == pytest.approx(answer[f"recall_{k}"], abs=1e-12)
+    for name, answer in theirs.items():
+        if any(truth[name].values()):
+            assert ours[int(name)] == pytest.approx(answer[f"recall_{k}"], abs=1e-12)
             compared += 1
     assert compared > 40
 

@@ -78,7 +78,8 @@ def test_pointwise(seed: int, focal: bool) -> None:
             p_t = p if labels[i, h] else 1 - p
             total += weights[i] * loss * ((1 - p_t) ** 2 if focal else 1)
         expected += heads[h] * total / weights.sum()
-    found = pointwise_loss(*(torch.tensor(v) for v in (logits, labels, weights, heads)), focal)
+    tensor = torch.tensor
+    found = pointwise_loss(tensor(logits), tensor(labels), tensor(weights), tensor(heads), focal)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 

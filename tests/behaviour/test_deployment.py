@@ -164,7 +164,7 @@ def test_a_user_without_a_history_is_compared(home: Home, live: Engine) -> None:
     table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
     asked = parity._ask(parity.URL, table, [(ids, None)], (), until)
     assert None in asked[0].answer["request_features"].values()
-    manifest = home.read_json(home.manifest, "")
+    manifest = LogManifest.load(home)
     inputs = parity._as_seen(home, manifest, table, offline_inputs(home, table), asked)
     (expected,) = parity._expected(load_bundle(home.root / "models" / "1"), table, inputs, asked)
     found = Parity()

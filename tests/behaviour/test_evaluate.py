@@ -17,6 +17,7 @@ import torch
 from interactrank.model.interactrank import InteractRank, ModelConfig
 from prerank import pipeline
 from prerank.core.home import Home, write_json
+from prerank.core.manifest import LogManifest
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
@@ -48,7 +49,7 @@ def all_files(home: Home) -> list[str]:
 @pytest.fixture(scope="module")
 def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Untrained bundles: what is measured here does not depend on how good they are."""
-    manifest = tiny_world.read_json(tiny_world.manifest, "prerank ingest")
+    manifest = LogManifest.load(tiny_world)
     catalogue = load_catalogue(tiny_world, manifest)
     folders = {}
     for seed, name in enumerate(("two_tower", "interactrank")):
@@ -98,7 +99,7 @@ def test_only_rankers_with_probabilities_are_calibrated(
     found = results["calibration"]["models"]
     assert set(found) == {"two_tower", "interactrank"}
     files = all_files(tiny_world)
-    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    manifest = LogManifest.load(tiny_world)
     requests = requests_between(files, manifest, splits.validation_from, splits.test_from)
     shown = requests["shown"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     labels = requests["labels"].combine_chunks().flatten().to_numpy()
@@ -120,7 +121,7 @@ def test_what_was_engaged_but_not_shown_has_no_place() -> None:
 
 
 def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: Splits) -> None:
-    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    manifest = LogManifest.load(tiny_world)
     files = all_files(tiny_world)
     requests = requests_between(files, manifest, splits.test_from, splits.closed_before)
     shown = tiny_log[tiny_log["action"] == "impression"]
@@ -193,7 +194,7 @@ def test_the_reference_s_best_are_looked_for_in_every_other_cut(
 def test_propensities_come_from_the_training_part_alone(
     tiny_world: Home, splits: Splits, tmp_path: Path
 ) -> None:
-    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    manifest = LogManifest.load(tiny_world)
     found = estimate(tiny_world, manifest, splits.validation_from)
     assert isinstance(found, Propensities)
     assert found.value[0] == 1.0
@@ -215,7 +216,7 @@ def test_propensities_come_from_the_training_part_alone(
 def test_without_positions_or_impressions_the_reason_is_told(
     tiny_world: Home, splits: Splits, tmp_path: Path
 ) -> None:
-    manifest = tiny_world.read_json(tiny_world.manifest, "")
+    manifest = LogManifest.load(tiny_world)
     bare = manifest | {"has_impressions": False}
     assert "no impressions" in str(estimate(tiny_world, bare, splits.validation_from))
     few = estimate(tiny_world, manifest, splits.validation_from)

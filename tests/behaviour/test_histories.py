@@ -12,6 +12,7 @@ import pyarrow as pa
 from interactrank.features.schema import HISTORY_LENGTH, HISTORY_TTL_DAYS
 from interactrank.features.text import normalise, query_code
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.features.offline import offline_inputs
 
 DAY, US = pd.Timedelta(days=1), pd.Timedelta(microseconds=1)
@@ -33,7 +34,7 @@ def histories(home: Home, asked: pd.DataFrame) -> list[list[tuple[int, int, int,
 
 
 def test_histories_equal_the_raw_log(tiny_log: pd.DataFrame, tiny_world: Home) -> None:
-    manifest = tiny_world.read_json(tiny_world.manifest, "ingest")
+    manifest = LogManifest.load(tiny_world)
     asked = tiny_log.drop_duplicates("request_id").reset_index(drop=True)
     found = histories(tiny_world, asked[["query", "user_id", "request_time"]])
     engaged = tiny_log[tiny_log["action"] != "impression"]

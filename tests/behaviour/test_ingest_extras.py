@@ -92,5 +92,5 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
 
 def test_without_impressions_the_retriever_would_tell_the_label(case: Case) -> None:
     report = case.ingest(case.log().assign(action="click", retriever_score=1.0))
-    assert report.manifest.retriever == []
+    assert report.manifest.retriever == ()
     assert "the log has no impressions" in str(report)

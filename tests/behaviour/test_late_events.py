@@ -7,6 +7,7 @@ happened long before (invariants 1 and 8).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.core.errors import ConfigError, StateError
-from prerank.core.home import Home, write_json
+from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.examples import read_split
 from prerank.features.build import FeatureConfig, build_features
@@ -181,10 +183,10 @@ def test_a_log_in_parts_is_the_log(
         manifest = add(home, tiny_log[part == n], tiny_items, segments=SEGMENTS)
         assert manifest.late == 0
         build_features(home)
-    whole = tiny_world.read_json(tiny_world.manifest, "")
+    whole = LogManifest.load(tiny_world)
     for again in (tiny_log[part == 1].sample(frac=1.0, random_state=0), tiny_log):
         same = ("fingerprint", "events", "requests", "users", "first_time", "last_time", "actions")
-        assert {k: manifest[k] for k in same} == {k: whole[k] for k in same}
+        assert [getattr(manifest, k) for k in same] == [getattr(whole, k) for k in same]
         for ours, theirs in zip(feature_tables(home), feature_tables(tiny_world), strict=True):
             assert ours.equals(theirs)
         manifest = add(home, again, tiny_items, segments=SEGMENTS)
@@ -254,8 +256,8 @@ def test_a_home_of_another_version_is_refused(
     tmp_path: Path,
 ) -> None:
     home = build_home(tmp_path, split_log[0], tiny_items, features=None)
-    manifest = home.read_json(home.manifest, "")
-    write_json(home.manifest, manifest | {"version": 1})
+    manifest = LogManifest.load(home)
+    replace(manifest, version=1).save(home)
     with pytest.raises(StateError, match=r"another version.*--replace"):
         add(home, split_log[1], tiny_items)
     with pytest.raises(StateError, match=r"another version.*--replace"):

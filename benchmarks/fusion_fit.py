@@ -26,8 +26,9 @@ from printed import markdown, show
 
 from interactrank.features.batch import Batch, collate, item_inputs
 from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import Fusion
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import HeldOut, auxiliary_requests, hold_out, refit
 from interactrank.training.trainer import TrainConfig, Trainer

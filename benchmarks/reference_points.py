@@ -31,16 +31,17 @@ from numpy.typing import NDArray
 from prototypes import PROTOTYPES, Prototypes
 
 from interactrank.features.batch import RequestArrays
-from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.searches import level_code
 from interactrank.metrics.ranking import bootstrap_ci, paired_test, request_metrics
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.samples import stored
-from prerank.evaluation.baselines.simple import ColumnRanker
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.baselines.suite import FITTED, fitted
 from prerank.evaluation.run import rankers as evaluated
 from prerank.evaluation.trials import chunks, measured_requests
@@ -134,9 +135,8 @@ def rankers(home: Home, schema: FeatureSchema, folder: Path) -> dict[str, Score]
     for name, weight in RULE.items():
         at = schema.cross.index(name)
         rule[at] = weight / std[at] if std[at] > 1e-9 else 0.0
-    catalogue = load_catalogue(home, LogManifest.load(home))
-    models = {name: str(path) for name, path in own.items()}
-    everything = {r.name: r for r in evaluated(home, schema, catalogue, models)}
+    bm25 = Bm25Ranker.fit(load_catalogue(home), load_titles(home))
+    everything = {r.name: r for r in evaluated(schema, bm25, own)}
     out: dict[str, Score] = {name: ranker.score for name, ranker in everything.items()}
     for name, column in COLUMNS.items():
         out[name] = ColumnRanker(name, schema, column).score

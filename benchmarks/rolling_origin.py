@@ -25,8 +25,8 @@ from printed import markdown, show
 
 from interactrank.features.batch import Batch
 from interactrank.features.schema import REQUEST_NUMERIC
+from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import NEVER_VARIES, Fusion
-from interactrank.model.interactrank import ModelConfig
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import HeldOut, auxiliary_requests, refit
 from prerank.core.home import Home

@@ -27,7 +27,8 @@ from interactrank.features.batch import Batch, RequestArrays, collate, item_inpu
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.top_items import TOP_ITEMS_LENGTH
-from interactrank.model.interactrank import InteractRank, ModelConfig, Output
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank, Output
 from interactrank.training.trainer import TrainConfig, Trainer
 
 SCHEMA = FeatureSchema(

@@ -47,6 +47,7 @@ MANIFEST = LogManifest(
     events=EVENTS,
     late=0,
     requests=EVENTS,
+    requests_per_day={},
     users=USERS,
     queries=60,
     items=ITEMS,
@@ -88,12 +89,8 @@ def build(home: Home) -> None:
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pandas(log(), preserve_index=False), folder / "part-0.parquet")
 
-    def serially(
-        function: Callable[[dict[str, Any]], dict[str, Any]],
-        pieces: Sequence[dict[str, Any]],
-        name: str,
-    ) -> list[dict[str, Any]]:
-        return [function(piece) for piece in pieces]
+    def serially(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:
+        return [function(task) for task in tasks]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ray_map", serially)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS, FeatureSchema, Level
+from interactrank.features.searches import level_code
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country", "device")

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-from prerank.evaluation.report.text import METRICS, Results, write_report
+from prerank.evaluation.report.page import page as html
+from prerank.evaluation.report.page import write_report
+from prerank.evaluation.results import (
+    METRICS,
+    Ablation,
+    Calibration,
+    Cost,
+    Counterfactual,
+    Cut,
+    DatasetFacts,
+    Difference,
+    Examination,
+    Measured,
+    Reference,
+    Reliability,
+    Results,
+    Slice,
+)
 
 VOID = {"meta", "br"}
 
 
 class Page(HTMLParser):
-    """Collects text, ids and references; notices tags that do not close."""
+    """Collects text, ids, references and tables; every tag must close."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
-        self.source = path.read_text(encoding="utf-8")
+        self.source = source
         self.open: list[str] = []
         self.ids: list[str] = []
         self.references: list[str] = []
         self.headings: list[str] = []
         self.text = ""
         self.tags: list[str] = []
+        self.rows: dict[str, list[list[Cell]]] = {}
         self.feed(self.source)
+        assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -34,6 +54,11 @@ class Page(HTMLParser):
                 self.ids.append(value or "")
             if key in ("src", "href", "xlink:href", "srcset", "data"):
                 self.references.append(value or "")
+        rows = self.rows.setdefault(self.headings[-1] if self.headings else "", [])
+        if tag == "tr":
+            rows.append([])
+        if tag in ("th", "td"):
+            rows[-1].append(Cell(css=dict(attrs).get("class") or ""))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -45,15 +70,54 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self.open and self.open[-1] == "h2":
+        if "h2" in self.open:
             self.headings.append(data)
+        if "small" in self.open:
+            self.rows[self.headings[-1]][-1][-1].small += data
+        elif {"td", "th"} & set(self.open):
+            self.rows[self.headings[-1]][-1][-1].text += data
+
+    def head(self, title: str) -> list[str]:
+        """Names of the columns of a section's table."""
+        return [cell.text for cell in self.rows[title][0]]
+
+    def row(self, title: str, *names: str) -> dict[str, Cell]:
+        """Column -> cell of the row of a section's table whose first cells are ``names``."""
+        (found,) = (
+            row for row in self.rows[title] if tuple(c.text for c in row[: len(names)]) == names
+        )
+        return dict(zip(self.head(title), found, strict=True))
 
 
-def model(mrr: float, us: float) -> dict[str, Any]:
+@dataclass
+class Cell:
+    """What stands in a cell, the small print beneath it, and its class."""
+
+    text: str = ""
+    small: str = ""
+    css: str = ""
+
+
+def section(source: str, title: str) -> str:
+    """What stands under a heading."""
+    return source[source.index(f"<h2>{title}") :].split("<h2>")[1]
+
+
+def model(mrr: float, us: float) -> Measured:
     means = {name: min(1.0, mrr + 0.02 * i) for i, name in enumerate(METRICS)}
-    ci = {name: [mean - 0.01, mean + 0.01] for name, mean in means.items()}
-    cost = {"flops_per_candidate": 142, "bytes_per_candidate": 128, "us_per_candidate": us}
-    return {**means, "ci": ci, "cost": cost}
+    ci = {name: (mean - 0.01, mean + 0.01) for name, mean in means.items()}
+    return Measured(means, ci, Cost(142, 128, us))
+
+
+def with_mean(model: Measured, metric: str, mean: float) -> Measured:
+    """A ranker with another mean; its interval is NaN where the mean is."""
+    ci = (mean, mean) if math.isnan(mean) else model.ci[metric]
+    return replace(model, means={**model.means, metric: mean}, ci={**model.ci, metric: ci})
+
+
+def reliability(observed: float = 0.04) -> Reliability:
+    curve = [[10, 0.001, 0.0], [10, 0.01, 0.02], [10, 0.1, 0.09]]
+    return Reliability(0.0123, 0.05, observed, 24_680, curve)
 
 
 def full() -> Results:
@@ -62,33 +126,54 @@ def full() -> Results:
         "interactrank": model(0.8, 0.03),
         "bm25": model(0.5, 0.4),
     }
-    return {
-        "dataset": {
-            "name": "bestbuy",
-            "requests": {"train": 70_000, "validation": 10_000, "test": 20_000},
-            "users": 38_000,
-            "queries": 17_000,
-            "items": 12_345,
-            "time_span": ("2011-08-11", "2011-10-31"),
-            "positives": 21_000,
-            "candidates": "BM25, popular and engaged items of the query's keys",
-            "reachable_share": 0.97,
+    gain, small = Difference(0.19, (0.18, 0.2), 0.0005), Difference(0.1, (0.05, 0.15), 0.0005)
+    return Results(
+        dataset=DatasetFacts(
+            name="bestbuy",
+            requests={"train": 70_000, "validation": 10_000, "test": 20_000},
+            users=38_000,
+            queries=17_000,
+            items=12_345,
+            time_span=("2011-08-11", "2011-10-31"),
+            positives=21_000,
+            candidates="BM25, popular and engaged items of the query's keys",
+            reachable_share=0.97,
+        ),
+        models=models,
+        split="test",
+        oracles={"all-knowing": model(0.9, 1.0)},
+        reachable_ceiling=dict.fromkeys(METRICS, 0.97),
+        paired={"interactrank": {"hits@3": gain, "mrr": gain}},
+        versus={name: {"mrr": small} for name in ("two_tower", "bm25")},
+        cut=Cut(
+            Reference("bm25", 10),
+            {
+                "interactrank": Measured({"recall@cut": 0.9, "agreement": 0.77}),
+                "bm25": Measured({"recall@cut": 0.8}, {"recall@cut": (0.7, 0.9)}),
+            },
+        ),
+        calibration=Calibration(
+            {"interactrank": {head: reliability() for head in ("engagement", "save")}}
+        ),
+        counterfactual=Counterfactual(
+            models={
+                name: Measured({"mrr": v, "dcg": v}, {"mrr": (v, v), "dcg": (v, v)})
+                for name, v in (("interactrank", 0.6), ("bm25", 0.4), ("as shown", 0.3))
+            },
+            propensities=Examination([1, 2, 5], [1.0, 0.5, 0.25], 4_321, "query and item"),
+            requests=900,
+            effective_engagements=765.4,
+        ),
+        ablations={
+            "full": Ablation("nothing", {"mrr": [0.5, 0.52, 0.51]}),
+            "no attention": Ablation("cross-attention", {"mrr": [0.4, 0.42, 0.41]}),
+            "no time": Ablation("time buckets", {"mrr": [0.509]}),
         },
-        "split": "test",
-        "models": models,
-        "oracles": {"all-knowing": model(0.9, 1.0)},
-        "paired": {
-            "interactrank": {
-                "hits@3": {"difference": 0.19, "ci": [0.18, 0.2], "p": 0.0005},
-                "mrr": {"difference": 0.19, "ci": [0.18, 0.2], "p": 0.0005},
-            }
-        },
-        "slices": {
-            name: {"requests": 100, **{m: {"mrr": 0.5, "hits@3": 0.6} for m in models}}
+        slices={
+            name: Slice(100, {m: {"mrr": 0.5, "hits@3": 0.6} for m in models})
             for name in ("head query", "tail query", "new item")
         },
-        "reachable_ceiling": dict.fromkeys(METRICS, 0.97),
-        "training": {
+        training={
             "interactrank": [
                 {
                     "epoch": e,
@@ -99,69 +184,20 @@ def full() -> Results:
                 for e in (1, 2, 3)
             ]
         },
-        "versus": {
-            name: {"mrr": {"difference": 0.1, "ci": [0.05, 0.15], "p": 0.0005}}
-            for name in ("two_tower", "bm25")
-        },
-        "cut": {
-            "reference": {"name": "bm25", "top": 10},
-            "models": {
-                "interactrank": {"recall@cut": 0.9, "agreement": 0.77, "ci": {}},
-                "bm25": {"recall@cut": 0.8, "ci": {"recall@cut": [0.7, 0.9]}},
-            },
-        },
-        "calibration": {
-            "models": {
-                "interactrank": {
-                    head: {
-                        "ece": 0.0123,
-                        "predicted": 0.05,
-                        "observed": 0.04,
-                        "impressions": 24_680,
-                        "curve": [[10, 0.001, 0.0], [10, 0.01, 0.02], [10, 0.1, 0.09]],
-                    }
-                    for head in ("engagement", "save")
-                }
-            }
-        },
-        "counterfactual": {
-            "models": {
-                name: {"mrr": v, "dcg": v, "ci": {"mrr": [v, v], "dcg": [v, v]}}
-                for name, v in (("interactrank", 0.6), ("bm25", 0.4), ("as shown", 0.3))
-            },
-            "propensities": {
-                "first_place": [1, 2, 5],
-                "value": [1.0, 0.5, 0.25],
-                "engagements": 4_321,
-                "strata": "query and item",
-            },
-            "requests": 900,
-            "effective_engagements": 765.4,
-        },
-        "ablations": {
-            "full": {"metrics": {"mrr": [0.5, 0.52, 0.51]}, "parts": "nothing"},
-            "no attention": {"metrics": {"mrr": [0.4, 0.42, 0.41]}, "parts": "cross-attention"},
-            "no time": {"metrics": {"mrr": [0.509]}, "parts": "time buckets"},
-        },
-        "fusion_weights": [("q:engage:7d", 1.25), ("user:touched", -0.5)],
-        "ingest": ["3 rows quarantined"],
-        "features": ["daily snapshots"],
-        "stages": {"ingest": 3.25},
-    }
-
-
-def heads_of(results: Results) -> dict[str, Any]:
-    heads: dict[str, Any] = results["calibration"]["models"]["interactrank"]
-    return heads
+        fusion_weights=[("q:engage:7d", 1.25), ("user:touched", -0.5)],
+        ingest=["3 rows quarantined"],
+        features=["daily snapshots"],
+        stages={"ingest": 3.25},
+    )
 
 
 def page(tmp_path: Path, results: Results) -> Page:
+    """The page as it is written, with its plots."""
     path = tmp_path / "made" / "report.html"
     write_report(path, results)
-    made = Page(path)
-    assert made.open == []
-    return made
+    return Page(path.read_text(encoding="utf-8"))
 
 
-def section(source: str, title: str) -> str:
-    return source[source.index(f"<h2>{title}") :].split("<h2>")[1]
+def words(results: Results) -> Page:
+    """The page without its plots, which take nearly all of the time."""
+    return Page(html(results, {}))

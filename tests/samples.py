@@ -14,7 +14,8 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import ragged
 from interactrank.model.architectures import IntTowerConfig, build
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 
 SCHEMA = FeatureSchema(
     ("view", "click", "save"),

@@ -5,19 +5,24 @@ Item rows: 0 is the out-of-vocabulary item, row i + 1 is the item ``ids[i]``.
 
 from __future__ import annotations
 
+import json
+import mmap
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from interactrank.features.id_table import IdTable
 from interactrank.features.text import ragged
 
 CATEGORY_BUCKETS = 4096
 OUT_OF_VOCABULARY = 0
+
+_DTYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32}
 
 
 def _category_bucket(category: str) -> int:
@@ -95,5 +100,20 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Read what :meth:`save` wrote."""
-        return cls(**load_file(path))
+        """Map what :meth:`save` wrote: nothing is read before it is used, or copied.
+
+        Processes share the pages. Writing to an array changes the process's own copy, never the
+        file; torch asks for arrays that may be written.
+        """
+        # safetensors' own loader copies. The format: the header's length in eight bytes, the
+        # header as JSON, then the arrays, aligned, at offsets from the header's end.
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        arrays: dict[str, NDArray[Any]] = {}
+        for field in fields(cls):
+            array = header[field.name]
+            at = start + array["data_offsets"][0]
+            arrays[field.name] = np.ndarray(array["shape"], _DTYPES[array["dtype"]], data, at)
+        return cls(**arrays)

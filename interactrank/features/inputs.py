@@ -8,32 +8,51 @@ features.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.packed_rows import RowError, columns_crc, mass_column, row_bytes
+from interactrank.features.packed_rows import (
+    RowError,
+    columns_crc,
+    mass_column,
+    row_distinct,
+    row_fits,
+    row_total,
+)
 from interactrank.features.schema import (
     HISTORY_LENGTH,
     LEVELS,
     REQUEST_NUMERIC,
-    ROW_VERSION,
     FeatureSchema,
     Level,
 )
+from interactrank.features.searches import LEVEL_CODE, Searches
 
 MISSING_BLOCK = -1
 """``key_block`` of a key that has no row."""
 HOUR_US = 3.6e9
 
-LEVEL_CODE = {level.prefix: code for code, level in enumerate(LEVELS)}
-"""Level prefix -> index in LEVELS."""
+
+class KeyRows(NamedTuple):
+    """The packed rows of the keys of some requests; fields as in :class:`FeatureInputs`."""
+
+    blocks: NDArray[np.uint8]
+    block_start: NDArray[np.int64]
+    block_size: NDArray[np.int64]
+    key_block: NDArray[np.int64]
 
 
-def level_code(key: str) -> int:
-    """Index in LEVELS of an engagement key's level."""
-    return LEVEL_CODE[key.split(":", 1)[0]]
+class Histories(NamedTuple):
+    """The users' histories of some requests as columns; fields as in :class:`FeatureInputs`."""
+
+    hist_items: NDArray[np.int64]
+    hist_actions: NDArray[np.int64]
+    hist_times: NDArray[np.int64]
+    hist_queries: NDArray[np.int64]
+    hist_offsets: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,40 @@ class FeatureInputs:
     tokens: NDArray[np.int64]
     segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
+    @classmethod
+    def of(
+        cls, searches: Searches, time: NDArray[np.int64], rows: KeyRows, histories: Histories
+    ) -> FeatureInputs:
+        """Put together what was read for B requests; the as-of join and the online read both do so.
+
+        Args:
+            searches: of the B requests; what a text says is computed here and nowhere else.
+            time: int64 [B], microseconds since 1970.
+            rows: of the keys ``searches.request_keys()``, in their order.
+            histories: of the B requests' users, with no event at or after the request.
+        """
+        return cls(
+            time=time,
+            **rows._asdict(),
+            key_level=searches.key_levels(),
+            key_offsets=searches.key_offsets(),
+            **histories._asdict(),
+            query=searches.query_codes(),
+            tokens=searches.token_counts(),
+            segments=searches.segments(),
+        )
+
+    @property
+    def histories(self) -> Histories:
+        """The histories' columns, as kernels take them."""
+        return Histories(
+            self.hist_items,
+            self.hist_actions,
+            self.hist_times,
+            self.hist_queries,
+            self.hist_offsets,
+        )
+
     def slice(self, low: int, high: int) -> FeatureInputs:
         """Inputs of requests low to high - 1, as views: the packed rows are shared, not copied."""
         keys = slice(self.key_offsets[low], self.key_offsets[high])
@@ -101,13 +154,8 @@ def _check_rows(
 ) -> int:
     """Index of the first row that its header contradicts, or -1."""
     for r in range(start.size):
-        if size[r] < 16 or level[r] < 0:
-            return r
-        head = blocks[start[r] : start[r] + 16].view(np.uint32)
-        version, f = head[0] & 0xFFFF, head[0] >> 16
-        if version != ROW_VERSION or f != columns[level[r]] or head[2] != crc[level[r]]:
-            return r
-        if size[r] != row_bytes(np.int64(head[1]), np.int64(f)):
+        row = blocks[start[r] : start[r] + size[r]]
+        if level[r] < 0 or not row_fits(row, columns[level[r]], crc[level[r]]):
             return r
     return -1
 
@@ -136,6 +184,21 @@ def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
         )
 
 
+@nb.njit(cache=True, nogil=True)
+def _row_statistics(
+    blocks: NDArray[np.uint8], start: NDArray[np.int64], total: int, recent: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]:
+    """Totals of two columns, and distinct items, of the rows that begin at ``start`` [n]: [n]."""
+    n = start.size
+    totals, recents = np.empty(n, np.float32), np.empty(n, np.float32)
+    distinct = np.empty(n, np.uint32)
+    for r in range(n):
+        totals[r] = row_total(blocks, start[r], total)
+        recents[r] = row_total(blocks, start[r], recent)
+        distinct[r] = row_distinct(blocks[start[r] :])
+    return totals, recents, distinct
+
+
 def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
     """Query and user statistics, once a request: float32 [B, R], columns ``REQUEST_NUMERIC``.
 
@@ -143,22 +206,17 @@ def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np
     """
     query = LEVEL_CODE["q"]
     level = LEVELS[query]
+    mass, month = mass_column(level), level.windows.index("30d")
     out = np.zeros((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
     of = np.repeat(np.arange(len(inputs.time)), np.diff(inputs.key_offsets))
     found = (inputs.key_level == query) & (inputs.key_block >= 0)
     start = inputs.block_start[inputs.key_block[found]]
-    f = len(schema.columns(level))
-    if len(start):
-        at = start[:, None] + np.arange(16 + 4 * f)
-        heads = np.ascontiguousarray(inputs.blocks[at])
-        totals = heads[:, 16:].copy().view(np.float32)
-        distinct = heads[:, 12:16].copy().view(np.uint32)[:, 0]
-        total, recent = totals[:, mass_column(level)], totals[:, level.windows.index("30d")]
-        rows = of[found]
-        out[rows, 0] = np.log1p(total)
-        out[rows, 1] = np.log1p(distinct)
-        out[rows, 2] = recent / np.maximum(total, 1.0)
-        out[rows, 3] = -total / (total + 3.0)
+    total, recent, distinct = _row_statistics(inputs.blocks, start, mass, month)
+    rows = of[found]
+    out[rows, 0] = np.log1p(total)
+    out[rows, 1] = np.log1p(distinct)
+    out[rows, 2] = recent / np.maximum(total, 1.0)
+    out[rows, 3] = -total / (total + 3.0)
     out[:, 3] += 1.0
     out[:, 4] = np.log1p(inputs.tokens)
     lengths = np.minimum(np.diff(inputs.hist_offsets), HISTORY_LENGTH)

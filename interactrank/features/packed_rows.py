@@ -1,6 +1,12 @@
 """The packed engagement row: one key's item counts in one binary block (one Feast feature).
 
-Layout, little endian, every part a multiple of 8 bytes so that kernels may read it in place::
+This module alone knows where a row's bytes stand. Kernels read a row in place through
+:func:`row_shape`, :func:`row_distinct`, :func:`row_totals`, :func:`row_truncated`, :func:`row_ids`
+and :func:`row_codes`, which are compiled into them; each takes uint8 that begins at the row's first
+byte and may go on past its last. Numba's cached kernels do not see a change in another file: who
+changes the layout removes the ``__pycache__`` folders, and raises ``schema.ROW_VERSION``.
+
+Layout, little endian, every part a multiple of 8 bytes::
 
     u16 version | u16 F | u32 K | u32 crc32(column names) | u32 distinct items
     f32 totals[F] | f32 truncated[F]            C(key; column), and the mass of the items cut off
@@ -24,6 +30,10 @@ from numpy.typing import NDArray
 from interactrank.features.schema import ROW_VERSION, Level
 
 HEADER_BYTES = 16
+_VERSION, _WIDTH = 0, 2
+"""Bytes at which the header's fields of 16 bits begin."""
+_ITEMS, _CRC, _DISTINCT = 4, 8, 12
+"""Bytes at which the header's fields of 32 bits begin."""
 _SCALE = 4096.0
 
 DECODE: NDArray[np.float32] = np.expm1(np.arange(1 << 16) / _SCALE).astype(np.float32)
@@ -45,11 +55,97 @@ def columns_crc(columns: tuple[str, ...]) -> int:
     return zlib.crc32("\n".join(columns).encode())
 
 
+@nb.njit(inline="always", cache=True)
+def _truncated_at(columns: int) -> int:
+    return HEADER_BYTES + 4 * columns
+
+
+@nb.njit(inline="always", cache=True)
+def _ids_at(columns: int) -> int:
+    return HEADER_BYTES + 8 * columns
+
+
+@nb.njit(inline="always", cache=True)
+def _codes_at(items: int, columns: int) -> int:
+    return HEADER_BYTES + 8 * columns + 8 * items
+
+
 @nb.njit(cache=True)
 def row_bytes(items: int, columns: int) -> int:
     """Size of a row in bytes."""
-    size = 16 + 8 * columns + 8 * items + 2 * items * columns
-    return (size + 7) & ~7
+    return (_codes_at(items, columns) + 2 * items * columns + 7) & ~7
+
+
+@nb.njit(inline="always", cache=True)
+def _u16(row: NDArray[np.uint8], at: int) -> int:
+    # From its bytes: a view costs more than the read, in a kernel that reads many headers.
+    value: int = np.int64(row[at]) | np.int64(row[at + 1]) << 8  # type: ignore[assignment]
+    return value
+
+
+@nb.njit(inline="always", cache=True)
+def _u32(row: NDArray[np.uint8], at: int) -> int:
+    return _u16(row, at) | _u16(row, at + 2) << 16
+
+
+@nb.njit(inline="always", cache=True)
+def row_shape(row: NDArray[np.uint8]) -> tuple[int, int]:
+    """K and F of a row."""
+    return _u32(row, _ITEMS), _u16(row, _WIDTH)
+
+
+@nb.njit(inline="always", cache=True)
+def row_distinct(row: NDArray[np.uint8]) -> int:
+    """Distinct items of the key, those that were cut off included."""
+    return _u32(row, _DISTINCT)
+
+
+@nb.njit(inline="always", cache=True)
+def row_total(blocks: NDArray[np.uint8], start: int, column: int) -> float:
+    """C(key; ``column``) of the row that begins at ``start``: ``row_totals(row)[column]``."""
+    at = start + HEADER_BYTES + 4 * column
+    return blocks[at : at + 4].view(np.float32)[0]
+
+
+@nb.njit(inline="always", cache=True)
+def row_totals(row: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """C(key; column): float32 [F], a view."""
+    _, f = row_shape(row)
+    return row[HEADER_BYTES : _truncated_at(f)].view(np.float32)
+
+
+@nb.njit(inline="always", cache=True)
+def row_truncated(row: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mass of the items cut off, by column: float32 [F], a view."""
+    _, f = row_shape(row)
+    return row[_truncated_at(f) : _ids_at(f)].view(np.float32)
+
+
+@nb.njit(inline="always", cache=True)
+def row_ids(row: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Item ids: int64 [K] ascending, a view."""
+    n, f = row_shape(row)
+    return row[_ids_at(f) : _codes_at(n, f)].view(np.int64)
+
+
+@nb.njit(inline="always", cache=True)
+def row_codes(row: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Quantised counts, item by item: uint16 [K * F], a view; ``DECODE`` gives the counts."""
+    n, f = row_shape(row)
+    at = _codes_at(n, f)
+    return row[at : at + 2 * n * f].view(np.uint16)
+
+
+@nb.njit(inline="always", cache=True)
+def row_fits(row: NDArray[np.uint8], columns: int, crc: int) -> bool:
+    """Whether ``row`` (its bytes alone) is of this version, of F ``columns`` with this ``crc``, and
+    as long as its header says.
+    """
+    if row.size < HEADER_BYTES:
+        return False
+    n, f = row_shape(row)
+    known = _u16(row, _VERSION) == ROW_VERSION and _u32(row, _CRC) == crc and f == columns
+    return known and row.size == row_bytes(n, f)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -64,20 +160,14 @@ def write_row(
 ) -> None:
     """Write one row into ``out`` (zeroed, exactly row_bytes long). ``counts`` is [K, F]."""
     n, f = counts.shape
-    head = out[:16].view(np.uint32)
-    head[0] = np.uint32(ROW_VERSION) | (np.uint32(f) << np.uint32(16))
-    head[1] = n
-    head[2] = crc
-    head[3] = distinct
-    at = 16
-    out[at : at + 4 * f].view(np.float32)[:] = totals.astype(np.float32)
-    at += 4 * f
-    out[at : at + 4 * f].view(np.float32)[:] = truncated.astype(np.float32)
-    at += 4 * f
-    out[at : at + 8 * n].view(np.int64)[:] = ids
-    at += 8 * n
-    codes = out[at : at + 2 * n * f].view(np.uint16)
-    codes[:] = quantise(counts).ravel()
+    for at, value in ((_VERSION, ROW_VERSION), (_WIDTH, f)):
+        out[at : at + 2].view(np.uint16)[0] = value
+    for at, value in ((_ITEMS, n), (_CRC, crc), (_DISTINCT, distinct)):
+        out[at : at + 4].view(np.uint32)[0] = value
+    row_totals(out)[:] = totals.astype(np.float32)
+    row_truncated(out)[:] = truncated.astype(np.float32)
+    row_ids(out)[:] = ids
+    row_codes(out)[:] = quantise(counts).ravel()
 
 
 @dataclass(frozen=True)
@@ -147,19 +237,15 @@ def unpack(block: bytes, columns: tuple[str, ...]) -> Row:
     Raises:
         RowError: the block is of another version or of other columns, or has a wrong length.
     """
-    if len(block) < HEADER_BYTES:
-        raise RowError(f"packed row of {len(block)} bytes is shorter than its header")
-    version, f = (int(v) for v in np.frombuffer(block, "<u2", 2))
-    n, crc, distinct = (int(v) for v in np.frombuffer(block, "<u4", 3, 4))
+    row = np.frombuffer(block, np.uint8)
+    if len(row) < HEADER_BYTES:
+        raise RowError(f"packed row of {len(row)} bytes is shorter than its header")
+    version, (n, f) = _u16(row, _VERSION), row_shape(row)
     if version != ROW_VERSION:
         raise RowError(f"packed row has version {version}, this code reads {ROW_VERSION}")
-    if crc != columns_crc(columns) or f != len(columns):
+    if _u32(row, _CRC) != columns_crc(columns) or f != len(columns):
         raise RowError(f"packed row was written with other columns than {columns}")
-    if len(block) != row_bytes(n, f):
-        raise RowError(f"packed row has {len(block)} bytes, its header says {row_bytes(n, f)}")
-    at = HEADER_BYTES
-    totals = np.frombuffer(block, "<f4", f, at)
-    truncated = np.frombuffer(block, "<f4", f, at + 4 * f)
-    ids = np.frombuffer(block, "<i8", n, at + 8 * f)
-    codes = np.frombuffer(block, "<u2", n * f, at + 8 * f + 8 * n)
-    return Row(ids, DECODE[codes].reshape(n, f), totals, truncated, distinct)
+    if len(row) != row_bytes(n, f):
+        raise RowError(f"packed row has {len(row)} bytes, its header says {row_bytes(n, f)}")
+    counts = DECODE[row_codes(row)].reshape(n, f)
+    return Row(row_ids(row), counts, row_totals(row), row_truncated(row), row_distinct(row))

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.packed_rows import DECODE, mass_column
+from interactrank.features.packed_rows import (
+    DECODE,
+    mass_column,
+    row_codes,
+    row_ids,
+    row_shape,
+    row_total,
+)
 from interactrank.features.schema import LEVELS
 
 TOP_ITEMS_LENGTH = 20
@@ -42,19 +49,15 @@ def _top_items(  # type: ignore[no-untyped-def]
         for k in range(key_offsets[b], key_offsets[b + 1]):
             if key_block[k] < 0 or key_level[k] == any_level:
                 continue
-            at = block_start[key_block[k]] + 16 + 4 * mass[key_level[k]]
-            total = blocks[at : at + 4].view(np.float32)[0]
+            total = row_total(blocks, block_start[key_block[k]], mass[key_level[k]])
             exact = block < 0 or key_level[k] < best_level
             rarer = key_level[k] == best_level and total < best_total
             if total > 0 and (exact or rarer):
                 best_level, best_total, block = key_level[k], total, key_block[k]
         if block >= 0:
             row = blocks[block_start[block] :]
-            f = np.int64(row[:4].view(np.uint16)[1])
-            n = np.int64(row[4:8].view(np.uint32)[0])
-            items = row[16 + 8 * f : 16 + 8 * f + 8 * n].view(np.int64)
-            start = 16 + 8 * f + 8 * n
-            codes = row[start : start + 2 * n * f].view(np.uint16)
+            n, f = row_shape(row)
+            items, codes = row_ids(row), row_codes(row)
             counts = np.empty(n, np.float32)
             for i in range(n):
                 counts[i] = decode[codes[i * f + mass[best_level]]]

@@ -10,7 +10,8 @@ from typing import Any
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.model.inttower import IntTower, IntTowerConfig
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[InteractRank]]] = {
@@ -25,7 +26,13 @@ def architecture(config: ModelConfig) -> str:
 
 
 def config_of(name: str, values: dict[str, Any]) -> ModelConfig:
-    """The config of architecture ``name``, from ``to_dict``'s form."""
+    """The config of architecture ``name``, from ``to_dict``'s form.
+
+    Raises:
+        ValueError: the architecture, or a key of the config, is unknown; the message names it.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"model architecture {name!r} is unknown; known are {[*ARCHITECTURES]}")
     return ARCHITECTURES[name][0].from_dict(values)
 
 

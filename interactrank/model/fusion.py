@@ -1,21 +1,22 @@
-"""The fusion of the towers' dot product with the cross features (paper: the projection layer).
+"""The fusion of the towers' dot product with the cross features (paper's figure: projection).
 
     logit_h(u, q, p) = s_h (a(r) <q_h, p> + w(r) . x + v . relu(U x + V phi(r)) + c_h) + t_h
 
 r are the request's statistics, and x is standardised. Beyond the paper, g depends on r:
     a(r) = 100 sigmoid(a_0 + alpha . phi(r)),      w(r) = w_0 + W phi(r),      phi = clipped z-score
 since how far the exact query's counts, or the user's past, can be trusted differs from request to
-request. a, w and V phi are computed once a request: linear, a candidate costs no more than under
-fixed weights, one dot of the towers' width and one of x's; each of the few hidden units
-(``fusion_hidden``) adds one of x's. The dot never enters anything but its own product with a > 0,
-as a search engine's operators require.
+request. a, w and V phi are computed once per request. They are linear in x, so that a candidate
+costs no more than under fixed weights: one dot of the towers' width and one of x's. Each of the few
+hidden units (``fusion_hidden``) adds one of x's. The dot enters nothing but its own product with
+a > 0, as the operators of a search engine require.
 
 s_h and t_h calibrate a head; they are 1 and 0 until
 :func:`interactrank.training.stacking.calibrate`. The head weights w_h of a request fuse on logits,
     sum_h w_h logit_h = a <sum_h w_h s_h q_h, p> + (sum_h w_h s_h) g(x) + constant,
-so serving needs one dot product a candidate.
+so serving needs one dot product per candidate.
 
-Shapes: B requests, N candidates of all of them, H heads, X cross features, R request statistics.
+Shapes: B requests, N candidates of all of them, H heads, X cross features, R request statistics,
+G = 1 + R sets of weights (1 where the fusion is not gated), J hidden units.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ REACH = 3.0
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The request side of the fusion: w(r) as a mixture of a few sets of weights.
+    """The request side of the fusion: w(r) as a mixture of G sets of weights.
 
-    ``scale`` [B] > 0; ``mix`` [B, 1 + R] = (1, phi(r)); ``basis`` [1 + R, X] and ``offset``
-    [1 + R]: weights of x as it is, standardisation included. ``units`` [units, X] and ``shift``
-    [B, units]: the same of the hidden units, of which there may be none.
+    ``scale`` [B] > 0 is a(r). ``mix`` [B, G] = (1, phi(r)). ``basis`` [G, X] and ``offset`` [G]:
+    weights of x as it is, standardisation included. ``units`` [J, X] and ``shift`` [B, J]: the same
+    of the hidden units, of which there may be none.
     """
 
     scale: Tensor
@@ -76,93 +77,110 @@ class Fusion(nn.Module):
         statistics: R.
         heads: H.
         gated: let scale, weights and hidden units depend on the request's statistics.
-        hidden: units of the non-linear part; 0 for none.
+        hidden: J, units of the non-linear part; 0 for none.
+
+    Examples:
+        >>> fusion = Fusion(crosses=7, statistics=3, heads=2, gated=True, hidden=0)
+        >>> dots, x, request = torch.rand(5, 2), torch.rand(5, 7), torch.rand(2, 3)
+        >>> fusion.logits(dots, x, request, torch.tensor([0, 0, 0, 1, 1])).shape
+        torch.Size([5, 2])
+        >>> folded = fusion.fold(torch.tensor([0.5, 0.5]))  # both heads rank alike
+        >>> folded.heads.tolist(), folded.cross.item()
+        ([0.5, 0.5], 1.0)
     """
 
     def __init__(self, crosses: int, statistics: int, heads: int, gated: bool, hidden: int) -> None:
         super().__init__()
-        start = torch.tensor(START_SCALE / MAX_SCALE).logit()
-        self.raw_scale = nn.Parameter(start)
+        self.crosses = crosses
+        # a is the sigmoid of it, scaled: positive whatever is learned, and START_SCALE at first.
+        self.raw_scale = nn.Parameter(torch.tensor(START_SCALE / MAX_SCALE).logit())
         self.bias = nn.Parameter(torch.zeros(heads))
         for name, value in (("slope", 1.0), ("shift", 0.0)):
             self.register_buffer(name, torch.full((heads,), value))
-        self.crosses = crosses
         self.gate: nn.Linear | None = None
+        self.units: nn.Linear | None = None
         if not crosses:
             return
         self.weight = nn.Parameter(torch.full((crosses,), 0.1))
         if gated:
+            # Row 0 is alpha, the others are W; zeros, so that learning starts at fixed weights.
             self.gate = nn.Linear(statistics, crosses + 1, bias=False)
             nn.init.zeros_(self.gate.weight)
-        self.units: nn.Linear | None = None
         if hidden:
-            # Of x and, where the request has a say, phi.
+            # U and, where the request has a say, V beside it.
             self.units = nn.Linear(crosses + (statistics if gated else 0), hidden)
             self.unit_weight = nn.Parameter(0.1 * torch.randn(hidden))
         for name, width in (("x", crosses), ("request", statistics)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
 
-    def fit(self, x: Tensor, request: Tensor) -> None:
-        """Set the standardisation from training candidates [n, X] and requests [m, R]."""
-        std = x.std(0, unbiased=False)
-        self.x_mean.copy_(x.mean(0))
+    def fit(self, x_nX: Tensor, request_mR: Tensor) -> None:
+        """Set the standardisation from n training candidates and m requests."""
+        std_X = x_nX.std(0, unbiased=False)
+        self.x_mean.copy_(x_nX.mean(0))
         # A feature rarely seen in training must not be stretched when it is met: x is of order 1.
-        self.x_std.copy_(torch.where(std < 1e-6, NEVER_VARIES, std.clamp(min=MIN_STD)))
-        for r in range(request.shape[1]):
-            known = request[:, r][request[:, r].isfinite()]
+        self.x_std.copy_(torch.where(std_X < 1e-6, NEVER_VARIES, std_X.clamp(min=MIN_STD)))
+        for r in range(request_mR.shape[1]):
+            known = request_mR[:, r][request_mR[:, r].isfinite()]
             if known.numel():
                 std = known.std(unbiased=False)
                 self.request_mean[r] = known.mean()
                 self.request_std[r] = std if std > 1e-6 else NEVER_VARIES
 
-    def coefficients(self, request: Tensor) -> Coefficients:
-        """Scale and weights of B requests from their statistics [B, R], NaN where unknown."""
-        raw, mix = self.raw_scale.expand(len(request)), request.new_ones(len(request), 1)
+    def coefficients(self, request_BR: Tensor) -> Coefficients:
+        """Scale and weights of requests from their statistics, NaN where unknown."""
+        raw_B = self.raw_scale.expand(len(request_BR))
+        mix_BG = request_BR.new_ones(len(request_BR), 1)
         if not self.crosses:
-            none, nothing = request.new_zeros(1, 0), request.new_zeros(len(request), 0)
-            return Coefficients(MAX_SCALE * raw.sigmoid(), mix, none, none.sum(1), none, nothing)
-        basis, phi = self.weight.unsqueeze(0), mix[:, 1:]
+            none_GX, none_BJ = request_BR.new_zeros(1, 0), request_BR.new_zeros(len(request_BR), 0)
+            scale_B = MAX_SCALE * raw_B.sigmoid()
+            return Coefficients(scale_B, mix_BG, none_GX, none_GX.sum(1), none_GX, none_BJ)
+        basis_GX, phi_BR = self.weight.unsqueeze(0), mix_BG[:, 1:]
         if self.gate is not None:
-            phi = ((request - self.request_mean) / self.request_std).clamp(-REACH, REACH)
-            phi = torch.where(request.isfinite(), phi, 0.0)
-            raw = raw + phi @ self.gate.weight[0]
-            mix, basis = torch.cat((mix, phi), 1), torch.cat((basis, self.gate.weight[1:].T))
-        basis = basis / self.x_std
-        units, shift = basis[:0], mix[:, :0]
+            phi_BR = ((request_BR - self.request_mean) / self.request_std).clamp(-REACH, REACH)
+            phi_BR = torch.where(request_BR.isfinite(), phi_BR, 0.0)
+            raw_B = raw_B + phi_BR @ self.gate.weight[0]
+            mix_BG = torch.cat((mix_BG, phi_BR), 1)
+            basis_GX = torch.cat((basis_GX, self.gate.weight[1:].T))
+        basis_GX = basis_GX / self.x_std
+        units_JX, shift_BJ = basis_GX[:0], mix_BG[:, :0]
         if self.units is not None:
-            units, of_phi = self.units.weight.split((self.crosses, phi.shape[1]), 1)
-            units = units / self.x_std
-            shift = phi @ of_phi.T + self.units.bias - units @ self.x_mean
-        return Coefficients(
-            MAX_SCALE * raw.sigmoid(), mix, basis, -basis @ self.x_mean, units, shift
-        )
+            units_JX, of_phi_JR = self.units.weight.split((self.crosses, phi_BR.shape[1]), 1)
+            units_JX = units_JX / self.x_std
+            shift_BJ = phi_BR @ of_phi_JR.T + self.units.bias - units_JX @ self.x_mean
+        scale_B, offset_G = MAX_SCALE * raw_B.sigmoid(), -basis_GX @ self.x_mean
+        return Coefficients(scale_B, mix_BG, basis_GX, offset_G, units_JX, shift_BJ)
 
-    def cross_score(self, x: Tensor, coefficients: Coefficients, request: Tensor) -> Tensor:
-        """g(x; r) [N] for cross features x [N, X] of the requests ``request`` int64 [N]."""
+    def cross_score(
+        self, x_NX: Tensor, coefficients: Coefficients, candidate_request_N: Tensor
+    ) -> Tensor:
+        """g(x; r) [N] of candidates; int64 ``candidate_request_N`` is the request of each."""
         c = coefficients
         if not self.crosses:
-            return x.new_zeros(x.shape[0])
+            return x_NX.new_zeros(x_NX.shape[0])
         # The same product, in the order that costs least: for one request its weights first.
         one = len(c.mix) == 1
         if one:
-            out = (x @ c.weights.T).squeeze(1) + c.mix[0] @ c.offset
+            g_N = (x_NX @ c.weights.T).squeeze(1) + c.mix[0] @ c.offset
         else:
-            out = torch.linalg.vecdot(x @ c.basis.T + c.offset, c.mix.index_select(0, request))
+            mix_NG = c.mix.index_select(0, candidate_request_N)
+            g_N = torch.linalg.vecdot(x_NX @ c.basis.T + c.offset, mix_NG)
         if len(c.units):
-            shift = c.shift[0] if one else c.shift.index_select(0, request)
-            units = torch.relu(torch.addmm(shift, x, c.units.T))
-            out = out + (units @ self.unit_weight.unsqueeze(1)).squeeze(1)
-        return out
+            shift_NJ = c.shift[0] if one else c.shift.index_select(0, candidate_request_N)
+            units_NJ = torch.relu(torch.addmm(shift_NJ, x_NX, c.units.T))
+            g_N = g_N + (units_NJ @ self.unit_weight.unsqueeze(1)).squeeze(1)
+        return g_N
 
-    def logits(self, dots: Tensor, x: Tensor, request: Tensor, candidate_request: Tensor) -> Tensor:
-        """Logits [N, H] of candidates with ``dots`` [N, H], x [N, X], requests [B, R]."""
-        coefficients = self.coefficients(request)
-        scaled = coefficients.scale.index_select(0, candidate_request).unsqueeze(1) * dots
-        cross_score = self.cross_score(x, coefficients, candidate_request).unsqueeze(1)
-        return self.slope * (scaled + cross_score + self.bias) + self.shift
+    def logits(
+        self, dots_NH: Tensor, x_NX: Tensor, request_BR: Tensor, candidate_request_N: Tensor
+    ) -> Tensor:
+        """Logits [N, H] of the candidates of B requests."""
+        coefficients = self.coefficients(request_BR)
+        scale_N1 = coefficients.scale.index_select(0, candidate_request_N).unsqueeze(1)
+        g_N1 = self.cross_score(x_NX, coefficients, candidate_request_N).unsqueeze(1)
+        return self.slope * (scale_N1 * dots_NH + g_N1 + self.bias) + self.shift
 
-    def fold(self, head_weights: Tensor) -> Folded:
-        """What a request's head weights [H] (sum 1) come to, calibration included."""
-        heads = head_weights * self.slope
-        return Folded(heads, heads.sum(), heads @ self.bias + head_weights @ self.shift)
+    def fold(self, head_weights_H: Tensor) -> Folded:
+        """What a request's head weights (sum 1) come to, calibration included."""
+        heads_H = head_weights_H * self.slope
+        return Folded(heads_H, heads_H.sum(), heads_H @ self.bias + head_weights_H @ self.shift)

@@ -1,16 +1,39 @@
-"""InteractRank: query tower and item tower, fused with engagement cross features.
+"""InteractRank, the whole model: a query tower and an item tower that meet in one dot product,
+and cross features beside it (arXiv 2504.06609).
 
-    logit_h(u, q, p) = a <q_h(u, q), p(p)> + g(x(u, q, p)) + c_h,     a > 0
-(:mod:`interactrank.model.fusion`).
+         QUERY TOWER, once per request                 ITEM TOWER, once per item, ahead of time
+    text  history  top items  statistics  segments   text     id    category  numbers  embedding
+      |      |         |          |          |         |       |        |        |         |
+     bag  pool and attend      Numeric     embed      bag   embed     embed   Numeric  Precomputed
+      +------+-------concat-------+----------+         +-------+---- concat -----+---------+
+         TowerBody (MaskNet, MLP), L2                      TowerBody (MaskNet, MLP), L2
+                       |                                                 |
+                 q_h [B, H, D]                                       p [U, D]
+                       +---------------- <q_h, p> [N, H] ----------------+
+                                               |
+       cross features x [N, X]  ->  a(r) <q_h, p> + g(x; r) + c_h  <-  statistics r [B, R]
+                                               |
+                                         logits [N, H]
 
-Shapes: B requests, N candidates of all of them, U distinct items, H heads, D width, X cross
-features, R request statistics.
+No candidate enters the query tower and nothing of a request enters the item tower. Item vectors
+can therefore stand in an index, and a candidate costs one dot product and g(x).
+
+Names of tensors end in their shape, one letter for each dimension:
+
+    B requests      N candidates of all requests      U distinct items among them
+    H heads         D width of the towers' output     X cross features     R request statistics
+    L events of a history, most recent first          K top items of a query
+    T width of a text embedding                       E width of an id embedding
+    I width of a tower body's input                   O width of its output
+
+The body of the paper was not at hand. Parts are named as the paper's figure and the public
+reference code name them; where ours differ from those, and why, is said in docs/model.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,111 +41,262 @@ from torch.nn import functional as F
 
 from interactrank.features.batch import Batch
 from interactrank.features.catalogue import CATEGORY_BUCKETS, Catalogue
-from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
+from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import Fusion
-from interactrank.model.layers import Numeric, Precomputed, TowerBody
-from interactrank.model.sequence import SequenceEncoder, TopItemsEncoder
+from interactrank.model.layers import MaskBlock, Numeric, Precomputed
 
+TIME_BUCKETS = 16
+"""Ages of events: bucket 0 is under an hour, bucket k from e^(k-1) hours, the last without end."""
 SEGMENT_WIDTH = 8
+CATEGORY_WIDTH = 16
+MIN_SHARE = 1e-6
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and parts. Defaults suit two CPU cores; the paper's towers are ``paper()``.
+class TowerBody(nn.Module):
+    """LayerNorm, parallel mask blocks, an MLP, a linear output (paper's figure: feature crossing).
 
-    ``cross`` off takes out whatever comes from engagement rows: cross features, query statistics
-    and top items. ``cross`` and ``history`` off is the vanilla two-tower. ``gated`` lets the
-    fusion's weights depend on the request; ``fusion_hidden`` 0 keeps g linear in x. ``mask_blocks``
-    0 makes the tower bodies plain MLPs. ``pooling``, ``attention`` and ``time_encoding`` are the
-    parts of the sequence encoder.
+    The blocks all read the same input and are concatenated; with none, a plain MLP is left.
+
+    Examples:
+        >>> body = TowerBody(inputs=40, out=64, config=ModelConfig(mask_width=10, hidden=(30, 20)))
+        >>> [layer.shape[1] for layer in body.layers(torch.randn(3, 40))]
+        [20, 30, 20, 64]
     """
 
-    width: int = 64
-    text_width: int = 64
-    id_width: int = 32
-    mask_blocks: int = 2
-    mask_width: int = 128
-    hidden: tuple[int, ...] = (128,)
-    dropout: float = 0.005
-    id_dropout: float = 0.1
-    cross: bool = True
-    history: bool = True
-    pooling: bool = True
-    attention: bool = True
-    time_encoding: bool = True
-    top_items: bool = True
-    gated: bool = True
-    fusion_hidden: int = 16
+    def __init__(self, inputs: int, out: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(inputs)
+        self.blocks = nn.ModuleList(
+            MaskBlock(inputs, config.mask_width, config.dropout) for _ in range(config.mask_blocks)
+        )
+        size = config.mask_blocks * config.mask_width or inputs
+        self.widths = (*((size,) if self.blocks else ()), *config.hidden, out)
+        steps: list[nn.Module] = []
+        for width in config.hidden:
+            steps += [nn.Linear(size, width), nn.ReLU(), nn.LayerNorm(width)]
+            size = width
+        self.mlp = nn.Sequential(*steps, nn.Linear(size, out))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # A zero bias would make an input that says nothing the zero vector, and L2 normalisation
+        # has a gradient of 1e12 there.
+        nn.init.normal_(self.mlp[-1].bias, std=0.1)
 
-    def __post_init__(self) -> None:
-        if self.history and not (self.pooling or self.attention):
-            raise ValueError("history needs pooling or attention; set history: false to drop it")
+    def forward(self, features_BI: Tensor) -> Tensor:
+        """[B, I] -> [B, O]."""
+        return self.layers(features_BI)[-1]
 
-    @classmethod
-    def paper(cls) -> ModelConfig:
-        """Sizes of the public reference code: 4 blocks of 2048, MLP 512-256, 64-d output."""
-        return cls(mask_blocks=4, mask_width=2048, hidden=(512, 256), text_width=256, id_width=64)
+    def layers(self, features_BI: Tensor) -> list[Tensor]:
+        """Every layer's output, of :attr:`widths`: the blocks', each hidden layer's, the last."""
+        v = self.norm(features_BI)
+        found = []
+        if self.blocks:
+            v = torch.cat([block(v) for block in self.blocks], dim=1)
+            found.append(v)
+        for step in self.mlp:
+            v = step(v)
+            if isinstance(step, nn.LayerNorm):  # the end of a hidden layer
+                found.append(v)
+        return [*found, v]
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """Rebuild from :meth:`to_dict`'s form.
 
-        Raises:
-            ValueError: a key is unknown; the message names it.
+class HistoryEncoder(nn.Module):
+    """The user's last engagements, pooled and attended to by the query (paper: user sequence).
+
+        z_t = item_t + action_t + age_t
+        pool = sum_t w_t z_t                                    w_t: one learned weight per position
+        attend = sum_t softmax_t(<W q, z_t> / sqrt E) z_t
+
+    The result of an empty history is exactly zero.
+
+    Examples:
+        >>> encoder = HistoryEncoder(nn.Embedding(10, 32), actions=2, config=ModelConfig())
+        >>> empty = torch.zeros(1, 5, dtype=torch.int64)
+        >>> out = encoder(torch.randn(1, 64), empty, empty, empty.float(), mask_BL=empty.bool())
+        >>> out.shape, bool(out.any())
+        (torch.Size([1, 64]), False)
+    """
+
+    def __init__(self, ids: nn.Embedding, actions: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.pooling, self.attention = config.pooling, config.attention
+        self.time_encoding = config.time_encoding
+        width = ids.embedding_dim
+        self.width = (self.pooling + self.attention) * width
+        self.items = ids
+        self.actions = nn.Embedding(actions, width)
+        self.time = nn.Embedding(TIME_BUCKETS, width)
+        self.position_weight = nn.Parameter(torch.full((HISTORY_LENGTH,), 1.0 / HISTORY_LENGTH))
+        self.query = nn.Linear(config.text_width, width)
+        nn.init.normal_(self.actions.weight, std=0.02)
+        nn.init.normal_(self.time.weight, std=0.02)
+
+    def forward(
+        self,
+        query_BT: Tensor,
+        items_BL: Tensor,
+        actions_BL: Tensor,
+        hours_BL: Tensor,
+        mask_BL: Tensor,
+    ) -> Tensor:
+        """Encode histories as [B, E] or, of both halves, [B, 2 E].
+
+        Args:
+            query_BT: text embedding of the query.
+            items_BL: int64, item rows. actions_BL: int64, action codes.
+            hours_BL: float32, hours from the event to the request.
+            mask_BL: bool, true where there is an event.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise ValueError(f"model config: unknown {unknown}; known are {sorted(known)}")
-        values = dict(data)
-        if "hidden" in values:
-            values["hidden"] = tuple(values["hidden"])
-        return cls(**values)
+        z_BLE = self.items(items_BL) + self.actions(actions_BL)
+        if self.time_encoding:
+            # The logarithm of no time at all is -inf, and clamped as any time under an hour is.
+            age_BL = hours_BL.clamp(min=0).log().floor().clamp(-1, TIME_BUCKETS - 2) + 1
+            z_BLE = z_BLE + self.time(age_BL.long())
+        # Unlike in the reference code, padding takes no part in either half.
+        z_BLE = z_BLE * mask_BL.unsqueeze(-1)
+        halves = []
+        if self.pooling:
+            weight_L = self.position_weight[: z_BLE.shape[1]].to(z_BLE.dtype)
+            halves.append(torch.einsum("bld,l->bd", z_BLE, weight_L))
+        if self.attention:
+            scores_BL = torch.einsum("bld,bd->bl", z_BLE, self.query(query_BT))
+            scores_BL = scores_BL / math.sqrt(z_BLE.shape[-1])
+            scores_BL = scores_BL.masked_fill(~mask_BL, float("-inf"))
+            # A row that is all padding would be softmax of nothing, NaN: it attends to zeros.
+            share_BL = torch.nan_to_num(scores_BL.softmax(dim=1))
+            halves.append(torch.einsum("bld,bl->bd", z_BLE, share_BL))
+        return torch.cat(halves, dim=1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
+
+class TopItemsEncoder(nn.Module):
+    """Items that perform for the query, pooled and attended to (reference code: xperf sequence).
+
+        pool = sum_t s_t e_t                    s_t: the item's share of the query's engagement
+        attend = sum_t softmax_t(<W q, e_t> / sqrt E + log s_t) e_t
+
+    Where the reference code learns a weight per position, the shares are known.
+
+    Examples:
+        >>> encoder = TopItemsEncoder(nn.Embedding(10, 32), ModelConfig())
+        >>> share = torch.tensor([[0.75, 0.25, 0.0]])  # the third is padding
+        >>> encoder(torch.randn(1, 64), torch.tensor([[4, 7, 0]]), share).shape
+        torch.Size([1, 64])
+    """
+
+    def __init__(self, ids: nn.Embedding, config: ModelConfig) -> None:
+        super().__init__()
+        self.width = 2 * ids.embedding_dim
+        self.items = ids
+        self.query = nn.Linear(config.text_width, ids.embedding_dim)
+
+    def forward(self, query_BT: Tensor, items_BK: Tensor, share_BK: Tensor) -> Tensor:
+        """Encode int64 item rows with their shares (0 is padding) as [B, 2 E]."""
+        x_BKE = self.items(items_BK)
+        pooled_BE = torch.einsum("bkd,bk->bd", x_BKE, share_BK.to(x_BKE.dtype))
+        scores_BK = torch.einsum("bkd,bd->bk", x_BKE, self.query(query_BT))
+        scores_BK = scores_BK / math.sqrt(x_BKE.shape[-1]) + share_BK.clamp(min=MIN_SHARE).log()
+        # Masked last, so that the NaN of a softmax over padding alone reaches no gradient.
+        scores_BK = scores_BK.masked_fill(share_BK <= 0, float("-inf"))
+        attention_BK = torch.nan_to_num(scores_BK.softmax(dim=1)).to(x_BKE.dtype)
+        return torch.cat((pooled_BE, torch.einsum("bkd,bk->bd", x_BKE, attention_BK)), dim=1)
+
+
+class QueryTower(nn.Module):
+    """Query text, history, top items, statistics and context -> unit vectors [B, H, D].
+
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> tower = InteractRank(ModelConfig(), schema, catalogue).query_tower
+        >>> tower(batch).shape  # two requests, one head
+        torch.Size([2, 1, 64])
+    """
+
+    def __init__(
+        self, config: ModelConfig, schema: FeatureSchema, text: nn.EmbeddingBag, ids: nn.Embedding
+    ) -> None:
+        super().__init__()
+        self.heads, self.width = len(schema.heads), config.width
+        self.text = text
+        # The history's encoder; saved versions have its weights under this name.
+        self.sequence = HistoryEncoder(ids, len(schema.actions), config) if config.history else None
+        from_counts = config.cross and config.top_items
+        self.top_items = TopItemsEncoder(ids, config) if from_counts else None
+        self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
+        self.segments = nn.ModuleList(
+            nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments
+        )
+        for table in self.segments:
+            nn.init.normal_(table.weight, std=0.02)
+        optional = (self.sequence, self.top_items, self.numeric)
+        inputs = config.text_width + SEGMENT_WIDTH * len(self.segments)
+        inputs += sum(part.width for part in optional if part is not None)
+        self.body = TowerBody(inputs, self.heads * config.width, config)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, H, D]."""
+        out_BHD = self.layers(batch)[-1].view(-1, self.heads, self.width)
+        return F.normalize(out_BHD, dim=-1)
+
+    def layers(self, batch: Batch) -> list[Tensor]:
+        """Outputs of the body's layers (:meth:`TowerBody.layers`); the last is [B, H D]."""
+        text_BT = self.text(batch.text, batch.text_offsets)
+        parts = [text_BT]
+        if self.sequence is not None:
+            history = (batch.hist_items, batch.hist_actions, batch.hist_hours, batch.hist_mask)
+            parts.append(self.sequence(text_BT, *history))
+        if self.top_items is not None:
+            parts.append(self.top_items(text_BT, batch.top_items, batch.top_items_share))
+        if self.numeric is not None:
+            parts.append(self.numeric(batch.request))
+        parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
+        return self.body.layers(torch.cat(parts, dim=1))
 
 
 class ItemTower(nn.Module):
-    """Item attributes -> unit vector [U, D]. Nothing of a request enters it."""
+    """Item text, id, category, numbers and given embedding -> unit vectors [U, D].
+
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> tower = InteractRank(ModelConfig(), schema, catalogue).item_tower
+        >>> tower(batch.items).shape  # three distinct items
+        torch.Size([3, 64])
+    """
 
     def __init__(
         self, config: ModelConfig, catalogue: Catalogue, text: nn.EmbeddingBag, ids: nn.Embedding
     ) -> None:
         super().__init__()
-        self.text, self.ids = text, ids
         self.id_dropout = config.id_dropout
-        self.category = nn.Embedding(CATEGORY_BUCKETS, 16)
+        self.text, self.ids = text, ids
+        self.category = nn.Embedding(CATEGORY_BUCKETS, CATEGORY_WIDTH)
         self.numeric = Numeric(catalogue.numeric.shape[1])
         self.numeric.fit(torch.from_numpy(catalogue.numeric))
         self.embedding = Precomputed(catalogue.embedding.shape[1], config.text_width)
-        inputs = config.text_width + config.id_width + 16 + self.numeric.width
-        inputs += self.embedding.width
-        self.body = TowerBody(
-            inputs,
-            config.mask_blocks,
-            config.mask_width,
-            config.hidden,
-            config.width,
-            config.dropout,
-        )
+        inputs = config.text_width + config.id_width + CATEGORY_WIDTH
+        inputs += self.numeric.width + self.embedding.width
+        self.body = TowerBody(inputs, config.width, config)
         nn.init.normal_(self.category.weight, std=0.02)
 
     def forward(self, item: dict[str, Tensor]) -> Tensor:
-        """Encode ``Batch.items`` (:func:`interactrank.features.batch.item_inputs`)."""
+        """Encode ``Batch.items`` (:func:`interactrank.features.batch.item_inputs`) as [U, D]."""
         return F.normalize(self.layers(item)[-1], dim=-1)
 
     def layers(self, item: dict[str, Tensor]) -> list[Tensor]:
-        """Outputs of the body's layers (:meth:`interactrank.model.layers.TowerBody.layers`)."""
-        rows = item["rows"]
+        """Outputs of the body's layers (:meth:`TowerBody.layers`); the last is [U, D]."""
+        rows_U = item["rows"]
         if self.training and self.id_dropout:
-            # Some ids are hidden so that the out-of-vocabulary path learns what text can tell.
-            keep = torch.rand(rows.shape, device=rows.device) >= self.id_dropout
-            rows = rows * keep
+            # Some ids are hidden so that row 0, the unknown item, learns what text can tell.
+            rows_U = rows_U * (torch.rand(rows_U.shape, device=rows_U.device) >= self.id_dropout)
         parts = [
             self.text(item["text"], item["offsets"]),
-            self.ids(rows),
+            self.ids(rows_U),
             self.category(item["category"]),
             self.numeric(item["numeric"]),
             self.embedding(item["embedding"]),
@@ -130,80 +304,30 @@ class ItemTower(nn.Module):
         return self.body.layers(torch.cat(parts, dim=1))
 
 
-class QueryTower(nn.Module):
-    """Query text, user history, request statistics and context -> unit vectors [B, H, D].
+@dataclass
+class Output:
+    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]."""
 
-    No candidate enters it (invariant "decoupling"): its vector is the same whatever is scored.
-    """
-
-    def __init__(
-        self, config: ModelConfig, schema: FeatureSchema, text: nn.EmbeddingBag, ids: nn.Embedding
-    ) -> None:
-        super().__init__()
-        self.text = text
-        self.heads, self.width = len(schema.heads), config.width
-        self.sequence: SequenceEncoder | None = None
-        inputs = config.text_width
-        if config.history:
-            self.sequence = SequenceEncoder(
-                ids,
-                len(schema.actions),
-                config.text_width,
-                config.pooling,
-                config.attention,
-                config.time_encoding,
-            )
-            inputs += self.sequence.width
-        self.top_items: TopItemsEncoder | None = None
-        if config.cross and config.top_items:
-            self.top_items = TopItemsEncoder(ids, config.text_width)
-            inputs += 2 * config.id_width
-        self.numeric = Numeric(len(REQUEST_NUMERIC)) if config.cross else None
-        inputs += self.numeric.width if self.numeric else 0
-        self.segments = nn.ModuleList(
-            nn.Embedding(SEGMENT_BUCKETS, SEGMENT_WIDTH) for _ in schema.segments
-        )
-        for table in self.segments:
-            nn.init.normal_(table.weight, std=0.02)
-        inputs += SEGMENT_WIDTH * len(self.segments)
-        self.body = TowerBody(
-            inputs,
-            config.mask_blocks,
-            config.mask_width,
-            config.hidden,
-            self.heads * config.width,
-            config.dropout,
-        )
-
-    def forward(self, batch: Batch) -> Tensor:
-        """[B, H, D]."""
-        out = self.layers(batch)[-1].view(-1, self.heads, self.width)
-        return F.normalize(out, dim=-1)
-
-    def layers(self, batch: Batch) -> list[Tensor]:
-        """Outputs of the body's layers; the last is [B, H D]."""
-        text = self.text(batch.text, batch.text_offsets)
-        parts = [text]
-        if self.sequence is not None:
-            parts.append(
-                self.sequence(
-                    text, batch.hist_items, batch.hist_actions, batch.hist_hours, batch.hist_mask
-                )
-            )
-        if self.top_items is not None:
-            parts.append(self.top_items(text, batch.top_items, batch.top_items_share))
-        if self.numeric is not None:
-            parts.append(self.numeric(batch.request))
-        parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
-        return self.body.layers(torch.cat(parts, dim=1))
+    logits: Tensor
+    queries: Tensor
+    items: Tensor
 
 
 class InteractRank(nn.Module):
-    """The model. ``trained`` [n + 1] marks item rows whose id embedding was trained."""
+    """The model. ``trained`` bool [items + 1] marks the item rows whose id embedding was trained.
+
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> model = InteractRank(ModelConfig(), schema, catalogue).eval()
+        >>> model(batch).logits.shape  # four candidates of the two requests
+        torch.Size([4, 1])
+    """
 
     def __init__(self, config: ModelConfig, schema: FeatureSchema, catalogue: Catalogue) -> None:
         super().__init__()
         self.config, self.schema = config, schema
+        # One table of words and one of ids for queries, histories and items alike.
         self.text = nn.EmbeddingBag(TEXT_BUCKETS, config.text_width, mode="mean")
         self.ids = nn.Embedding(len(catalogue) + 1, config.id_width)
         nn.init.normal_(self.text.weight, std=0.1)
@@ -219,60 +343,39 @@ class InteractRank(nn.Module):
         )
         self.register_buffer("trained", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 
-    def mask_untrained_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``item`` with ids that were never trained sent down the unknown-id path."""
-        return {**item, "rows": item["rows"] * self.trained[item["rows"]]}
+    def forward(self, batch: Batch, items_UD: Tensor | None = None) -> Output:
+        """Logits of every candidate of the batch, with the vectors they came from."""
+        dots_NH, queries_BHD, items_UD = self.match(batch, items_UD)
+        logits_NH = self.fusion.logits(dots_NH, batch.x, batch.request, batch.candidate_request)
+        return Output(logits_NH, queries_BHD, items_UD)
 
-    def mask_untrained_sequences(self, batch: Batch) -> Batch:
-        """``batch`` with its sequences' untrained ids sent down the unknown-id path."""
-        history, top_items = batch.hist_items, batch.top_items
-        return batch.replace(
-            hist_items=history * self.trained[history],
-            top_items=top_items * self.trained[top_items],
-        )
+    def match(self, batch: Batch, items_UD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].
 
-    def encode_items(self, item: dict[str, Tensor]) -> Tensor:
-        """Unit item vectors [U, D]."""
-        return self.item_tower(self.mask_untrained_items(item))
+        ``items_UD``: what :meth:`encode_items` gave for ``batch.items``, where the caller has it.
+        """
+        queries_BHD = self.encode_queries(batch)
+        items_UD = self.encode_items(batch.items) if items_UD is None else items_UD
+        queries_NHD = queries_BHD.index_select(0, batch.candidate_request)
+        items_N1D = items_UD.index_select(0, batch.candidate_item).unsqueeze(1)
+        return torch.linalg.vecdot(queries_NHD, items_N1D), queries_BHD, items_UD
 
     def encode_queries(self, batch: Batch) -> Tensor:
         """Unit query vectors [B, H, D]."""
         return self.query_tower(self.mask_untrained_sequences(batch))
 
-    def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].
+    def encode_items(self, item: dict[str, Tensor]) -> Tensor:
+        """Unit item vectors [U, D]."""
+        return self.item_tower(self.mask_untrained_items(item))
 
-        ``items``: what :meth:`encode_items` gave for ``batch.items``, where the caller has it.
-        """
-        queries = self.encode_queries(batch)
-        items = self.encode_items(batch.items) if items is None else items
-        chosen = items.index_select(0, batch.candidate_item).unsqueeze(1)
-        dots = torch.linalg.vecdot(queries.index_select(0, batch.candidate_request), chosen)
-        return dots, queries, items
+    def mask_untrained_items(self, item: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``item`` with ids that were never trained sent to row 0, the unknown item."""
+        return {**item, "rows": item["rows"] * self.trained[item["rows"]]}
 
-    def forward(self, batch: Batch, items: Tensor | None = None) -> Output:
-        """Logits of every candidate of the batch, with the vectors they came from."""
-        dots, queries, items = self.match(batch, items)
-        logits = self.fusion.logits(dots, batch.x, batch.request, batch.candidate_request)
-        return Output(logits, queries, items)
-
-    def cost(self) -> tuple[float, float]:
-        """FLOPs and bytes read per candidate, after the towers.
-
-        A multiply-add is two FLOPs, as in torch's own counter; element-wise steps, and what folds
-        into per-request constants, are not counted. 64 dimensions and 7 cross features make the
-        paper's 142. Item vectors are bf16, cross features fp32.
-        """
-        crosses = self.fusion.crosses
-        hidden = self.config.fusion_hidden
-        g = crosses + (crosses * hidden + hidden if crosses else 0)
-        return 2.0 * (self.config.width + g), 2.0 * self.config.width + 4.0 * crosses
-
-
-@dataclass
-class Output:
-    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]."""
-
-    logits: Tensor
-    queries: Tensor
-    items: Tensor
+    def mask_untrained_sequences(self, batch: Batch) -> Batch:
+        """``batch`` with its sequences' untrained ids sent to row 0, the unknown item."""
+        history_BL, top_items_BK = batch.hist_items, batch.top_items
+        return batch.replace(
+            hist_items=history_BL * self.trained[history_BL],
+            top_items=top_items_BK * self.trained[top_items_BK],
+        )

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from interactrank.features.batch import Batch
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 
 CANDIDATES_AT_ONCE = 16_384
 """Query sub-vectors are gathered for each candidate: 1.5 kB each at the default sizes."""
@@ -46,7 +47,15 @@ class IntTowerConfig(ModelConfig):
 
 
 class IntTower(InteractRank):
-    """The early-interaction baseline, under the model's own contract."""
+    """The early-interaction baseline, under the model's own contract.
+
+    Examples:
+        >>> from interactrank.model.example import example
+        >>> schema, catalogue, batch = example()
+        >>> model = IntTower(IntTowerConfig(), schema, catalogue).eval()
+        >>> model(batch).logits.shape  # four candidates of the two requests
+        torch.Size([4, 1])
+    """
 
     config: IntTowerConfig
 
@@ -63,46 +72,37 @@ class IntTower(InteractRank):
             nn.Linear(config.interaction_hidden, len(schema.heads)),
         )
 
-    def _cut(self, views: Tensor) -> Tensor:
+    def _cut(self, views_nO: Tensor) -> Tensor:
         """[n, M d] -> unit sub-vectors [n, M, d]."""
         heads = self.config.interaction_heads
-        return F.normalize(views.unflatten(-1, (heads, -1)), dim=-1)
+        return F.normalize(views_nO.unflatten(-1, (heads, -1)), dim=-1)
 
     def query_side(self, layers: list[Tensor]) -> Tensor:
         """Sub-vectors of the query tower's layers, [B, L, M, d]."""
         pairs = zip(self.query_views, layers, strict=True)
         return torch.stack([self._cut(view(layer)) for view, layer in pairs], dim=1)
 
-    def interact(self, queries: Tensor, items: Tensor) -> Tensor:
-        """What is computed per candidate: [N, L, M, d], [N, M, d] -> [N, H]."""
-        pairs = torch.einsum("nlmd,nkd->nlmk", queries, items)
-        out: Tensor = self.mlp(pairs.amax(-1).flatten(1))
-        return out
+    def interact(self, queries_NLMd: Tensor, items_NMd: Tensor) -> Tensor:
+        """What is computed per candidate: [N, H]."""
+        pairs_NLMM = torch.einsum("nlmd,nkd->nlmk", queries_NLMd, items_NMd)
+        out_NH: Tensor = self.mlp(pairs_NLMM.amax(-1).flatten(1))
+        return out_NH
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
         """The item tower's last layer [U, D], which is cut and normalised afterwards."""
         return self.item_tower.layers(self.mask_untrained_items(item))[-1]
 
-    def match(self, batch: Batch, items: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def match(self, batch: Batch, items_UD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The interaction's output [N, H], and the last layers' unit vectors [B, H, D], [U, D]."""
         query_layers = self.query_tower.layers(self.mask_untrained_sequences(batch))
-        item_layer = self.encode_items(batch.items) if items is None else items
-        query_side, item_side = self.query_side(query_layers), self._cut(self.item_view(item_layer))
+        items_UD = self.encode_items(batch.items) if items_UD is None else items_UD
+        queries_BLMd = self.query_side(query_layers)
+        items_UMd = self._cut(self.item_view(items_UD))
         pairs = zip(
             batch.candidate_request.split(CANDIDATES_AT_ONCE),
             batch.candidate_item.split(CANDIDATES_AT_ONCE),
             strict=True,
         )
-        parts = [self.interact(query_side[r], item_side[i]) for r, i in pairs]
-        last = query_layers[-1].view(-1, len(self.schema.heads), self.config.width)
-        return torch.cat(parts), F.normalize(last, dim=-1), F.normalize(item_layer, dim=-1)
-
-    def cost(self) -> tuple[float, float]:
-        """FLOPs and bytes per candidate, counted as :meth:`InteractRank.cost` counts."""
-        heads, width = self.config.interaction_heads, self.config.interaction_width
-        layers = len(self.query_views)
-        linear = [m for m in self.mlp if isinstance(m, nn.Linear)]
-        mlp = sum(m.in_features * m.out_features for m in linear[:-1])
-        # One head ranks: the last layer's outputs fuse with the request's weights beforehand.
-        mlp += linear[-1].in_features
-        return 2.0 * (layers * heads * heads * width + mlp), 2.0 * heads * width
+        parts = [self.interact(queries_BLMd[r], items_UMd[i]) for r, i in pairs]
+        last_BHD = query_layers[-1].view(-1, len(self.schema.heads), self.config.width)
+        return torch.cat(parts), F.normalize(last_BHD, dim=-1), F.normalize(items_UD, dim=-1)

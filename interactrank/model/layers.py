@@ -1,4 +1,7 @@
-"""The tower body: parallel MaskNet blocks on one input, then an MLP (paper's feature crossing)."""
+"""Layers of both towers: mask blocks, and how numbers and given embeddings enter.
+
+Shapes: B rows of a batch, F numbers, I width of an input, O width of an output.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,16 @@ from torch import Tensor, nn
 
 
 class MaskBlock(nn.Module):
-    """block(v) = Dropout(ReLU(LN(W (M(v) * v)))), M(v) = U2 ReLU(U1 v), bottleneck 0.1 dim(v)."""
+    """A block of the parallel MaskNet (reference code: 4 blocks of width 2048).
+
+        block(v) = Dropout(ReLU(LN(W (M(v) * v)))),      M(v) = U2 ReLU(U1 v)
+
+    M has a bottleneck of a tenth of v's width.
+
+    Examples:
+        >>> MaskBlock(inputs=40, width=8, dropout=0.0)(torch.randn(3, 40)).shape
+        torch.Size([3, 8])
+    """
 
     def __init__(self, inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -16,81 +28,30 @@ class MaskBlock(nn.Module):
             nn.Linear(inputs, bottleneck), nn.ReLU(), nn.Linear(bottleneck, inputs)
         )
         self.out = nn.Sequential(
+            # LayerNorm's shift is the bias.
             nn.Linear(inputs, width, bias=False),
             nn.LayerNorm(width),
             nn.ReLU(),
             nn.Dropout(dropout),
         )
 
-    def forward(self, v: Tensor) -> Tensor:
-        """[B, inputs] -> [B, width]."""
-        crossed: Tensor = self.out(self.mask(v) * v)
-        return crossed
-
-
-class TowerBody(nn.Module):
-    """LayerNorm, ``blocks`` parallel MaskNet blocks on the same input, MLP, linear output.
-
-    No blocks leaves a plain MLP.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        blocks: int,
-        width: int,
-        hidden: tuple[int, ...],
-        out: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(inputs)
-        self.blocks = nn.ModuleList(MaskBlock(inputs, width, dropout) for _ in range(blocks))
-        layers: list[nn.Module] = []
-        size = blocks * width or inputs
-        for h in hidden:
-            layers += [nn.Linear(size, h), nn.ReLU(), nn.LayerNorm(h)]
-            size = h
-        self.mlp = nn.Sequential(*layers, nn.Linear(size, out))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        # Without it, an input that says nothing comes out as the zero vector, at which normalising
-        # has a gradient of 1e12.
-        nn.init.normal_(self.mlp[-1].bias, std=0.1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs] -> [B, out]."""
-        return self.layers(features)[-1]
-
-    def layers(self, features: Tensor) -> list[Tensor]:
-        """Every layer's output, [B, its width]: the blocks', each hidden layer's, [B, out]."""
-        v = self.norm(features)
-        found = []
-        if self.blocks:
-            v = torch.cat([block(v) for block in self.blocks], dim=1)
-            found.append(v)
-        for step in self.mlp:
-            v = step(v)
-            if isinstance(step, nn.LayerNorm):
-                found.append(v)
-        return [*found, v]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of :meth:`layers`."""
-        linear = [m for m in self.mlp if isinstance(m, nn.Linear)]
-        blocks = (linear[0].in_features,) if self.blocks else ()
-        return (*blocks, *(m.out_features for m in linear))
+    def forward(self, v_BI: Tensor) -> Tensor:
+        """[B, I] -> [B, O]."""
+        crossed_BO: Tensor = self.out(self.mask(v_BI) * v_BI)
+        return crossed_BO
 
 
 class Numeric(nn.Module):
-    """Numeric features through a learned mix of three views: raw, log1p and z-score.
+    """Numbers through a learned mix of three views: raw, log1p and z-score (as the reference code).
 
-    Statistics are set once from training data (:meth:`fit`) and saved with the weights. Missing
-    values (NaN) become 0 after the mix, with an indicator beside each feature.
+    A missing number (NaN) is 0 after the mix; an indicator beside each number says so. The
+    statistics of the views are set once from training data (:meth:`fit`) and saved as weights are.
+
+    Examples:
+        >>> numeric = Numeric(features=1)
+        >>> numeric.fit(torch.tensor([[0.0], [100.0]]))
+        >>> numeric(torch.tensor([[100.0], [torch.nan]])).tolist()  # [the mix, is it missing]
+        [[1.0, 0.0], [0.0, 1.0]]
     """
 
     def __init__(self, features: int) -> None:
@@ -101,34 +62,40 @@ class Numeric(nn.Module):
 
     @property
     def width(self) -> int:
-        """Output features: two for each input."""
+        """Output features: two for each number."""
         return 2 * self.mix.shape[0]
 
-    def fit(self, sample: Tensor) -> None:
-        """Set ranges from a sample [n, F] of training values."""
+    def fit(self, sample_nF: Tensor) -> None:
+        """Set ranges, means and deviations from a sample of n training rows."""
         for f in range(self.mix.shape[0]):
-            known = sample[:, f][sample[:, f].isfinite()]
+            known = sample_nF[:, f][sample_nF[:, f].isfinite()]
             if known.numel():
                 self.low[f], self.high[f] = known.min(), known.max()
                 self.mean[f] = known.mean()
                 self.std[f] = known.std(unbiased=False).clamp(min=1e-6)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values_BF: Tensor) -> Tensor:
         """[B, F] -> [B, 2 F]."""
-        missing = ~values.isfinite()
-        v = torch.where(missing, self.mean, values).clamp(self.low, self.high)
-        reach = (self.high - self.low).clamp(min=1e-6)
-        raw = (v - self.low) / reach
-        log = torch.log1p(v - self.low) / torch.log1p(reach)
-        z = (v - self.mean) / self.std
-        mixed = (torch.stack((raw, log, z), dim=-1) * self.mix.softmax(dim=-1)).sum(-1)
-        return torch.cat((mixed.masked_fill(missing, 0.0), missing.float()), dim=1)
+        missing_BF = ~values_BF.isfinite()
+        v_BF = torch.where(missing_BF, self.mean, values_BF).clamp(self.low, self.high)
+        range_F = (self.high - self.low).clamp(min=1e-6)
+        raw_BF = (v_BF - self.low) / range_F
+        log_BF = torch.log1p(v_BF - self.low) / torch.log1p(range_F)
+        z_BF = (v_BF - self.mean) / self.std
+        views_BF3 = torch.stack((raw_BF, log_BF, z_BF), dim=-1)
+        mixed_BF = (views_BF3 * self.mix.softmax(dim=-1)).sum(-1)
+        return torch.cat((mixed_BF.masked_fill(missing_BF, 0.0), missing_BF.float()), dim=1)
 
 
 class Precomputed(nn.Module):
-    """A given embedding, LayerNorm and a linear map, with an indicator of a missing one beside it.
+    """A given embedding through LayerNorm and a linear map, and an indicator of a missing one.
 
-    A missing embedding (NaN) is zeros after the map. Without embeddings the output has no columns.
+    A missing embedding (any NaN in it) is zeros after the map. A catalogue without embeddings
+    (``inputs`` 0) gives no columns at all.
+
+    Examples:
+        >>> Precomputed(inputs=3, out=8)(torch.tensor([[1.0, 2.0, 4.0], [torch.nan] * 3])).shape
+        torch.Size([2, 9])
     """
 
     def __init__(self, inputs: int, out: int) -> None:
@@ -138,10 +105,10 @@ class Precomputed(nn.Module):
             nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, out)) if inputs else None
         )
 
-    def forward(self, values: Tensor) -> Tensor:
-        """[B, inputs] -> [B, width]."""
+    def forward(self, given_BI: Tensor) -> Tensor:
+        """[B, I] -> [B, O + 1], or [B, 0] without embeddings."""
         if self.project is None:
-            return values
-        missing = ~values.isfinite().all(dim=1, keepdim=True)
-        given = self.project(values.masked_fill(missing, 0.0)).masked_fill(missing, 0.0)
-        return torch.cat((given, missing.float()), dim=1)
+            return given_BI
+        missing_B1 = ~given_BI.isfinite().all(dim=1, keepdim=True)
+        projected_BO = self.project(given_BI.masked_fill(missing_B1, 0.0))
+        return torch.cat((projected_BO.masked_fill(missing_B1, 0.0), missing_B1.float()), dim=1)

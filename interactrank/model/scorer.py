@@ -28,7 +28,7 @@ class Scored:
 
     ``ids`` int64 [n]; ``scores`` float32 [n], scale × dots + cross_scores + constant;
     ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does
-    not hold.
+    not hold. ``x`` float32 [n, X] and ``request`` float32 [R] are the features that were scored.
     """
 
     ids: NDArray[np.int64]
@@ -38,6 +38,8 @@ class Scored:
     unknown: NDArray[np.int64]
     scale: float
     constant: float
+    x: NDArray[np.float32]
+    request: NDArray[np.float32]
 
     def top(self, k: int) -> NDArray[np.int64]:
         """Positions of the best ``k``, best first; ties by item id."""
@@ -100,7 +102,17 @@ class Scorer:
         queries, request = self.query_side(query, inputs)
         dots, cross_scores, scale, constant = self.fuse(rows, x, queries, request, head_weights)
         scores = scale * dots + cross_scores + constant
-        return Scored(ids, scores, dots, cross_scores, candidates[~known], scale, constant)
+        return Scored(
+            ids,
+            scores,
+            dots,
+            cross_scores,
+            candidates[~known],
+            scale,
+            constant,
+            x,
+            request[0].numpy(),
+        )
 
     @torch.inference_mode()
     def fuse(

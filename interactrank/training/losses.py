@@ -21,9 +21,19 @@ class LossConfig:
     """Shares of the losses.
 
     The paper's total is pointwise + 0.01 softmax over logged impressions. ``listwise`` is ours:
-    without it, a log of sampled negatives teaches calibration more than order. Its correction for
-    sampled candidates is ``log_q_power`` log Q: 1 is unbiased, less trades bias for variance.
-    ``softmax_log_q`` is the paper's correction for in-batch negatives.
+    without it, a log of sampled negatives teaches calibration more than order.
+
+    Attributes:
+        pointwise: weight of the cross-entropy of each candidate and head.
+        focal: use the focal loss as the pointwise one: what is right already weighs less.
+        listwise: weight of the softmax over each request's own candidates.
+        softmax: weight of the softmax over the batch's items (in-batch negatives).
+        log_q_power: factor of log Q in the pointwise and listwise losses, which corrects for
+            sampled candidates: 1 is unbiased, less trades bias for variance.
+        head_weights: weights of the heads in each loss, ranking head first; those of heads that
+            the log lacks are left out.
+        softmax_log_q: correct the softmax for how often an item is an in-batch negative (the
+            paper's correction).
     """
 
     pointwise: float = 0.1

@@ -22,11 +22,27 @@ from interactrank.training.losses import ItemFrequency, LossConfig, total_loss
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimiser and schedule. ``patience`` counts epochs that gain less than ``min_delta``
-    in validation MRR over the best before. ``stacking`` refits the fusion on held-out requests
-    (:mod:`interactrank.training.stacking`). ``random_negatives`` items of the catalogue join each
-    batch as negatives of the softmax loss, since impressions lack easy ones (a log without
-    impressions has random candidates as it is).
+    """Optimiser, schedule and losses.
+
+    Attributes:
+        epochs: passes over the training requests, at most.
+        batch_requests: requests per optimiser step, over all workers.
+        random_negatives: items of the catalogue that join each batch as negatives of the softmax
+            loss, since impressions lack easy ones. A log without impressions has random candidates
+            as it is, and needs none.
+        learning_rate: highest learning rate of the towers (AdamW).
+        fusion_learning_rate: highest learning rate of the fusion.
+        weight_decay: weight decay of the towers; the fusion has none.
+        warmup_steps: steps over which the learning rate rises to its highest; it then falls along
+            a cosine.
+        clip_norm: largest norm of a step's gradients.
+        patience: epochs in a row that may gain less than ``min_delta`` before training stops.
+        min_delta: least gain of validation MRR over the best epoch before that counts as one.
+        bf16: compute the forward pass in bfloat16.
+        stacking: refit the fusion on held-out requests after training
+            (``interactrank.training.stacking``).
+        seed: seed of weights, order of requests, dropout and random negatives.
+        loss: shares of the losses.
     """
 
     epochs: int = 8

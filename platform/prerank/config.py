@@ -1,16 +1,26 @@
-"""The job's configuration: one typed YAML, every key optional, unknown keys refused by name."""
+"""The job's configuration: one typed YAML, every key optional, unknown keys refused by name.
+
+What a key means stands once: in the docstring of the dataclass that owns it. `prerank config`
+prints it as comments, `prerank config --schema` as descriptions for editors.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, Field, TypeAdapter
 
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.core.errors import ConfigError
-from prerank.core.settings import OnceLoader, typed
+from prerank.core.settings import read_yaml, typed
 from prerank.evaluation.baselines.suite import BASELINES, DEFAULT
 from prerank.features.build import FeatureConfig
 
@@ -19,19 +29,36 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "train": TrainConfig,
 }
+CONFIGS: tuple[type, ...] = (*SECTIONS.values(), LossConfig)
+WIDTH = 96
 
 
+def _known_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [n for n in names if n not in BASELINES]:
+        raise ValueError(f"unknown {unknown}; known are {sorted(BASELINES)}")
+    return tuple(dict.fromkeys(names))
+
+
+Name = Annotated[str, Field(json_schema_extra={"enum": list(BASELINES)})]
+
+
+@dataclass(frozen=True)
 class JobConfig:
-    """``features``, ``model`` and ``train`` sections of a job, and the ``baselines`` it fits."""
+    """What a job builds, trains and compares.
 
-    def __init__(
-        self,
-        features: FeatureConfig,
-        model: ModelConfig,
-        train: TrainConfig,
-        baselines: tuple[str, ...] = DEFAULT,
-    ) -> None:
-        self.features, self.model, self.train, self.baselines = features, model, train, baselines
+    Attributes:
+        features: how snapshots of the engagement features are taken.
+        model: sizes and parts of InteractRank.
+        train: optimiser, schedule and losses.
+        baselines: fitted and measured beside InteractRank: any of linear, trees, two_tower,
+            two_tower_sequence and inttower. Popularity, BM25 and IQP need no fitting and are
+            always measured.
+    """
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    baselines: Annotated[tuple[Name, ...], AfterValidator(_known_once)] = DEFAULT
 
     @classmethod
     def load(cls, path: Path | None) -> JobConfig:
@@ -40,31 +67,66 @@ class JobConfig:
         Raises:
             ConfigError: unreadable, or a key is unknown; the message names it and the known ones.
         """
-        data: Any = {}
-        if path is not None:
-            try:
-                data = yaml.load(path.read_text(), Loader=OnceLoader) or {}
-            except (OSError, yaml.YAMLError) as error:
-                raise ConfigError(f"config {path}: {error}") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"config {path}: a mapping of {sorted(SECTIONS)} is expected")
-        return cls.of(data)
+        if path is None:
+            return cls()
+        return cls.of(read_yaml(path, "config"), f"config {path}")
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> JobConfig:
-        """From the YAML's plain mapping; errors as in :meth:`load`."""
-        known = [*SECTIONS, "baselines"]
-        if unknown := sorted(map(str, set(data) - set(known))):
-            raise ConfigError(f"config: unknown section {unknown}; known are {sorted(known)}")
-        sections: dict[str, Any] = {}
-        for name, kind in SECTIONS.items():
-            sections[name] = typed(kind, {} if data.get(name) is None else data[name], name)
-        return cls(**sections, baselines=_baselines(data.get("baselines", DEFAULT)))
+    def of(cls, data: Any, what: str = "config") -> JobConfig:
+        """From the YAML's plain mapping; errors as in :meth:`load`, beginning with ``what``."""
+        if isinstance(data, dict):
+            # A section whose keys are all commented out.
+            data = {k: v for k, v in data.items() if v is not None or k not in SECTIONS}
+        return typed(cls, data, what=what)
+
+    def to_yaml(self) -> str:
+        """Every key with its value and, as a comment, its meaning; :meth:`load` reads it."""
+        return "\n".join(_lines(self, 0)).lstrip("\n") + "\n"
 
 
-def _baselines(names: Any) -> tuple[str, ...]:
-    if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"config baselines: {names!r} is no list of {sorted(BASELINES)}")
-    if unknown := [n for n in names if n not in BASELINES]:
-        raise ConfigError(f"config baselines: unknown {unknown}; known are {sorted(BASELINES)}")
-    return tuple(dict.fromkeys(names))
+def _lines(config: Any, indent: int) -> Iterator[str]:
+    docs, pad = field_docs(type(config)), " " * indent
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if not indent:
+            yield ""
+        yield from textwrap.wrap(
+            docs[f.name], WIDTH, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# "
+        )
+        if is_dataclass(value):
+            yield f"{pad}{f.name}:"
+            yield from _lines(value, indent + 2)
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            # A value alone is followed by the end of a document ("...").
+            text = yaml.safe_dump(plain, default_flow_style=True, width=1 << 20)
+            yield f"{pad}{f.name}: {text.splitlines()[0]}"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the YAML, for editors; unknown keys are wrong."""
+    schema = TypeAdapter(JobConfig).json_schema()
+    nodes = {"JobConfig": schema, **schema["$defs"]}
+    for kind in (JobConfig, *CONFIGS):
+        node, docs = nodes[kind.__name__], field_docs(kind)
+        node["description"] = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+        node["additionalProperties"] = False
+        for name, described in node["properties"].items():
+            described["description"] = docs[name]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field -> what the "Attributes:" section of the class's docstring says of it."""
+    _, _, section = (inspect.getdoc(kind) or "").partition("\nAttributes:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if begin := re.match(r"    (\w+): (.+)", line):
+            name = begin[1]
+            found[name] = begin[2]
+        elif line.startswith("        "):
+            found[name] += f" {line.strip()}"
+        else:
+            break
+    return {name: text.replace("``", "`") for name, text in found.items()}

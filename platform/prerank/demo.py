@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from prerank.config import JobConfig
 from prerank.core import environment
 from prerank.core.errors import NotReadyError
-from prerank.core.home import Home
+from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port, mlflow_server
+from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
-from prerank.evaluation.report.text import metrics_table
 from prerank.ingest.mapping import LogMapping
 
 READY_SECONDS = 120.0
@@ -53,12 +53,14 @@ def ray_cluster() -> Iterator[None]:
     from ray import serve
 
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", include_dashboard=False, **ray_options())
     try:
         yield
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        # Serve's controller is asked to stop, killed, and then reported as dead.
+        with muted():
+            serve.shutdown()
+            ray.shutdown()
 
 
 @contextmanager
@@ -186,8 +188,12 @@ def converse(client: httpx.Client, request: LiveRequest) -> None:
     )
 
 
-def demo(workdir: Path | None = None) -> None:
-    """Simulate, run the pipeline, deploy, converse; print what happened and stop everything."""
+def demo(workdir: Path | None = None) -> Home:
+    """Simulate, run the pipeline, deploy, converse; print what happened and stop everything.
+
+    Returns:
+        The home, which stays.
+    """
     from prerank.pipeline import run
     from prerank.simulate import simulate
 
@@ -197,12 +203,14 @@ def demo(workdir: Path | None = None) -> None:
     world = root / "world"
     if not (world / "summary.json").exists():
         simulate(world, "demo", 7)
+    # Another home's variables may be set: what is kept of them must not be its place.
+    os.environ[ENV] = str(home.root)
     environment.adopt(home)
     with mlflow_server(home) as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         with ray_cluster():
             mapping = LogMapping(name="a simulated pin board", segments=SEGMENTS)
-            results = run(
+            results, _ = run(
                 home,
                 world / "events",
                 world / "items.parquet",
@@ -217,12 +225,7 @@ def demo(workdir: Path | None = None) -> None:
                     converse(client, live_request(home))
     print(
         "\nstages: "
-        + ", ".join(f"{k} {v:.0f} s" for k, v in results["stages"].items())
+        + ", ".join(f"{k} {v:.0f} s" for k, v in results.stages.items())
         + f", deploy {deploy:.0f} s; {time.perf_counter() - began:.0f} s in all"
     )
-    print(metrics_table(results))  # type: ignore[arg-type]
-    print(f"""
-report        {root / "report.html"}
-MLflow UI     mlflow ui --backend-store-uri sqlite:///{home.mlflow / "mlflow.db"}
-Feast UI      PRERANK_HOME={root} feast -c feature_repo ui
-Ray dashboard start a cluster as the README says: ray start --head""")
+    return home

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect, ray_map
 from prerank.evaluation.baselines import suite
-from prerank.evaluation.report.text import metrics_table, versus_table, write_metrics, write_report
+from prerank.evaluation.report.text import metrics_table, versus_table
+from prerank.evaluation.results import LEAD, Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
@@ -24,6 +25,8 @@ from prerank.registry.bundle import read_meta
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
+REPORTED = ("training", "stages", "ingest", "features")
+"""What of it is in the report."""
 PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 
 
@@ -68,11 +71,11 @@ def train_and_evaluate(
     name: str,
     oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
-) -> dict[str, Any]:
+) -> tuple[Results, str]:
     """Fit InteractRank and its baselines, evaluate, register as challenger, index.
 
     Returns:
-        The report's results, with ``model_version``, ``run_id`` and ``bundle`` added.
+        The report's results, with the seconds of all stages, and the registered version.
     """
     from prerank.evaluation.run import evaluate
     from prerank.training.ray_train import run_training
@@ -117,7 +120,7 @@ def train_and_evaluate(
                 meta,
             )
         with stages("evaluate"):
-            results = evaluate(home, _models(home, config.baselines, bundle), oracles=oracles)
+            measured = evaluate(home, _models(home, config.baselines, bundle), oracles=oracles)
         others = {name: suite.history(home, name) for name in config.baselines}
         job = {
             "run_id": run_id,
@@ -129,16 +132,15 @@ def train_and_evaluate(
             **(about or {}),
         }
         write_json(home.root / JOB, job)
-        results |= job | {"fusion_weights": fusion_weights(bundle)}
-        _write(home, results)
+        results = _write(home, measured, job, bundle)
     with stages("register and index"):
         version = _publish(home, bundle, run_id, results)
-    return results | {"bundle": str(bundle), "model_version": version}
+    return replace(results, stages=dict(stages.seconds)), version
 
 
 def evaluate_version(
     home: Home, version: str, split: str = "test", oracles: Path | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Measure a registered version again, beside the baselines that the home has.
 
     Writes metrics.json and report.html anew, with the ablations of the last `prerank ablate`; of
@@ -156,21 +158,16 @@ def evaluate_version(
             job = {}
     models = _models(home, job.get("baselines", tuple(suite.fitted(home))), bundle)
     with tracking.job_run(home, "evaluate", {"version": version, "split": split}, {}):
-        results = evaluate(home, models, split, oracles)
-        results |= job | {"fusion_weights": fusion_weights(bundle)}
-        _write(home, results)
-    return results
+        return _write(home, evaluate(home, models, split, oracles), job, bundle)
 
 
-def tables(home: Home, results: dict[str, Any]) -> str:
-    """All tables of an evaluation as text, and where its files are."""
+def tables(home: Home, results: Results) -> str:
+    """All tables of an evaluation as text."""
     from prerank.evaluation.ablations import load_results, table
 
-    metrics, report = _files(home, results["split"])
-    found = [metrics_table(results), versus_table(results)]  # type: ignore[arg-type]
+    found = [metrics_table(results), versus_table(results)]
     if ablations := load_results(home):
         found.append("what each part is worth, " + table(ablations))
-    found.append(f"report: {report}\nmetrics: {metrics}")
     return "\n\n".join(text for text in found if text)
 
 
@@ -178,29 +175,37 @@ def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
     return {name: suite.folder_of(home, name) for name in names} | {"interactrank": bundle}
 
 
-def _files(home: Home, split: str) -> tuple[Path, Path]:
+def files(home: Home, split: str) -> tuple[Path, Path]:
+    """Where the metrics and the report of an evaluation lie."""
     stem = "" if split == "test" else f"-{split}"
     return home.root / f"metrics{stem}.json", home.root / f"report{stem}.html"
 
 
-def _write(home: Home, results: dict[str, Any]) -> None:
-    """Add the ablations, write both files and log them to the active MLflow run."""
+def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> Results:
+    """Add the job and the ablations, write both files and log them to the active MLflow run."""
     from prerank.evaluation.ablations import load_results
+    from prerank.evaluation.metrics_file import to_json
+    from prerank.evaluation.report.page import write_report
 
-    results |= {"ablations": load_results(home).get("ablations", {})}
-    metrics, report = _files(home, results["split"])
-    write_metrics(metrics, results)  # type: ignore[arg-type]
-    write_report(report, results)  # type: ignore[arg-type]
-    tracking.log_results(results["models"], [metrics, report])
+    results = replace(
+        measured,
+        **{part: job[part] for part in REPORTED if part in job},
+        ablations={n: Ablation(**v) for n, v in load_results(home).get("ablations", {}).items()},
+        fusion_weights=fusion_weights(bundle),
+    )
+    metrics, report = files(home, results.split)
+    metrics.write_text(to_json(results), encoding="utf-8")
+    write_report(report, results)
+    tracking.log_results({n: m.means for n, m in results.models.items()}, [metrics, report])
+    return results
 
 
-def _publish(home: Home, bundle: Path, run_id: str, results: dict[str, Any]) -> str:
+def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> str:
     from prerank.registry import versions as registry
     from prerank.registry.index import build_index
 
     manifest = LogManifest.load(home)
-    measured = results["models"]["interactrank"]
-    metrics = {tracking.metric_name(k): v for k, v in measured.items() if k not in ("ci", "cost")}
+    metrics = {tracking.metric_name(k): v for k, v in results.models[LEAD].means.items()}
     version = registry.register(bundle, run_id, metrics, {"dataset": manifest.dataset})
     last = manifest.last_us
     build_index(home, bundle, version, int(last))
@@ -225,8 +230,12 @@ def run(
     mapping: LogMapping,
     config: JobConfig,
     oracles: Path | None = None,
-) -> dict[str, Any]:
-    """Everything up to the registered, evaluated model; writes metrics.json and report.html."""
+) -> tuple[Results, str]:
+    """Everything up to the registered, evaluated model; writes metrics.json and report.html.
+
+    Returns:
+        The report's results and the registered version.
+    """
     connect()
     stages = Stages(7)
     ingested, features = prepare(home, events, items, mapping, config, stages)
@@ -245,6 +254,6 @@ def run(
             f"{rows['history_rows']:,} history states",
         ],
     }
-    results = train_and_evaluate(home, config, stages, "prerank", oracles, about)
+    results, version = train_and_evaluate(home, config, stages, "prerank", oracles, about)
     tqdm.write(tables(home, results))
-    return results
+    return results, version

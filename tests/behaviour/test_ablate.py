@@ -13,7 +13,7 @@ import pytest
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.architectures import build
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.config import JobConfig
 from prerank.core.home import Home

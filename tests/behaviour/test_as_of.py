@@ -48,7 +48,7 @@ class Examples:
 
     def __init__(self, home: Home) -> None:
         manifest = LogManifest.load(home)
-        catalogue, schema = load_catalogue(home, manifest), manifest.schema
+        catalogue, schema = load_catalogue(home), manifest.schema
         requests = read_requests(sorted(home.events.glob("day=*/*.parquet")), manifest)
         arrays = request_arrays(
             schema,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
 from prerank.core.home import Home

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
-from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
 from prerank.evaluation import ablations as ablate
-from prerank.evaluation import counterfactual
+from prerank.evaluation import counterfactual, trials
 from prerank.evaluation import run as evaluate
-from prerank.evaluation.baselines.simple import ColumnRanker
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.counterfactual import Propensities, estimate
+from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
+from prerank.evaluation.results import Calibration, Counterfactual, Results
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 
 RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")
 HEADS = ("engagement", "save", "long_click")
+PART = "part-00000.parquet"
 
 
 def linked(home: Home, root: Path) -> Home:
@@ -49,8 +53,8 @@ def all_files(home: Home) -> list[str]:
 @pytest.fixture(scope="module")
 def models(tiny_world: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Untrained bundles: what is measured here does not depend on how good they are."""
-    manifest = LogManifest.load(tiny_world)
-    catalogue = load_catalogue(tiny_world, manifest)
+    manifest = tiny_world.read_json(tiny_world.manifest, "prerank ingest")
+    catalogue = load_catalogue(tiny_world)
     folders = {}
     for seed, name in enumerate(("two_tower", "interactrank")):
         torch.manual_seed(seed)
@@ -74,29 +78,32 @@ def little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def results(
     tiny_world: Home, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Results]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
         home = linked(tiny_world, tmp_path_factory.mktemp("evaluated") / "home")
         yield evaluate.evaluate(home, models, "validation")
 
 
-def test_every_study_covers_every_ranker(results: dict[str, Any]) -> None:
-    assert tuple(results["models"]) == RANKERS
-    assert set(results["versus"]) == set(RANKERS) - {"interactrank"}
-    assert set(results["paired"]) == set(RANKERS) - {"two_tower"}
-    gains = {n: results["versus"][n]["mrr"]["difference"] for n in results["versus"]}
-    mrr = {n: results["models"][n]["mrr"] for n in RANKERS}
+def test_every_study_covers_every_ranker(results: Results) -> None:
+    assert tuple(results.models) == RANKERS
+    assert set(results.versus) == set(RANKERS) - {"interactrank"}
+    assert set(results.paired) == set(RANKERS) - {"two_tower"}
+    gains = {n: results.versus[n]["mrr"].difference for n in results.versus}
+    mrr = {n: results.models[n].means["mrr"] for n in RANKERS}
     assert gains == pytest.approx({n: mrr["interactrank"] - mrr[n] for n in gains})
-    assert set(results["cut"]["models"]) == set(RANKERS)
-    assert results["cut"]["reference"] is None
-    assert set(results["counterfactual"]["models"]) == {*RANKERS, counterfactual.AS_SHOWN}
+    assert results.cut
+    assert set(results.cut.models) == set(RANKERS)
+    assert results.cut.reference is None
+    assert isinstance(results.counterfactual, Counterfactual)
+    assert set(results.counterfactual.models) == {*RANKERS, counterfactual.AS_SHOWN}
 
 
 def test_only_rankers_with_probabilities_are_calibrated(
-    results: dict[str, Any], tiny_world: Home, splits: Splits
+    results: Results, tiny_world: Home, splits: Splits
 ) -> None:
-    found = results["calibration"]["models"]
+    assert isinstance(results.calibration, Calibration)
+    found = results.calibration.models
     assert set(found) == {"two_tower", "interactrank"}
     files = all_files(tiny_world)
     manifest = LogManifest.load(tiny_world)
@@ -106,8 +113,8 @@ def test_only_rankers_with_probabilities_are_calibrated(
     for model in found.values():
         assert tuple(model) == HEADS
         for h, head in enumerate(model.values()):
-            assert head["impressions"] == shown.sum()
-            assert head["observed"] == pytest.approx(((labels[shown] >> h) & 1).mean())
+            assert head.impressions == shown.sum()
+            assert head.observed == pytest.approx(((labels[shown] >> h) & 1).mean())
 
 
 def test_what_was_engaged_but_not_shown_has_no_place() -> None:
@@ -133,22 +140,23 @@ def test_places_are_the_log_s(tiny_world: Home, tiny_log: pd.DataFrame, splits: 
         assert places[~np.isnan(places)].tolist() == logged[request]
 
 
-def piece_of(
+def task_of(
     home: Home, models: dict[str, Path], splits: Splits, out: Path
-) -> dict[str, Any]:  # one task
+) -> evaluate.EvaluateTask:
     out.mkdir()
-    known = Propensities((1, 5), (1.0, 0.5), 1, "item")
-    return {
-        "home": str(home.root),
-        "models": {k: str(v) for k, v in models.items()},
-        "oracles": None,
-        "out": str(out),
-        "from_us": splits.validation_from,
-        "to_us": splits.test_from,
-        "files": all_files(home),
-        "task": 0,
-        "propensities": asdict(known),
-    }
+    Bm25Ranker.fit(load_catalogue(home), load_titles(home)).save(out / "bm25")
+    return evaluate.EvaluateTask(
+        number=0,
+        home=home,
+        files=all_files(home),
+        from_us=splits.validation_from,
+        to_us=splits.test_from,
+        models=models,
+        bm25=out / "bm25",
+        oracles=None,
+        propensities=Propensities((1, 5), (1.0, 0.5), 1, "item"),
+        out=out,
+    )
 
 
 def test_the_size_of_a_chunk_changes_nothing(
@@ -161,13 +169,32 @@ def test_the_size_of_a_chunk_changes_nothing(
     frames, sums = [], []
     for name, size in (("whole", 600_000), ("small", 64 * 7)):
         monkeypatch.setattr(evaluate, "CANDIDATES_PER_CHUNK", size)
-        done = evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / name))
-        frames.append(pd.read_parquet(tmp_path / name).reset_index(drop=True))
-        sums.append({k: v for k, v in done.items() if not k.startswith("seconds")})
+        done = evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / name))
+        frames.append(pd.read_parquet(tmp_path / name / PART).reset_index(drop=True))
+        sums.append(done)
     assert len(frames[0]) > 30
     pd.testing.assert_frame_equal(*frames, rtol=1e-5)
-    for key, value in sums[0].items():
-        np.testing.assert_allclose(sums[1][key], value, rtol=1e-4, err_msg=key)
+    whole, small = sums
+    assert (whole.requests, whole.candidates) == (small.requests, small.candidates)
+    for name, cost in whole.costs.items():
+        assert replace(small.costs[name], seconds=0.0) == replace(cost, seconds=0.0)
+    assert len(whole.histograms) == 2 * len(HEADS)
+    for key, cells in whole.histograms.items():
+        np.testing.assert_allclose(small.histograms[key], cells, rtol=1e-4, err_msg=str(key))
+
+
+def test_chunks_of_a_trial_are_slices_of_one_join(
+    tiny_world: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = trials.measured_requests(tiny_world, "test", 60)
+    whole = list(trials.chunks(tiny_world, requests))
+    monkeypatch.setattr(trials, "CANDIDATES_PER_CHUNK", 64 * 7)
+    small = list(trials.chunks(tiny_world, requests))
+    assert (len(whole), len(small)) == (1, -(-len(requests) // 7))
+    for name in ("x", "candidates", "labels", "request", "hist_items", "top_items", "text"):
+        parts = [getattr(arrays, name) for arrays, *_ in small]
+        np.testing.assert_array_equal(np.concatenate(parts), getattr(whole[0][0], name))
+    assert [query for _, queries, *_ in small for query in queries] == whole[0][1]
 
 
 def test_the_reference_s_best_are_looked_for_in_every_other_cut(
@@ -177,14 +204,14 @@ def test_the_reference_s_best_are_looked_for_in_every_other_cut(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def rankers(home: Home, schema: Any, *_: Any) -> list[ColumnRanker]:
+    def rankers(schema: Any, *_: Any) -> list[ColumnRanker]:
         return [ColumnRanker(n, schema, "a:engage:all") for n in ("trees", "twin")] + [
             ColumnRanker("other", schema, "user:touched")
         ]
 
     monkeypatch.setattr(evaluate, "rankers", rankers)
-    evaluate._evaluate_task(piece_of(tiny_world, models, splits, tmp_path / "out"))
-    frame = pd.read_parquet(tmp_path / "out")
+    evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / "out"))
+    frame = pd.read_parquet(tmp_path / "out" / PART)
     assert "trees|agreement" not in frame
     assert (frame["twin|agreement"].dropna() == 1).all()
     assert frame["other|agreement"].mean() < 0.9
@@ -259,7 +286,10 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
     write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
     results = pipeline.evaluate_version(home, "3", "validation")
     said = pipeline.tables(home, results)
-    assert set(results["models"]) == set(RANKERS)
+    assert set(results.models) == set(RANKERS)
+    assert from_json((home.root / "metrics-validation.json").read_text()).models.keys() == set(
+        RANKERS
+    )
     assert "interactrank against" in said
     assert "compare rankers on the test split" in said
     assert "tiny: few" in said

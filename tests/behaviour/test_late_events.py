@@ -22,6 +22,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.examples import read_split
+from prerank.dataset.requests import event_days
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
@@ -262,6 +263,25 @@ def test_a_home_of_another_version_is_refused(
         add(home, split_log[1], tiny_items)
     with pytest.raises(StateError, match=r"another version.*--replace"):
         build_features(home)
+    with pytest.raises(StateError, match=r"another version.*--replace"):
+        event_days(home)
+
+
+def test_requests_per_day_are_those_of_all_events(
+    split_log: tuple[pd.DataFrame, ...],
+    tiny_items: pd.DataFrame,
+    build_home: BuildHome,
+    tmp_path: Path,
+) -> None:
+    first, rest, late = split_log
+    home = build_home(tmp_path, first, tiny_items, features=None)
+    for log, manifest in (
+        (first, home.read_json(home.manifest, "")),
+        (pd.concat([first, rest, late]), add(home, pd.concat([rest, late]), tiny_items)),
+    ):
+        days = log.groupby(log["request_time"].dt.strftime("%Y-%m-%d"))["request_id"].nunique()
+        assert manifest.requests_per_day == days.to_dict()
+        assert sum(manifest.requests_per_day.values()) == manifest.requests
 
 
 def test_string_ids_of_before_keep_their_text(

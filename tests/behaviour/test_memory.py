@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,8 +44,8 @@ def peak_mb():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
-def serial(function, pieces, name):
-    return [function(piece) for piece in pieces]
+def serial(function, tasks, name):
+    return [function(task) for task in tasks]
 
 home = Home.at(sys.argv[1])
 for module in (features, training_set):
@@ -80,11 +81,18 @@ def repeated(home: Home, root: Path, times: int) -> Home:
             folder = longer.events / f"day={np.datetime64(d, 'D')}"
             folder.mkdir(parents=True, exist_ok=True)
             pq.write_table(copy.filter(pa.array(day == d)), folder / f"part-{i}.parquet")
-    longer.items.parent.mkdir(parents=True)
-    longer.items.write_bytes(home.items.read_bytes())
+    shutil.copytree(home.items.parent, longer.items.parent)
     last = pd.Timestamp(manifest.last_time) + pd.Timedelta(days=DAYS * (times - 1))
-    end = last.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    replace(manifest, events=manifest.events * times, last_time=end).save(longer)
+    replace(
+        manifest,
+        events=manifest.events * times,
+        requests_per_day={
+            str(np.datetime64(day) + i * DAYS): count
+            for i in range(times)
+            for day, count in manifest.requests_per_day.items()
+        },
+        last_time=last.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    ).save(longer)
     return longer
 
 

@@ -32,7 +32,8 @@ from interactrank.features.schema import (
     MAX_KEYS_PER_REQUEST,
 )
 from interactrank.features.text import engagement_keys
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.model.scorer import Scorer
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds

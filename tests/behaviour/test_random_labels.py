@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank.metrics.ranking import request_metrics
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest

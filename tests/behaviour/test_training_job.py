@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer, mark_known
 from prerank.core.home import Home
 from prerank.dataset.examples import read_split

@@ -44,7 +44,7 @@ def all_requests(home: Home) -> pa.Table:
 def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
     """What :mod:`prerank.dataset.build` makes of ``requests``, in one go."""
     manifest = manifest_of(home)
-    catalogue, inputs = load_catalogue(home, manifest), offline_inputs(home, requests)
+    catalogue, inputs = load_catalogue(home), offline_inputs(home, requests)
     table = catalogue.table()
     candidates = (
         shown_candidates(requests)
@@ -195,6 +195,11 @@ def test_splits_are_by_time_disjoint_and_whole(tiny_world: Home) -> None:
     assert len(train) == pytest.approx(0.7 * eligible, abs=2)
     assert len(validation) == pytest.approx(0.1 * eligible, abs=2)
     assert {splits.split_of(int(t)) for t in train["time"].to_pylist()} == {"train"}
+
+
+def test_without_the_catalogue_s_arrays_the_remedy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match=r"catalogue\.safetensors is missing.*--replace"):
+        load_catalogue(Home.at(tmp_path))
 
 
 def test_day_groups_hold_every_request_once(tiny_world: Home) -> None:

@@ -30,7 +30,8 @@ from tests.samples import (
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import HISTORY_LENGTH
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from prerank.registry.bundle import load_bundle, save_bundle
 
 

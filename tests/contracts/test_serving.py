@@ -19,9 +19,10 @@ from tests.samples import (
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import FeatureInputs, level_code
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS
+from interactrank.features.searches import level_code
 from interactrank.features.text import engagement_keys, segment_bucket, tokens
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.scorer import Scored, Scorer
@@ -83,6 +84,8 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     )
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
     scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
+    np.testing.assert_array_equal(scored.x, source.x)
+    np.testing.assert_array_equal(scored.request, source.request[0])
     # An unknown candidate in front must not shift what was said of the others.
     shifted = scorer_of(model).score(
         query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
@@ -122,7 +125,8 @@ def test_unknown_and_no_candidates_are_answered(model: InteractRank) -> None:
 
 def scored_as(ids: list[int], scores: list[float]) -> Scored:
     values = np.array(scores, np.float32)
-    return Scored(np.array(ids), values, values, values, np.zeros(0, np.int64), 1.0, 0.0)
+    x, none = np.zeros((len(ids), 0), np.float32), np.zeros(0, np.int64)
+    return Scored(np.array(ids), values, values, values, none, 1.0, 0.0, x, values[:0])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 50])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from prerank import cli
+from prerank import cli, commands
+from prerank.config import JobConfig, json_schema
 from prerank.core import errors
 from prerank.core.home import ENV, Home
+from prerank.summaries import Summary, duration
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +34,7 @@ VERBS: dict[str, list[str]] = {
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
+    "config": ["--config", "--schema"],
     "env": ["--workdir"],
 }
 EXIT_CODES = {
@@ -72,6 +76,18 @@ def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert out.startswith(f"usage: prerank {verb}")
     assert [o for o in VERBS[verb] if o.rstrip("*") not in out] == []
+    assert "\nexample:\n  " in out
+    assert f"prerank {verb}" in out.split("example:")[1]
+    assert "\nnext:\n  " in out
+
+
+def test_every_option_is_explained_with_its_default() -> None:
+    for name, parser in verbs().items():
+        for action in parser._actions:
+            if isinstance(action, argparse._HelpAction) or action.required:
+                assert action.help
+            elif name != "config" or action.dest != "schema":
+                assert "default" in str(action.help), f"{name} {action.dest}"
 
 
 def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +112,7 @@ def test_a_user_error_is_one_line_and_its_exit_code(
     def fails(_: argparse.Namespace) -> None:
         raise error("the field `x` is wrong. Do y.")
 
-    monkeypatch.setattr(cli, "_env", fails)
+    monkeypatch.setattr(commands, "env", fails)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["env"])
     assert stopped.value.code == EXIT_CODES[error]
@@ -109,7 +125,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_env", fails)
+    monkeypatch.setattr(commands, "env", fails)
     with pytest.raises(ZeroDivisionError):
         cli.main(["env"])
 
@@ -139,6 +155,8 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["materialise", *work], 4, "prerank features", capsys)
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
+    fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
+    fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()
 
 
@@ -173,13 +191,50 @@ def test_a_relative_workdir_becomes_absolute(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--workdir is given at a prompt, where a relative path has a plain meaning."""
-    cli.main(["env", "--workdir", "state"])
-    assert f"{ENV}={tmp_path / 'state'}" in capsys.readouterr().out.replace("'", "")
+    for before in ({}, {ENV: "/another/home"}):
+        os.environ.update(before)
+        cli.main(["env", "--workdir", "state"])
+        assert f"{ENV}={tmp_path / 'state'}" in capsys.readouterr().out.replace("'", "")
 
 
 def test_home_refuses_a_relative_path() -> None:
     with pytest.raises(errors.ConfigError, match="relative path"):
         Home.at("state")
+
+
+def test_the_configuration_that_is_printed_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["config"])
+    (tmp_path / "job.yaml").write_text(capsys.readouterr().out)
+    assert JobConfig.load(tmp_path / "job.yaml") == JobConfig()
+    (tmp_path / "own.yaml").write_text("train: {epochs: 3}\n")
+    cli.main(["config", "--config", "own.yaml"])
+    out = capsys.readouterr().out
+    assert "  epochs: 3\n" in out
+    assert "  batch_requests: 256\n" in out
+    cli.main(["config", "--schema"])
+    assert json.loads(capsys.readouterr().out) == json_schema()
+
+
+def test_a_summary_is_aligned() -> None:
+    done = Summary("a log", "events\nitems", "prerank features")
+    assert done.text(75.2).splitlines() == [
+        "  read   a log",
+        "  wrote  events",
+        "         items",
+        "  took   1 min 15 s",
+        "  next   prerank features",
+    ]
+    assert Summary().text(0.04) == "  took   0.0 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.42, "0.4 s"), (12.4, "12 s"), (59.7, "1 min 0 s"), (7800, "2 h 10 min")],
+)
+def test_durations_are_for_people(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 @pytest.mark.parametrize("argv", [[], ["rank"], ["simulate"], ["evaluate", "--split", "train"]])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.config import SECTIONS, JobConfig
+from prerank.config import CONFIGS, SECTIONS, JobConfig, field_docs, json_schema
 from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
+from prerank.evaluation.baselines.suite import BASELINES
 from prerank.features.build import FeatureConfig
+from prerank.serving.engine import ServeConfig
 
 
 def load(folder: Path, text: str) -> JobConfig:
@@ -115,6 +118,81 @@ def test_a_mistake_that_could_slip_through_is_named(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml"):
         JobConfig.load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rivals: [linear]", "`rivals` is now `baselines`"),
+        ("train: {least_gain: 0.1}", "`train.least_gain` is now `train.min_delta`"),
+        ("model: {performing: true}", "`model.performing` is now `model.top_items`"),
+        ("train: {epoch: 3}", "unknown key `train.epoch` (did you mean `epochs`?)"),
+        ("epochs: 3", "unknown key `epochs` (did you mean `train.epochs`?)"),
+        ("train: {focal: true}", "unknown key `train.focal` (did you mean `train.loss.focal`?)"),
+        ("features: {3: 4}", "the key 3 is no text"),
+        ("baselines:", "`baselines`: None is no list"),
+        ("train: {seed: 7.0}", "`train.seed`: 7.0 is no int"),
+        ("model: {hidden: [8, '16']}", "`model.hidden[1]`: '16' is no int"),
+    ],
+)
+def test_an_old_or_misplaced_key_names_the_right_one(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, text)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path, "train: {epochs: many, seed: x}\nmodel: {with: 3}")
+    message = str(raised.value)
+    assert [n for n in ("train.epochs", "train.seed", "model.with") if n not in message] == []
+
+
+def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
+    changed = JobConfig(
+        FeatureConfig(cadence_hours=48),
+        ModelConfig(hidden=(), dropout=1e-7),
+        TrainConfig(learning_rate=1e12, loss=LossConfig(head_weights=(1.0,))),
+        (),
+    )
+    for config in (JobConfig(), changed):
+        assert load(tmp_path, config.to_yaml()) == config
+
+
+@pytest.mark.parametrize("kind", [JobConfig, *CONFIGS])
+def test_every_key_is_explained_once(kind: type) -> None:
+    assert list(field_docs(kind)) == [f.name for f in dataclasses.fields(kind)]
+
+
+def test_the_schema_says_what_editors_show() -> None:
+    schema = json_schema()
+    nodes = [schema, *schema["$defs"].values()]
+    assert [n["title"] for n in nodes if n["additionalProperties"]] == []
+    assert schema["properties"]["baselines"]["items"]["enum"] == list(BASELINES)
+    epochs = schema["$defs"]["TrainConfig"]["properties"]["epochs"]
+    assert epochs["type"] == "integer"
+    assert epochs["default"] == TrainConfig().epochs
+    assert epochs["description"] == field_docs(TrainConfig)["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"writers": 0}, "`writers`: 0: Input should be greater than or equal to 1"),
+        ({"poll_seconds": "2"}, "`poll_seconds`: '2' is no float"),
+        ({"replica": 2}, "unknown key `replica` (did you mean `replicas`?)"),
+        ({"clock": "sun"}, "`clock`: 'sun': Input should be 'wall' or 'replay'"),
+    ],
+)
+def test_the_args_of_the_application_are_checked_likewise(
+    args: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        typed(ServeConfig, args, what="args of the prerank application")
+    assert str(raised.value).startswith(f"args of the prerank application: {message}")
 
 
 def test_typed_builds_nested_sections() -> None:

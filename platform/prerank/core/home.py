@@ -69,6 +69,11 @@ class Home:
         return self.root / "items" / "items.parquet"
 
     @property
+    def catalogue(self) -> Path:
+        """The same items as arrays (:class:`interactrank.features.catalogue.Catalogue`)."""
+        return self.root / "items" / "catalogue.safetensors"
+
+    @property
     def quarantine(self) -> Path:
         """Bad rows with a reason each."""
         return self.root / "quarantine"

@@ -13,7 +13,7 @@ from prerank.core.errors import StateError
 from prerank.core.home import Home, write_json
 from prerank.core.ids import IdKind, ItemIds
 
-VERSION = 2
+VERSION = 3
 """Version of the manifest and of the canonical events."""
 
 REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
@@ -43,6 +43,7 @@ class LogManifest:
         rows: of this ingest: "in", "out", "quarantined" and "duplicates".
         events: canonical events of the home, ``late`` of them after their snapshot.
         requests, users, queries, items: distinct ones. ``items_absent``: in no catalogue.
+        requests_per_day: ISO day -> requests of that day.
         first_time, last_time: ISO, of the events.
         fingerprint: sixteen hex digits over events and items.
         warnings, notices: what the ingest told its user.
@@ -71,6 +72,7 @@ class LogManifest:
     events: int
     late: int
     requests: int
+    requests_per_day: dict[str, int]
     users: int
     queries: int
     items: int

@@ -1,4 +1,4 @@
-"""One way to run a function over many tasks of work: a Ray Data task each, with a progress bar.
+"""One way to run a function over many tasks: a Ray Data task each, with a progress bar.
 
 What happens inside a task is DuckDB, Arrow and numba over files; Ray Data distributes the tasks
 and shows how far they are. Its own groupby, sort and join are not used on the event path: they
@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
+from prerank.core.quiet import debugging, ray_options
 
-Task = dict[str, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def connect() -> None:
@@ -25,52 +27,57 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options = ray_options()
     if not os.environ.get("RAY_ADDRESS"):
         # Said outright: Ray would else join any cluster it finds on this machine.
         options |= {"address": "local", "include_dashboard": False}
     ray.init(**options)
 
 
-def ray_map(
-    function: Callable[[dict[str, Any]], dict[str, Any]],
-    tasks: Sequence[dict[str, Any]],
-    name: str,
-) -> list[dict[str, Any]]:
+def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
     """Apply ``function`` to each task on the cluster; results in the order they finish.
+
+    Tasks and results are frozen dataclasses of anything that pickles. They travel as one column of
+    pickled bytes: Ray Data would else make Arrow columns of them, which know no arrays of two
+    dimensions, no paths, and no dictionaries whose keys differ from row to row.
 
     Raises:
         PrerankError: as raised by ``function``; anything else surfaces as Ray's own error.
     """
     import ray
+    from ray import cloudpickle
 
     if not tasks:
         return []
+
+    def run(row: dict[str, bytes]) -> dict[str, bytes]:
+        try:
+            result: object = function(cloudpickle.loads(row["task"]))
+        except PrerankError as error:
+            # Of a raised one Ray Data keeps the text alone.
+            result = error
+        return {"result": cloudpickle.dumps(result)}
+
+    rows = [{"task": cloudpickle.dumps(task)} for task in tasks]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # One operator is all there is: reserving half the cores for others would leave them idle.
     context.op_resource_reservation_enabled = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(function)
-    done: list[dict[str, Any]] = []
-    try:
-        with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
-            for row in dataset.iter_rows():
-                done.append(row)
-                bar.update()
-    except Exception as error:
-        raise _user_error(error) or error from None
+    if not debugging():
+        # Ray Data logs what a task raises, and then raises it: once is enough.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
+    done: list[R] = []
+    with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+        for row in dataset.iter_rows():
+            result = cloudpickle.loads(row["result"])
+            if isinstance(result, PrerankError):
+                raise result
+            done.append(result)
+            bar.update()
     return done
 
 
 def _quiet() -> bool:
     return os.environ.get("PRERANK_PROGRESS", "1") == "0"
-
-
-def _user_error(error: BaseException | None) -> PrerankError | None:
-    while error is not None:
-        if isinstance(error, PrerankError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -7,7 +7,7 @@ be hundreds of gigabytes for a million requests.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,34 @@ from prerank.features.offline import offline_inputs
 ROW_GROUP = 512
 
 
+@dataclass(frozen=True)
+class BuildTask:
+    """Some days of events, to become files of both splits under ``out``."""
+
+    number: int
+    home: Home
+    files: list[str]
+    splits: Splits
+    out: Path
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one task wrote to one split. ``positives`` are candidates with a label."""
+
+    requests: int = 0
+    candidates: int = 0
+    positives: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one task wrote, by split."""
+
+    train: Counts
+    validation: Counts
+
+
 def build_training_set(home: Home) -> dict[str, Any]:
     """Write train and validation examples; returns (and writes) the training set's manifest.
 
@@ -43,13 +71,13 @@ def build_training_set(home: Home) -> dict[str, Any]:
         for name in ("train", "validation"):
             (out / name).mkdir()
         groups = event_days(home, 0, splits.test_from)
-        tasks = [
-            {"home": str(home.root), "files": files, "number": i, "out": str(out)}
-            | {"splits": asdict(splits)}
-            for i, files in enumerate(groups)
-        ]
-        done = ray_map(_build_task, tasks, "training set")
-        totals = {k: sum(d[k] for d in done) for k in done[0]}
+        tasks = [BuildTask(i, home, files, splits, out) for i, files in enumerate(groups)]
+        done = ray_map(build_task, tasks, "training set")
+        totals = {
+            f"{split}_{field.name}": sum(getattr(getattr(d, split), field.name) for d in done)
+            for split in ("train", "validation")
+            for field in fields(Counts)
+        }
         if not totals["train_positives"]:
             raise DataError("no training request has a positive: check the mapping's `heads`.")
         summary = {
@@ -63,22 +91,18 @@ def build_training_set(home: Home) -> dict[str, Any]:
     return summary
 
 
-def _build_task(task: dict[str, Any]) -> dict[str, Any]:
-    home, splits = Home.at(task["home"]), Splits(**task["splits"])
+def build_task(task: BuildTask) -> Written:
+    """Write the examples of some days."""
+    home, splits = task.home, task.splits
     manifest = LogManifest.load(home)
-    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
+    schema, catalogue = manifest.schema, load_catalogue(home)
     table = catalogue.table()
-    counts: dict[str, Any] = {}
-    bounds = {
-        "train": (0, splits.validation_from),
-        "validation": (splits.validation_from, splits.test_from),
-    }
-    for split, (low, high) in bounds.items():
+
+    def write(split: str, low: int, high: int) -> Counts:
         high = min(high, splits.closed_before)
-        requests = requests_between(task["files"], manifest, low, high)
-        counts |= {f"{split}_{k}": 0 for k in ("requests", "candidates", "positives")}
+        requests = requests_between(task.files, manifest, low, high)
         if not requests.num_rows:
-            continue
+            return Counts()
         inputs = offline_inputs(home, requests)
         if manifest.has_impressions:
             candidates = shown_candidates(requests)
@@ -86,16 +110,15 @@ def _build_task(task: dict[str, Any]) -> dict[str, Any]:
             candidates = sampled_candidates(requests, inputs, table)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        path = Path(task["out"]) / split / f"part-{task['number']:05d}.parquet"
         pq.write_table(
             to_table(requests["request_id"].to_pylist(), arrays),
-            path,
+            task.out / split / f"part-{task.number:05d}.parquet",
             compression="zstd",
             row_group_size=ROW_GROUP,
         )
-        counts |= {
-            f"{split}_requests": len(arrays),
-            f"{split}_candidates": len(arrays.candidates),
-            f"{split}_positives": int((arrays.labels > 0).sum()),
-        }
-    return counts
+        return Counts(len(arrays), len(arrays.candidates), int((arrays.labels > 0).sum()))
+
+    return Written(
+        write("train", 0, splits.validation_from),
+        write("validation", splits.validation_from, splits.test_from),
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.packed_rows import DECODE
+from interactrank.features.packed_rows import DECODE, row_codes, row_ids, row_shape, row_totals
 
 HARD, NEAR, FAR = 32, 16, 32
 
@@ -63,16 +63,13 @@ def _sample(  # type: ignore[no-untyped-def]
             block = key_block[k]
             if block < 0:
                 continue
-            at = block_start[block]
-            f = np.int64(blocks[at : at + 4].view(np.uint16)[1])
-            size = np.int64(blocks[at + 4 : at + 8].view(np.uint32)[0])
+            row = blocks[block_start[block] :]
+            size, f = row_shape(row)
+            totals, codes = row_totals(row), row_codes(row)
             widest = 0
-            totals = blocks[at + 16 : at + 16 + 4 * f].view(np.float32)
             for j in range(f):
                 if totals[j] > totals[widest]:
                     widest = j
-            codes = blocks[at + 16 + 8 * f + 8 * size : at + 16 + 8 * f + 8 * size + 2 * size * f]
-            counts = codes.view(np.uint16)
             for i in range(size):
                 item = row_at[row_ids[block] + i]
                 if item < 0:
@@ -80,7 +77,7 @@ def _sample(  # type: ignore[no-untyped-def]
                 if score[item] == 0.0:
                     touched[n] = item
                     n += 1
-                score[item] += 1e-9 + decode[counts[i * f + widest]] / (totals[widest] + 1.0)
+                score[item] += 1e-9 + decode[codes[i * f + widest]] / (totals[widest] + 1.0)
         for h in range(hist_offsets[b], hist_offsets[b + 1]):
             item = hist_rows[h]
             if item >= 0:
@@ -143,7 +140,7 @@ def sample_candidates(
     Returns:
         ids int64 [N], log Q float32 [N], offsets int64 [B + 1].
     """
-    row_items = [_row_items(inputs.blocks, int(s)) for s in inputs.block_start]
+    row_items = [row_ids(inputs.blocks[start:]) for start in inputs.block_start]
     lengths = np.array([len(r) for r in row_items], np.int64)
     flat = np.concatenate(row_items) if row_items else np.zeros(0, np.int64)
     most = len(seeds) * (HARD + NEAR + FAR) + len(positives)
@@ -168,10 +165,3 @@ def sample_candidates(
         offsets,
     )
     return table.ids[rows[:used]], log_q[:used].copy(), offsets
-
-
-def _row_items(blocks: NDArray[np.uint8], start: int) -> NDArray[np.int64]:
-    f = int(blocks[start : start + 4].view(np.uint16)[1])
-    n = int(blocks[start + 4 : start + 8].view(np.uint32)[0])
-    at = start + 16 + 8 * f
-    return blocks[at : at + 8 * n].view(np.int64)

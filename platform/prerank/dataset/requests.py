@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -97,21 +95,21 @@ def event_days(
     """Event files in groups of whole days of about ``per_task`` requests, by time.
 
     Only days that may hold requests of [from_us, to_us) are listed. ``per_task`` is
-    REQUESTS_PER_TASK where it is left out.
+    REQUESTS_PER_TASK where it is left out. No event is read: ingest has counted the requests.
+
+    Raises:
+        StateError: nothing was ingested, or by another version.
     """
-    most = REQUESTS_PER_TASK if per_task is None else per_task
+    manifest = LogManifest.load(home)
+    limit = REQUESTS_PER_TASK if per_task is None else per_task
     groups: list[list[str]] = []
     rows = 0
-    for day in sorted(home.events.glob("day=*")):
-        start = int(np.datetime64(day.name.removeprefix("day="), "us").astype(np.int64))
+    for day, count in sorted(manifest.requests_per_day.items()):
+        start = int(np.datetime64(day, "us").astype(np.int64))
         if start >= to_us or start + DAY_US <= from_us:
             continue
-        files = sorted(str(f) for f in day.glob("*.parquet"))
-        ids = pa.concat_tables(
-            pq.read_table(f, columns=["request_id"], partitioning=None) for f in files
-        )
-        count = pc.count_distinct(ids["request_id"]).as_py()
-        if not groups or rows + count > most:
+        files = sorted(str(f) for f in (home.events / f"day={day}").glob("*.parquet"))
+        if not groups or rows + count > limit:
             groups.append([])
             rows = 0
         groups[-1] += files

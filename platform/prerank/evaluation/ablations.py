@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
+from prerank.evaluation.results import FULL
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
 from prerank.registry import tracking
 
-FULL = "full"
 FILE = "ablations.json"
 FAMILIES: dict[str, tuple[str, ...]] = {
     "exact query": ("q:",),

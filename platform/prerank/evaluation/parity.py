@@ -40,7 +40,14 @@ from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.parity_report import Parity
 from prerank.features.asof import as_of
 from prerank.features.offline import offline_inputs
-from prerank.online.history import HISTORY_FIELDS, Entry, Event, history_arrays, merged
+from prerank.online.history import (
+    HISTORY_FIELDS,
+    NO_HISTORY,
+    Event,
+    History,
+    as_histories,
+    merged,
+)
 from prerank.online.journal import replay
 from prerank.online.reader import visible
 from prerank.registry import tracking
@@ -143,7 +150,7 @@ def _candidates(
     if manifest.has_impressions:
         found = shown_candidates(searches)
     else:
-        found = sampled_candidates(searches, inputs, load_catalogue(home, manifest).table())
+        found = sampled_candidates(searches, inputs, load_catalogue(home).table())
     said = found.retriever_features
     bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
     return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]
@@ -219,30 +226,29 @@ def _as_seen(
     )
     columns = [filled.values[name].to_pylist() for name in HISTORY_FIELDS]
     journaled = _journaled(home, manifest, {a.user_id for a in asked})
-    seen: list[list[Entry]] = []
+    seen = []
     for request, row in zip(asked, filled.index, strict=True):
-        of_log: list[Entry] = list(zip(*(c[row] for c in columns), strict=True)) if row >= 0 else []
-        whole = merged(of_log, journaled.get(request.user_id, ()))
+        of_log = History.from_lists(c[row] for c in columns) if row >= 0 else NO_HISTORY
+        whole = merged(of_log, journaled.get(request.user_id, NO_HISTORY))
         seen.append(visible(whole, request.time_us))
-    lengths = [len(history) for history in seen]
     return dataclasses.replace(
         inputs,
         time=np.array([a.time_us for a in asked], np.int64),
-        **history_arrays([e for history in seen for e in history]),
-        hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
+        **as_histories(seen)._asdict(),
     )
 
 
-def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, list[Entry]]:
+def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, History]:
     """Engagements of ``users`` that live writers acknowledged."""
     schema, wanted = manifest.schema, set(users)
-    found: dict[str, list[Entry]] = defaultdict(list)
+    codes = {a: schema.actions.index(a) for a in schema.engagements}
+    found: dict[str, list[Event]] = defaultdict(list)
     for path in sorted(home.journal.glob("writer-*.jsonl")):
         for batch, _ in replay(path):
             for e in (Event(**record) for record in batch if record["user_id"] in wanted):
-                if e.action in schema.engagements:
-                    found[e.user_id].append(e.entry(schema.actions.index(e.action)))
-    return found
+                if e.action in codes:
+                    found[e.user_id].append(e)
+    return {user: History.of(events, codes) for user, events in found.items()}
 
 
 Expected = dict[str, Any]

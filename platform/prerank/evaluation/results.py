@@ -1,64 +1,220 @@
-"""What a report may show, and how one value of it is written."""
+"""What an evaluation found: the class that the tables, the report and metrics.json read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, TypeGuard
+from dataclasses import dataclass, field
+from typing import Any
 
 METRICS = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "recall@cut", "auc")
 """Columns of every table, in this order."""
+COMPARED = ("hits@3", "mrr")
+"""Metrics of the paired tests."""
 
 LEAD = "interactrank"
+"""The ranker that a report is about."""
 BASELINE = "two_tower"
-WHOLE = "full"
+"""The ranker that every other one is compared with."""
+FULL = "full"
 """The ablation's variant from which nothing was taken."""
 
-FASTEST = 0.001
-"""Microseconds a candidate below which a measured time says nothing."""
+Interval = tuple[float, float]
+"""Ends of a 95% interval; NaN where it is not defined."""
 
 
-class DatasetFacts(TypedDict, total=False):
-    """What was evaluated on. ``requests``: split -> count; ``time_span``: first and last request.
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What was evaluated on; what is not known is None.
 
-    ``candidates`` says in words where the candidates come from; ``reachable_share`` is the share of
-    positives that are among them.
+    Attributes:
+        name: of the log.
+        requests: split -> count.
+        users, queries, items: how many the log holds.
+        time_span: times of the first and the last request, ISO 8601.
+        positives: engaged candidates of the measured split.
+        candidates: where the candidates come from, in words.
+        reachable_share: share of the engaged items that are among the candidates.
     """
 
     name: str
-    requests: dict[str, int]
-    users: int
-    queries: int
-    items: int
-    time_span: tuple[str, str]
-    positives: int
-    candidates: str
-    reachable_share: float
+    requests: Mapping[str, int] = field(default_factory=dict)
+    users: int | None = None
+    queries: int | None = None
+    items: int | None = None
+    time_span: tuple[str, str] | None = None
+    positives: int | None = None
+    candidates: str | None = None
+    reachable_share: float | None = None
 
 
-class Results(TypedDict, total=False):
-    """Everything a report may show; only ``dataset`` (its name) and ``models`` are needed.
+@dataclass(frozen=True)
+class Cost:
+    """What one more candidate costs: operations, bytes read, microseconds of one thread."""
+
+    flops_per_candidate: float
+    bytes_per_candidate: float
+    us_per_candidate: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One ranker: metric -> mean over requests, with 95% bootstrap intervals.
+
+    Means are shares in [0, 1]; NaN where a metric is defined for no request.
+    """
+
+    means: Mapping[str, float]
+    ci: Mapping[str, Interval] = field(default_factory=dict)
+    cost: Cost | None = None
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any], cost: Cost | None = None) -> Measured:
+        """From ``{metric: mean, …, "ci": {metric: [low, high]}}``."""
+        ci = {metric: (low, high) for metric, (low, high) in flat["ci"].items()}
+        return cls({metric: mean for metric, mean in flat.items() if metric != "ci"}, ci, cost)
+
+    def mean(self, metric: str) -> float:
+        """NaN where it was not measured."""
+        return self.means.get(metric, math.nan)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference of two rankers on the same requests, its 95% interval and p-value."""
+
+    difference: float
+    ci: Interval
+    p: float
+
+
+Comparisons = Mapping[str, Mapping[str, Difference]]
+"""Ranker -> metric -> difference."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full ranker whose ``top`` best candidates a cut should keep."""
+
+    name: str
+    top: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What the cut of every ranker keeps.
+
+    Metrics are recall@cut, recall@100, recall@1000 and agreement, as far as they were measured.
+    """
+
+    reference: Reference | None
+    models: Mapping[str, Measured]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted against observed engagement of one head.
+
+    Attributes:
+        ece: expected calibration error.
+        predicted, observed: means over the impressions.
+        impressions: how many.
+        curve: [count, mean predicted, observed] of each group of similar predictions.
+    """
+
+    ece: float
+    predicted: float
+    observed: float
+    impressions: int
+    curve: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranker -> head -> reliability."""
+
+    models: Mapping[str, Mapping[str, Reliability]]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How often each place is looked at, relative to the best place.
+
+    Attributes:
+        first_place: first place of each group of places, ascending.
+        value: propensity of each group, in (0, 1].
+        engagements: how many the estimate rests on.
+        strata: "query and item", or "item" where too few pairs moved.
+    """
+
+    first_place: Sequence[int]
+    value: Sequence[float]
+    engagements: int
+    strata: str
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """What every order would have earned (metrics "dcg" and "mrr"), "as shown" among them.
+
+    Attributes:
+        models: ranker -> estimates.
+        propensities: that the engagements were weighted with.
+        requests: with a weighted engagement.
+        effective_engagements: how many of equal weight would be worth as much.
+    """
+
+    models: Mapping[str, Measured]
+    propensities: Examination
+    requests: int
+    effective_engagements: float
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Stands where a log does not support a measurement; ``absent`` says why."""
+
+    absent: str
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A variant: which ``parts`` were taken out; metric -> one value per seed."""
+
+    parts: str
+    metrics: Mapping[str, Sequence[float]]
+
+    def seeds(self, metric: str) -> list[float]:
+        """The values of a metric, where it is defined."""
+        return [value for value in self.metrics.get(metric, ()) if math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the requests: how many; ranker -> metric -> mean."""
+
+    requests: int
+    models: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a report may show. A part that was not measured is empty or None.
 
     Attributes:
         dataset: facts about the log.
-        split: the split the metrics come from, e.g. "test".
-        models: name -> ``{metric: mean, …, "ci": {metric: [low, high]}, "cost":
-            {"flops_per_candidate", "bytes_per_candidate", "us_per_candidate"}}``.
-        oracles: as ``models``; knows what no ranker may know.
-        paired: name -> metric -> ``{"difference", "ci": [low, high], "p"}`` against the two-tower.
-        versus: other ranker -> as ``paired``: interactrank minus that ranker.
-        cut: ``{"reference": {"name", "top"} | None, "models": {name: {metric: mean, …, "ci"}}}``
-            with metrics recall@cut, recall@100, recall@1000 and agreement, as far as measured.
-        calibration: ``{"models": {name: {head: {"ece", "predicted", "observed", "impressions",
-            "curve": [[count, predicted, observed], …]}}}}``, or ``{"absent": why}``.
-        counterfactual: ``{"models": {name: {"dcg", "mrr", "ci"}}, "propensities": {"first_place",
-            "value", "engagements", "strata"}, "requests", "effective_engagements"}``, or
-            ``{"absent": why}``.
-        ablations: variant -> ``{"metrics": {metric: [one value a seed]}, "parts": what was taken
-            out}``; the variant "full" is what the others are compared with.
-        slices: slice -> ``{"requests": count, name: {metric: mean}, …}``.
-        reachable_ceiling: metric -> the best value any order of these candidates could reach.
-        training: name -> ``[{"epoch", "train_loss", "validation_loss", "validation_mrr"}, …]``.
+        models: ranker -> metrics.
+        split: the split the metrics come from, "validation" or "test".
+        oracles: as ``models``; they know what no ranker may know.
+        reachable_ceiling: metric -> the best value that any order of the candidates could reach.
+        paired: each ranker minus BASELINE.
+        versus: LEAD minus each other ranker.
+        cut: which items stay in the set that is passed on.
+        calibration: whether predicted probabilities are right on average.
+        counterfactual: what every order would have earned.
+        ablations: variant -> what it lost; FULL is what the others are compared with.
+        slices: kinds of requests.
+        training: ranker -> epochs, {"epoch", "train_loss", "validation_loss", "validation_mrr"}.
         fusion_weights: (feature, weight) pairs.
         ingest: sentences on what was read, quarantined or assumed.
         features: sentences on snapshots, rows and caps.
@@ -66,80 +222,19 @@ class Results(TypedDict, total=False):
     """
 
     dataset: DatasetFacts
-    split: str
-    models: dict[str, dict[str, Any]]
-    oracles: dict[str, dict[str, Any]]
-    paired: dict[str, dict[str, dict[str, Any]]]
-    versus: dict[str, dict[str, dict[str, Any]]]
-    cut: dict[str, Any]
-    calibration: dict[str, Any]
-    counterfactual: dict[str, Any]
-    ablations: dict[str, dict[str, Any]]
-    slices: dict[str, dict[str, Any]]
-    reachable_ceiling: dict[str, float]
-    training: dict[str, list[dict[str, float]]]
-    fusion_weights: list[tuple[str, float]]
-    ingest: list[str]
-    features: list[str]
-    stages: dict[str, float]
-
-
-def known(value: Any) -> TypeGuard[float]:
-    """Whether there is a number: neither None nor NaN."""
-    return value is not None and not math.isnan(value)
-
-
-def share(value: Any) -> str:
-    """Three decimals without the leading zero; a dash where there is no value."""
-    if not known(value):
-        return "-"
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
-
-
-def signed(value: float) -> str:
-    """As :func:`share`, with a plus or a true minus before it, or both where it rounds to 0."""
-    if abs(value) < 0.0005:
-        return "±.000"
-    return ("+" if value >= 0 else "−") + share(abs(value))
-
-
-def number(value: Any, least: float = 0.0) -> str:
-    """Three digits; what is below ``least`` shows as that."""
-    if not known(value):
-        return "-"
-    if value < least:
-        return f"< {least:g}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def interval(ci: Sequence[float] | None) -> str:
-    """Both ends, or nothing where they are not known."""
-    return f"{share(ci[0])}-{share(ci[1])}" if ci and known(ci[0]) else ""
-
-
-def ordered(models: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Model names, best MRR first; those without one last."""
-
-    def key(name: str) -> float:
-        mrr: Any = models[name].get("mrr")
-        return -mrr if known(mrr) else math.inf
-
-    return sorted(models, key=key)
-
-
-def best_of(models: Mapping[str, dict[str, Any]], metric: str) -> str:
-    """The best value of ``metric`` as printed: models that print alike share the honour."""
-    return share(max((m[metric] for m in models.values() if known(m.get(metric))), default=None))
-
-
-def percent(value: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * value:.1f}%"
-
-
-def p_value(value: float) -> str:
-    """With its sign of comparison: "< .001", "= .055"."""
-    return "< .001" if value < 0.001 else f"= {share(value)}"
-
-
-COMPARED = ("hits@3", "mrr")
+    models: Mapping[str, Measured]
+    split: str = "test"
+    oracles: Mapping[str, Measured] = field(default_factory=dict)
+    reachable_ceiling: Mapping[str, float] = field(default_factory=dict)
+    paired: Comparisons = field(default_factory=dict)
+    versus: Comparisons = field(default_factory=dict)
+    cut: Cut | None = None
+    calibration: Calibration | NotMeasured | None = None
+    counterfactual: Counterfactual | NotMeasured | None = None
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    training: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    fusion_weights: Sequence[tuple[str, float]] = ()
+    ingest: Sequence[str] = ()
+    features: Sequence[str] = ()
+    stages: Mapping[str, float] = field(default_factory=dict)

@@ -7,19 +7,19 @@ ranked for each request in constant memory.
 
 from __future__ import annotations
 
+import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
-from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
@@ -27,7 +27,7 @@ from prerank.core.home import Home, replaced
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates
-from prerank.dataset.catalogue import load_catalogue
+from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
@@ -43,7 +43,8 @@ from prerank.evaluation.per_request import (
     slices_of,
     was_shown,
 )
-from prerank.evaluation.summary import results_of
+from prerank.evaluation.results import Results
+from prerank.evaluation.summary import Done, Histograms, RankerCost, results_of
 from prerank.features.offline import offline_inputs
 
 CANDIDATES_PER_CHUNK = 600_000
@@ -51,29 +52,53 @@ REQUESTS_PER_TASK = 2_000
 """Fewer than a training-set task takes: a whole catalogue a request is more work than its join."""
 
 
-def rankers(
-    home: Home, schema: FeatureSchema, catalogue: Catalogue, models: dict[str, str]
-) -> list[Ranker]:
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Some days of events to be measured on, in [from_us, to_us).
+
+    Attributes:
+        number: the task's own.
+        home: of the log.
+        files: event files.
+        from_us, to_us: request times, microseconds since 1970.
+        models: name -> folder of what was fitted.
+        bm25: folder of BM25's index.
+        oracles: folder of the simulated world, or None.
+        propensities: None where the log has none.
+        out: folder for the requests' metrics.
+    """
+
+    number: int
+    home: Home
+    files: list[str]
+    from_us: int
+    to_us: int
+    models: Mapping[str, Path]
+    bm25: Path
+    oracles: Path | None
+    propensities: Propensities | None
+    out: Path
+
+
+def rankers(schema: FeatureSchema, bm25: Bm25Ranker, models: Mapping[str, Path]) -> list[Ranker]:
     """The rankers of a report; ``models`` maps a name to the folder of what was fitted."""
-    items = pq.read_table(home.items, columns=["title"])
     return [
         ColumnRanker("popularity", schema, "a:engage:all"),
-        Bm25Ranker(catalogue, items["title"].to_pylist()),
+        bm25,
         ColumnRanker("iqp", schema, "q:engage:all"),
-        *(load_ranker(name, Path(folder)) for name, folder in models.items()),
+        *(load_ranker(name, folder) for name, folder in models.items()),
     ]
 
 
-def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
+def _evaluate_task(task: EvaluateTask) -> Done:
     torch.set_num_threads(1)
-    home = Home.at(task["home"])
+    home = task.home
     manifest = LogManifest.load(home)
-    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
+    schema, catalogue = manifest.schema, load_catalogue(home)
     table = catalogue.table()
-    requests = requests_between(task["files"], manifest, task["from_us"], task["to_us"])
-    all_rankers = rankers(home, schema, catalogue, task["models"])
-    oracles = _oracles(task["oracles"])
-    propensities = Propensities(**task["propensities"]) if task["propensities"] else None
+    requests = requests_between(task.files, manifest, task.from_us, task.to_us)
+    all_rankers = rankers(schema, Bm25Ranker.load(catalogue, task.bm25), task.models)
+    oracles, propensities = _oracles(task.oracles), task.propensities
     shown = manifest.has_impressions
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
@@ -121,24 +146,21 @@ def _evaluate_task(task: dict[str, Any]) -> dict[str, Any]:
         candidates_seen += len(arrays.candidates)
         frames.append(pd.DataFrame(columns))
     if frames:
-        pd.concat(frames).to_parquet(Path(task["out"]) / f"part-{task['number']:05d}.parquet")
-    costs = {f"seconds|{r.name}": seconds[r.name] for r in all_rankers}
-    costs |= {f"flops|{r.name}": float(r.flops) for r in all_rankers}
-    costs |= {f"bytes|{r.name}": float(r.bytes) for r in all_rankers}
-    flat = {f"histogram|{key}": cells.reshape(-1).tolist() for key, cells in histograms.items()}
-    return {"requests": requests.num_rows, "candidates": candidates_seen, **costs, **flat}
+        pd.concat(frames).to_parquet(task.out / f"part-{task.number:05d}.parquet")
+    costs = {
+        r.name: RankerCost(seconds[r.name], float(r.flops), float(r.bytes)) for r in all_rankers
+    }
+    return Done(requests.num_rows, candidates_seen, costs, histograms)
 
 
-def _no_histograms(
-    all_rankers: list[Ranker], schema: FeatureSchema
-) -> dict[str, NDArray[np.float64]]:
-    """Empty histograms "<ranker>|<head>" of the rankers that give probabilities."""
+def _no_histograms(all_rankers: list[Ranker], schema: FeatureSchema) -> Histograms:
+    """Empty histograms of the rankers that give probabilities."""
     able = [r.name for r in all_rankers if hasattr(r, "probabilities")]
-    return {f"{n}|{h}": np.zeros((CELLS, 3)) for n in able for h in schema.heads}
+    return {(name, head): np.zeros((CELLS, 3)) for name in able for head in schema.heads}
 
 
 def _add_to_histograms(
-    histograms: dict[str, NDArray[np.float64]],
+    histograms: Histograms,
     all_rankers: list[Ranker],
     schema: FeatureSchema,
     arrays: RequestArrays,
@@ -152,20 +174,20 @@ def _add_to_histograms(
         predicted = ranker.probabilities(arrays, queries)[shown]
         for h, head in enumerate(schema.heads):
             engaged = (arrays.labels[shown] >> h) & 1 > 0
-            histograms[f"{ranker.name}|{head}"] += histogram(predicted[:, h], engaged)
+            histograms[ranker.name, head] += histogram(predicted[:, h], engaged)
 
 
-def _oracles(folder: str | None) -> dict[str, Any]:
+def _oracles(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
     from prerank.simulate import load_oracles
 
-    return dict(load_oracles(Path(folder)))
+    return dict(load_oracles(folder))
 
 
 def evaluate(
     home: Home, models: dict[str, Path], split: str = "test", oracles: Path | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Measure every ranker on a split.
 
     Args:
@@ -175,8 +197,7 @@ def evaluate(
         oracles: folder of a simulated world, whose two oracles are then measured beside.
 
     Returns:
-        Parts of :class:`prerank.evaluation.report.text.Results`: models, paired, slices, cut,
-        calibration, …
+        What was measured; what is known of the job is not in it.
 
     Raises:
         DataError: no request of the split has a positive.
@@ -190,21 +211,28 @@ def evaluate(
     folder = home.root / "evaluation" / split
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replaced(folder) as out:
-        common = {
-            "home": str(home.root),
-            "models": {k: str(v) for k, v in models.items()},
-            "oracles": str(oracles) if oracles else None,
-            "out": str(out),
-            "from_us": low,
-            "to_us": high,
-            "propensities": None if isinstance(propensities, str) else asdict(propensities),
-        }
-        groups = event_days(home, low, high, REQUESTS_PER_TASK)
-        tasks = [common | {"files": f, "number": i} for i, f in enumerate(groups)]
+        # Once for all tasks, which map it.
+        bm25 = out / "bm25"
+        Bm25Ranker.fit(load_catalogue(home), load_titles(home)).save(bm25)
+        tasks = [
+            EvaluateTask(
+                number=number,
+                home=home,
+                files=files,
+                from_us=low,
+                to_us=high,
+                models=models,
+                bm25=bm25,
+                oracles=oracles,
+                propensities=propensities if isinstance(propensities, Propensities) else None,
+                out=out,
+            )
+            for number, files in enumerate(event_days(home, low, high, REQUESTS_PER_TASK))
+        ]
         done = ray_map(_evaluate_task, tasks, "evaluate")
+        shutil.rmtree(bm25, ignore_errors=True)
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if not len(frame) or not frame["positives"].sum():
         raise DataError(f"no request of the {split} split has an engagement: nothing to measure.")
-    names = [key.removeprefix("seconds|") for key in done[0] if key.startswith("seconds|")]
-    return results_of(frame, done, names, manifest, training, split, propensities)
+    return results_of(frame, done, list(done[0].costs), manifest, training, split, propensities)

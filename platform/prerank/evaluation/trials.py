@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from interactrank.features.batch import Batch, RequestArrays
 from interactrank.features.inputs import FeatureInputs
 from interactrank.metrics.ranking import mean, request_metrics
-from interactrank.model.architectures import architecture, config_of
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.architectures import architecture
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
-from prerank.core.settings import typed
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import Order, read_split, request_arrays
@@ -168,15 +168,17 @@ def chunks(
 ) -> Iterator[tuple[RequestArrays, list[str], FeatureInputs, NDArray[np.int64]]]:
     """Arrays, queries, inputs and unreachable counts of requests with all their candidates."""
     manifest = LogManifest.load(home)
-    schema, catalogue = manifest.schema, load_catalogue(home, manifest)
+    schema, catalogue = manifest.schema, load_catalogue(home)
     table, shown = catalogue.table(), manifest.has_impressions
     step = max(CANDIDATES_PER_CHUNK // per_request(home), 1)
+    # Joined once: a join scans the feature table, however few requests it is for.
+    joined = offline_inputs(home, requests)
     for start in range(0, len(requests), step):
         chunk = requests.slice(start, step)
         candidates = (
             shown_candidates(chunk) if shown else catalogue_candidates(chunk, catalogue.ids)
         )
-        queries, inputs = chunk["query"].to_pylist(), offline_inputs(home, chunk)
+        queries, inputs = chunk["query"].to_pylist(), joined.slice(start, start + len(chunk))
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         yield arrays, queries, inputs, candidates.unreachable
 
@@ -228,28 +230,29 @@ def measured(
     return {m: mean(np.concatenate(v)) if v else float("nan") for m, v in found.items()}
 
 
-def _trial_task(task: dict[str, str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial whose result goes to the file ``out``, with what was ``asked`` for as JSON."""
+
+    home: Home
+    trial: Trial
+    budget: Budget
+    asked: dict[str, Any]
+    out: Path
+
+
+def _trial_task(task: TrialTask) -> None:
     torch.set_num_threads(1)
-    began, home = time.perf_counter(), Home.at(task["home"])
-    asked = json.loads(task["asked"])
-    own = asked["trial"]
-    trial = Trial(
-        own["name"],
-        config_of(own["architecture"], own["model"]),
-        typed(TrainConfig, own["train"], "train"),
-        tuple(own["masked"]),
-    )
-    budget = Budget(**asked["budget"])
-    trainer, reader, epochs = fitted(home, trial, budget)
-    metrics = measured(home, trainer.model, reader, budget)
+    began = time.perf_counter()
+    trainer, reader, epochs = fitted(task.home, task.trial, task.budget)
+    metrics = measured(task.home, trainer.model, reader, task.budget)
     result = {
-        "asked": asked,
+        "asked": task.asked,
         "metrics": metrics,
         "epochs": epochs,
         "seconds": time.perf_counter() - began,
     }
-    write_json(Path(task["out"]), result)
-    return {"out": task["out"]}
+    write_json(task.out, result)
 
 
 def run_trials(
@@ -271,8 +274,8 @@ def run_trials(
     asked = [{**same, "trial": t.to_dict()} for t in trials]
     files = [folder / f"{t.name.replace(' ', '_')}-{t.train.seed}.json" for t in trials]
     pending = [
-        {"home": str(home.root), "asked": json.dumps(a), "out": str(f)}
-        for a, f in zip(asked, files, strict=True)
+        TrialTask(home, t, budget, a, f)
+        for t, a, f in zip(trials, asked, files, strict=True)
         if not f.exists() or json.loads(f.read_text())["asked"] != a
     ]
     ray_map(_trial_task, pending, "trials")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.searches import Searches
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home, replaced, write_json
 from prerank.core.manifest import LogManifest
@@ -30,7 +31,7 @@ from prerank.core.ray_tasks import ray_map
 from prerank.core.shards import LazyParquet, shard_file, shard_of
 from prerank.core.times import HOUR_US
 from prerank.features.histories import user_histories
-from prerank.features.searches import Searches, distinct_searches
+from prerank.features.searches import distinct_searches
 from prerank.features.snapshots import LevelPlan, shard_rows
 
 HOURLY_BELOW_ROWS = 10_000_000
@@ -41,8 +42,10 @@ EVENTS_PER_SHARD = 2_000_000
 class FeatureConfig:
     """How snapshots are taken.
 
-    ``cadence_hours`` None means hourly below ten million rows and daily above;
-    ``lag_minutes`` is how long after its cutoff a snapshot is published.
+    Attributes:
+        cadence_hours: hours from one snapshot to the next: a divisor of 24, or whole days. Null
+            means 1 for a log of fewer than ten million events, else 24.
+        lag_minutes: minutes from a snapshot's cutoff to its publication.
     """
 
     cadence_hours: int | None = None
@@ -61,6 +64,57 @@ class FeatureConfig:
                 f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
                 "its cutoff, and so leak the future. Give 0 or more."
             )
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What all tasks of a build share.
+
+    Attributes:
+        schema: of the log.
+        cadence_us, lag_us: microseconds between cutoffs, and from a cutoff to its publication.
+        last: the last cutoff, in cadences since 1970.
+        shards: how many there are.
+        out: where the tables go.
+    """
+
+    schema: FeatureSchema
+    cadence_us: int
+    lag_us: int
+    last: int
+    shards: int
+    out: Path
+
+    @property
+    def scratch(self) -> Path:
+        """What the first pass hands to the second."""
+        return self.out / "scratch"
+
+
+@dataclass(frozen=True)
+class FilesTask:
+    """Event files for the first pass; ``number`` is the task's own."""
+
+    plan: TablePlan
+    number: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard for the second pass."""
+
+    plan: TablePlan
+    shard: int
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """Rows and bytes of one shard's tables."""
+
+    engagement_rows: int
+    engagement_bytes: int
+    history_rows: int
 
 
 def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:
@@ -83,19 +137,13 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     cadence = hours * HOUR_US
     end = manifest.last_us
     last = max(end // cadence + 1, -(-_published_us(home) // cadence))
-    common = {"schema": schema.to_dict(), "cadence_us": cadence, "shards": shards}
     with replaced(home.features) as out:
-        scratch = out / "scratch"
-        common |= {"scratch": str(scratch), "out": str(out)}
-        common |= {"lag_us": config.lag_minutes * 60_000_000, "last": last}
+        plan = TablePlan(schema, cadence, config.lag_minutes * 60_000_000, last, shards, out)
         groups = np.array_split(np.array(files), min(len(files), 2 * shards))
-        ray_map(
-            _explode_files,
-            [common | {"number": i, "files": list(map(str, g))} for i, g in enumerate(groups)],
-            "keys",
-        )
-        done = ray_map(_build_shard, [common | {"shard": i} for i in range(shards)], "snapshots")
-        shutil.rmtree(scratch, ignore_errors=True)
+        tasks = [FilesTask(plan, i, tuple(map(str, g))) for i, g in enumerate(groups)]
+        ray_map(_explode_files, tasks, "keys")
+        done = ray_map(_build_shard, [ShardTask(plan, i) for i in range(shards)], "snapshots")
+        shutil.rmtree(plan.scratch, ignore_errors=True)
         features = {
             "schema": schema.to_dict(),
             "schema_hash": schema.hash(),
@@ -103,7 +151,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             "lag_minutes": config.lag_minutes,
             "last_cutoff_us": last * cadence,
             "fingerprint": manifest.fingerprint,
-            "rows": {k: sum(d[k] for d in done) for k in done[0]},
+            "rows": {f.name: sum(getattr(d, f.name) for d in done) for f in fields(ShardCounts)},
             "caps": {lv.prefix: lv.cap for lv in LEVELS},
         }
         write_json(out / "manifest.json", features)
@@ -115,12 +163,12 @@ def _published_us(home: Home) -> int:
     return int(home.read_json(path, "")["last_cutoff_us"]) if path.exists() else 0
 
 
-def _explode_files(task: dict[str, Any]) -> dict[str, Any]:
-    schema = FeatureSchema.from_dict(task["schema"])
+def _explode_files(task: FilesTask) -> None:
+    plan, schema = task.plan, task.plan.schema
     columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
     columns += schema.segments
     events = pa.concat_tables(
-        pq.read_table(f, columns=columns, partitioning=None) for f in task["files"]
+        pq.read_table(f, columns=columns, partitioning=None) for f in task.files
     )
     codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
     action = codes.to_numpy().astype(np.int8)
@@ -128,24 +176,22 @@ def _explode_files(task: dict[str, Any]) -> dict[str, Any]:
     time, known = (
         events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
     )
-    scratch = Path(task["scratch"])
     searches = distinct_searches(events["query"], {c: events[c] for c in schema.segments})
     keyed = explode(
         searches,
         events["item_id"].to_numpy(),
         action,
         engaged,
-        time // task["cadence_us"],
-        known // task["cadence_us"],
+        time // plan.cadence_us,
+        known // plan.cadence_us,
         per_action=len(schema.actions) > 1,
     )
-    _scatter(keyed, "key", scratch / "keys", task)
+    _scatter(keyed, "key", plan.scratch / "keys", task)
     users = events.select(["user_id", "item_id", "event_id"])
     users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
     users = users.append_column("known", pa.array(known))
     users = users.append_column("query", pa.array(searches.query_codes()))
-    _scatter(users.filter(pa.array(engaged)), "user_id", scratch / "users", task)
-    return {"events": events.num_rows}
+    _scatter(users.filter(pa.array(engaged)), "user_id", plan.scratch / "users", task)
 
 
 def explode(
@@ -164,7 +210,7 @@ def explode(
     Passive events enter only the exact query's row, the one level that counts them. A segment is
     the one that the event's own row names.
     """
-    keys, search = searches.keys(), searches.code
+    keys, search = searches.keys, searches.code
     counts = np.array([len(k) for k in keys], dtype=np.int64)
     starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
     lengths = np.where(engaged, counts[search], int(per_action))
@@ -182,48 +228,47 @@ def explode(
     )
 
 
-def _scatter(table: pa.Table, column: str, folder: Path, task: dict[str, Any]) -> None:
+def _scatter(table: pa.Table, column: str, folder: Path, task: FilesTask) -> None:
     encoded = table[column].combine_chunks()
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
-    shard = np.array([shard_of(n, task["shards"]) for n in encoded.dictionary.to_pylist()])
+    shard = np.array([shard_of(n, task.plan.shards) for n in encoded.dictionary.to_pylist()])
     of_row = shard[encoded.indices.to_numpy()] if table.num_rows else np.zeros(0, np.int64)
     table = table.set_column(
         table.schema.get_field_index(column), column, encoded.cast(pa.string())
     )
-    for s in range(task["shards"]):
+    for s in range(task.plan.shards):
         target = folder / str(s)
         target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task['number']}.parquet")
+        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task.number}.parquet")
 
 
-def _build_shard(task: dict[str, Any]) -> dict[str, Any]:
-    schema = FeatureSchema.from_dict(task["schema"])
-    scratch, out, shard = Path(task["scratch"]), Path(task["out"]), task["shard"]
-    counts = {"engagement_rows": 0, "engagement_bytes": 0, "history_rows": 0}
+def _build_shard(task: ShardTask) -> ShardCounts:
+    plan = task.plan
+    engagement_rows = engagement_bytes = history_rows = 0
     with ExitStack() as stack:
-        writer = _shard_writer(stack, out / "engagement", task)
-        events = pq.read_table(scratch / "keys" / str(shard)).sort_by(
+        writer = _shard_writer(stack, plan.out / "engagement", task)
+        events = pq.read_table(plan.scratch / "keys" / str(task.shard)).sort_by(
             [("key", "ascending"), ("known", "ascending"), ("item_id", "ascending")]
         )
         for level in LEVELS:
-            plan = LevelPlan.of(schema, level, task["cadence_us"])
+            of_level = LevelPlan.of(plan.schema, level, plan.cadence_us)
             own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
-            for rows in shard_rows(plan, own, task["cadence_us"], task["lag_us"], task["last"]):
+            for rows in shard_rows(of_level, own, plan.cadence_us, plan.lag_us, plan.last):
                 writer.write(rows)
-                counts["engagement_rows"] += rows.num_rows
-                counts["engagement_bytes"] += rows.nbytes
+                engagement_rows += rows.num_rows
+                engagement_bytes += rows.nbytes
         del events, own
-        writer = _shard_writer(stack, out / "user_history", task)
-        users = pq.read_table(scratch / "users" / str(shard)).sort_by(
+        writer = _shard_writer(stack, plan.out / "user_history", task)
+        users = pq.read_table(plan.scratch / "users" / str(task.shard)).sort_by(
             [(name, "ascending") for name in ("user_id", "known", "time", "event_id")]
         )
         for histories in user_histories(users):
             writer.write(histories)
-            counts["history_rows"] += histories.num_rows
-    return counts
+            history_rows += histories.num_rows
+    return ShardCounts(engagement_rows, engagement_bytes, history_rows)
 
 
-def _shard_writer(stack: ExitStack, folder: Path, task: dict[str, Any]) -> LazyParquet:
+def _shard_writer(stack: ExitStack, folder: Path, task: ShardTask) -> LazyParquet:
     folder.mkdir(parents=True, exist_ok=True)
-    return LazyParquet(stack, folder / shard_file(task["shard"], task["shards"]))
+    return LazyParquet(stack, folder / shard_file(task.shard, task.plan.shards))

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, level_code
+from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, Histories, KeyRows
 from interactrank.features.schema import HISTORY_TTL_DAYS
-from interactrank.features.text import tokens
 from prerank.core.home import Home
 from prerank.core.times import DAY_US, micros
 from prerank.features.asof import as_of
 from prerank.features.searches import context_columns, distinct_searches
 
 HISTORY_COLUMNS = ("item_ids", "actions", "times", "queries")
+"""In the order of ``Histories``."""
 
 
 def binary_blocks(rows: pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -35,40 +35,22 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     has segments.
     """
     searches = distinct_searches(requests["query"], context_columns(requests))
-    keys, search = searches.keys(), searches.code
-    counts = np.array([len(k) for k in keys], np.int64)[search]
-    flat = [k for s in search for k in keys[s]]
-    of = np.repeat(np.arange(len(search)), counts)
     times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
+    counts = np.diff(searches.key_offsets())
     joined = as_of(
         home.features / "engagement",
         "engagement_key",
-        pa.array(flat, pa.string()),
-        times.take(pa.array(of)),
+        pa.array(searches.request_keys(), pa.string()),
+        times.take(pa.array(np.repeat(np.arange(len(counts)), counts))),
         ("row",),
     )
     blocks, at = binary_blocks(joined.values["row"])
-    history = _histories(home, requests, times)
-    return FeatureInputs(
-        time=micros(requests["request_time"]),
-        blocks=blocks,
-        block_start=at[:-1],
-        block_size=np.diff(at),
-        key_block=joined.index,
-        key_level=np.array([level_code(k) for k in flat], np.int64),
-        key_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))),
-        hist_items=history["item_ids"],
-        hist_actions=history["actions"],
-        hist_times=history["times"],
-        hist_queries=history["queries"],
-        hist_offsets=history["offsets"],
-        query=searches.query_codes(),
-        tokens=np.array([len(tokens(q)) for q in searches.queries], np.int64)[search],
-        segments=searches.segments(),
-    )
+    rows = KeyRows(blocks, at[:-1], np.diff(at), joined.index)
+    histories = _histories(home, requests, times)
+    return FeatureInputs.of(searches, micros(requests["request_time"]), rows, histories)
 
 
-def _histories(home: Home, requests: pa.Table, times: pa.Array) -> dict[str, NDArray[np.int64]]:
+def _histories(home: Home, requests: pa.Table, times: pa.Array) -> Histories:
     joined = as_of(
         home.features / "user_history", "user_id", requests["user_id"], times, HISTORY_COLUMNS
     )
@@ -80,5 +62,8 @@ def _histories(home: Home, requests: pa.Table, times: pa.Array) -> dict[str, NDA
     chosen = pa.array(index, mask=index < 0)
     lists = {c: joined.values[c].combine_chunks().take(chosen) for c in HISTORY_COLUMNS}
     lengths = pc.fill_null(pc.list_value_length(lists["item_ids"]), 0).to_numpy()
-    flat = {c: lists[c].flatten().to_numpy().astype(np.int64) for c in HISTORY_COLUMNS}
-    return {**flat, "offsets": np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))}
+    items, actions, stamps, queries = (
+        lists[c].flatten().to_numpy().astype(np.int64) for c in HISTORY_COLUMNS
+    )
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    return Histories(items, actions, stamps, queries, offsets)

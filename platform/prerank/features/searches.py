@@ -1,42 +1,13 @@
-"""Distinct searches: a query in a context, with its engagement keys."""
+"""Distinct searches of a table of requests or events."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from interactrank.features.text import engagement_keys, query_code, segment_bucket
-
-
-@dataclass(frozen=True)
-class Searches:
-    """The distinct searches (a query in a context) of n rows.
-
-    ``code`` int64 [n] points each row to its entry of ``queries`` and ``contexts``; a context is a
-    value for each segment column in the schema's order, "" where it is missing.
-    """
-
-    queries: list[str]
-    contexts: list[dict[str, str]]
-    code: NDArray[np.int64]
-
-    def keys(self) -> list[list[str]]:
-        """Engagement keys of each search."""
-        return [engagement_keys(q, c) for q, c in zip(self.queries, self.contexts, strict=True)]
-
-    def query_codes(self) -> NDArray[np.int64]:
-        """Codes of the n rows' queries, int64 [n]."""
-        return np.array([query_code(q) for q in self.queries], np.int64)[self.code]
-
-    def segments(self) -> NDArray[np.int64]:
-        """Buckets of the n rows' segments, int64 [n, S]."""
-        found = [[segment_bucket(v) for v in c.values()] for c in self.contexts]
-        width = len(found[0]) if found else 0
-        return np.array(found, np.int64).reshape(len(found), width)[self.code]
+from interactrank.features.searches import Searches
 
 
 def distinct_searches(

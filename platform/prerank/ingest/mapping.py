@@ -14,24 +14,16 @@ Canonical event (one row per request x item x action)::
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import (
-    AwareDatetime,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field, model_validator
 
 from interactrank.features.schema import ENGAGE
-from prerank.core.errors import ConfigError
 from prerank.core.manifest import RETRIEVER
-from prerank.core.settings import OnceLoader
+from prerank.core.settings import read_yaml, typed
 from prerank.ingest.mapping_columns import (
     EventColumns,
     ItemColumns,
@@ -201,26 +193,4 @@ def load_mapping(path: Path | None) -> LogMapping:
     """
     if path is None:
         return LogMapping()
-    try:
-        # The subclass of SafeLoader builds plain values only, as safe_load does.
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The mapping {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"The mapping {path} is not valid YAML: {' '.join(str(error).split())}"
-        ) from None
-    try:
-        return LogMapping.model_validate({} if loaded is None else loaded)
-    except ValidationError as error:
-        problems = "; ".join(_problem(e["loc"], e["type"], e["msg"]) for e in error.errors())
-        raise ConfigError(f"The mapping {path} is wrong: {problems}") from None
-
-
-def _problem(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    field = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        known = [*LogMapping.model_fields, *EventColumns.model_fields, *ItemColumns.model_fields]
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        return f"unknown key `{field}`" + (f" (did you mean `{near[0]}`?)" if near else "")
-    return f"`{field}`: {message}" if field else message.removeprefix("Value error, ")
+    return typed(LogMapping, read_yaml(path, "The mapping"), what=f"The mapping {path} is wrong")

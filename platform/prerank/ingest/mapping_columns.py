@@ -81,7 +81,9 @@ class ItemColumns(Strict):
     @field_validator("embedding", mode="before")
     @classmethod
     def _onecolumn_of(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> ItemColumns:

@@ -133,7 +133,7 @@ def manifest_of(
         rows=rows,
         events=events,
         late=second["late"],
-        **{name: totals[name] for name in ("requests", "users", "queries")},
+        **{name: totals[name] for name in ("requests", "requests_per_day", "users", "queries")},
         items=len(items),
         items_absent=absent,
         first_time=_iso(second["first"]),

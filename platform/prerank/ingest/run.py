@@ -10,7 +10,6 @@ last, so a reader that finds one finds what it describes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,12 +26,23 @@ from prerank.core.home import Home, replaced
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
 from prerank.core.sql import connection
+from prerank.core.times import DAY_US
+from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import Checked, Source, check
 from prerank.ingest.existing import Existing, existing_of
 from prerank.ingest.items import keyed
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.report import IngestReport, manifest_of
-from prerank.ingest.stages import STAGE_MEMORY, WRAP, publish_bucket, split_known, split_rows
+from prerank.ingest.stages import (
+    STAGE_MEMORY,
+    WRAP,
+    BucketTask,
+    RowRange,
+    RowTask,
+    publish_bucket,
+    split_known,
+    split_rows,
+)
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
 BUCKET_ROWS = 1_000_000
@@ -85,7 +96,8 @@ def ingest(
         _spread_existing(existing, checked, staged, buckets)
         second = _stage_two(checked, staged, existing.published_us)
         totals = _totals(staged["events"], scratch)
-        catalogue = _items(checked, totals["item_keys"], existing)
+        items_table = _items(checked, totals["item_keys"], existing)
+        catalogue = catalogue_of(items_table, mapping)
         rows = {
             "in": first["in"],
             "out": second["new"],
@@ -93,12 +105,13 @@ def ingest(
             "duplicates": second["duplicates"],
         }
         _check_identity(rows, checked.source, second["old"], existing)
-        manifest = manifest_of(checked, mapping, name, rows, second, totals, catalogue)
+        manifest = manifest_of(checked, mapping, name, rows, second, totals, items_table)
         home.manifest.unlink(missing_ok=True)
         _publish(staged["events"], home.events)
         _publish(staged["quarantine"], home.quarantine)
         with replaced(home.items.parent) as folder:
-            pq.write_table(catalogue, folder / home.items.name)
+            pq.write_table(items_table, folder / home.items.name)
+            catalogue.save(folder / home.catalogue.name)
         if replace:
             shutil.rmtree(home.features, ignore_errors=True)
         manifest.save(home)
@@ -117,22 +130,22 @@ def _most(reasons: dict[str, int]) -> str:
     return ", ".join(f"{n:,} x {why}" for why, n in list(reasons.items())[:3])
 
 
-def _tasks(files: Sequence[Path], sizes: Sequence[int], cpus: int) -> list[dict[str, Any]]:
-    """Ranges of rows, a few tasks a core: many small files make one task, a large one several."""
+def _tasks(files: Sequence[Path], sizes: Sequence[int], cpus: int) -> list[RowTask]:
+    """A few tasks per core: many small files make one task, a large one several."""
     total = sum(sizes)
     size = min(max(-(-total // (2 * cpus)), SMALL_PIECE), LARGE_PIECE)
-    tasks: list[list[tuple[str, int, int]]] = [[]]
+    tasks: list[list[RowRange]] = [[]]
     room = size
     for file, rows in zip(files, sizes, strict=True):
         start = 0
         while start < rows:
             take = min(room, rows - start)
-            tasks[-1].append((str(file), start, start + take))
+            tasks[-1].append(RowRange(file, start, start + take))
             start, room = start + take, room - take
             if not room:
                 tasks.append([])
                 room = size
-    return [{"at": at, "ranges": json.dumps(p)} for at, p in enumerate(p for p in tasks if p)]
+    return [RowTask(at, tuple(ranges)) for at, ranges in enumerate(t for t in tasks if t)]
 
 
 def _buckets(rows: int, cpus: int) -> int:
@@ -158,12 +171,15 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
         quarantine=staged["quarantine"],
     )
     tasks = _tasks(source.files, source.rows, _cpus())
-    found = [json.loads(r["counts"]) for r in ray_map(run, tasks, "rows")]
+    found = ray_map(run, tasks, "rows")
     reasons: Counter[str] = Counter()
     for each in found:
-        reasons.update(each["reasons"])
-    totals = {name: sum(each[name] for each in found) for name in ("in", "quarantined")}
-    return {**totals, "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0])))}
+        reasons.update(each.reasons)
+    return {
+        "in": sum(each.rows for each in found),
+        "quarantined": reasons.total(),
+        "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+    }
 
 
 def _spread_existing(
@@ -174,22 +190,23 @@ def _spread_existing(
 
 
 def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> dict[str, Any]:
-    numbers = sorted(int(folder.name) for folder in staged["buckets"].iterdir())
+    tasks = [BucketTask(int(f.name), f) for f in sorted(staged["buckets"].iterdir())]
     run = partial(
         publish_bucket,
         plan=checked.plan,
-        scratch=staged["buckets"],
         events=staged["events"],
         published_us=published_us,
     )
-    tasks = [{"bucket": number} for number in numbers]
-    found = [json.loads(r["counts"]) for r in ray_map(run, tasks, "buckets")]
+    found = ray_map(run, tasks, "buckets")
     return {
-        **{n: sum(f[n] for f in found) for n in ("new", "old", "late", "duplicates")},
-        "content": sum(f["content"] for f in found) % WRAP,
-        "first": min(f["first"] for f in found),
-        "last": max(f["last"] for f in found),
-        "actions": sorted({action for f in found for action in f["actions"]}),
+        "new": sum(f.new for f in found),
+        "old": sum(f.old for f in found),
+        "late": sum(f.late for f in found),
+        "duplicates": sum(f.duplicates for f in found),
+        "content": sum(f.content for f in found) % WRAP,
+        "first": min(f.first for f in found),
+        "last": max(f.last for f in found),
+        "actions": sorted(frozenset[str]().union(*(f.actions for f in found))),
     }
 
 
@@ -201,28 +218,30 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
     """
     log = f"read_parquet('{events}/*/*.parquet', hive_partitioning = false)"
     with connection(threads=2, memory=STAGE_MEMORY, spill=scratch / "spill") as db:
-
-        def one(query: str) -> tuple[Any, ...]:
-            row = db.execute(query).fetchone()
-            return row if row is not None else ()
-
-        requests, split, example = one(
-            f"""SELECT count(*), count(*) FILTER (WHERE split), min(request_id) FILTER (WHERE split)
-            FROM (SELECT request_id, min(request_time) <> max(request_time)
-                OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
-                FROM {log} GROUP BY request_id)"""
-        )
+        days = db.execute(
+            f"""SELECT day, count(*), count(*) FILTER (WHERE split),
+                min(request_id) FILTER (WHERE split)
+            FROM (SELECT request_id, epoch_us(min(request_time)) // {DAY_US} AS day,
+                min(request_time) <> max(request_time)
+                    OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
+                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day"""
+        ).fetchall()
+        requests, split = (sum(row[column] for row in days) for column in (1, 2))
         if split:
+            example = min(row[3] for row in days if row[2])
             raise DataError(
                 f"{split:,} of {requests:,} requests (such as {example!r}) have more than one "
                 "user, query or request time. Map request_id to the column that tells single "
                 "searches apart, or set `request_id: null`: it is then derived from the three."
             )
-        users = one(f"SELECT count(DISTINCT user_id) FROM {log}")[0]
-        queries = one(f"SELECT count(DISTINCT query) FROM {log}")[0]
+        users, queries = (
+            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}").fetchall()[0][0]
+            for name in ("user_id", "query")
+        )
         items = db.execute(f"SELECT DISTINCT item_id FROM {log}").fetchall()
     return {
         "requests": requests,
+        "requests_per_day": {str(np.datetime64(day, "D")): count for day, count, *_ in days},
         "users": users,
         "queries": queries,
         "item_keys": [key for (key,) in items],

@@ -9,12 +9,11 @@ Stage 2 (a bucket)               DuckDB keeps one row an event id and streams th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -36,11 +35,66 @@ STAGE_MEMORY = "512MB"
 WRAP = 1 << 64
 
 
-def read_range(
-    path: Path, start: int, stop: int, columns: list[str] | None = None
-) -> Iterator[tuple[int, pa.Table]]:
-    """Rows [start, stop) of a Parquet file in batches, each with the number of its first row."""
-    with pq.ParquetFile(path) as file:
+@dataclass(frozen=True)
+class RowRange:
+    """Rows [start, stop) of a Parquet file."""
+
+    file: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """Ranges of rows for stage 1; ``number`` is the task's own."""
+
+    number: int
+    ranges: tuple[RowRange, ...]
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows that were read, and how many of them went to quarantine for each reason."""
+
+    rows: int
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class BucketTask:
+    """A bucket for stage 2: its number, and the folder of its Arrow files."""
+
+    number: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class BucketCounts:
+    """What became of a bucket.
+
+    Attributes:
+        new, old: rows that stay, new to the home or not.
+        duplicates: rows that repeat an event.
+        late: new rows that are older than what was published.
+        content: sum of row hashes modulo 2^64.
+        first, last: least request time and greatest event time, microseconds since 1970.
+        actions: of the rows that stay.
+    """
+
+    new: int
+    old: int
+    duplicates: int
+    late: int
+    content: int
+    first: int
+    last: int
+    actions: frozenset[str]
+
+
+def read_range(rows: RowRange, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of a range in batches, each with the number of its first row in the file."""
+    start, stop = rows.start, rows.stop
+    with pq.ParquetFile(rows.file) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, start, side="right"))
@@ -55,60 +109,53 @@ def read_range(
 
 
 def split_rows(
-    task: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
-) -> dict[str, Any]:
-    """Stage 1. ``task``: ``at`` (its number) and ``ranges`` (JSON: [[path, start, stop], ...]).
+    task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
+) -> RowCounts:
+    """Stage 1.
 
-    Returns ``counts``, JSON of {"in": n, "quarantined": n, "reasons": {reason: n}}.
+    Raises:
+        DataError: a file cannot be read.
     """
     found: Counter[str] = Counter()
     rows = 0
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
-        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{task['at']}")
-        bad_writer = LazyParquet(stack, quarantine / f"part-{task['at']:05d}.parquet")
-        for name, start, stop in json.loads(task["ranges"]):
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{task.number}")
+        bad_writer = LazyParquet(stack, quarantine / f"part-{task.number:05d}.parquet")
+        for each in task.ranges:
             bad: dict[int, str] = {}
             try:
-                for at, batch in read_range(Path(name), start, stop, columns):
+                for at, batch in read_range(each, columns):
                     frame = canonical(batch, plan)
                     why = reasons(frame)
                     writers.write(good_rows(frame, why, plan))
                     bad |= {at + row: reason for row, reason in why.items()}
                     rows += len(batch)
                 if bad:
-                    _quarantine(Path(name), start, stop, bad, bad_writer)
+                    _quarantine(each, bad, bad_writer)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{name} cannot be read: {error}. Write it again.") from None
+                raise DataError(f"{each.file} cannot be read: {error}. Write it again.") from None
             found.update(bad.values())
-    counts = {"in": rows, "quarantined": found.total(), "reasons": found}
-    return {"counts": json.dumps(counts)}
+    return RowCounts(rows, found)
 
 
-def split_known(
-    task: dict[str, Any], *, plan: RowPlan, buckets: int, scratch: Path
-) -> dict[str, Any]:
-    """Stage 1 for canonical events of the home; ``task`` as in :func:`split_rows`."""
-    rows = 0
+def split_known(task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path) -> None:
+    """Stage 1 for canonical events of the home."""
     with ExitStack() as stack:
-        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"old-{task['at']}")
-        for name, start, stop in json.loads(task["ranges"]):
-            for _, batch in read_range(Path(name), start, stop):
+        writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"old-{task.number}")
+        for each in task.ranges:
+            for _, batch in read_range(each):
                 writers.write(known_rows(batch, plan))
-                rows += len(batch)
-    return {"rows": rows}
 
 
-def _quarantine(
-    path: Path, start: int, stop: int, bad: dict[int, str], writer: LazyParquet
-) -> None:
+def _quarantine(among: RowRange, bad: dict[int, str], writer: LazyParquet) -> None:
     """Store bad rows whole. A second read, so that good logs never pay for unmapped columns."""
-    for at, batch in read_range(path, start, stop):
+    for at, batch in read_range(among):
         rows = [row for row in range(at, at + len(batch)) if row in bad]
         if rows:
             originals = batch.take(pa.array([row - at for row in rows])).to_pylist()
             texts = [orjson.dumps(o, default=str).decode() for o in originals]
-            sources = [f"{path.name}:{row}" for row in rows]
+            sources = [f"{among.file.name}:{row}" for row in rows]
             reason = [bad[row] for row in rows]
             writer.write(pa.table([reason, texts, sources], schema=QUARANTINE_SCHEMA))
 
@@ -141,24 +188,21 @@ class _BucketWriters:
 
 
 def publish_bucket(
-    task: dict[str, Any], *, plan: RowPlan, scratch: Path, events: Path, published_us: int
-) -> dict[str, Any]:
-    """Stage 2. ``task``: ``bucket`` (its number).
+    task: BucketTask, *, plan: RowPlan, events: Path, published_us: int
+) -> BucketCounts:
+    """Stage 2.
 
     Of a repeated event the row that the home already has stays, else the earliest, ties by the
     row's hash: the order of files and rows is of no consequence. A new event counts from
     ``published_us`` on if it is older (:mod:`prerank.ingest.existing`).
-
-    Returns ``counts``, JSON of {"new", "old" (rows that stay, new to the home or not),
-    "duplicates", "late" (new ones older than ``published_us``), "content" (sum of row hashes modulo
-    2^64), "first", "last" (request and event time, microseconds), "actions": {action: rows}}.
     """
-    number = task["bucket"]
-    log = pads.dataset(str(scratch / f"{number:05d}"), format="ipc")
+    log = pads.dataset(str(task.folder), format="ipc")
     found: Counter[str] = Counter()
-    actions: Counter[str] = Counter()
-    first, last = None, None
-    with connection(memory=STAGE_MEMORY, spill=scratch / f"spill-{number:05d}") as db:
+    actions: set[str] = set()
+    first: list[int] = []
+    last: list[int] = []
+    spill = task.folder.with_name(f"spill-{task.folder.name}")
+    with connection(memory=STAGE_MEMORY, spill=spill) as db:
         db.register("log", log)
         rows = db.sql(
             f"""WITH kept AS (
@@ -169,7 +213,7 @@ def publish_bucket(
                 kept.known_time IS NULL AS new
             FROM kept ORDER BY request_time, request_id, event_time, event_id"""
         ).to_arrow_reader(BATCH_ROWS)
-        with _DayWriter(events, f"part-{number:05d}.parquet", plan.event_schema) as writer:
+        with _DayWriter(events, f"part-{task.number:05d}.parquet", plan.event_schema) as writer:
             for batch in rows:
                 table = pa.Table.from_batches([batch])
                 writer.write(table)
@@ -178,24 +222,19 @@ def publish_bucket(
                 found["new"] += pc.sum(table["new"]).as_py()
                 found["late"] += pc.sum(pc.and_(late, table["new"])).as_py()
                 found["content"] += _content(table, late)
-                low, high = (
-                    pc.min(table["request_time"]).as_py(),
-                    pc.max(table["event_time"]).as_py(),
-                )
-                first = low if first is None else min(first, low)
-                last = high if last is None else max(last, high)
-                for each in pc.value_counts(table["action"]).to_pylist():
-                    actions[each["values"]] += each["counts"]
-    counts = {
-        **{name: found[name] for name in ("new", "late")},
-        "old": found["out"] - found["new"],
-        "duplicates": log.count_rows() - found["out"],
-        "content": found["content"] % WRAP,
-        "first": first,
-        "last": last,
-        "actions": actions,
-    }
-    return {"counts": json.dumps(counts)}
+                first.append(pc.min(table["request_time"]).as_py())
+                last.append(pc.max(table["event_time"]).as_py())
+                actions.update(pc.unique(table["action"]).to_pylist())
+    return BucketCounts(
+        new=found["new"],
+        old=found["out"] - found["new"],
+        duplicates=log.count_rows() - found["out"],
+        late=found["late"],
+        content=found["content"] % WRAP,
+        first=min(first),
+        last=max(last),
+        actions=frozenset(actions),
+    )
 
 
 def _content(rows: pa.Table, late: pa.ChunkedArray) -> int:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from feast import FeatureStore
+from numpy.typing import NDArray
 
+from interactrank.features.inputs import Histories
 from interactrank.features.schema import HISTORY_LENGTH
 from interactrank.features.text import query_code
 
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
-
+"""Lists of the feature view ``user_history``, in the order of :class:`History`."""
 
 FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
-
-
-Entry = tuple[int, int, int, int, int]
-"""(item id, action code, time in microseconds since 1970, event id, code of its query)."""
 
 
 @dataclass(frozen=True)
@@ -36,48 +33,106 @@ class Event:
     event_id: int
     query: str = ""
 
-    def entry(self, code: int) -> Entry:
-        """The event in a history, with the ``code`` of its action."""
-        return self.item_id, code, self.time, self.event_id, query_code(self.query)
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Engagements of one user as columns, int64 [E] each; online they stand oldest first.
+
+    ``actions`` are codes, ``times`` microseconds since 1970, ``queries`` the codes of the queries
+    that led to each (text.query_code), 0 for none.
+    """
+
+    item_ids: NDArray[np.int64]
+    actions: NDArray[np.int64]
+    times: NDArray[np.int64]
+    event_ids: NDArray[np.int64]
+    queries: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, events: Sequence[Event], codes: Mapping[str, int]) -> History:
+        """``events`` in their order, with the ``codes`` of their actions."""
+        return cls(
+            np.array([e.item_id for e in events], np.int64),
+            np.array([codes[e.action] for e in events], np.int64),
+            np.array([e.time for e in events], np.int64),
+            np.array([e.event_id for e in events], np.int64),
+            np.array([query_code(e.query) for e in events], np.int64),
+        )
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[int]]) -> History:
+        """A history from the lists of ``HISTORY_FIELDS``, in their order."""
+        return cls(*(np.fromiter(column, np.int64, len(column)) for column in lists))
+
+    @property
+    def columns(self) -> tuple[NDArray[np.int64], ...]:
+        """The columns, in the order of ``HISTORY_FIELDS``."""
+        return self.item_ids, self.actions, self.times, self.event_ids, self.queries
+
+    def take(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> History:
+        """The entries at positions ``at``, or where ``at`` [E] is true."""
+        return History(*(column[at] for column in self.columns))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, History) and all(map(np.array_equal, self.columns, other.columns))
 
 
-def merged(current: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
+NO_HISTORY = History(*(np.zeros(0, np.int64) for _ in HISTORY_FIELDS))
+
+
+def merged(current: History, new: History) -> History:
     """The last HISTORY_LENGTH distinct events by (time, event id), oldest first."""
-    by_id: dict[int, Entry] = {}
-    for entry in (*current, *new):
-        known = by_id.setdefault(entry[3], entry)
-        # A repeat may tell the query that the first telling left out.
-        if entry[4] and not known[4]:
-            by_id[entry[3]] = entry
-    return sorted(by_id.values(), key=lambda e: (e[2], e[3]))[-HISTORY_LENGTH:]
+    pairs = zip(current.columns, new.columns, strict=True)
+    both = History(*(np.concatenate(pair) for pair in pairs))
+    # The first telling of an event counts; a repeat may tell the query that it left out.
+    order = np.lexsort((both.queries == 0, both.event_ids))
+    ids = both.event_ids[order]
+    first = order[np.diff(ids, prepend=ids[:1] - 1) != 0]
+    by_time = np.lexsort((both.event_ids[first], both.times[first]))
+    return both.take(first[by_time[-HISTORY_LENGTH:]])
 
 
-def history_arrays(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Entries as int64 arrays [E], named as in ``FeatureInputs``."""
-    places = {"hist_items": 0, "hist_actions": 1, "hist_times": 2, "hist_queries": 4}
-    return {name: np.array([e[at] for e in entries], np.int64) for name, at in places.items()}
+def as_histories(histories: Sequence[History]) -> Histories:
+    """Histories of B requests end to end, in the form that features are made from."""
+    lengths = np.array([len(h) for h in histories], np.int64)
+
+    def flat(columns: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate((NO_HISTORY.times, *columns))
+
+    return Histories(
+        hist_items=flat(h.item_ids for h in histories),
+        hist_actions=flat(h.actions for h in histories),
+        hist_times=flat(h.times for h in histories),
+        hist_queries=flat(h.queries for h in histories),
+        hist_offsets=np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
+    )
 
 
-def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, list[Entry]]:
+def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, History]:
     """Online histories of ``users``, oldest first; empty where there is none."""
     answer = store.get_online_features(FEATURES, [{"user_id": u} for u in users]).proto
     names = list(answer.metadata.feature_names.val)
-    columns = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
+    fields = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
 
-    def history(i: int) -> list[Entry]:
-        *told, queries = (column[i].int64_list_val.val for column in columns)
+    def history(i: int) -> History:
+        *told, queries = (values[i].int64_list_val.val for values in fields)
         # What was written before histories kept queries tells none.
-        return list(zip(*told, queries or [0] * len(told[0]), strict=True))
+        return History.from_lists((*told, queries or [0] * len(told[0])))
 
     return {user: history(i) for i, user in enumerate(users)}
 
 
-def _frame(histories: Mapping[str, list[Entry]]) -> pd.DataFrame:
-    lists = [list(zip(*h, strict=True)) for h in histories.values()]
-    last = pd.Series([h[-1][2] + 1 for h in histories.values()], dtype="int64")
-    frame = {name: [list(column[i]) for column in lists] for i, name in enumerate(HISTORY_FIELDS)}
+def as_frame(histories: Mapping[str, History]) -> pd.DataFrame:
+    """Non-empty histories by user, as rows of the feature view ``user_history``."""
+    columns = zip(*(h.columns for h in histories.values()), strict=True)
+    lists = {
+        name: [column.tolist() for column in of_users]
+        for name, of_users in zip(HISTORY_FIELDS, columns, strict=True)
+    }
     # A row that includes an event at s is stamped s + 1 us, as the feature tables are.
-    stamp = last.to_numpy().astype("datetime64[us]")
-    return pd.DataFrame(
-        {"user_id": list(histories), **frame, "event_timestamp": pd.to_datetime(stamp, utc=True)}
-    )
+    last = np.array([h.times[-1] + 1 for h in histories.values()], np.int64)
+    stamp = pd.to_datetime(last.astype("datetime64[us]"), utc=True)
+    return pd.DataFrame({"user_id": list(histories), **lists, "event_timestamp": stamp})

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from prerank.core.errors import StateError
 from prerank.core.home import Home, materialised_path, write_json
+from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
-from prerank.online.history import HISTORY_FIELDS
-from prerank.online.store import apply, online_name, quiet_sources
+from prerank.online.history import HISTORY_FIELDS, History
+from prerank.online.store import apply, online_name
 from prerank.online.writer import HistoryWriter
 
 HISTORY_BATCH = 1_000
@@ -45,7 +46,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
     start = _start(home, features, until)
     store = apply(home)
-    with quiet_sources():
+    with muted():
         # Inclusive at both ends, as the offline join is at its right end.
         store.materialize(utc(start), utc(until), feature_views=["engagement"])
     users = _backfill(home, store, until, progress)
@@ -98,9 +99,7 @@ def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> in
         )
         with tqdm(desc="histories", unit="user", disable=not progress) as bar:
             while rows := latest.fetchmany(HISTORY_BATCH):
-                writer.merge_histories(
-                    {user: list(zip(*lists, strict=True)) for user, *lists in rows}
-                )
+                writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
                 users += len(rows)
                 bar.update(len(rows))
     return users

@@ -1,8 +1,8 @@
 """The features of one live request: one multi-get of packed rows, one read of the user.
 
-The arrays are those of :func:`prerank.features.offline.offline_inputs`, so the same kernels compute
-the same features. How many keys are read depends on the query's text alone, never on the
-candidates.
+They become features as those of :func:`prerank.features.offline.offline_inputs` do: the same
+constructor, the same kernels. How many keys are read depends on the query's text alone, never on
+the candidates.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, level_code
+from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, KeyRows
 from interactrank.features.schema import (
     HISTORY_TTL_DAYS,
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
 )
-from interactrank.features.text import (
-    NO_CONTEXT,
-    engagement_keys,
-    query_code,
-    segment_bucket,
-    tokens,
-)
+from interactrank.features.searches import Searches
+from interactrank.features.text import NO_CONTEXT
 from prerank.core.home import Home, materialised_path
 from prerank.core.times import DAY_US
-from prerank.online.history import HISTORY_FIELDS, Entry, history_arrays, read_histories
+from prerank.online.history import (
+    HISTORY_FIELDS,
+    NO_HISTORY,
+    History,
+    as_histories,
+    read_histories,
+)
 from prerank.online.store import open_store
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
@@ -82,24 +83,28 @@ class OnlineFeatures:
             now_us: the request's time, microseconds since 1970; events at or after it are unseen.
             context: value of every segment column in the schema's order, "" where missing.
         """
-        keys = engagement_keys(query, context)
+        searches = Searches.one(query, context)
+        (keys,) = searches.keys
         assert len(keys) < MAX_KEYS_PER_REQUEST, "schema.LEVELS allow more keys than the budget"
         degraded = []
-        blocks: list[bytes] = []
-        history: list[Entry] = []
+        rows, history = [b""] * len(keys), NO_HISTORY
         try:
-            blocks = self._rows(keys)
+            rows = self._rows(keys)
         except Exception:
             # A ranking without counts beats no ranking; the answer and the metric say so.
             logger.exception("engagement rows could not be read")
             degraded.append("engagement")
-            blocks = [b""] * len(keys)
         try:
             history = read_histories(self.store, [user_id])[user_id]
         except Exception:
             logger.exception("the user's history could not be read")
             degraded.append("user_history")
-        inputs = request_inputs(query, keys, blocks, visible(history, now_us), now_us, context)
+        inputs = FeatureInputs.of(
+            searches,
+            np.array([now_us], np.int64),
+            _key_rows(rows),
+            as_histories([visible(history, now_us)]),
+        )
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
@@ -121,38 +126,23 @@ class OnlineFeatures:
         return [value.bytes_val for value in answer.results[at].values]
 
 
-def visible(history: list[Entry], now_us: int) -> list[Entry]:
+def visible(history: History, now_us: int) -> History:
     """Events strictly before ``now_us``; none when the last of them is older than the ttl."""
-    seen = [entry for entry in history if entry[2] < now_us]
+    seen = history.take(history.times < now_us)
     # A row is stamped 1 us after its last event; the ttl is counted from the stamp, as offline.
-    return seen if seen and seen[-1][2] + 1 >= now_us - TTL_US else []
+    return seen if len(seen) and seen.times[-1] + 1 >= now_us - TTL_US else NO_HISTORY
 
 
-def request_inputs(
-    query: str,
-    keys: list[str],
-    rows: list[bytes],
-    history: list[Entry],
-    now_us: int,
-    context: Mapping[str, str] = NO_CONTEXT,
-) -> FeatureInputs:
-    """Inputs of one request (B = 1) from its packed rows (empty = missing), history and context."""
+def _key_rows(rows: list[bytes]) -> KeyRows:
+    """The packed row of each key, empty = missing, in the form that features are made from."""
     sizes = np.array([len(r) for r in rows], np.int64)
     found = sizes > 0
     size = sizes[found]
-    return FeatureInputs(
-        time=np.array([now_us], np.int64),
+    return KeyRows(
         blocks=_read_only(b"".join(rows)),
         block_start=np.cumsum(size) - size,
         block_size=size,
         key_block=np.where(found, np.cumsum(found) - 1, MISSING_BLOCK).astype(np.int64),
-        key_level=np.array([level_code(k) for k in keys], np.int64),
-        key_offsets=np.array([0, len(keys)], np.int64),
-        **history_arrays(history),
-        hist_offsets=np.array([0, len(history)], np.int64),
-        query=np.array([query_code(query)], np.int64),
-        tokens=np.array([len(tokens(query))], np.int64),
-        segments=np.array([[segment_bucket(v) for v in context.values()]], np.int64),
     )
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import sqlite3
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 
 from prerank.core.errors import ConfigError, NotReadyError
 from prerank.core.home import ENV, Home
+from prerank.core.quiet import muted
 
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
 BUSY_TIMEOUT_MS = 30_000
@@ -94,7 +92,8 @@ def apply(home: Home) -> FeatureStore:
     home.feast.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(config=store_config(home))
     _patient(store)
-    with quiet_sources():
+    # Feast tests a source's path for existence and does not know globs; DuckDB reads them.
+    with muted():
         store.apply(_definitions(home))
     return store
 
@@ -116,15 +115,3 @@ def _definitions(home: Home) -> list[Any]:
             os.environ[ENV] = before
     kinds = (Entity, FeatureView, FeatureService)
     return [o for o in vars(module).values() if isinstance(o, kinds)]
-
-
-@contextmanager
-def quiet_sources() -> Iterator[None]:
-    """Feast tests a source's path for existence and does not know globs; DuckDB reads them."""
-    logger = logging.getLogger("feast.infra.offline_stores.file_source")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -29,14 +29,7 @@ from feast.data_source import PushMode
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
-from prerank.online.history import (
-    Entry,
-    Event,
-    _frame,
-    history_arrays,
-    merged,
-    read_histories,
-)
+from prerank.online.history import Event, History, as_frame, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import online_name
 
@@ -141,13 +134,13 @@ class HistoryWriter:
                 for batch, end in replay(path, int(done.get(path.name, 0))):
                     events = [Event(**r) for r in batch]
                     mine = [e for e in events if writer_of(e.user_id, self.shards) == self.shard]
-                    self._merge(self._entries(mine))
+                    self._merge(self._histories(mine))
                     count += len(events)
                     ends[path.name] = end
             write_json(self._checkpoint, {**done, **ends})
         return count
 
-    def merge_histories(self, histories: Mapping[str, Sequence[Entry]]) -> None:
+    def merge_histories(self, histories: Mapping[str, History]) -> None:
         """Merge whole histories, for a back-fill."""
         with self._lock:
             self._merge(histories)
@@ -163,7 +156,7 @@ class HistoryWriter:
         online = True
         self._pending += events
         try:
-            self._merge(self._entries(self._pending))
+            self._merge(self._histories(self._pending))
             self._pending = []
         except Exception:
             # Acknowledged all the same: the journal has it, the next batch or restart retries.
@@ -176,24 +169,25 @@ class HistoryWriter:
             done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
             write_json(self._checkpoint, {**done, self._journal.path.name: end})
 
-    def _entries(self, events: Iterable[Event]) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = {}
+    def _histories(self, events: Iterable[Event]) -> dict[str, History]:
+        """The engagements among ``events``, by user."""
+        found: dict[str, list[Event]] = {}
         for e in events:
             # A journal may hold an action that a rebuilt schema no longer knows.
-            if (code := self._codes.get(e.action)) is not None:
-                found.setdefault(e.user_id, []).append(e.entry(code))
-        return found
+            if e.action in self._codes:
+                found.setdefault(e.user_id, []).append(e)
+        return {user: History.of(own, self._codes) for user, own in found.items()}
 
-    def _merge(self, new: Mapping[str, Sequence[Entry]]) -> None:
+    def _merge(self, new: Mapping[str, History]) -> None:
         """Read, merge and write the histories of some users; repeats write nothing."""
         if not new:
             return
         with self._shared_with_backfill():
             before = read_histories(self.store, list(new))
-            after = {user: merged(before[user], entries) for user, entries in new.items()}
-            rows = {user: h for user, h in after.items() if h and h != before[user]}
+            after = {user: merged(before[user], told) for user, told in new.items()}
+            rows = {user: h for user, h in after.items() if len(h) and h != before[user]}
             if rows:
-                self.store.push(PUSH_SOURCE, _frame(rows), to=PushMode.ONLINE)
+                self.store.push(PUSH_SOURCE, as_frame(rows), to=PushMode.ONLINE)
 
     @contextmanager
     def _shared_with_backfill(self) -> Iterator[None]:
@@ -202,15 +196,3 @@ class HistoryWriter:
         with self._lock_path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH)
             yield
-
-
-__all__ = [
-    "Entry",
-    "Event",
-    "HistoryWriter",
-    "Written",
-    "history_arrays",
-    "merged",
-    "read_histories",
-    "writer_of",
-]

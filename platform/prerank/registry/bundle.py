@@ -61,13 +61,17 @@ def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
         StateError: the model was written for another feature schema than this code computes.
     """
     meta = json.loads((folder / META).read_text())
-    schema = FeatureSchema.from_dict(meta["schema"])
+    try:
+        schema = FeatureSchema.from_dict(meta["schema"])
+    except TypeError as error:
+        raise _earlier_release(folder, meta, f"its feature schema differs ({error})") from error
     if schema.hash() != meta["schema_hash"]:
         lost = [name for name in meta["cross_features"] if name not in schema.cross]
-        raise StateError(
-            f"the model in {folder} was trained with feature schema {meta['schema_hash']}, this "
-            f"code computes {schema.hash()}{' without ' + ', '.join(lost) if lost else ''}: "
-            f"install the code version {meta['code_version']}, or train again."
+        raise _earlier_release(
+            folder,
+            meta,
+            f"it reads features {meta['schema_hash']}, this release computes {schema.hash()}"
+            f"{' without ' + ', '.join(lost) if lost else ''}",
         )
     return schema, meta
 
@@ -76,11 +80,29 @@ def load_bundle(folder: Path) -> Bundle:
     """Read what :func:`save_bundle` wrote.
 
     Raises:
-        StateError: the model was written for another feature schema than this code computes.
+        StateError: the model was written for another feature schema than this code computes, or
+            its parts and weights have other names or sizes than this code gives them.
     """
     schema, meta = read_meta(folder)
-    catalogue = Catalogue.load(folder / CATALOGUE)
-    config = config_of(meta.get("architecture", "interactrank"), meta["model"])
+    try:
+        catalogue = Catalogue.load(folder / CATALOGUE)
+        config = config_of(meta.get("architecture", "interactrank"), meta["model"])
+    except (TypeError, ValueError) as error:
+        raise _earlier_release(folder, meta, str(error)) from error
     model = build(config, schema, catalogue)
-    load_model(model, folder / WEIGHTS)
+    try:
+        missing, unknown = load_model(model, folder / WEIGHTS, strict=False)
+    except RuntimeError:
+        raise _earlier_release(folder, meta, "its weights have other sizes") from None
+    if missing or unknown:
+        names = ", ".join(sorted({*missing, *unknown}))
+        raise _earlier_release(folder, meta, f"its weights have other names ({names})")
     return Bundle(model.eval(), schema, catalogue, meta)
+
+
+def _earlier_release(folder: Path, meta: dict[str, Any], what: str) -> StateError:
+    """The error of a version whose parts have other names or sizes than this code gives them."""
+    return StateError(
+        f"the model in {folder} was trained by an earlier release: {what}. Train and register it "
+        f"anew, or stay on the release that made it ({meta.get('code_version', 'not recorded')})."
+    )

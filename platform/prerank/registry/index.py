@@ -48,12 +48,20 @@ def encode_slice(bundle: Bundle, start: int, stop: int, as_of_us: int) -> Tensor
     return vectors.to(torch.bfloat16)
 
 
-def _encode_task(task: dict[str, Any]) -> dict[str, Any]:
-    bundle = load_bundle(Path(task["bundle"]))
-    vectors = encode_slice(bundle, task["start"], task["stop"], task["as_of_us"])
-    path = Path(task["out"]) / f"part-{task['start']:012d}"
-    vectors.contiguous().view(torch.int16).numpy().tofile(path)
-    return {"part": str(path)}
+@dataclass(frozen=True)
+class SliceTask:
+    """Catalogue items [start, stop) to be encoded into the file ``part``."""
+
+    bundle: Path
+    start: int
+    stop: int
+    as_of_us: int
+    part: Path
+
+
+def _encode_task(task: SliceTask) -> None:
+    vectors = encode_slice(load_bundle(task.bundle), task.start, task.stop, task.as_of_us)
+    vectors.contiguous().view(torch.int16).numpy().tofile(task.part)
 
 
 def build_index(
@@ -67,17 +75,18 @@ def build_index(
     n, width = len(bundle.catalogue), bundle.model.config.width
     stamp = int(time.time() * 1e6) if as_of_us is None else as_of_us
     with replaced(home.index / model_version) as out:
-        common = {"bundle": str(bundle_folder), "out": str(out), "as_of_us": stamp}
-        starts = range(0, n, ITEMS_PER_TASK)
-        tasks = [common | {"start": s, "stop": min(s + ITEMS_PER_TASK, n)} for s in starts]
-        parts = sorted(r["part"] for r in ray_map(_encode_task, tasks, "index"))
+        tasks = [
+            SliceTask(bundle_folder, at, min(at + ITEMS_PER_TASK, n), stamp, out / f"part-{at}")
+            for at in range(0, n, ITEMS_PER_TASK)
+        ]
+        ray_map(_encode_task, tasks, "index")
         digest = hashlib.sha256()
         with (out / VECTORS).open("wb") as whole:
-            for part in parts:
-                data = Path(part).read_bytes()
+            for task in tasks:
+                data = task.part.read_bytes()
                 digest.update(data)
                 whole.write(data)
-                Path(part).unlink()
+                task.part.unlink()
         np.save(out / IDS, bundle.catalogue.ids)
         meta = {
             "model_version": model_version,

@@ -14,6 +14,7 @@ from pathlib import Path
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.home import Home, replaced, write_json
+from prerank.core.quiet import muted
 from prerank.registry.bundle import META, WEIGHTS
 
 MODEL_NAME = "prerank"
@@ -158,7 +159,7 @@ def register(
     client = MlflowClient()
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with mlflow.start_run(run_id=run_id):
+    with muted(), mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name=ARTIFACT,
             loader_module="prerank.registry.pyfunc",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, request_features
+from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs
 from interactrank.features.packed_rows import RowError
 from interactrank.features.schema import REQUEST_NUMERIC
 from interactrank.model.scorer import Scored, Scorer
@@ -66,7 +66,7 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
         )
     ]
     if request.explain:
-        for item, parts in zip(items, _parts(scorer, scored, top, inputs, request), strict=True):
+        for item, parts in zip(items, _parts(scorer, scored, top), strict=True):
             item.update(parts)
     body = {
         "request_id": request.request_id,
@@ -79,10 +79,9 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
     }
     if request.explain:
         # What `prerank parity` needs to compute the same answer from the offline tables.
-        statistics = request_features(scorer.model.schema, inputs)[0]
         body |= {
             "time": iso(request.time_us),
-            "request_features": named(REQUEST_NUMERIC, statistics),
+            "request_features": named(REQUEST_NUMERIC, scored.request),
         }
     return Answer(body, read)
 
@@ -99,25 +98,13 @@ def without_rows(inputs: FeatureInputs) -> FeatureInputs:
     )
 
 
-def _parts(
-    scorer: Scorer, scored: Scored, top: Any, inputs: FeatureInputs, request: PrerankRequest
-) -> list[dict[str, Any]]:
-    """Dot, cross_score and non-zero cross features of the items ``top``."""
-    ids = scored.ids[top]
-    created = scorer.created[scorer.table.rows(ids)]
-    schema = scorer.model.schema
-    retriever_features = request.retriever_features
-    if retriever_features is not None:
-        order = np.argsort(request.keys)
-        retriever_features = retriever_features[
-            order[np.searchsorted(request.keys, ids, sorter=order)]
-        ]
-    x = cross_features(schema, inputs, ids, np.array([0, len(ids)]), created, retriever_features)
+def _parts(scorer: Scorer, scored: Scored, top: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Dot, cross_score and non-zero cross features of the items ``top``, as they were scored."""
     return [
         {
             "dot": float(scored.dots[at]),
             "cross_score": float(scored.cross_scores[at]),
-            "features": named(schema.cross, x[i]),
+            "features": named(scorer.model.schema.cross, scored.x[at]),
         }
-        for i, at in enumerate(top)
+        for at in top
     ]

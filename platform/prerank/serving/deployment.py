@@ -11,10 +11,10 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -22,7 +22,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prerank.core.errors import ConfigError, NotReadyError, PrerankError
+from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.settings import typed
 from prerank.online.history import Event
 from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
@@ -204,15 +205,9 @@ def app(args: dict[str, Any]) -> Application:
     Raises:
         ConfigError: a key is unknown or a value is wrong; the message names it.
     """
-    try:
-        config = ServeConfig(**args)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors()
-        )
-        raise ConfigError(f"args of the prerank application: {problems}") from None
+    config = typed(ServeConfig, args, what="args of the prerank application")
     # The replicas' environment may differ from the builder's: the home is settled here.
-    settled = config.model_copy(update={"home": str(config.home_folder().root)}).model_dump()
+    settled = asdict(replace(config, home=str(config.home_folder().root)))
     # mypy does not see what a class decorator makes of a class.
     writer: Any = HistoryWriterDeployment
     scorer: Any = PreRanker

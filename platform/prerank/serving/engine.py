@@ -13,13 +13,14 @@ import logging
 import os
 import threading
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import NotReadyError, PrerankError
@@ -38,27 +39,27 @@ WARM_CANDIDATES = 1_000
 logger = logging.getLogger(__name__)
 
 
-class ServeConfig(BaseModel):
-    """``args`` of the Serve application. Every key has a default; an unknown one is refused.
+@dataclass(frozen=True)
+class ServeConfig:
+    """``args`` of the Serve application; :func:`prerank.core.settings.typed` checks them.
 
     Attributes:
         home: PRERANK_HOME of the replicas; the environment's when left out.
         clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
         poll_seconds: how often the registry is asked for the champion.
-        replicas: of the scorer. writers: of user histories; a user always has the same one.
+        replicas: of the scorer.
+        writers: of user histories; a user always has the same one.
         max_candidates: of one request.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     home: str | None = None
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
-    poll_seconds: float = Field(default=2.0, gt=0)
-    replicas: int = Field(default=1, ge=1)
-    writers: int = Field(default=1, ge=1)
-    max_candidates: int = Field(default=200_000, ge=1)
+    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    replicas: Annotated[int, Field(ge=1)] = 1
+    writers: Annotated[int, Field(ge=1)] = 1
+    max_candidates: Annotated[int, Field(ge=1)] = 200_000
 
     def home_folder(self) -> Home:
         """Where state lives."""

@@ -16,7 +16,7 @@ import torch
 from ray.train import UserCallback
 
 from interactrank.features.batch import Batch
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.home import Home

@@ -13,7 +13,8 @@ from interactrank.features.batch import Batch, collate
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.model.architectures import build
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, fit_statistics
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -31,7 +32,7 @@ class Reader:
         self.home = home
         self.shown: bool = manifest.has_impressions
         self.schema: FeatureSchema = manifest.schema
-        self.catalogue: Catalogue = load_catalogue(home, manifest)
+        self.catalogue: Catalogue = load_catalogue(home)
         self.table = self.catalogue.table()
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:

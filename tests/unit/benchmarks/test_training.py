@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from interactrank.features.batch import collate
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "training.py"
 

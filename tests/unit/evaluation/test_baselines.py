@@ -13,8 +13,8 @@ from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 
 from interactrank.features.batch import RequestArrays
 from interactrank.metrics.ranking import mean, request_metrics
-from interactrank.model.interactrank import ModelConfig
-from interactrank.model.layers import TowerBody
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import TowerBody
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.evaluation.baselines import linear
@@ -93,7 +93,8 @@ def test_log_q_moves_the_linear_model_only_where_candidates_were_sampled() -> No
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_a_tower_body_tells_all_its_layers(blocks: int) -> None:
     torch.manual_seed(0)
-    body = TowerBody(10, blocks, 6, (7, 5), 4, 0.0).eval()
+    config = ModelConfig(mask_blocks=blocks, mask_width=6, hidden=(7, 5))
+    body = TowerBody(10, 4, config).eval()
     v = torch.randn(3, 10)
     layers = body.layers(v)
     assert [layer.shape[1] for layer in layers] == list(body.widths)

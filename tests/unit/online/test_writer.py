@@ -7,14 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from feast import FeatureStore
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
 from prerank.core.home import Home, write_json
-from prerank.online.history import Event, merged, read_histories
+from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import REDIS_ENV, apply
 from prerank.online.writer import HistoryWriter, writer_of
@@ -25,6 +28,11 @@ T0 = 1_700_000_000_000_000
 
 def event(n: int, user: str = "ann", action: str = "click", time: int | None = None) -> Event:
     return Event(user, 100 + n, action, T0 + n if time is None else time, n)
+
+
+def entries(*rows: tuple[int, int, int, int, int]) -> History:
+    """A history of (item, action, time, event id, query)."""
+    return History(*np.array(rows, np.int64).reshape(-1, 5).T)
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def writer(home: Home, store: FeatureStore) -> HistoryWriter:
 
 
 def ids(store: FeatureStore, user: str = "ann") -> list[int]:
-    return [entry[3] for entry in read_histories(store, [user])[user]]
+    return read_histories(store, [user])[user].event_ids.tolist()
 
 
 def test_an_event_is_read_back_with_its_action_and_time(
@@ -59,7 +67,7 @@ def test_an_event_is_read_back_with_its_action_and_time(
 ) -> None:
     written = writer.write([event(1, action="save")])
     assert (written.accepted, written.passive, written.online) == (1, 0, True)
-    assert read_histories(store, ["ann"])["ann"] == [(101, 2, T0 + 1, 1, 0)]
+    assert read_histories(store, ["ann"])["ann"] == entries((101, 2, T0 + 1, 1, 0))
 
 
 def test_a_late_event_takes_its_place_and_loses_nothing(
@@ -167,7 +175,7 @@ def test_a_backfill_over_live_events_forgets_none(
     home: Home, store: FeatureStore, writer: HistoryWriter
 ) -> None:
     writer.write([event(9)])
-    old = [(101, 1, T0 + 1, 1, 7), (102, 1, T0 + 2, 2, 0)]
+    old = entries((101, 1, T0 + 1, 1, 7), (102, 1, T0 + 2, 2, 0))
     HistoryWriter.backfill(home, store).merge_histories({"ann": old})
     assert ids(store) == [1, 2, 9]
 
@@ -178,9 +186,9 @@ def test_a_repeat_tells_the_query_that_the_first_telling_left_out(
     told = replace(event(1), query="red shoe")
     for said in (event(1), told, event(1)):
         writer.write([said])
-    (entry,) = read_histories(store, ["ann"])["ann"]
-    assert entry == told.entry(entry[1])
-    assert entry[4] == query_code("red shoe") != 0
+    history = read_histories(store, ["ann"])["ann"]
+    assert history == History.of([told], {"click": 1})
+    assert history.queries.tolist() == [query_code("red shoe")] != [0]
 
 
 def test_a_history_from_before_queries_were_kept_is_read_and_learns_them(
@@ -194,15 +202,48 @@ def test_a_history_from_before_queries_were_kept_is_read_and_learns_them(
         (table,) = db.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_history'")
         gone = db.execute(f"DELETE FROM {table[0]} WHERE feature_name = 'queries'")
         assert gone.rowcount == 1
-    (entry,) = read_histories(store, ["ann"])["ann"]
-    assert (entry[3], entry[4]) == (1, 0)
+    history = read_histories(store, ["ann"])["ann"]
+    assert (history.event_ids.tolist(), history.queries.tolist()) == ([1], [0])
     writer.write([told])
-    assert read_histories(store, ["ann"])["ann"] == [told.entry(entry[1])]
+    assert read_histories(store, ["ann"])["ann"] == History.of([told], {"click": 1})
 
 
 def test_merging_is_independent_of_order() -> None:
-    entries = [(1, 1, t, n, 7) for n, t in enumerate((5, 3, 3, 9))]
-    assert merged(entries, []) == merged([], entries[::-1]) == merged(entries[:2], entries[1:])
+    rows = [(1, 1, t, n, 7) for n, t in enumerate((5, 3, 3, 9))]
+    whole = merged(entries(*rows), NO_HISTORY)
+    assert whole == merged(NO_HISTORY, entries(*rows[::-1]))
+    assert whole == merged(entries(*rows[:2]), entries(*rows[1:]))
+    assert whole.event_ids.tolist() == [1, 2, 0, 3]
+
+
+Entry = tuple[int, int, int, int, int]
+
+
+def plainly_merged(current: list[Entry], new: list[Entry]) -> list[Entry]:
+    by_id: dict[int, Entry] = {}
+    for entry in (*current, *new):
+        known = by_id.setdefault(entry[3], entry)
+        if entry[4] and not known[4]:
+            by_id[entry[3]] = entry
+    return sorted(by_id.values(), key=lambda e: (e[2], e[3]))[-HISTORY_LENGTH:]
+
+
+ENTRIES = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.integers(0, 2),
+        st.integers(0, 9),
+        st.one_of(st.integers(0, 9), st.integers(-(2**63), 2**63 - 1)),
+        st.sampled_from([0, 0, 7, 8]),
+    ),
+    max_size=130,
+)
+
+
+@given(ENTRIES, ENTRIES)
+def test_merging_columns_is_merging_entry_by_entry(current: list[Entry], new: list[Entry]) -> None:
+    found = merged(entries(*current), entries(*new))
+    assert found == entries(*plainly_merged(current, new))
 
 
 def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import StateError
 from prerank.core.home import Home, materialised_path, write_json
 from prerank.registry import index

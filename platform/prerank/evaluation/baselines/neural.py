@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
-from interactrank.model.architectures import config_of
+from interactrank.model.config import ModelConfig
+from interactrank.model.cost import cost
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
-from prerank.core.settings import typed
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import fit, total_steps
 from prerank.training.reader import Reader, new_model
@@ -25,7 +25,7 @@ FINETUNE_PASSES, FINETUNE_LEARNING_RATE = 2, 1e-3
 
 
 class TorchRanker:
-    """A model in eval mode; cost as :meth:`InteractRank.cost` has it.
+    """A model in eval mode; cost as :func:`interactrank.model.cost.cost` has it.
 
     Its weights must not change: items that were encoded for one call serve the next, as an index
     would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
@@ -34,7 +34,7 @@ class TorchRanker:
     def __init__(self, name: str, model: InteractRank, catalogue: Catalogue) -> None:
         self.name, self.model, self.catalogue = name, model.eval(), catalogue
         self.table = catalogue.table()
-        self.flops, self.bytes = model.cost()
+        self.flops, self.bytes = cost(model)
         self._items: dict[str, torch.Tensor] = {}
         self._encoded = torch.zeros(0)
 
@@ -91,7 +91,7 @@ def finetune_on_validation(trainer: Trainer, reader: Reader) -> None:
 
 
 def fit_neural(
-    home: Home, name: str, folder: Path, settings: dict[str, Any]
+    home: Home, name: str, folder: Path, model_config: ModelConfig, config: TrainConfig
 ) -> list[dict[str, Any]]:
     """Train a neural baseline: same reader, loop and budget as the model, no registry.
 
@@ -101,13 +101,14 @@ def fit_neural(
         home: with a training set.
         name: the baseline's.
         folder: where the best epoch's bundle goes.
-        settings: ``architecture``, ``model`` and ``train`` in their JSON forms.
+        model_config: its own model, of whatever architecture.
+        config: how it is trained.
 
     Returns:
         The epochs' metrics.
     """
-    reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
-    model = new_model(reader, config_of(settings["architecture"], settings["model"]), config)
+    reader = Reader(home)
+    model = new_model(reader, model_config, config)
     trainer = Trainer(model, config, total_steps(home, config))
     history: list[dict[str, Any]] = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,30 +37,44 @@ class Bm25Ranker:
 
     name = "bm25"
 
-    def __init__(self, catalogue: Catalogue, titles: list[str]) -> None:
-        import bm25s
-
-        self.catalogue = catalogue
-        words = [tokens(normalise(t)) for t in titles]
+    def __init__(self, catalogue: Catalogue, index: Any) -> None:
+        self.catalogue, self.index = catalogue, index
         self.table: IdTable = catalogue.table()
-        holding: dict[str, int] = {}
-        for title in words:
-            for word in set(title):
-                holding[word] = holding.get(word, 0) + 1
-        self.known = set(holding)
-        self.index = bm25s.BM25(method="lucene")
-        if self.known:
-            self.index.index(words, show_progress=False)
-        additions = sum(n * n for n in holding.values()) / max(len(titles), 1) ** 2
+        postings = np.diff(index.scores["indptr"]) if index else np.zeros(0)
+        additions = float(np.square(postings, dtype=np.float64).sum()) / max(len(catalogue), 1) ** 2
         # A posting is an int32 title and a float32 score.
         self.flops, self.bytes = 1.0 + additions, 4.0 + 8.0 * additions
+
+    @classmethod
+    def fit(cls, catalogue: Catalogue, titles: list[str]) -> Bm25Ranker:
+        """Index the ``titles`` of the catalogue's items, in its order."""
+        import bm25s
+
+        words = [tokens(normalise(t)) for t in titles]
+        if not any(words):
+            return cls(catalogue, None)
+        index = bm25s.BM25(method="lucene")
+        index.index(words, show_progress=False)
+        return cls(catalogue, index)
+
+    def save(self, folder: Path) -> None:
+        """Write the index; where no title has a word there is none."""
+        if self.index:
+            self.index.save(folder, show_progress=False)
+
+    @classmethod
+    def load(cls, catalogue: Catalogue, folder: Path) -> Bm25Ranker:
+        """Map what :meth:`save` wrote for the same catalogue."""
+        import bm25s
+
+        return cls(catalogue, bm25s.BM25.load(folder, mmap=True) if folder.exists() else None)
 
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Okapi BM25 with Lucene's IDF; 0 where no word meets or the text is not known yet."""
         out = np.zeros(len(arrays.candidates), np.float32)
         rows = self.table.rows(arrays.candidates)
         for b, query in enumerate(queries):
-            words = [w for w in tokens(query) if w in self.known]
+            words = [w for w in tokens(query) if self.index and w in self.index.vocab_dict]
             lo, hi = arrays.offsets[b], arrays.offsets[b + 1]
             if words and arrays.time[b] >= self.catalogue.text_from[0]:
                 scores = self.index.get_scores(words)

@@ -8,15 +8,14 @@ What is fitted uses the stored training examples, chooses on validation, and is 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from interactrank.model.architectures import ARCHITECTURES, architecture, config_of
-from interactrank.model.interactrank import ModelConfig
+from interactrank.model.architectures import ARCHITECTURES, config_of
+from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
@@ -58,41 +57,44 @@ DEFAULT = ("linear", "two_tower")
 HISTORY = "history.json"
 
 
+@dataclass(frozen=True)
+class FitTask:
+    """A baseline to be fitted; ``model`` is what a neural one is built from."""
+
+    home: Home
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+
+
 def tasks(
     home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
-) -> list[dict[str, str]]:
+) -> list[FitTask]:
     """What :func:`fit_baseline` needs of each baseline, the longest first."""
-    out = []
-    for name in sorted(names, key=lambda n: n in FITTED):
-        config: dict[str, Any] = {"seed": train.seed}
-        if name in NEURAL:
-            own, its_train = NEURAL[name].configs(model, train)
-            config = {
-                "architecture": architecture(own),
-                "model": own.to_dict(),
-                "train": asdict(its_train),
-            }
-        out.append({"home": str(home.root), "name": name, "config": json.dumps(config)})
-    return out
+    return [
+        FitTask(home, name, *NEURAL[name].configs(model, train))
+        if name in NEURAL
+        else FitTask(home, name, model, train)
+        for name in sorted(names, key=lambda n: n in FITTED)
+    ]
 
 
-def fit_baseline(task: dict[str, str]) -> dict[str, str]:
+def fit_baseline(task: FitTask) -> None:
     """Fit one baseline (a Ray task); what happened stands in its folder, see :func:`history`."""
     import torch
 
     torch.set_num_threads(1)
-    home, name, config = Home.at(task["home"]), task["name"], json.loads(task["config"])
+    home, name = task.home, task.name
     folder = folder_of(home, name)
     shutil.rmtree(folder, ignore_errors=True)
     if name in NEURAL:
         from prerank.evaluation.baselines.neural import fit_neural
 
-        rows = fit_neural(home, name, folder, config)
+        rows = fit_neural(home, name, folder, task.model, task.train)
     else:
         schema = LogManifest.load(home).schema
-        rows = FITTED[name](home, schema, folder, config["seed"])
+        rows = FITTED[name](home, schema, folder, task.train.seed)
     write_json(folder / HISTORY, {"rows": rows})
-    return {"name": name}
 
 
 def history(home: Home, name: str) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
 from prerank.dataset.catalogue import load_catalogue
 from prerank.evaluation.baselines.samples import LOG_Q_POWERS, expected_mrr, owners, stored
 from prerank.registry.bundle import CATALOGUE, read_meta, write_meta
@@ -101,7 +100,7 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
     Returns:
         One entry for each trial: ``log_q_power``, ``trees``, ``validation_mrr``.
     """
-    catalogue = load_catalogue(home, LogManifest.load(home))
+    catalogue = load_catalogue(home)
     table, sets = catalogue.table(), []
     for split in ("train", "validation"):
         arrays = stored(home, schema, split, REQUESTS, seed)

@@ -1,135 +1,171 @@
-"""The plots of a report: inline SVG that follows the page's light or dark theme."""
+"""The plots of a report: matplotlib figures, and the inline SVG that the page holds of them."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from html import escape
+from statistics import fmean
 from typing import Any
 
-from prerank.evaluation.report.svg import (
-    INK,
-    SERIES,
-    SOFT,
-    colours,
-    label_points,
-    legend,
-    plain_ticks,
-    svg,
-)
-from prerank.evaluation.results import FASTEST, LEAD, Results, known, ordered, share
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-MAX_WEIGHTS = 25
-"""Bars in the plot of the weights."""
+from prerank.evaluation.report.numbers import FASTEST, by_loss, is_finite, ordered, share
+from prerank.evaluation.results import FULL, LEAD, Calibration, Counterfactual, Results
+
+MAX_WEIGHTS, MAX_HEADS = 25, 3
+"""Bars in the plot of the weights, panes in the plot of the calibration."""
+
+# Colours that matplotlib writes and the page replaces, so that plots follow the reader's theme.
+INK, LINE, SOFT = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#0404{i:02x}" for i in range(12))
+THEME = {INK: "currentColor", LINE: "var(--line)", SOFT: "var(--soft)"}
+THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)}
+MARKERS = "osv^PX<>"
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "legend.frameon": False,
+}
+STYLE |= dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE)
+STYLE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK)
+STYLE |= dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK)
 
 
-def bars(results: Results) -> str:
+def figures(results: Results) -> dict[str, Figure]:
+    """The plots by name, as far as the results have something to plot; labels are captions."""
+    plots = (bars, slices, cost, ablations, calibration, counterfactual, curves, weights)
+    with rc_context(STYLE):
+        return {plot.__name__: figure for plot in plots if (figure := plot(results))}
+
+
+def inline(name: str, figure: Figure) -> str:
+    """An ``<svg>`` element whose colours are the page's and whose ids begin with ``name``."""
+    out = io.StringIO()
+    with rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+        # Text stays text and the reader's browser has the font; ours only measures it.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    source = "<svg" + out.getvalue().split("<svg", 1)[1]
+    source = re.sub(r"(?s)<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", source)
+    source = re.sub(r' xmlns(:\w+)?="[^"]*"', "", source)
+    source = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", source)
+    source = re.sub(r"#0[1-4]0[1-4][0-9a-f]{2}", lambda m: THEME.get(m[0], m[0]), source)
+    caption = escape(str(figure.get_label()))
+    return source.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+
+
+def _figure(caption: str, height: float) -> Any:
+    """An empty figure, as wide as the page; ``height`` in inches."""
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    return Figure(figsize=(9.8, height), layout=layout, label=caption)
+
+
+def _styles(results: Results) -> dict[str, dict[str, str]]:
+    """Colour and marker of every ranker, best first: the same in all plots, LEAD's its alone."""
+    names = ordered(results.models)
+    styles = {LEAD: {"color": SERIES[0], "marker": "D"}}
+    for i, name in enumerate(n for n in names if n != LEAD):
+        colour = SERIES[1 + i % (len(SERIES) - 1)]
+        styles[name] = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
+    return {name: styles[name] for name in names}
+
+
+def _legend(figure: Any) -> None:
+    """One legend under the plots, each label once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5)
+
+
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    """A row per name, the first at the bottom, with grid lines for the values alone."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.tick_params(length=0)
+    axes.grid(visible=False, axis="y")
+
+
+def bars(results: Results) -> Figure:
     """Hits@3 and mrr of every model."""
-    models, names = results["models"], ordered(results["models"])[::-1]
-
-    def draw(figure: Any) -> None:
-        for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
-            values = [models[n].get(metric, math.nan) for n in names]
-            spans = [
-                models[n].get("ci", {}).get(metric) or (v, v)
-                for n, v in zip(names, values, strict=True)
-            ]
-            fill = [SERIES[0] if name == LEAD else SOFT for name in names]
-            axes.barh(names, values, color=fill, height=0.62, alpha=0.85)
-            for y, (value, (low, high)) in enumerate(zip(values, spans, strict=True)):
-                if not known(value):
-                    continue
-                axes.plot([low, high], [y, y], color=INK, linewidth=1.4, solid_capstyle="butt")
-                axes.text(1.03, y, share(value), va="center", color=INK)
-            if known(ceiling := results.get("reachable_ceiling", {}).get(metric)):
-                axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1)
-            axes.set(title=metric, xlim=(0, 1.14), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-            axes.tick_params(length=0)
-            axes.grid(axis="x")
-
-    caption = "hits@3 and mrr per model"
-    note = "Line on a bar: 95% interval."
-    note += " Dotted: reachable ceiling." if results.get("reachable_ceiling") else ""
-    plot = svg("bars", caption, 0.7 + 0.32 * len(names), draw)
-    return plot + f'<p class="note">{note}</p>'
+    models, names = results.models, ordered(results.models)[::-1]
+    figure = _figure("hits@3 and mrr per model", 0.7 + 0.32 * len(names))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
+        values = [models[name].mean(metric) for name in names]
+        fill = [SERIES[0] if name == LEAD else SOFT for name in names]
+        axes.barh(range(len(names)), values, color=fill, height=0.62, alpha=0.85)
+        ends = [models[n].ci.get(metric, (v, v)) for n, v in zip(names, values, strict=True)]
+        axes.hlines(range(len(names)), *zip(*ends, strict=True), color=INK, linewidth=1.4)
+        for y, value in enumerate(values):
+            if is_finite(value):
+                axes.text(1.03, y, share(value), va="center")
+        if is_finite(ceiling := results.reachable_ceiling.get(metric)):
+            axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1)
+        axes.set(title=metric, xlim=(0, 1.14), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+        _rows(axes, names)
+    return figure
 
 
-def slices(results: Results) -> str:
+def slices(results: Results) -> Figure | None:
     """Hits@3 and mrr of every model in every slice."""
-    parts, palette = results.get("slices", {}), colours(results)
+    parts, styles = results.slices, _styles(results)
     if not parts:
-        return ""
+        return None
     places = list(parts)[::-1]
-
-    def draw(figure: Any) -> None:
-        for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
-            for i, (name, colour) in enumerate(palette.items()):
-                shift = 0.3 * (1 - 2 * (i + 0.5) / len(palette))
-                at = [(parts[s].get(name, {}).get(metric), y + shift) for y, s in enumerate(places)]
-                shape = "D" if name == LEAD else "o"
-                if at := [(x, y) for x, y in at if known(x)]:
-                    axes.scatter(
-                        *zip(*at, strict=True), color=colour, marker=shape, s=26, label=name
-                    )
-            labels = [f"{s}\n{parts[s].get('requests', 0):,} requests" for s in places]
-            axes.set_yticks(range(len(places)), labels)
-            axes.set(title=metric, xlim=(-0.03, 1.03), ylim=(-0.5, len(places) - 0.5))
-            axes.tick_params(length=0)
-            axes.grid(axis="x")
-        legend(figure)
-
-    return svg("slices", "hits@3 and mrr per slice and model", 1.2 + 0.55 * len(places), draw)
+    figure = _figure("hits@3 and mrr per slice and model", 1.2 + 0.55 * len(places))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
+        for i, (name, style) in enumerate(styles.items()):
+            shift = 0.3 * (1 - 2 * (i + 0.5) / len(styles))
+            values = [parts[s].models.get(name, {}).get(metric, math.nan) for s in places]
+            if any(map(is_finite, values)):
+                heights = [y + shift for y in range(len(places))]
+                axes.scatter(values, heights, s=26, label=name, **style)
+        _rows(axes, [f"{s}\n{parts[s].requests:,} requests" for s in places])
+        axes.set(title=metric, xlim=(-0.03, 1.03))
+    _legend(figure)
+    return figure
 
 
-def _line(axes: Any, rows: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
-    """Plot ``key`` over epochs, leaving out epochs without a value."""
-    at = [(row["epoch"], row[key]) for row in rows if known(row.get(key))]
-    if at:
-        axes.plot(*zip(*at, strict=True), marker="o" if len(at) < 30 else "", markersize=3, **style)
-
-
-def curves(results: Results) -> str:
-    """Loss and validation MRR per epoch."""
-    training, palette = results.get("training", {}), colours(results)
-    if not any(training.values()):
-        return ""
-
-    def draw(figure: Any) -> None:
-        loss, quality = figure.subplots(1, 2)
-        for name, rows in training.items():
-            colour = palette.get(name, SOFT)
-            _line(loss, rows, "train_loss", linestyle="--", color=colour)
-            _line(loss, rows, "validation_loss", color=colour)
-            _line(quality, rows, "validation_mrr", color=colour, label=name)
-        loss.set(title="Loss (dashed: training, solid: validation)", xlabel="epoch")
-        quality.set(title="MRR on validation", xlabel="epoch")
-        for axes in (loss, quality):
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.grid()
-        legend(figure)
-
-    return svg("curves", "Loss and validation MRR per epoch", 3.2, draw)
-
-
-def weights(pairs: Sequence[tuple[str, float]]) -> str:
-    """The heaviest weights, heaviest first."""
-    found = [(name, w) for name, w in pairs if known(w)]
-    chosen = sorted(found, key=lambda pair: -abs(pair[1]))[:MAX_WEIGHTS][::-1]
-    if not chosen:
-        return ""
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        values = [w for _, w in chosen]
-        fill = [SERIES[0] if w > 0 else SERIES[1] for w in values]
-        axes.barh(range(len(chosen)), values, color=fill, height=0.62, alpha=0.85)
-        axes.set_yticks(range(len(chosen)), [name for name, _ in chosen])
-        axes.axvline(0, color=INK, linewidth=0.8)
-        axes.set(xlabel="weight", ylim=(-0.6, len(chosen) - 0.4))
-        axes.tick_params(length=0)
-        axes.grid(axis="x")
-
-    return svg("weights", "Weights of the fusion", 0.8 + 0.22 * len(chosen), draw)
+def cost(results: Results) -> Figure | None:
+    """MRR against operations and against time per candidate."""
+    models = results.models
+    panels = (
+        ("flops_per_candidate", 1.0, "FLOPs per candidate (logarithmic)"),
+        ("us_per_candidate", FASTEST, "µs per candidate (logarithmic)"),
+    )
+    measured = {n for n, m in models.items() if m.cost and is_finite(m.mean("mrr"))}
+    chosen = {name: style for name, style in _styles(results).items() if name in measured}
+    if len(chosen) < 2:
+        return None
+    figure = _figure("MRR against operations and time per candidate", 4.6)
+    panes = figure.subplots(1, 2, sharey=True)
+    for axes, (key, least, label) in zip(panes, panels, strict=True):
+        for name, style in chosen.items():
+            spent = max(getattr(models[name].cost, key), least)
+            axes.scatter([spent], [models[name].mean("mrr")], s=42, label=name, **style)
+        axes.set(xscale="log", xlabel=label)
+        _plain_ticks(axes.xaxis, partial(_at_least, least))
+        axes.margins(x=0.25, y=0.15)
+        axes.tick_params(which="both", length=0, labelleft=True)
+    panes[0].set_ylabel("MRR")
+    _legend(figure)
+    return figure
 
 
 def _at_least(least: float, x: float) -> str:
@@ -139,107 +175,125 @@ def _at_least(least: float, x: float) -> str:
     return f"{x:,.10g}" if x > least else ""
 
 
-def cost(results: Results) -> str:
-    """MRR against operations and against time per candidate."""
-    models, palette = results["models"], colours(results)
-    panels = (
-        ("flops_per_candidate", 1.0, "FLOPs per candidate (logarithmic)"),
-        ("us_per_candidate", FASTEST, "µs per candidate (logarithmic)"),
-    )
-    found: list[tuple[dict[str, tuple[float, float]], float, str]] = []
-    for key, least, label in panels:
-        pairs = {n: (models[n].get("cost", {}).get(key), models[n].get("mrr")) for n in palette}
-        at = {n: (max(x, least), y) for n, (x, y) in pairs.items() if known(x) and known(y)}
-        found.append((at, least, label))
-    if max(len(at) for at, _, _ in found) < 2:
-        return ""
-
-    def draw(figure: Any) -> None:
-        panes = figure.subplots(1, 2, sharey=True)
-        for axes, (at, least, label) in zip(panes, found, strict=True):
-            for name, (x, y) in at.items():
-                mark = "D" if name == LEAD else "o"
-                axes.scatter([x], [y], color=palette[name], s=42, marker=mark)
-            axes.set(xscale="log", xlabel=label)
-            plain_ticks(axes.xaxis, partial(_at_least, least))
-            axes.margins(x=0.25, y=0.15)
-            axes.tick_params(which="both", length=0, labelleft=True)
-            axes.grid()
-        panes[0].set_ylabel("MRR")
-        for axes, (at, _, _) in zip(panes, found, strict=True):
-            label_points(axes, at)
-
-    return svg("cost", "MRR against operations and time per candidate", 4.6, draw)
+def _plain_ticks(axis: Any, write: Any) -> None:
+    """Tick labels of a logarithmic axis: the default ones are formulas, which no page shows."""
+    axis.set_major_formatter(lambda x, _: write(x))
+    axis.set_minor_formatter(lambda x, _: "")
 
 
-MAX_HEADS = 3
-"""Heads in the plot of the calibration."""
+def ablations(results: Results) -> Figure | None:
+    """Every seed and the mean of every variant."""
+    variants, names = results.ablations, by_loss(results.ablations)[::-1]
+    shown = [m for m in ("hits@3", "hits@10", "mrr") if any(variants[n].seeds(m) for n in names)]
+    if not shown:
+        return None
+    figure = _figure("Every variant by metric", 0.8 + 0.26 * len(names))
+    panes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panes, shown, strict=True):
+        for y, name in enumerate(names):
+            if values := variants[name].seeds(metric):
+                axes.scatter(values, [y] * len(values), color=SOFT, s=12)
+                colour = SERIES[0] if name == FULL else INK
+                axes.scatter([fmean(values)], [y], color=colour, marker="D", s=26)
+        if FULL in variants and (whole := variants[FULL].seeds(metric)):
+            axes.axvline(fmean(whole), color=SERIES[0], linestyle=":", linewidth=1)
+        axes.set_title(metric)
+        _rows(axes, names)
+    return figure
 
 
-def calibration(results: Results) -> str:
-    """Observed against predicted engagement of every ranker with probabilities, a pane a head."""
-    models, palette = results.get("calibration", {}).get("models", {}), colours(results)
+def calibration(results: Results) -> Figure | None:
+    """Observed against predicted engagement of every ranker with probabilities, a pane per head."""
+    if not isinstance(results.calibration, Calibration):
+        return None
+    models, styles = results.calibration.models, _styles(results)
     heads = list(dict.fromkeys(h for by_head in models.values() for h in by_head))[:MAX_HEADS]
     if not heads:
-        return ""
-
-    def draw(figure: Any) -> None:
-        for axes, head in zip(figure.subplots(1, len(heads), squeeze=False)[0], heads, strict=True):
-            ends: list[float] = []
-            for name in ordered(results["models"]):
-                points = models.get(name, {}).get(head, {}).get("curve", [])
-                at = [(p, y) for _, p, y in points if p > 0 and y > 0]
-                if not at:
-                    continue
-                style = {"marker": "D" if name == LEAD else "o", "markersize": 3.5, "linewidth": 1}
-                axes.plot(*zip(*at, strict=True), color=palette[name], label=name, **style)
-                ends += [v for point in at for v in point]
-            if ends:
-                span = [min(ends), max(ends)]
-                axes.plot(span, span, color=INK, linestyle=":", linewidth=1)
-            axes.set(title=head, xscale="log", yscale="log", xlabel="predicted")
-            for axis in (axes.xaxis, axes.yaxis):
-                plain_ticks(axis, lambda x: f"{x:g}")
-            axes.tick_params(which="both", length=0)
-            axes.grid()
-        figure.axes[0].set_ylabel("observed")
-        legend(figure)
-
-    plot = svg("calibration", "Observed against predicted engagement", 3.9, draw)
-    return plot + (
-        '<p class="note">A point is about a fifteenth of the impressions, axes are logarithmic. '
-        "Dotted: observed = predicted. Below it a ranker promises too much.</p>"
-    )
+        return None
+    figure = _figure("Observed against predicted engagement", 3.9)
+    for axes, head in zip(figure.subplots(1, len(heads), squeeze=False)[0], heads, strict=True):
+        ends: list[float] = []
+        for name in (n for n in styles if head in models.get(n, {})):
+            points = [(p, y) for _, p, y in models[name][head].curve if p > 0 and y > 0]
+            ends += [value for point in points for value in point]
+            if points:
+                at = zip(*points, strict=True)
+                axes.plot(*at, markersize=3.5, linewidth=1, label=name, **styles[name])
+        if ends:
+            span = [min(ends), max(ends)]
+            axes.plot(span, span, color=INK, linestyle=":", linewidth=1)
+        axes.set(title=head, xscale="log", yscale="log", xlabel="predicted")
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_ticks(axis, lambda x: f"{x:g}")
+        axes.tick_params(which="both", length=0)
+    figure.axes[0].set_ylabel("observed")
+    _legend(figure)
+    return figure
 
 
-def counterfactual(results: Results) -> str:
+def counterfactual(results: Results) -> Figure | None:
     """Propensity by place, and the estimated value of every order."""
-    found = results.get("counterfactual", {})
-    models = found.get("models", {})
-    if not models:
-        return ""
-    names = sorted(models, key=lambda n: models[n]["mrr"])
+    found = results.counterfactual
+    if not isinstance(found, Counterfactual):
+        return None
+    names = ordered(found.models)[::-1]
+    height = max(2.6, 0.9 + 0.24 * len(names))
+    figure = _figure("Examination by place and value of every order", height)
+    places, values = figure.subplots(1, 2, width_ratios=(2, 3))
+    at, looked = found.propensities.first_place, found.propensities.value
+    places.plot(at, looked, color=SERIES[0], marker="o", markersize=3.5, linewidth=1)
+    places.set(title="Examination by place", xlabel="place", ylim=(0, 1.05))
+    places.xaxis.get_major_locator().set_params(integer=True)
+    places.tick_params(length=0)
+    for y, name in enumerate(names):
+        own, colour = found.models[name], SERIES[0] if name == LEAD else INK
+        values.plot(own.ci["mrr"], [y, y], color=colour, linewidth=1.4)
+        values.scatter([own.mean("mrr")], [y], color=colour, s=26)
+    values.set_title("Estimated MRR, position bias taken out")
+    _rows(values, names)
+    return figure
 
-    def draw(figure: Any) -> None:
-        places, values = figure.subplots(1, 2, width_ratios=(2, 3))
-        first, value = found["propensities"]["first_place"], found["propensities"]["value"]
-        places.plot(first, value, color=SERIES[0], marker="o", markersize=3.5, linewidth=1)
-        places.set(title="Examination by place", xlabel="place", ylim=(0, 1.05))
-        places.xaxis.get_major_locator().set_params(integer=True)
-        for y, name in enumerate(names):
-            low, high = models[name]["ci"]["mrr"]
-            colour = SERIES[0] if name == LEAD else INK
-            values.plot([low, high], [y, y], color=colour, linewidth=1.4)
-            values.scatter([models[name]["mrr"]], [y], color=colour, s=26)
-        values.set_yticks(range(len(names)), names)
-        values.set(title="Estimated MRR, position bias taken out")
-        for axes in (places, values):
-            axes.tick_params(length=0)
-            axes.grid(axis="x" if axes is values else "both")
 
-    return svg(
-        "counterfactual",
-        "Examination by place and value of every order",
-        max(2.6, 0.9 + 0.24 * len(names)),
-        draw,
-    )
+def curves(results: Results) -> Figure | None:
+    """Loss and validation MRR per epoch."""
+    training, styles = results.training, _styles(results)
+    if not any(training.values()):
+        return None
+    figure = _figure("Loss and validation MRR per epoch", 3.2)
+    loss, quality = figure.subplots(1, 2)
+    for name, epochs in training.items():
+        style = styles.get(name, {"color": SOFT, "marker": "o"})
+        _line(loss, epochs, "train_loss", linestyle="--", **style)
+        _line(loss, epochs, "validation_loss", **style)
+        _line(quality, epochs, "validation_mrr", label=name, **style)
+    loss.set(title="Loss (dashed: training, solid: validation)", xlabel="epoch")
+    quality.set(title="MRR on validation", xlabel="epoch")
+    for axes in (loss, quality):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure)
+    return figure
+
+
+def _line(axes: Any, epochs: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
+    """Plot ``key`` over epochs, leaving out epochs without a value."""
+    at = [(epoch["epoch"], epoch[key]) for epoch in epochs if is_finite(epoch.get(key))]
+    if at:
+        every = max(len(at) // 30, 1)
+        axes.plot(*zip(*at, strict=True), markersize=3, markevery=every, **style)
+
+
+def weights(results: Results) -> Figure | None:
+    """The heaviest weights, heaviest first."""
+    found = [(name, weight) for name, weight in results.fusion_weights if is_finite(weight)]
+    chosen = sorted(found, key=lambda pair: -abs(pair[1]))[:MAX_WEIGHTS][::-1]
+    if not chosen:
+        return None
+    figure = _figure("Weights of the fusion", 0.8 + 0.22 * len(chosen))
+    axes = figure.subplots()
+    names, values = zip(*chosen, strict=True)
+    fill = [SERIES[0] if value > 0 else SERIES[1] for value in values]
+    axes.barh(range(len(chosen)), values, color=fill, height=0.62, alpha=0.85)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel("weight")
+    _rows(axes, names)
+    return figure

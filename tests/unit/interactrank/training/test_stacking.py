@@ -177,17 +177,44 @@ def test_a_fit_that_diverges_is_undone() -> None:
 
 def test_sampled_candidates_are_corrected_as_in_training() -> None:
     """With log Q as a planted shift of the logits, only the corrected loss is at its least."""
-    held = held_out(0, by_cross)
-    held = replace(held, log_q=-torch.rand(len(held.x)) * 5)
-    fusion = new_fusion()
+    held, fusion, listwise = (
+        held_out(0, by_cross),
+        new_fusion(gated=False),
+        replace(CONFIG, pointwise=0.0),
+    )
     with torch.no_grad():
-        losses = [
-            float(fusion_loss(fusion, [held], replace(CONFIG, log_q_power=p)))
-            for p in (0.0, 0.5, 1.0)
-        ]
-        plain = replace(held, log_q=torch.zeros(len(held.x)))
-        assert losses[0] == pytest.approx(float(fusion_loss(fusion, [plain], CONFIG)))
-    assert len({round(v, 4) for v in losses}) == 3
+        fusion.weight.zero_()
+        scale = fusion.coefficients(torch.zeros(1, R)).scale
+        good = 3 * by_cross(held).unsqueeze(1)
+        log_q = -torch.rand(len(held.x), generator=torch.Generator().manual_seed(1)) * 5
+        shifted = replace(held, dots=(good + log_q.unsqueeze(1)) / scale, log_q=log_q)
+        losses = {
+            power: float(fusion_loss(fusion, [shifted], replace(listwise, log_q_power=power)))
+            for power in (0.0, 0.5, 1.0, 1.5)
+        }
+        plain = replace(held, dots=good / scale)
+        assert losses[1.0] == pytest.approx(float(fusion_loss(fusion, [plain], listwise)), rel=1e-4)
+    assert min(losses, key=losses.__getitem__) == 1.0
+    assert min(losses[0.5], losses[1.5]) > losses[1.0] + 0.05
+
+
+def test_a_sampled_negative_stands_for_as_many_as_it_was_drawn_from() -> None:
+    """Pointwise, a candidate drawn with probability Q counts 1 / Q times."""
+    held, fusion = held_out(0, by_cross), new_fusion()
+    copies = torch.randint(1, 5, (len(held.x),), generator=torch.Generator().manual_seed(2))
+    pointwise = replace(CONFIG, listwise=0.0, log_q_power=1.0)
+    sampled = replace(held, log_q=-copies.float().log())
+    every = torch.arange(len(held.x)).repeat_interleave(copies)
+    spelt = replace(
+        held,
+        **{
+            n: getattr(held, n)[every]
+            for n in ("dots", "x", "labels", "weights", "log_q", "request")
+        },
+    )
+    with torch.no_grad():
+        found, expected = (float(fusion_loss(fusion, [h], pointwise)) for h in (sampled, spelt))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 # ---- Cross-fitting ------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from interactrank.features.batch import Batch, RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import ragged
-from interactrank.model.interactrank import InteractRank, ModelConfig
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig, Trainer, fit_statistics, mark_known
 

@@ -1,0 +1,55 @@
+"""The catalogue's file: what is saved is what is mapped."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interactrank.features.catalogue import Catalogue
+
+
+def catalogue(count: int, width: int, numeric: int) -> Catalogue:
+    rng = np.random.default_rng(0)
+    return Catalogue.build(
+        ids=np.arange(count) * 3,
+        titles=[f"red shoe {i}" for i in range(count)],
+        categories=["", *["shoes"] * (count - 1)][:count],
+        numeric=rng.random((count, numeric), np.float32),
+        created=np.arange(count),
+        text_from=5,
+        category_from=6,
+        embedding=rng.random((count, width), np.float32) if width else None,
+        embedding_from=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "numeric"), [(7, 3, 2), (7, 0, 0), (1, 5, 0), (0, 0, 1)]
+)
+def test_what_is_saved_is_what_is_mapped(
+    count: int, width: int, numeric: int, tmp_path: Path
+) -> None:
+    saved = catalogue(count, width, numeric)
+    saved.save(tmp_path / "catalogue.safetensors")
+    mapped = Catalogue.load(tmp_path / "catalogue.safetensors")
+    for field in fields(Catalogue):
+        old, new = getattr(saved, field.name), getattr(mapped, field.name)
+        assert (new.dtype, new.shape) == (old.dtype, old.shape), field.name
+        np.testing.assert_array_equal(new, old)
+        assert new.flags.aligned
+        assert not new.flags.owndata
+    assert mapped.table().rows(saved.ids).tolist() == list(range(count))
+
+
+def test_torch_takes_the_arrays_and_no_write_reaches_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.safetensors"
+    catalogue(4, 2, 1).save(path)
+    bytes_before = path.read_bytes()
+    # Of an array that may not be written torch warns, and warnings are errors here.
+    torch.from_numpy(Catalogue.load(path).numeric)[:] = 9.0
+    assert path.read_bytes() == bytes_before
+    assert not (Catalogue.load(path).numeric == 9.0).any()

@@ -3,7 +3,7 @@
     python benchmarks/reference_points.py --home HOME [--home HOME2] [--sample N]
 
 HOME is an absolute path that `prerank run` has filled; nothing is written there. The test split is
-streamed as :mod:`prerank.evaluation.run` does it (same candidates, as-of features and metrics), so
+streamed as ``prerank.evaluation.run`` does it (same candidates, as-of features and metrics), so
 single counts, fitted combinations of them and the trained bundles all see the same requests.
 Everything that is fitted uses the stored training examples, chooses on validation and reads test
 once.

@@ -7,7 +7,7 @@ HOME is an absolute path that `prerank run` has filled. Training and validation 
 into eight blocks of time. For each origin k the fusion, without any dot, is fitted on block k and
 on earlier requests in different ways, and measured on the blocks k + 1 and k + 2, as a job's is
 fitted on validation and measured on test. Measured on the stored candidates, each counted 1 / Q
-times (:mod:`prerank.evaluation.baselines.samples`). The test split takes no part.
+times (``prerank.evaluation.baselines.samples``). The test split takes no part.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/simulated_bounds.py [--preset demo] [--seed 7]
 
-The log oracle of :mod:`prerank.simulate` is given the appeal of every (query, item) pair,
+The log oracle of ``prerank.simulate`` is given the appeal of every (query, item) pair,
 "learnable from an endless log". In a log of this size most pairs were hardly ever shown. The script
 simulates the log and measures, on the requests of its last fifth, the oracle of true relevance, the
 log oracle, and a log oracle who knows everything but that appeal; the log itself is the same to

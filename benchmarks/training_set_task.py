@@ -134,13 +134,13 @@ def main() -> None:
     whole = seconds.pop("")
     seconds["the rest"] = whole - sum(seconds.values())
     parts = [*(name for name, *_ in PARTS), "the rest"]
-    rows = [(name, f"{seconds[name]:.3f}", f"{seconds[name] / whole:.1%}") for name in parts]
-    rows.append(("**all**", f"{whole:.3f}", "100%"))
+    rows = [(name, f"{1e3 * seconds[name]:.1f}", f"{seconds[name] / whole:.1%}") for name in parts]
+    rows.append(("**all**", f"{1e3 * whole:.1f}", "100%"))
     before = built / (whole - seconds[parts[0]] + built)
     show(
         f"{written:,} requests, {len(table):,} items; the fastest of {args.repeats} runs\n\n"
-        + markdown(("part of the task", "seconds", "share"), rows)
-        + f"\n\nBuilding the arrays takes {built:.3f} s, and would be {before:.1%} of the task.",
+        + markdown(("part of the task", "ms", "share"), rows)
+        + f"\n\nBuilding the arrays takes {1e3 * built:.0f} ms: {before:.1%} of such a task.\n",
         args.out,
     )
 

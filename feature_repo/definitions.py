@@ -3,7 +3,7 @@
 Feast imports every ``.py`` of this folder on ``feast apply``; this is the only one. It describes
 tables that ``prerank features`` writes under ``PRERANK_HOME`` and imports nothing of ``prerank``.
 
-One packed row (a ``Bytes`` value, see :mod:`interactrank.features.packed_rows`) holds every item of
+One packed row (a ``Bytes`` value, see ``interactrank.features.packed_rows``) holds every item of
 a key, so a request is one multi-get however many candidates it has.
 """
 

@@ -34,7 +34,7 @@ class RequestArrays:
         text, text_offsets: hashed query text, int32 [T], int64 [B + 1].
         hist_items, hist_actions, hist_times: int64 [E], oldest first; ``hist_offsets`` [B + 1].
         top_items, top_items_counts: int64 and float32 [P], the query's most engaged items, best
-            first; ``top_items_offsets`` [B + 1] (:mod:`interactrank.features.top_items`).
+            first; ``top_items_offsets`` [B + 1] (``interactrank.features.top_items``).
         request: float32 [B, R] statistics (schema.REQUEST_NUMERIC).
         candidates: int64 [N]; ``offsets`` int64 [B + 1].
         x: float32 [N, X] cross features.
@@ -105,7 +105,7 @@ def _segments(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.int64]
 
 @dataclass
 class Batch:
-    """Tensors of a batch; shapes as in :mod:`interactrank.model.interactrank`.
+    """Tensors of a batch; shapes as in ``interactrank.model.interactrank``.
 
     ``query`` [B] is equal for equal queries; ``text_offsets`` [B] in EmbeddingBag's form;
     ``hist_*`` [B, L], most recent first; ``top_items`` [B, K] item rows and ``top_items_share``

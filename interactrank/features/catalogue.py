@@ -100,7 +100,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Map what :meth:`save` wrote: nothing is read before it is used, or copied.
+        """Map what ``save`` wrote: nothing is read before it is used, or copied.
 
         Processes share the pages. Writing to an array changes the process's own copy, never the
         file; torch asks for arrays that may be written.

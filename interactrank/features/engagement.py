@@ -1,7 +1,7 @@
 """Cross features of (user, query, item): packed rows and history in, x [candidates, X] out.
 
-The one function that training, batch evaluation and serving call (:func:`cross_features`), so
-that a feature cannot mean two things. :mod:`interactrank.features.levels` makes the columns of the
+The one function that training, batch evaluation and serving call (``cross_features``), so
+that a feature cannot mean two things. ``interactrank.features.levels`` makes the columns of the
 packed rows; here are those of the user's history, of the item and of the retriever.
 
 A linear g cannot shift weight from counts to back-off as a query gets sparser, so two columns carry

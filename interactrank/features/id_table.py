@@ -1,7 +1,7 @@
 """id -> row: an open-addressing table over int64 item ids, probed by compiled kernels.
 
 Linear probing over a power-of-two table at most half full; about 20 ns an id on one core where
-``np.searchsorted`` over a million ids costs fifteen times as much. :func:`rows_reference` is the
+``np.searchsorted`` over a million ids costs fifteen times as much. ``rows_reference`` is the
 NumPy definition that the table is tested against.
 """
 
@@ -95,7 +95,7 @@ class IdTable:
 
 
 def rows_reference(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same answer as :meth:`IdTable.rows`, by sorting."""
+    """The same answer as ``IdTable.rows``, by sorting."""
     if not len(ids):
         return np.full(len(wanted), MISSING, dtype=np.int64)
     order = np.argsort(ids, kind="stable")

@@ -1,7 +1,7 @@
 """What the features of requests are made from: packed rows and histories, offline and online alike.
 
-:class:`FeatureInputs` is what the offline join and the online store both hand over. Here are its
-checks and what it says of a request alone; :mod:`interactrank.features.engagement` makes the cross
+``FeatureInputs`` is what the offline join and the online store both hand over. Here are its
+checks and what it says of a request alone; ``interactrank.features.engagement`` makes the cross
 features.
 """
 
@@ -37,7 +37,7 @@ HOUR_US = 3.6e9
 
 
 class KeyRows(NamedTuple):
-    """The packed rows of the keys of some requests; fields as in :class:`FeatureInputs`."""
+    """The packed rows of the keys of some requests; fields as in ``FeatureInputs``."""
 
     blocks: NDArray[np.uint8]
     block_start: NDArray[np.int64]
@@ -46,7 +46,7 @@ class KeyRows(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """The users' histories of some requests as columns; fields as in :class:`FeatureInputs`."""
+    """The users' histories of some requests as columns; fields as in ``FeatureInputs``."""
 
     hist_items: NDArray[np.int64]
     hist_actions: NDArray[np.int64]

@@ -128,7 +128,8 @@ def _add_row(
                     x[at, column + j] += np.float32(weight * (value - base[j]))
 
 
-@nb.njit(cache=True, nogil=True)
+# Inlined into its one caller: as a function of its own it cost 7 % of a request's features.
+@nb.njit(inline="always", cache=True, nogil=True)
 def add_levels(
     x: NDArray[np.float32],
     table: CandidateTable,

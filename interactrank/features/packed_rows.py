@@ -1,10 +1,11 @@
 """The packed engagement row: one key's item counts in one binary block (one Feast feature).
 
 This module alone knows where a row's bytes stand. Kernels read a row in place through
-:func:`row_shape`, :func:`row_distinct`, :func:`row_totals`, :func:`row_truncated`, :func:`row_ids`
-and :func:`row_codes`, which are compiled into them; each takes uint8 that begins at the row's first
-byte and may go on past its last. Numba's cached kernels do not see a change in another file: who
-changes the layout removes the ``__pycache__`` folders, and raises ``schema.ROW_VERSION``.
+``row_shape``, ``row_distinct``, ``row_total``, ``row_totals``,
+``row_truncated``, ``row_ids`` and ``row_codes``, which are compiled into them. Each
+takes uint8 that begins at the row's first byte and may go on past its last. Numba's cache of a
+kernel does not see a change in another file: who changes the layout raises ``schema.ROW_VERSION``
+and removes the ``__pycache__`` folders.
 
 Layout, little endian, every part a multiple of 8 bytes::
 
@@ -232,7 +233,7 @@ def mass_column(level: Level) -> int:
 
 
 def unpack(block: bytes, columns: tuple[str, ...]) -> Row:
-    """Invert :func:`pack`.
+    """Invert ``pack``.
 
     Raises:
         RowError: the block is of another version or of other columns, or has a wrong length.

@@ -1,7 +1,7 @@
 """Names, dtypes and shapes of every feature: the one contract of the platform.
 
 Training, batch evaluation and serving all derive what they read and write from
-:class:`FeatureSchema`. Nothing else names a feature.
+``FeatureSchema``. Nothing else names a feature.
 
 Vocabulary
     level    a family of engagement keys, from exact to general: ``q`` the query, ``s`` the query
@@ -170,12 +170,12 @@ class FeatureSchema:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; :meth:`from_dict` inverts it."""
+        """JSON form; ``from_dict`` inverts it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
-        """Rebuild from :meth:`to_dict`'s form."""
+        """Rebuild from ``to_dict``'s form."""
         return cls(**{k: tuple(v) for k, v in data.items()})
 
     def hash(self) -> str:

@@ -49,12 +49,12 @@ class Searches:
         return [key for search in self.code for key in self.keys[search]]
 
     def key_levels(self) -> NDArray[np.int64]:
-        """Index in LEVELS of each of :meth:`request_keys`."""
+        """Index in LEVELS of each of ``request_keys``."""
         levels = [[level_code(key) for key in own] for own in self.keys]
         return np.array([level for search in self.code for level in levels[search]], np.int64)
 
     def key_offsets(self) -> NDArray[np.int64]:
-        """Bounds of each request's keys in :meth:`request_keys`: int64 [n + 1]."""
+        """Bounds of each request's keys in ``request_keys``: int64 [n + 1]."""
         counts = np.array([len(own) for own in self.keys], np.int64)[self.code]
         return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 

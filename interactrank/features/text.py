@@ -103,7 +103,7 @@ def text_features(text: str) -> NDArray[np.int32]:
     """Hashed word uni- and bigrams and character trigrams of ``text``: int32 [<= 96].
 
     Values lie in [1, TEXT_BUCKETS); 0 is left for "no text". CRC-32 keeps replicas in agreement,
-    which Python's salted ``hash`` would not. This is the definition; :func:`ragged` is the same,
+    which Python's salted ``hash`` would not. This is the definition; ``ragged`` is the same,
     compiled.
     """
     found = [1 + zlib.crc32(p.encode()) % (TEXT_BUCKETS - 1) for p in _pieces(normalise(text))]
@@ -111,7 +111,7 @@ def text_features(text: str) -> NDArray[np.int32]:
 
 
 def ragged(texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """:func:`text_features` of n texts, one after the other: int32 [T], and offsets int64 [n + 1].
+    """``text_features`` of n texts, one after the other: int32 [T], and offsets int64 [n + 1].
 
     White space stays as it is: words end at any of it, so squeezing it would change nothing.
     """
@@ -119,7 +119,7 @@ def ragged(texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
 
 
 def ragged_reference(texts: Iterable[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The same answer as :func:`ragged`, text by text from the definition."""
+    """The same answer as ``ragged``, text by text from the definition."""
     parts = [text_features(t) for t in texts]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     return np.concatenate([np.zeros(0, np.int32), *parts]), offsets

@@ -1,6 +1,6 @@
-"""The compiled form of :func:`interactrank.features.text.text_features`, for many texts at a time.
+"""The compiled form of ``interactrank.features.text.text_features``, for many texts at a time.
 
-The definition of the features is in :mod:`interactrank.features.text`; the kernel here gives the
+The definition of the features is in ``interactrank.features.text``; the kernel here gives the
 same values in the same order, from code points, without making a string for each piece. A piece's
 CRC-32 is carried on from one byte to the next: what ``zlib.crc32`` returns is the carried state
 inverted.

@@ -4,7 +4,7 @@ Predictions fall into narrow cells of equal width in log-odds; a cell keeps thre
 histograms of parts of a data set add up to the histogram of the whole. Neighbouring cells are then
 joined into bins of about equal mass, from which a reliability curve and the expected calibration
 error are read. With one cell a distinct logit the error equals
-:func:`interactrank.metrics.ranking.expected_calibration_error`.
+``interactrank.metrics.ranking.expected_calibration_error``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 METRICS: tuple[str, ...] = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "auc", "recall@cut")
-"""Keys of :func:`request_metrics`, in the order of the kernel's columns."""
+"""Keys of ``request_metrics``, in the order of the kernel's columns."""
 
 NDCG_DEPTH = 10
 _GAINS = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, NDCG_DEPTH + 2)))])
@@ -176,7 +176,7 @@ def reachable_ceiling(
     offsets: NDArray[np.int64],
     unreachable: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """:func:`request_metrics` of a perfect order of the same candidates.
+    """``request_metrics`` of a perfect order of the same candidates.
 
     Labels do not serve as its scores: tied positives would share a mean rank worse than 1.
     """

@@ -1,11 +1,11 @@
 """What survives a cut: the metrics of a stage that passes a set on, not an order.
 
 A pre-ranker keeps some candidates for a costlier ranker, which orders them anew; the order inside
-the cut is lost. Two questions remain: are the engaged items still there (:func:`recall_at`), and
-are those still there that the costlier ranker would have put first (the same, its :func:`top`
+the cut is lost. Two questions remain: are the engaged items still there (``recall_at``), and
+are those still there that the costlier ranker would have put first (the same, its ``top``
 taking the place of the engaged items).
 
-Ragged arguments are as in :mod:`interactrank.metrics.ranking`.
+Ragged arguments are as in ``interactrank.metrics.ranking``.
 """
 
 from __future__ import annotations

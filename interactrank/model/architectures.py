@@ -1,7 +1,7 @@
 """Neural baselines that are trained, saved and measured as the model itself is.
 
-A baseline that only leaves parts out is a :class:`~interactrank.model.interactrank.ModelConfig` of
-its own; one with another architecture has a class here, named in :data:`ARCHITECTURES`.
+A baseline that only leaves parts out is a ``interactrank.model.interactrank.ModelConfig`` of
+its own; one with another architecture has a class here, named in ``ARCHITECTURES``.
 """
 
 from __future__ import annotations

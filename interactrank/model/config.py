@@ -64,7 +64,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """Rebuild from :meth:`to_dict`'s form.
+        """Rebuild from ``to_dict``'s form.
 
         Raises:
             ValueError: a key is unknown; the message names it.

@@ -11,7 +11,7 @@ hidden units (``fusion_hidden``) adds one of x's. The dot enters nothing but its
 a > 0, as the operators of a search engine require.
 
 s_h and t_h calibrate a head; they are 1 and 0 until
-:func:`interactrank.training.stacking.calibrate`. The head weights w_h of a request fuse on logits,
+``interactrank.training.stacking.calibrate``. The head weights w_h of a request fuse on logits,
     sum_h w_h logit_h = a <sum_h w_h s_h q_h, p> + (sum_h w_h s_h) g(x) + constant,
 so serving needs one dot product per candidate.
 

@@ -92,7 +92,7 @@ class TowerBody(nn.Module):
         return self.layers(features_BI)[-1]
 
     def layers(self, features_BI: Tensor) -> list[Tensor]:
-        """Every layer's output, of :attr:`widths`: the blocks', each hidden layer's, the last."""
+        """Every layer's output, of ``widths``: the blocks', each hidden layer's, the last."""
         v = self.norm(features_BI)
         found = []
         if self.blocks:
@@ -244,7 +244,7 @@ class QueryTower(nn.Module):
         return F.normalize(out_BHD, dim=-1)
 
     def layers(self, batch: Batch) -> list[Tensor]:
-        """Outputs of the body's layers (:meth:`TowerBody.layers`); the last is [B, H D]."""
+        """Outputs of the body's layers (``TowerBody.layers``); the last is [B, H D]."""
         text_BT = self.text(batch.text, batch.text_offsets)
         parts = [text_BT]
         if self.sequence is not None:
@@ -285,11 +285,11 @@ class ItemTower(nn.Module):
         nn.init.normal_(self.category.weight, std=0.02)
 
     def forward(self, item: dict[str, Tensor]) -> Tensor:
-        """Encode ``Batch.items`` (:func:`interactrank.features.batch.item_inputs`) as [U, D]."""
+        """Encode ``Batch.items`` (``interactrank.features.batch.item_inputs``) as [U, D]."""
         return F.normalize(self.layers(item)[-1], dim=-1)
 
     def layers(self, item: dict[str, Tensor]) -> list[Tensor]:
-        """Outputs of the body's layers (:meth:`TowerBody.layers`); the last is [U, D]."""
+        """Outputs of the body's layers (``TowerBody.layers``); the last is [U, D]."""
         rows_U = item["rows"]
         if self.training and self.id_dropout:
             # Some ids are hidden so that row 0, the unknown item, learns what text can tell.
@@ -352,7 +352,7 @@ class InteractRank(nn.Module):
     def match(self, batch: Batch, items_UD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].
 
-        ``items_UD``: what :meth:`encode_items` gave for ``batch.items``, where the caller has it.
+        ``items_UD``: what ``encode_items`` gave for ``batch.items``, where the caller has it.
         """
         queries_BHD = self.encode_queries(batch)
         items_UD = self.encode_items(batch.items) if items_UD is None else items_UD

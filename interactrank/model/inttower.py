@@ -6,7 +6,7 @@ d, by a learned projection and L2. Layer l and query sub-vector m give one featu
 and a small MLP over the L M features gives the logits. Items are still precomputed (M d values
 each), but each candidate costs L M M dots of width d and the MLP instead of one dot. The paper's
 contrastive regulariser of the two last layers is the in-batch sampled softmax of
-:mod:`interactrank.training.losses`. As published, it has no cross features. Towers, inputs and
+``interactrank.training.losses``. As published, it has no cross features. Towers, inputs and
 losses are otherwise the model's own, so that the difference measured is the interaction's.
 
 Shapes: B requests, N candidates, U distinct items, L query layers, M sub-vectors of width d, H

@@ -45,7 +45,7 @@ class Numeric(nn.Module):
     """Numbers through a learned mix of three views: raw, log1p and z-score (as the reference code).
 
     A missing number (NaN) is 0 after the mix; an indicator beside each number says so. The
-    statistics of the views are set once from training data (:meth:`fit`) and saved as weights are.
+    statistics of the views are set once from training data (``fit``) and saved as weights are.
 
     Examples:
         >>> numeric = Numeric(features=1)

@@ -86,7 +86,7 @@ class Scorer:
             inputs: features of exactly this one request.
             candidates: distinct item ids.
             head_weights: float32 [H], summing to 1; heads are fused on logits.
-            retriever_features: float32 [N, R], as in :func:`cross_features`.
+            retriever_features: float32 [N, R], as in ``cross_features``.
         """
         rows = self.table.rows(candidates)
         known = rows >= 0
@@ -127,10 +127,10 @@ class Scorer:
 
         Args:
             rows: int64 [n], rows of the index. x: float32 [n, X]. head_weights: float32 [H].
-            queries: [H, D] and ``request`` [1, R], of :meth:`query_side`.
+            queries: [H, D] and ``request`` [1, R], of ``query_side``.
 
         Returns:
-            ``dots`` [n], ``cross_scores`` [n], ``scale`` and ``constant``, as in :class:`Scored`.
+            ``dots`` [n], ``cross_scores`` [n], ``scale`` and ``constant``, as in ``Scored``.
         """
         fusion = self.model.fusion
         folded = fusion.fold(torch.from_numpy(head_weights))

@@ -6,7 +6,7 @@ requests therefore over-trusts the dot. Refitting its few parameters (a, g, c_h)
 the towers never saw is stacking (Wolpert 1992); the towers stay as they are.
 
 Held-out requests are few. Training requests join them with their dot left out
-(:func:`auxiliary_requests`): their cross features are as of each request and thus as honest as
+(``auxiliary_requests``): their cross features are as of each request and thus as honest as
 held-out ones, so g is fitted on all of them, and only the trust in the dot rests on the held-out
 requests alone.
 """
@@ -90,7 +90,7 @@ def auxiliary_requests(batches: Iterable[Batch], device: torch.device) -> list[H
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
-    """Pointwise and listwise losses (:mod:`interactrank.training.losses`) of held-out batches."""
+    """Pointwise and listwise losses (``interactrank.training.losses``) of held-out batches."""
     loss = held[0].dots.new_zeros(())
     heads = held[0].dots.shape[1]
     head_weights = loss.new_tensor(config.head_weights[:heads])
@@ -204,7 +204,7 @@ def cross_fitted(
 
     Two folds of alternating batches: no request is measured with a fusion that saw it. The
     fusion is left as it was. Without ``stacking`` it is measured as it is. ``auxiliary`` are the
-    :func:`auxiliary_requests` of both folds.
+    ``auxiliary_requests`` of both folds.
     """
     start = {k: v.clone() for k, v in fusion.state_dict().items()}
     losses, ranks = [], []

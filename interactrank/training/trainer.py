@@ -210,7 +210,7 @@ class Trainer:
         return float(np.mean(losses)), mean(np.concatenate(ranks))
 
     def state(self) -> dict[str, Any]:
-        """Everything this rank needs to resume; :meth:`load_state` takes it back.
+        """Everything this rank needs to resume; ``load_state`` takes it back.
 
         The random generators' states (``rng``) are the rank's own, the rest is every rank's.
         """
@@ -224,7 +224,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state`; with ``rng`` None the random generators stay as they are."""
+        """Resume from ``state``; with ``rng`` None the random generators stay as they are."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -73,14 +73,14 @@ class JobConfig:
 
     @classmethod
     def of(cls, data: Any, what: str = "config") -> JobConfig:
-        """From the YAML's plain mapping; errors as in :meth:`load`, beginning with ``what``."""
+        """From the YAML's plain mapping; errors as in ``load``, beginning with ``what``."""
         if isinstance(data, dict):
             # A section whose keys are all commented out.
             data = {k: v for k, v in data.items() if v is not None or k not in SECTIONS}
         return typed(cls, data, what=what)
 
     def to_yaml(self) -> str:
-        """Every key with its value and, as a comment, its meaning; :meth:`load` reads it."""
+        """Every key with its value and, as a comment, its meaning; ``load`` reads it."""
         return "\n".join(_lines(self, 0)).lstrip("\n") + "\n"
 
 

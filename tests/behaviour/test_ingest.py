@@ -18,7 +18,7 @@ from prerank.core.ids import event_id
 from prerank.ingest.mapping import load_mapping
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
-from prerank.ingest.stages import read_range
+from prerank.ingest.stages import RowRange, read_range
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""
@@ -242,7 +242,7 @@ def test_ranges_cover_a_file_once(tmp_path: Path) -> None:
     for size in (1, 63, 64, 65, 333, 1000):
         found: list[int] = []
         for start in range(0, 1000, size):
-            for at, batch in read_range(path, start, min(start + size, 1000)):
+            for at, batch in read_range(RowRange(path, start, min(start + size, 1000))):
                 assert batch["n"][0].as_py() == at
                 found += batch["n"].to_pylist()
         assert found == list(range(1000)), size

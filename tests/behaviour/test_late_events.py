@@ -276,7 +276,7 @@ def test_requests_per_day_are_those_of_all_events(
     first, rest, late = split_log
     home = build_home(tmp_path, first, tiny_items, features=None)
     for log, manifest in (
-        (first, home.read_json(home.manifest, "")),
+        (first, LogManifest.load(home)),
         (pd.concat([first, rest, late]), add(home, pd.concat([rest, late]), tiny_items)),
     ):
         days = log.groupby(log["request_time"].dt.strftime("%Y-%m-%d"))["request_id"].nunique()

@@ -42,7 +42,7 @@ def all_requests(home: Home) -> pa.Table:
 
 
 def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
-    """What :mod:`prerank.dataset.build` makes of ``requests``, in one go."""
+    """What ``prerank.dataset.build`` makes of ``requests``, in one go."""
     manifest = manifest_of(home)
     catalogue, inputs = load_catalogue(home), offline_inputs(home, requests)
     table = catalogue.table()

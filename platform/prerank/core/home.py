@@ -70,7 +70,7 @@ class Home:
 
     @property
     def catalogue(self) -> Path:
-        """The same items as arrays (:class:`interactrank.features.catalogue.Catalogue`)."""
+        """The same items as arrays (``interactrank.features.catalogue.Catalogue``)."""
         return self.root / "items" / "catalogue.safetensors"
 
     @property

@@ -26,7 +26,7 @@ class LogManifest:
     """The canonical log of a home, as the last ingest left it.
 
     Attributes:
-        version: of the canonical events; :data:`VERSION`.
+        version: of the canonical events; ``VERSION``.
         dataset: the log's name.
         ids: whether item ids are integers or strings; ``hash_seed`` is the seed of string ids.
         actions: actions of the events, sorted; an action's code is its index.

@@ -20,7 +20,7 @@ def shard_of(name: str, shards: int) -> int:
 
 
 def shard_file(shard: int, shards: int) -> str:
-    """Name of a shard's file; :func:`shard_named` inverts it."""
+    """Name of a shard's file; ``shard_named`` inverts it."""
     return f"shard-{shard:04d}-of-{shards:04d}.parquet"
 
 

@@ -87,7 +87,7 @@ def catalogue_candidates(requests: pa.Table, ids: NDArray[np.int64]) -> Candidat
 
 
 def sampled_candidates(requests: pa.Table, inputs: FeatureInputs, table: IdTable) -> Candidates:
-    """Engaged items plus stratified negatives (:mod:`prerank.dataset.negatives`).
+    """Engaged items plus stratified negatives (``prerank.dataset.negatives``).
 
     Seeded by the request id, so that a rebuilt training set is the same.
     """

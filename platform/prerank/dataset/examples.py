@@ -40,7 +40,7 @@ RAGGED = {
 
 
 def to_table(request_ids: list[str], arrays: RequestArrays) -> pa.Table:
-    """Arrays of B requests as a table of B rows; :func:`to_arrays` inverts it."""
+    """Arrays of B requests as a table of B rows; ``to_arrays`` inverts it."""
     columns: dict[str, Any] = {"request_id": request_ids, "time": arrays.time}
     for name, (values, offsets) in RAGGED.items():
         bounds = pa.array(getattr(arrays, offsets).astype(np.int64))
@@ -82,7 +82,7 @@ def read_split(home: Home, split: str, order: Order = iter) -> Iterator[pa.Table
 
 
 def split_sizes(home: Home, split: str) -> list[int]:
-    """Requests of each table that :func:`read_split` gives, without reading them."""
+    """Requests of each table that ``read_split`` gives, without reading them."""
     paths = sorted((home.training_set / split).glob("*.parquet"))
     return [pq.read_metadata(path).num_rows for path in paths]
 

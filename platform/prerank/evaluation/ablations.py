@@ -190,7 +190,7 @@ def _log(home: Home, results: dict[str, Any], seeds: int) -> None:
 
 
 def load_results(home: Home) -> dict[str, Any]:
-    """What the last :func:`ablate` returned; empty if there was none."""
+    """What the last ``ablate`` returned; empty if there was none."""
     path = home.root / FILE
     return home.read_json(path, "prerank ablate") if path.exists() else {}
 

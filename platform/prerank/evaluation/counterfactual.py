@@ -142,7 +142,7 @@ def _newest_files(home: Home, before_us: int) -> list[str]:
 
 
 def _cells(files: list[str], manifest: LogManifest, before_us: int, strata: str) -> pa.Table | None:
-    """Columns of :func:`fit`, of the strata that moved and were engaged; None without positions."""
+    """Columns of ``fit``, of the strata that moved and were engaged; None without positions."""
     engaging = manifest.heads[manifest.head_order[0]]
     key = "query, item_id" if strata == "query and item" else "item_id"
     with connection(threads=2) as db:

@@ -3,7 +3,7 @@
 ``{"dataset": name, "split": …, "models": {ranker: {metric: mean, …, "ci": {metric: [low, high]}}},
 "reachable_ceiling": {metric: value}, "paired": …, "versus": …, "cut": …, "calibration": …,
 "counterfactual": …, "ablations": …}``; each part has the keys of its class in
-:mod:`prerank.evaluation.results`. A metric that a ranker lacks is absent; NaN is null. Costs,
+``prerank.evaluation.results``. A metric that a ranker lacks is absent; NaN is null. Costs,
 oracles, slices and what is known of the job are for the page and are not in the file.
 """
 
@@ -55,7 +55,7 @@ def to_json(results: Results) -> str:
 
 
 def from_json(text: str) -> Results:
-    """What :func:`to_json` wrote.
+    """What ``to_json`` wrote.
 
     Raises:
         KeyError, TypeError: the text is JSON of another form.

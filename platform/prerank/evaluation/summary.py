@@ -39,7 +39,7 @@ SLICES = ("head query", "torso query", "tail query", "new user", "new item")
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
 
 Histograms = dict[tuple[str, str], NDArray[np.float64]]
-"""(ranker, head) -> float64 [CELLS, 3] of :func:`interactrank.metrics.calibration.histogram`."""
+"""(ranker, head) -> float64 [CELLS, 3] of ``interactrank.metrics.calibration.histogram``."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def results_of(
     """What was measured on a split; what is known of the job is not in it.
 
     Args:
-        frame: one row per request, columns of :mod:`prerank.evaluation.per_request`.
+        frame: one row per request, columns of ``prerank.evaluation.per_request``.
         done: what each task returned.
         names: the rankers; whatever else was measured is an oracle.
         manifest: of the log. training: of the training set.

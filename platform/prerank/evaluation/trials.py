@@ -1,8 +1,8 @@
 """Trials: configurations trained on one sample and measured alike, to be compared.
 
-Every trial of a comparison has the same :class:`Budget`: the newest of the training requests, as
+Every trial of a comparison has the same ``Budget``: the newest of the training requests, as
 many epochs, and the same measured requests with their whole candidates, features as-of, as
-:mod:`prerank.evaluation.run` has them. On the validation split, its first half (by time) stops the
+``prerank.evaluation.run`` has them. On the validation split, its first half (by time) stops the
 training and stacks the fusion, and only the second half is measured.
 
 A trial is a Ray task of one core. Its result is one file, written whole; a comparison that was cut

@@ -2,10 +2,10 @@
 
 Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
 key met which item when; the second turns one shard into packed rows at every snapshot where they
-change (:mod:`prerank.features.snapshots`) and into user histories. No task holds more than a shard.
+change (``prerank.features.snapshots``) and into user histories. No task holds more than a shard.
 
 What was published stays: a longer log gives every earlier row again
-(:mod:`prerank.ingest.existing`), and the last cutoff never moves back.
+(``prerank.ingest.existing``), and the last cutoff never moves back.
 """
 
 from __future__ import annotations

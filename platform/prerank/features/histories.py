@@ -27,7 +27,7 @@ def _states(
     """Events [T] held by each state, bounds [S + 1] and the last known event [S] of the states.
 
     A state is written where what is known of a user changed. An event that was late takes its
-    place among the older ones, as :func:`prerank.online.history.merged` puts it online.
+    place among the older ones, as ``prerank.online.history.merged`` puts it online.
     """
     n = users.size
     flat = np.empty(n * length, np.int64)

@@ -12,7 +12,7 @@ from prerank.ingest.mapping import LogMapping
 
 
 def catalogue_of(items: pa.Table, mapping: LogMapping) -> Catalogue:
-    """Arrays of the items of :func:`prerank.ingest.items.keyed`, in its order; titles are hashed.
+    """Arrays of the items of ``prerank.ingest.items.keyed``, in its order; titles are hashed.
 
     The mapping names the numeric columns, whether there are embeddings, and from when on an
     attribute is known.

@@ -1,6 +1,6 @@
 """The event-log contract: how a team's columns become the canonical event log and catalogue.
 
-A :class:`LogMapping` comes from a small YAML file (``examples/``). Where a log already bears the
+A ``LogMapping`` comes from a small YAML file (``examples/``). Where a log already bears the
 canonical names no file is needed: every field then falls back to the column of its own name, and a
 plain ``timestamp`` counts as the only time.
 
@@ -52,7 +52,7 @@ CANONICAL = (
 )
 """Event columns in the order in which they are written; segments and RETRIEVER follow.
 ``known_time`` is the platform's own: from when on an event may be counted
-(:mod:`prerank.ingest.existing`)."""
+(``prerank.ingest.existing``)."""
 
 
 DEFAULT_WEIGHTS = {"long_click": 20.0, "save": 7.0, "click": 1.0, "impression": 5.0}

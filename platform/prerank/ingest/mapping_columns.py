@@ -1,6 +1,6 @@
 """Which of a team's columns is which canonical field: of an event log, and of a catalogue.
 
-Part of the event-log contract (:mod:`prerank.ingest.mapping`). A column that is looked for and not
+Part of the event-log contract (``prerank.ingest.mapping``). A column that is looked for and not
 there is an error that names the field, the nearest column there is, and the place in the mapping.
 """
 

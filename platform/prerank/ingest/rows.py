@@ -101,7 +101,7 @@ def _each_distinct(array: pa.Array, values: list[str]) -> pa.Array:
 
 
 def canonical(batch: pa.Table, plan: RowPlan) -> pd.DataFrame:
-    """Canonical fields of every row, good or bad, in the types that :func:`row_schema` judges.
+    """Canonical fields of every row, good or bad, in the types that ``row_schema`` judges.
 
     Adds ``delay_us`` float64 (event minus request time), ``item_key`` int64 and ``item_fits`` bool.
     """
@@ -216,7 +216,7 @@ def reasons(frame: pd.DataFrame) -> dict[int, str]:
 
 
 def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Table:
-    """The rows that are not bad, with their ids hashed, in :attr:`RowPlan.bucket_schema`."""
+    """The rows that are not bad, with their ids hashed, in ``RowPlan.bucket_schema``."""
     if bad:
         frame = frame.drop(index=list(bad))
     text = pa.string()
@@ -247,7 +247,7 @@ def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Tab
 
 
 def known_rows(events: pa.Table, plan: RowPlan) -> pa.Table:
-    """Canonical events, read back, in :attr:`RowPlan.bucket_schema`."""
+    """Canonical events, read back, in ``RowPlan.bucket_schema``."""
     columns = {
         name: (column.cast(pa.int64()) if name.endswith("_time") else column).combine_chunks()
         for name, column in zip(events.column_names, events.columns, strict=True)

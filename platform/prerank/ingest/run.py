@@ -55,7 +55,7 @@ def ingest(
     """Validate, normalise and de-duplicate a log; write the canonical tables under ``home``.
 
     Events that ``home`` already holds stay, and those of ``events`` join them; published feature
-    rows do not change (:mod:`prerank.ingest.existing`). The catalogue is replaced.
+    rows do not change (``prerank.ingest.existing``). The catalogue is replaced.
 
     Args:
         events: absolute path of a Parquet file, or of a folder of them.

@@ -194,7 +194,7 @@ def publish_bucket(
 
     Of a repeated event the row that the home already has stays, else the earliest, ties by the
     row's hash: the order of files and rows is of no consequence. A new event counts from
-    ``published_us`` on if it is older (:mod:`prerank.ingest.existing`).
+    ``published_us`` on if it is older (``prerank.ingest.existing``).
     """
     log = pads.dataset(str(task.folder), format="ipc")
     found: Counter[str] = Counter()

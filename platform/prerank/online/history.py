@@ -15,7 +15,7 @@ from interactrank.features.schema import HISTORY_LENGTH
 from interactrank.features.text import query_code
 
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
-"""Lists of the feature view ``user_history``, in the order of :class:`History`."""
+"""Lists of the feature view ``user_history``, in the order of ``History``."""
 
 FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
 

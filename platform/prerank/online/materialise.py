@@ -1,7 +1,7 @@
 """Filling the online store from the feature tables.
 
 Feast materialises the engagement rows; nothing else writes them. Histories are merged by event id,
-as live events are (:mod:`prerank.online.writer`): on SQLite an older row that Feast materialised
+as live events are (``prerank.online.writer``): on SQLite an older row that Feast materialised
 would overwrite a newer one that was pushed.
 """
 

@@ -1,6 +1,6 @@
 """The features of one live request: one multi-get of packed rows, one read of the user.
 
-They become features as those of :func:`prerank.features.offline.offline_inputs` do: the same
+They become features as those of ``prerank.features.offline.offline_inputs`` do: the same
 constructor, the same kernels. How many keys are read depends on the query's text alone, never on
 the candidates.
 """

@@ -5,7 +5,7 @@ Merging is by event id, so an event that is repeated or replayed counts once, an
 a late event takes its place among the older ones and a newer state is never lost. Whatever is
 written online is the whole merged history, since SQLite lets the last write win, old or new.
 
-A user belongs to one of N writers (:func:`writer_of`); a back-fill shares their lock, so two
+A user belongs to one of N writers (``writer_of``); a back-fill shares their lock, so two
 processes never read, merge and write the same user at once. The lock is a file's: on several hosts
 it needs a file system that honours ``flock``.
 

@@ -55,7 +55,7 @@ def write_meta(folder: Path, schema: FeatureSchema, meta: dict[str, Any]) -> Non
 
 
 def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
-    """Read what :func:`write_meta` wrote.
+    """Read what ``write_meta`` wrote.
 
     Raises:
         StateError: the model was written for another feature schema than this code computes.
@@ -77,7 +77,7 @@ def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read what :func:`save_bundle` wrote.
+    """Read what ``save_bundle`` wrote.
 
     Raises:
         StateError: the model was written for another feature schema than this code computes, or

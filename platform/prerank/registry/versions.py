@@ -145,7 +145,7 @@ def register(
     """Log a bundle folder under a run, register it and make it the challenger.
 
     Args:
-        folder: what :func:`prerank.registry.bundle.save_bundle` wrote.
+        folder: what ``prerank.registry.bundle.save_bundle`` wrote.
         run_id: the MLflow run that trained it.
         metrics: logged to the run beside the model.
         tags: of the model version.

@@ -1,6 +1,6 @@
 """The HTTP contract: what a request may hold, how it is read, what is answered.
 
-Bad input is a :class:`RequestError` that names the field and the fix; a caller never sees a
+Bad input is a ``RequestError`` that names the field and the fix; a caller never sees a
 traceback. JSON is the friendly form; the fast one is a body of little-endian int64 candidate ids,
 everything else in the query string.
 """

@@ -77,7 +77,7 @@ class HistoryWriterDeployment:
 
 @serve.deployment(logging_config=QUIET)
 class PreRanker:
-    """HTTP in, HTTP out; the work is :class:`prerank.serving.engine.Engine`'s."""
+    """HTTP in, HTTP out; the work is ``prerank.serving.engine.Engine``'s."""
 
     def __init__(self, config: dict[str, Any], writers: list[DeploymentHandle]) -> None:
         import torch

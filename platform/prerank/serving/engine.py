@@ -3,7 +3,7 @@
 A background thread asks the registry every few seconds which version to serve. A new version is
 downloaded, loaded, joined with its index and warmed there, off the request path; then one reference
 is exchanged, so a request sees the old version or the new one, never parts of both. A version that
-cannot be served leaves the old one in place, and :meth:`Engine.health` says why.
+cannot be served leaves the old one in place, and ``Engine.health`` says why.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """``args`` of the Serve application; :func:`prerank.core.settings.typed` checks them.
+    """``args`` of the Serve application; ``prerank.core.settings.typed`` checks them.
 
     Attributes:
         home: PRERANK_HOME of the replicas; the environment's when left out.

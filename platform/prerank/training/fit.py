@@ -43,7 +43,7 @@ def fit(
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
     While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion is stacked
-    on the validation split (:mod:`interactrank.training.stacking`) and calibrated where candidates
+    on the validation split (``interactrank.training.stacking``) and calibrated where candidates
     were shown. Training then goes on from before that. Validation metrics are cross-fitted.
 
     Args:

@@ -36,7 +36,7 @@ class Reader:
         self.table = self.catalogue.table()
 
     def batch(self, table: pa.Table, negatives: NDArray[np.int64] | None = None) -> Batch:
-        """One batch of all requests of ``table``; ``negatives`` as in :func:`collate`."""
+        """One batch of all requests of ``table``; ``negatives`` as in ``collate``."""
         arrays = to_arrays(table, len(self.schema.cross), len(REQUEST_NUMERIC))
         return collate(arrays, self.catalogue, self.table, len(self.schema.heads), negatives)
 
@@ -45,7 +45,7 @@ class Reader:
         return rng.integers(0, len(self.catalogue), count) if self.shown and count else None
 
     def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
-        """Tables of a split, one in memory at a time (:func:`read_split`)."""
+        """Tables of a split, one in memory at a time (``read_split``)."""
         yield from read_split(self.home, name, order)
 
     def sizes(self, name: str) -> list[int]:
@@ -87,7 +87,7 @@ class Reader:
         return [self.batch(whole.slice(start, size)) for start in range(0, len(whole), size)]
 
     def auxiliary(self, config: TrainConfig) -> list[Batch]:
-        """Training requests for :func:`.stacking.auxiliary_requests`, half the newest.
+        """Training requests for ``stacking.auxiliary_requests``, half the newest.
 
         The newest are most like those to come, until the mix of users changes; then requests from
         all over the training part are the safer ones.

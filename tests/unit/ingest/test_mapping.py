@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.online_log import MANIFEST
 
 from interactrank.features.text import normalise
 from prerank.core.errors import ConfigError, DataError
@@ -134,7 +136,7 @@ def test_integer_ids_are_used_as_they_are(value: int) -> None:
 @given(st.text(), st.integers(0, 2**63 - 1))
 def test_string_ids_hash_to_int64_by_seed(text: str, seed: int) -> None:
     key = ItemIds("string", seed).to_key(text)
-    assert key == ItemIds.from_manifest({"ids": "string", "hash_seed": seed}).to_key(text)
+    assert key == replace(MANIFEST, ids="string", hash_seed=seed).item_ids.to_key(text)
     assert -(2**63) <= key < 2**63
 
 

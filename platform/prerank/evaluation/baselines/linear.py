@@ -82,7 +82,7 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
 
 
 def save(folder: Path, schema: FeatureSchema, weights: NDArray[np.float32]) -> None:
-    """Write what :class:`LinearRanker` reads; ``weights`` float32 [X] of raw x."""
+    """Write what ``LinearRanker`` reads; ``weights`` float32 [X] of raw x."""
     write_meta(folder, schema, {"architecture": "linear"})
     save_file({"weights": weights}, folder / WEIGHTS)
 

@@ -25,7 +25,7 @@ FINETUNE_PASSES, FINETUNE_LEARNING_RATE = 2, 1e-3
 
 
 class TorchRanker:
-    """A model in eval mode; cost as :func:`interactrank.model.cost.cost` has it.
+    """A model in eval mode; cost as ``interactrank.model.cost.cost`` has it.
 
     Its weights must not change: items that were encoded for one call serve the next, as an index
     would. Ranking a whole catalogue chunk by chunk asks for the same ones again and again.
@@ -95,7 +95,7 @@ def fit_neural(
 ) -> list[dict[str, Any]]:
     """Train a neural baseline: same reader, loop and budget as the model, no registry.
 
-    Its reported validation metrics are from before :func:`finetune_on_validation`.
+    Its reported validation metrics are from before ``finetune_on_validation``.
 
     Args:
         home: with a training set.

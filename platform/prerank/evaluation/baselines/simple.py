@@ -64,7 +64,7 @@ class Bm25Ranker:
 
     @classmethod
     def load(cls, catalogue: Catalogue, folder: Path) -> Bm25Ranker:
-        """Map what :meth:`save` wrote for the same catalogue."""
+        """Map what ``save`` wrote for the same catalogue."""
         import bm25s
 
         return cls(catalogue, bm25s.BM25.load(folder, mmap=True) if folder.exists() else None)

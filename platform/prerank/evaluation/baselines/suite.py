@@ -3,7 +3,7 @@
 A ranker sees the same requests and candidates and gives one score a candidate; how it got them is
 its own affair. Counts that a ranker uses are the as-of columns of x, never a count of its own.
 What is fitted uses the stored training examples, chooses on validation, and is a folder under
-``baselines/`` that :func:`load_ranker` reads.
+``baselines/`` that ``load_ranker`` reads.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class FitTask:
 def tasks(
     home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
 ) -> list[FitTask]:
-    """What :func:`fit_baseline` needs of each baseline, the longest first."""
+    """What ``fit_baseline`` needs of each baseline, the longest first."""
     return [
         FitTask(home, name, *NEURAL[name].configs(model, train))
         if name in NEURAL
@@ -80,7 +80,7 @@ def tasks(
 
 
 def fit_baseline(task: FitTask) -> None:
-    """Fit one baseline (a Ray task); what happened stands in its folder, see :func:`history`."""
+    """Fit one baseline (a Ray task); what happened stands in its folder, see ``history``."""
     import torch
 
     torch.set_num_threads(1)

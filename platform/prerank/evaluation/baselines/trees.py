@@ -4,7 +4,7 @@ It sees x, the request's statistics and the item's numbers, but no vector of a t
 logs without impressions its candidates were sampled, and LightGBM knows nothing of log Q: left
 alone, the sampler's hard negatives decide. A sampled negative is therefore weighted by Q^-p. p is
 chosen on validation and the trees are stopped there, by the estimate of the whole catalogue's MRR
-(:func:`prerank.evaluation.baselines.samples.expected_mrr`). On MovieLens tags (validation, 5,000
+(``prerank.evaluation.baselines.samples.expected_mrr``). On MovieLens tags (validation, 5,000
 training requests, one seed) p = .5 gave .350, 1 gave .349 and 0 gave .331; the listwise loss's
 way, log Q added to the score in training (LightGBM's ``init_score``), did worse than nothing.
 p = 0 is no choice: with 20,000 requests it can tie on validation (.3542, .3541 for .5) and be far
@@ -55,7 +55,7 @@ def features(
 
 
 def feature_names(schema: FeatureSchema) -> list[str]:
-    """Names of :func:`features`' columns, as LightGBM takes them: no ":"."""
+    """Names of ``features``' columns, as LightGBM takes them: no ":"."""
     names = (*schema.cross, *REQUEST_NUMERIC, *(f"item:{n}" for n in schema.item_numeric))
     return [n.replace(":", "_") for n in names]
 
@@ -120,7 +120,7 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
 
 
 def save(folder: Path, schema: FeatureSchema, catalogue: Catalogue, booster: Any) -> None:
-    """Write what :class:`TreesRanker` reads: LightGBM's text model up to its best round."""
+    """Write what ``TreesRanker`` reads: LightGBM's text model up to its best round."""
     write_meta(folder, schema, {"architecture": "trees"})
     booster.save_model(str(folder / TREES), num_iteration=booster.best_iteration)
     catalogue.save(folder / CATALOGUE)

@@ -26,7 +26,7 @@ def share(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """As :func:`share`, with a plus or a true minus before it, or both where it rounds to 0."""
+    """As ``share``, with a plus or a true minus before it, or both where it rounds to 0."""
     if abs(value) < 0.0005:
         return "±.000"
     return ("+" if value >= 0 else "−") + share(abs(value))

@@ -6,7 +6,7 @@ HOME is an absolute path that `prerank run` has filled with `baselines: [trees]`
 nothing but the registered model's bundle is written there. Requests are of the later half of
 validation, each with the same candidates: the first of the catalogue. Both rankers get one thread,
 one request at a time, and the cross features, which both need and which are timed apart.
-InteractRank's time is split into what is done once a request (the query tower) and per candidate
+InteractRank's time is split into what is done once per request (the query tower) and per candidate
 (gather, dot, g).
 """
 
@@ -94,7 +94,7 @@ def main() -> None:
     items = LogManifest.load(home).items
     n = min(args.candidates, items)
     print(
-        f"{len(found)} requests of {n:,} candidates, one thread; microseconds a candidate: "
+        f"{len(found)} requests of {n:,} candidates, one thread; microseconds per candidate: "
         "median (5% to 95% of requests)"
     )
     for name, own in zip(PARTS, found.T / n, strict=True):

@@ -23,7 +23,14 @@ from printed import markdown, show
 from interactrank.features.text import ragged, ragged_reference
 
 SEED, SINGLE = 7, 1_000
-HEAD = ("titles", "count", "characters", "definition, µs a title", "compiled, µs a title", "ratio")
+HEAD = (
+    "titles",
+    "count",
+    "characters",
+    "definition, µs per title",
+    "compiled, µs per title",
+    "ratio",
+)
 LETTERS, FOREIGN = "etaoinshrdlucmfw0123456789", "éüßñçøşğ漢字かなйжщωπ"
 
 
@@ -51,7 +58,7 @@ def catalogue_titles(items: Path, most: int) -> list[str]:
 
 
 def timed(work: Callable[[list[str]], object], titles: list[str], alone: bool) -> float:
-    """Microseconds a title, of all titles in one call or of a call for each."""
+    """Microseconds per title, of all titles in one call or of a call for each."""
     calls = [[t] for t in titles] if alone else [titles]
     began = time.perf_counter()
     for call in calls:

@@ -241,7 +241,7 @@ class Bench:
         return kind(model, train, 1000, self.device, wrap=wrap)
 
     def measure(self, v: Variant, base: float | None, top: float) -> dict[str, float]:
-        """Throughput of a variant beside ``base`` seconds a step and ``top`` FLOP/s."""
+        """Throughput of a variant beside ``base`` seconds per step and ``top`` FLOP/s."""
         trainer, batch = self.trainer(v), self.batches[v.rows]
         flops = 3 * matmul_flops(trainer.model, lambda: trainer.model(batch))
         mid, low, high = spread(timed(lambda: trainer.step(batch), self.steps, self.device))

@@ -46,7 +46,7 @@ engagement = FeatureView(
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
     ),
-    description="Packed engagement counts of a key's items, one row a snapshot that changes it.",
+    description="Packed engagement counts of a key's items, one row per snapshot that changes it.",
 )
 
 user_history_push = PushSource(

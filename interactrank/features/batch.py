@@ -1,6 +1,6 @@
 """A batch of requests as tensors, and how it is put together from arrays.
 
-Candidates are grouped by request, so that the query tower runs once a request and the item tower
+Candidates are grouped by request, so that the query tower runs once per request and the item tower
 once a distinct item, however often either stands in the batch.
 """
 
@@ -175,7 +175,7 @@ def padded_history(
 def padded_top_items(
     arrays: RequestArrays, table: IdTable
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Performing items as [B, K]: item rows, and shares of their counts (sum 1, or all 0)."""
+    """Top items as [B, K]: item rows, and shares of their counts (sum 1, or all 0)."""
     lengths = np.diff(arrays.top_items_offsets)
     mask = np.arange(TOP_ITEMS_LENGTH) < lengths[:, None]
     rows = np.zeros(mask.shape, np.int64)

@@ -1,6 +1,6 @@
 """id -> row: an open-addressing table over int64 item ids, probed by compiled kernels.
 
-Linear probing over a power-of-two table at most half full; about 20 ns an id on one core where
+Linear probing over a power-of-two table at most half full; about 20 ns per id on one core where
 ``np.searchsorted`` over a million ids costs fifteen times as much. ``rows_reference`` is the
 NumPy definition that the table is tested against.
 """

@@ -200,7 +200,7 @@ def _row_statistics(
 
 
 def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
-    """Query and user statistics, once a request: float32 [B, R], columns ``REQUEST_NUMERIC``.
+    """Query and user statistics, once per request: float32 [B, R], columns ``REQUEST_NUMERIC``.
 
     The query's are the header of its ``q:`` row; the user's come from the history.
     """

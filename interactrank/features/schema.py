@@ -40,7 +40,7 @@ class Level:
 
     ``max_keys`` bounds the keys one request reads at this level, ``cap`` the items one row holds.
     ``windows`` end with "all". A ``daily`` level changes with the last snapshot of a day only: its
-    rows are long and drift slowly. A ``segmented`` level has one key a segment column, and only
+    rows are long and drift slowly. A ``segmented`` level has one key per segment column, and only
     logs that declare segments have it.
     """
 

@@ -103,7 +103,7 @@ def train_and_evaluate(
             "heads": manifest.heads,
         }
         with stages("train"):
-            # Before the model, a core each: beside it, on two cores, they would take the cores
+            # Before the model, one core each: beside it, on two cores, they would take the cores
             # of its data tasks.
             ray_map(
                 suite.fit_baseline,

@@ -1,4 +1,4 @@
-"""The training set: one row a request, a pure function of the log, split by time."""
+"""The training set: one row per request, a pure function of the log, split by time."""
 
 from __future__ import annotations
 

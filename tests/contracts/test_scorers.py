@@ -267,7 +267,7 @@ def test_cost_of_a_dot_and_its_fusion_is_what_torch_counts(cross: bool, hidden: 
         return dot + counted(lambda: model.fusion.cross_score(x, coefficients, of))
 
     declared, _ = cost(model)
-    # What is done once a request is no cost of a candidate.
+    # What is done once per request is no cost of a candidate.
     assert declared == (flops(20) - flops(10)) / 10
 
 

@@ -21,7 +21,7 @@ def variables(home: Home) -> dict[str, str]:
         # A local ray.init() writes a token, and the next `ray start` then asks for one: use
         # tokens from the start, for the cluster and its clients alike.
         "RAY_AUTH_MODE": "token",
-        # Serve's own proxy costs 4-6 ms a request, HAProxy about 1 ms.
+        # Serve's own proxy costs 4-6 ms per request, HAProxy about 1 ms.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{MLFLOW_PORT}",

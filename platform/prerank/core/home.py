@@ -100,7 +100,7 @@ class Home:
 
     @property
     def journal(self) -> Path:
-        """Acknowledged engagement events, one file a writer."""
+        """Acknowledged engagement events, one file per writer."""
         return self.root / "journal"
 
     @property

@@ -1,4 +1,4 @@
-"""One way to run a function over many tasks: a Ray Data task each, with a progress bar.
+"""One way to run a function over many tasks: one Ray Data task each, with a progress bar.
 
 What happens inside a task is DuckDB, Arrow and numba over files; Ray Data distributes the tasks
 and shows how far they are. Its own groupby, sort and join are not used on the event path: they

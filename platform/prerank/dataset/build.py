@@ -1,4 +1,4 @@
-"""The training set: one example a request, with its candidates, labels and as-of features.
+"""The training set: one example per request, with its candidates, labels and as-of features.
 
 A Ray Data task takes some days of requests, joins them to the feature tables, computes x with the
 function that serving calls, and writes Parquet. Only x is kept: the packed rows it came from would

@@ -75,7 +75,7 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
 
 
 def read_split(home: Home, split: str, order: Order = iter) -> Iterator[pa.Table]:
-    """Tables of a split, a file at a time, in time order or in the ``order`` of their numbers."""
+    """Tables of a split, one file at a time, in time order or in the ``order`` of their numbers."""
     paths = sorted((home.training_set / split).glob("*.parquet"))
     for i in order(range(len(paths))):
         yield pq.read_table(paths[i])

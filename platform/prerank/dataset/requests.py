@@ -20,7 +20,7 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
     """Requests of some event files (all rows of a request lie in one file's day).
 
     Returns:
-        One row a request, by time: ``request_id``, ``request_time`` timestamp[us, UTC],
+        One row per request, by time: ``request_id``, ``request_time`` timestamp[us, UTC],
         ``user_id``, ``query``; lists over the candidates it showed or engaged, by position then id:
         ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32,
         ``shown`` bool and ``positions`` int64 (null where the log has none). Engagements after the

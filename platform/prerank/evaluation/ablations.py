@@ -115,7 +115,7 @@ def variants(schema: FeatureSchema) -> list[Variant]:
 def trials_of(
     model: ModelConfig, train: TrainConfig, schema: FeatureSchema, seeds: int
 ) -> dict[str, list[Trial]]:
-    """Trials of each variant, one a seed."""
+    """Trials of each variant, one per seed."""
     return {
         v.name: [
             Trial(v.name, v.model(model), replace(v.train(train), seed=train.seed + s), v.masked)
@@ -134,7 +134,7 @@ def ablate(
 
     Returns:
         ``dataset``, ``split``, ``about`` (the budget in words) and ``ablations``: variant ->
-        ``parts`` and ``metrics``, a list with one value a seed for each metric.
+        ``parts`` and ``metrics``, a list with one value per seed for each metric.
     """
     manifest = LogManifest.load(home)
     schema = manifest.schema

@@ -1,4 +1,4 @@
-"""What is measured of a chunk of scored requests: one row a request, and sums over candidates.
+"""What is measured of a chunk of scored requests: one row per request, and sums over candidates.
 
 Columns are named ``<ranker>|<metric>``; what does not depend on the ranker has a plain name.
 """

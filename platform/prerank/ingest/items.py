@@ -26,7 +26,7 @@ class RawCatalogue:
     Attributes:
         table: ``item_ref``, ``title``, ``category`` str without nulls, ``created_at``
             timestamp[us, UTC], numeric columns float32, and ``embedding`` (bytes of float32, null
-            if missing) where one is mapped; one row an item.
+            if missing) where one is mapped; one row per item.
         integer_column: the id column is numeric (12 rather than '12').
         warnings: what the report should say.
         quarantined: rows that lost their embedding, in QUARANTINE_SCHEMA.
@@ -87,7 +87,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
     if len(twice):
         raise DataError(
             f"Item {twice[0].as_py()!r} stands twice in the catalogue with different attributes. "
-            "Keep one row an item."
+            "Keep one row per item."
         )
     if len(table) < len(known):
         warnings.append(f"{len(known) - len(table)} repeated catalogue rows were left out")

@@ -4,7 +4,7 @@ Stage 1 (a range of input rows)  reads, judges and hashes rows; good ones go to 
                                  event id modulo the number of buckets, bad ones to quarantine.
                                  Events that the home already has go the same way, unjudged.
 Stage 2 (a bucket)               DuckDB keeps one row an event id and streams the rest, ordered by
-                                 request, into one Parquet file a day. It spills to disk.
+                                 request, into one Parquet file per day. It spills to disk.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _content(rows: pa.Table, late: pa.ChunkedArray) -> int:
 
 
 class _DayWriter:
-    """Writes rows that come in the order of request_time to one file a day, one open at a time."""
+    """Writes rows that come in the order of request_time to one file per day, one at a time."""
 
     def __init__(self, events: Path, name: str, schema: pa.Schema) -> None:
         self._events, self._name, self._schema = events, name, schema

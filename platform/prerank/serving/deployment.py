@@ -36,7 +36,7 @@ WRITER_THREADS = 32
 RAW = "application/octet-stream"
 ROUTES = {"/v1/prerank": "POST", "/v1/events": "POST", "/health": "GET", "/ready": "GET"}
 QUIET = {"enable_access_log": False}
-"""A line a request costs more than the metrics that say the same."""
+"""A line per request costs more than the metrics that say the same."""
 
 logger = logging.getLogger(__name__)
 

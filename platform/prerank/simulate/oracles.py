@@ -76,7 +76,7 @@ class Oracle:
 def load_oracles(sim_dir: Path) -> dict[str, Oracle]:
     """The oracles of a simulation, {"oracle_relevance": …, "oracle_log": …}.
 
-    Reads every hidden score into memory (24 bytes an impression, about 120 a request).
+    Reads every hidden score into memory (24 bytes per impression, about 120 per request).
     Raises `MissingSimulationError` when `sim_dir` was not written by `simulate`.
     """
     parts = sorted((Path(sim_dir) / "hidden").glob("part-*.parquet"))

@@ -17,7 +17,7 @@ NOISE = 1.4  # of the ranking in production, whose positions the log records
 
 
 class Retriever:
-    """Blends lexical, topical, popular, random and revisited items into about 24 a request."""
+    """Blends lexical, topical, popular, random and revisited items into about 24 per request."""
 
     def __init__(self, world: World) -> None:
         self._world = world

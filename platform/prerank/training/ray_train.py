@@ -1,4 +1,4 @@
-"""Training on Ray Train: one MLflow run a job, a checkpoint an epoch, resumed after a failure."""
+"""Training on Ray Train: one MLflow run per job, one checkpoint per epoch, resumed after failure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MlflowCallback(UserCallback):
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Run one Ray Train worker: its data shard, data-parallel steps, a checkpoint an epoch."""
+    """Run one Ray Train worker: its data shard, data-parallel steps, one checkpoint per epoch."""
     import ray.train
     from ray.train import Checkpoint
     from ray.train.torch import get_device, prepare_model

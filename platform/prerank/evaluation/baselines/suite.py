@@ -1,6 +1,6 @@
 """Everything that is measured beside InteractRank, under one contract.
 
-A ranker sees the same requests and candidates and gives one score a candidate; how it got them is
+A ranker sees the same requests and candidates and gives one score per candidate; how it got them is
 its own affair. Counts that a ranker uses are the as-of columns of x, never a count of its own.
 What is fitted uses the stored training examples, chooses on validation, and is a folder under
 ``baselines/`` that ``load_ranker`` reads.

@@ -1,4 +1,4 @@
-"""Training on Ray Train: one MLflow run per job, one checkpoint per epoch, resumed after failure."""
+"""Training on Ray Train: an MLflow run per job, a checkpoint per epoch, resumed after failures."""
 
 from __future__ import annotations
 

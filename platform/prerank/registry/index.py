@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class SliceTask:
     part: Path
 
 
-def _encode_task(task: SliceTask) -> None:
+def encode_task(task: SliceTask) -> None:
+    """Write the vectors of a slice, bf16, to its file."""
     vectors = encode_slice(load_bundle(task.bundle), task.start, task.stop, task.as_of_us)
     vectors.contiguous().view(torch.int16).numpy().tofile(task.part)
 
@@ -72,31 +74,38 @@ def build_index(
     ``as_of_us`` (default now) decides which attributes with a ``valid_from`` are known.
     """
     bundle = load_bundle(bundle_folder)
-    n, width = len(bundle.catalogue), bundle.model.config.width
+    n = len(bundle.catalogue)
     stamp = int(time.time() * 1e6) if as_of_us is None else as_of_us
     with replaced(home.index / model_version) as out:
         tasks = [
             SliceTask(bundle_folder, at, min(at + ITEMS_PER_TASK, n), stamp, out / f"part-{at}")
             for at in range(0, n, ITEMS_PER_TASK)
         ]
-        ray_map(_encode_task, tasks, "index")
-        digest = hashlib.sha256()
-        with (out / VECTORS).open("wb") as whole:
-            for task in tasks:
-                data = task.part.read_bytes()
-                digest.update(data)
-                whole.write(data)
-                task.part.unlink()
-        np.save(out / IDS, bundle.catalogue.ids)
-        meta = {
-            "model_version": model_version,
-            "schema_hash": bundle.schema.hash(),
-            "items": n,
-            "width": width,
-            "as_of_us": stamp,
-            "sha256": digest.hexdigest(),
-        }
-        write_json(out / META, meta)
+        ray_map(encode_task, tasks, "index")
+        return write_index(out, bundle, model_version, stamp, [task.part for task in tasks])
+
+
+def write_index(
+    out: Path, bundle: Bundle, model_version: str, as_of_us: int, parts: Sequence[Path]
+) -> dict[str, Any]:
+    """Join the encoded ``parts`` of the catalogue into the index ``out``, and remove them."""
+    digest = hashlib.sha256()
+    with (out / VECTORS).open("wb") as whole:
+        for part in parts:
+            data = part.read_bytes()
+            digest.update(data)
+            whole.write(data)
+            part.unlink()
+    np.save(out / IDS, bundle.catalogue.ids)
+    meta = {
+        "model_version": model_version,
+        "schema_hash": bundle.schema.hash(),
+        "items": len(bundle.catalogue),
+        "width": bundle.model.config.width,
+        "as_of_us": as_of_us,
+        "sha256": digest.hexdigest(),
+    }
+    write_json(out / META, meta)
     return meta
 
 

@@ -14,11 +14,11 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
-from prerank.core.errors import StateError
+from prerank.core.errors import NotReadyError, StateError
 from prerank.core.home import Home, materialised_path, write_json
-from prerank.registry import index
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, load_bundle, save_bundle
+from prerank.registry.index import VECTORS, SliceTask, encode_task, write_index
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
@@ -35,6 +35,14 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
+def indexed(home: Home) -> None:
+    """Version 3's item index, as `prerank index` builds it in one task."""
+    out, bundle = home.index / "3", home.root / "models" / "3"
+    out.mkdir(parents=True)
+    encode_task(SliceTask(bundle, 0, len(CATALOGUE), 0, out / "part"))
+    write_index(out, load_bundle(bundle), "3", 0, [out / "part"])
+
+
 def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> list[Any]:
     """Aliases set by promoting version 3 when the features of ``online`` are materialised."""
     calls: list[Any] = []
@@ -44,7 +52,6 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
             calls.append(args)
 
     patch.setattr("mlflow.MlflowClient", Client)
-    patch.setattr(index, "load_index", lambda *_: None)
     state = {"schema_hash": online.hash(), "schema": online.to_dict()}
     write_json(materialised_path(home), state)
     registry.promote(home, "3")
@@ -54,12 +61,26 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
 def test_a_version_whose_features_are_online_is_promoted(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    indexed(home)
     assert promoted(home, RICH, monkeypatch) == [("prerank", "champion", "3")]
+
+
+def test_a_version_without_an_index_is_refused_with_the_remedy(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotReadyError, match="prerank index --version 3"):
+        promoted(home, RICH, monkeypatch)
+    indexed(home)
+    vectors = home.index / "3" / VECTORS
+    vectors.write_bytes(vectors.read_bytes()[::-1])
+    with pytest.raises(StateError, match="does not match its checksum"):
+        promoted(home, RICH, monkeypatch)
 
 
 def test_a_version_whose_features_are_not_online_is_refused_by_name(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    indexed(home)
     with pytest.raises(StateError, match="not materialised") as caught:
         promoted(home, PLAIN, monkeypatch)
     for name in ("s:engage:30d", "s:engage:all", "retriever:log_rank", "retriever:absent"):

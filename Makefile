@@ -1,17 +1,19 @@
 # Needs Python 3.11 or 3.12, pip and make. One environment, made once, for the demo, the tests and
 # the documentation.
+# `make test PYTHON=python3.12` makes and uses an environment of its own, .venv-python3.12.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
 .PHONY: install demo test test-fast lint docs clean
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=25" "setuptools>=77"
 	@# torch first and alone: a CPU build that pip can see is kept, and nothing else pulls another.
 	$(BIN)/python -m pip install -q "torch>=2.13,<2.14"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all,dev,docs]"
 	touch $@
 
 demo: install
@@ -36,4 +38,4 @@ test-fast: lint
 	$(BIN)/pytest -q -m "not slow"
 
 clean:
-	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

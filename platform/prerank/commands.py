@@ -227,12 +227,14 @@ def promote(args: argparse.Namespace) -> Summary:
 
 def parity(args: argparse.Namespace) -> Summary:
     """Compare a live deployment with the offline tables."""
+    from prerank.evaluation.live import open_client
     from prerank.evaluation.parity import check_parity
 
     if args.requests < 1:
         raise ConfigError(f"--requests {args.requests}: at least one is needed")
     home = _home(args)
-    found = check_parity(home, args.url, args.requests)
+    with open_client(args.url) as client:
+        found = check_parity(home, client, args.requests)
     print(found.table())
     found.check()
     return Summary(f"{count(found.compared, 'request')} of {home.events}, asked again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port
 from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
-from prerank.evaluation.parity import check_parity
+from prerank.evaluation.live import URL, ask, open_client
+from prerank.evaluation.parity import check_parity, compared
 from prerank.evaluation.parity_report import Parity
 from prerank.features.offline import offline_inputs
 from prerank.online.history import Event
@@ -30,7 +30,7 @@ from prerank.online.materialise import materialise
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
-from prerank.registry.bundle import load_bundle, save_bundle
+from prerank.registry.bundle import save_bundle
 from prerank.registry.index import build_index
 from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_raw
 from prerank.serving.engine import Engine, ServeConfig
@@ -72,7 +72,7 @@ def engine(request: pytest.FixtureRequest, home: Home, champion: None) -> Engine
 
 
 @pytest.fixture
-def live(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+def client(engine: Engine) -> Iterator[httpx.Client]:
     """The engine behind HTTP: what serving.PreRanker does with it, without Ray."""
     import time
 
@@ -86,14 +86,12 @@ def live(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
             return httpx.Response(error.status, content=orjson.dumps(error.body()))
         return httpx.Response(200, content=orjson.dumps(engine.answer(wanted).body))
 
-    client = functools.partial(httpx.Client, transport=httpx.MockTransport(handle))
-    with monkeypatch.context() as patch:
-        patch.setattr(httpx, "Client", client)
-        yield engine
+    with httpx.Client(transport=httpx.MockTransport(handle), base_url=URL) as found:
+        yield found
 
 
-def test_a_deployment_serves_what_training_saw(home: Home, live: Engine) -> None:
-    found = check_parity(home, requests=60)
+def test_a_deployment_serves_what_training_saw(home: Home, client: httpx.Client) -> None:
+    found = check_parity(home, client, requests=60)
     found.check()
     assert (found.compared, found.equal) == (60, 60), found.example
     assert found.filled >= 54
@@ -101,7 +99,7 @@ def test_a_deployment_serves_what_training_saw(home: Home, live: Engine) -> None
     assert "with cross or history features" in found.table()
 
 
-def test_acknowledged_events_are_part_of_the_comparison(home: Home, live: Engine) -> None:
+def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: httpx.Client) -> None:
     day = min(home.events.glob("day=*"))
     import pyarrow.parquet as pq
 
@@ -116,16 +114,18 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, live: Engine
         for i, u in enumerate(users.to_pylist())
     ]
     writer.write(events)
-    check_parity(home, requests=60).check()
+    check_parity(home, client, requests=60).check()
 
 
-def test_a_store_that_was_changed_is_noticed(home: Home, live: Engine) -> None:
-    features = live._features
+def test_a_store_that_was_changed_is_noticed(
+    home: Home, engine: Engine, client: httpx.Client
+) -> None:
+    features = engine._features
     assert features is not None
     rows = features._rows
     # The whole row of the query itself lost: as if its key had never been materialised.
     features._rows = lambda keys: [b"", *rows(keys)[1:]]  # type: ignore[method-assign]
-    found = check_parity(home, requests=20)
+    found = check_parity(home, client, requests=20)
     assert found.equal < found.compared
     with pytest.raises(PrerankError, match=r"requests differ, the first: user .* differs by"):
         found.check()
@@ -156,25 +156,19 @@ def test_missing_values_agree_with_missing_values_only() -> None:
     assert np.isnan(gaps[2])
 
 
-def test_a_user_without_a_history_is_compared(home: Home, live: Engine) -> None:
+def test_a_user_without_a_history_is_compared(home: Home, client: httpx.Client) -> None:
     search = {"query": "red", "user_id": "nobody", "request_time": None}
     ids = Reader(home).catalogue.ids[:3]
     until = home.read_json(materialised_path(home), "")["until_us"]
     stamp = pa.array([until], pa.timestamp("us", tz="UTC"))
     table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
-    asked = parity._ask(parity.URL, table, [(ids, None)], (), until)
+    asked = ask(client, table, [(ids, None)], (), until)
     assert None in asked[0].answer["request_features"].values()
-    manifest = LogManifest.load(home)
-    inputs = parity._as_seen(home, manifest, table, offline_inputs(home, table), asked)
-    (expected,) = parity._expected(load_bundle(home.root / "models" / "1"), table, inputs, asked)
-    found = Parity()
-    parity._compare(found, asked[0], expected)
+    found = compared(home, table, offline_inputs(home, table), asked)
     assert (found.compared, found.equal) == (1, 1), found.example
 
 
-def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None:
     schema = FeatureSchema(
         actions=("click",),
         passive=(),
@@ -192,14 +186,13 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
         sent.append(parse_raw(request.content, dict(request.url.params), limits, 0))
         return httpx.Response(200, json={})
 
-    client = functools.partial(httpx.Client, transport=httpx.MockTransport(handle))
-    monkeypatch.setattr(httpx, "Client", client)
+    client = httpx.Client(transport=httpx.MockTransport(handle), base_url=URL)
     contexts = [{"country": "de", "device": ""}, {"country": 'a "b" & ü', "device": "tv"}]
     searches = pa.table({"query": ["red", "blue"], "user_id": ["u", "v"], "context": contexts})
     said = np.array([[0.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]], np.float32)
     ids = np.array([30, 10, 20], np.int64)
     candidates = [(ids, said), (ids[:1], said[:1])]
-    asked = parity._ask(parity.URL, searches, candidates, schema.retriever, 7)
+    asked = ask(client, searches, candidates, schema.retriever, 7)
     assert [request.context for request in sent] == contexts
     for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
         np.testing.assert_array_equal(request.keys, keys)
@@ -209,7 +202,7 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said(
 
 def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:
     with pytest.raises(NotReadyError, match="serve deploy"):
-        check_parity(home, f"http://127.0.0.1:{free_port()}", 1)
+        check_parity(home, open_client(f"http://127.0.0.1:{free_port()}"), 1)
 
 
 def test_a_replica_starts_without_the_registry_on_the_last_champion(

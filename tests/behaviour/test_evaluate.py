@@ -19,6 +19,7 @@ from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
 from prerank.core.home import Home, write_json
 from prerank.core.manifest import LogManifest
+from prerank.core.times import DAY_US
 from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
@@ -246,8 +247,9 @@ def test_without_positions_or_impressions_the_reason_is_told(
     manifest = LogManifest.load(tiny_world)
     bare = replace(manifest, has_impressions=False)
     assert "no impressions" in str(estimate(tiny_world, bare, splits.validation_from))
-    few = estimate(tiny_world, manifest, splits.validation_from)
-    assert isinstance(few, Propensities) or "Too few" in few
+    first_day = min(manifest.requests_per_day)
+    early = int(np.datetime64(first_day, "us").astype(np.int64)) + DAY_US // 2
+    assert "Too few" in str(estimate(tiny_world, manifest, early))
     home = Home.at(tmp_path)
     for file in tiny_world.events.glob("*/*.parquet"):
         table = pq.read_table(file, partitioning=None)

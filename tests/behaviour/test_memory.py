@@ -37,6 +37,7 @@ import json, sys
 from pathlib import Path
 from prerank.features import build as features
 from prerank.dataset import build as training_set
+from prerank.dataset import requests
 from prerank.core.home import Home
 
 def peak_mb():
@@ -50,7 +51,7 @@ def serial(function, tasks, name):
 home = Home.at(sys.argv[1])
 for module in (features, training_set):
     module.ray_map = serial
-features.EVENTS_PER_SHARD, training_set.REQUESTS_PER_TASK = 100_000, 1_500
+features.EVENTS_PER_SHARD, requests.REQUESTS_PER_TASK = 100_000, 1_500
 imported = peak_mb()
 peaks = {}
 features.build_features(home)

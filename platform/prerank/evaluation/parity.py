@@ -13,11 +13,8 @@ was.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -30,13 +27,13 @@ from numpy.typing import NDArray
 from interactrank.features.batch import collate
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
-from prerank.core.environment import SERVE_PORT, URL_ENV
-from prerank.core.errors import NotReadyError, PrerankError, StateError
+from prerank.core.errors import StateError
 from prerank.core.home import Home, materialised_path
 from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
+from prerank.evaluation.live import Asked, Sent, ask
 from prerank.evaluation.parity_report import Parity
 from prerank.features.asof import as_of
 from prerank.features.offline import offline_inputs
@@ -53,10 +50,8 @@ from prerank.online.reader import visible
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle
-from prerank.serving.fields import time_of, weights_of
-from prerank.serving.retriever import RetrieverFeatures
+from prerank.serving.fields import weights_of
 
-URL = f"http://127.0.0.1:{SERVE_PORT}"
 MAX_CANDIDATES = 200
 FEATURE_TOLERANCE = 1e-5
 """Of a cross feature or request statistic: both sides run the same kernel in float32."""
@@ -68,28 +63,12 @@ FILLED = (*(f"{level.prefix}:" for level in LEVELS if level.prefix != "a"), "use
 """Features that are about this query or this user; the others are never empty."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A search of the log, with what it sends beside its text, and the deployment's answer now."""
-
-    query: str
-    user_id: str
-    candidates: NDArray[np.int64]
-    retriever_features: RetrieverFeatures
-    answer: dict[str, Any]
-
-    @property
-    def time_us(self) -> int:
-        """When the deployment answered, by its clock; microseconds since 1970."""
-        return time_of(self.answer["time"], "time")
-
-
-def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: int = 0) -> Parity:
+def check_parity(home: Home, client: httpx.Client, requests: int = 100, seed: int = 0) -> Parity:
     """Compare a deployment with the offline tables under ``home``.
 
     Args:
         home: of the deployment.
-        url: of the deployment; PRERANK_URL's, else the port of `deployments/prerank.yaml`.
+        client: of the deployment (``live.open_client``).
         requests: how many searches to sample from the log's latest days.
         seed: of the sample.
 
@@ -107,9 +86,22 @@ def check_parity(home: Home, url: str | None = None, requests: int = 100, seed: 
     searches = searches.set_column(at, "request_time", stamp)
     inputs = offline_inputs(home, searches)
     candidates = _candidates(home, manifest, searches, inputs)
-    told = manifest.schema.retriever
-    asked = _ask(url or os.environ.get(URL_ENV) or URL, searches, candidates, told, until)
-    inputs = _as_seen(home, manifest, searches, inputs, asked)
+    asked = ask(client, searches, candidates, manifest.schema.retriever, until)
+    return compared(home, searches, inputs, asked)
+
+
+def compared(
+    home: Home, searches: pa.Table, inputs: FeatureInputs, asked: Sequence[Asked]
+) -> Parity:
+    """Compare what a deployment ``asked`` answered with what offline tables give.
+
+    Args:
+        home: of the deployment.
+        searches: as they were asked, with the time of the fill as ``request_time``.
+        inputs: of the searches, joined offline as of that time.
+        asked: the searches with their answers.
+    """
+    inputs = _as_seen(home, LogManifest.load(home), searches, inputs, asked)
     found = Parity()
     versions = sorted({a.answer["model_version"] for a in asked})
     tracking.use(home)
@@ -137,10 +129,6 @@ def _sample(home: Home, manifest: LogManifest, count: int, seed: int) -> pa.Tabl
     return searches.take(pa.array(np.sort(chosen)))
 
 
-Sent = tuple[NDArray[np.int64], RetrieverFeatures]
-"""Distinct candidates of a search, and what its retriever said of each."""
-
-
 def _candidates(
     home: Home, manifest: LogManifest, searches: pa.Table, inputs: FeatureInputs
 ) -> list[Sent]:
@@ -154,59 +142,6 @@ def _candidates(
     said = found.retriever_features
     bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
     return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]
-
-
-def _ask(
-    url: str, searches: pa.Table, candidates: Sequence[Sent], told: Sequence[str], until: int
-) -> list[Asked]:
-    """Send every search to the deployment; on a replay clock as of ``until``.
-
-    ``told`` names the columns of what retrievers said.
-    """
-    segmented = "context" in searches.column_names
-    contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
-    asked = []
-    try:
-        with httpx.Client(base_url=url, timeout=60.0) as client:
-            health = client.get("/health").raise_for_status().json()
-            clock = {"time": str(until)} if health["clock"] == "replay" else {}
-            rows = zip(
-                searches["query"].to_pylist(),
-                searches["user_id"].to_pylist(),
-                candidates,
-                contexts,
-                strict=True,
-            )
-            for query, user, (ids, said), context in rows:
-                fields = {
-                    "query": query,
-                    "user_id": user,
-                    "k": str(max(len(ids), 1)),
-                    "explain": "true",
-                    "context": json.dumps(context),
-                } | clock
-                # The form whose ids are int64 keys, whatever the log's ids are.
-                body = ids.astype("<i8").tobytes()
-                if said is not None:
-                    fields["retriever"] = ",".join(told)
-                    body += said.T.astype("<f4").tobytes()
-                answer = client.post(
-                    "/v1/prerank",
-                    params=fields,
-                    content=body,
-                    headers={"Content-Type": "application/octet-stream"},
-                )
-                if answer.status_code == 503:
-                    raise NotReadyError(f"the deployment at {url} is not ready: {answer.text}")
-                if answer.status_code != 200:
-                    raise PrerankError(f"{url} answered {answer.status_code}: {answer.text}")
-                asked.append(Asked(query, user, ids, said, answer.json()))
-    except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
-        raise NotReadyError(
-            f"no deployment answers at {url} ({error}). Give its --url, or deploy one: "
-            "`serve deploy deployments/prerank.yaml`."
-        ) from None
-    return asked
 
 
 def _as_seen(

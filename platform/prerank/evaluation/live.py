@@ -1,0 +1,115 @@
+"""Asking a live deployment searches of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prerank.core.environment import SERVE_PORT, URL_ENV
+from prerank.core.errors import NotReadyError, PrerankError
+from prerank.serving.fields import time_of
+from prerank.serving.retriever import RetrieverFeatures
+
+URL = f"http://127.0.0.1:{SERVE_PORT}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search of the log, with what it sends beside its text, and the deployment's answer now."""
+
+    query: str
+    user_id: str
+    candidates: NDArray[np.int64]
+    retriever_features: RetrieverFeatures
+    answer: dict[str, Any]
+
+    @property
+    def time_us(self) -> int:
+        """When the deployment answered, by its clock; microseconds since 1970."""
+        return time_of(self.answer["time"], "time")
+
+
+Sent = tuple[NDArray[np.int64], RetrieverFeatures]
+"""Distinct candidates of a search, and what its retriever said of each."""
+
+
+def open_client(url: str | None = None) -> httpx.Client:
+    """A client of the deployment at ``url``; PRERANK_URL's, else `deployments/prerank.yaml`'s."""
+    return httpx.Client(base_url=url or os.environ.get(URL_ENV) or URL, timeout=60.0)
+
+
+def ask(
+    client: httpx.Client,
+    searches: pa.Table,
+    candidates: Sequence[Sent],
+    told: Sequence[str],
+    until: int,
+) -> list[Asked]:
+    """Send every search to the deployment; on a replay clock as of ``until``.
+
+    Args:
+        client: of the deployment.
+        searches: with ``query``, ``user_id`` and, where the log has segments, ``context``.
+        candidates: of each search.
+        told: names of the retriever features' columns.
+        until: microseconds since 1970.
+
+    Raises:
+        NotReadyError: nobody answers, or the deployment is not ready.
+        PrerankError: the deployment refuses a request.
+    """
+    segmented = "context" in searches.column_names
+    contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
+    asked = []
+    try:
+        health = client.get("/health").raise_for_status().json()
+        clock = {"time": str(until)} if health["clock"] == "replay" else {}
+        rows = zip(
+            searches["query"].to_pylist(),
+            searches["user_id"].to_pylist(),
+            candidates,
+            contexts,
+            strict=True,
+        )
+        for query, user, (ids, said), context in rows:
+            fields = {
+                "query": query,
+                "user_id": user,
+                "k": str(max(len(ids), 1)),
+                "explain": "true",
+                "context": json.dumps(context),
+            } | clock
+            # The form whose ids are int64 keys, whatever the log's ids are.
+            body = ids.astype("<i8").tobytes()
+            if said is not None:
+                fields["retriever"] = ",".join(told)
+                body += said.T.astype("<f4").tobytes()
+            answer = client.post(
+                "/v1/prerank",
+                params=fields,
+                content=body,
+                headers={"Content-Type": "application/octet-stream"},
+            )
+            if answer.status_code == 503:
+                raise NotReadyError(
+                    f"the deployment at {client.base_url} is not ready: {answer.text}"
+                )
+            if answer.status_code != 200:
+                raise PrerankError(
+                    f"{client.base_url} answered {answer.status_code}: {answer.text}"
+                )
+            asked.append(Asked(query, user, ids, said, answer.json()))
+    except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
+        raise NotReadyError(
+            f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
+            "`serve deploy deployments/prerank.yaml`."
+        ) from None
+    return asked

@@ -1,7 +1,7 @@
 r"""Does a setting pay? Whole trainings, with it and without, on validation.
 
     python benchmarks/compare.py --home HOME --change train.loss.log_q_power=0.5 \
-        --change "train.loss.softmax=0,train.settle_passes=0" [--seeds 3] [--out TABLE.md]
+        --change "train.loss.softmax=0,train.weight_decay=0" [--seeds 3] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled. Every --change is a row beside the job as it
 is configured; KEY=VALUE are keys of the job's YAML, several of them with commas. Each row is

@@ -1,10 +1,10 @@
-"""How the fusion is best fitted, and what settling is worth: endings of one training, compared.
+"""How the fusion is best fitted: endings of one training, compared.
 
     python benchmarks/fusion_fit.py --home HOME [--home HOME2] [--seeds 3] [--out TABLE.md]
 
 HOME is an absolute path that `prerank run` has filled from a log without impressions. The towers
 are trained on the newest training requests; every ending starts from those same towers. The
-first half (by time) of the validation requests is what the fusion and the settling see, the second
+first half (by time) of the validation requests is what the fusion sees, the second
 half is measured with the whole catalogue as candidates. The test split takes no part.
 """
 
@@ -33,6 +33,7 @@ from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import HeldOut, auxiliary_requests, hold_out, refit
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
+from prerank.evaluation.baselines.neural import finetune_on_validation
 from prerank.evaluation.trials import Budget, TrialReader, chunks, measured_requests
 from prerank.training.reader import new_model
 
@@ -55,7 +56,6 @@ class Ending:
     gated: bool = True
     dot: bool = True
     log_q_power: float = LossConfig.log_q_power
-    settled: bool = False
 
 
 ENDINGS = (
@@ -67,7 +67,6 @@ ENDINGS = (
     Ending("held-out, no dot", auxiliary=False, dot=False),
     Ending("held-out + training, no dot", dot=False),
     Ending("held-out + training, no dot, fixed weights", dot=False, gated=False),
-    Ending("held-out + training, settled", settled=True),
 )
 
 
@@ -158,19 +157,10 @@ def endings_of(
         own = copy.deepcopy(model)
         if ending.held:
             fit(own, ending, held, auxiliary, config.loss)
-        if ending.settled:
-            settle(own, reader, config, trainer)
         yield ending.name, target.of(own)
     if not model.fusion.crosses:
-        settle(model, reader, config, trainer)
-        yield "settled", target.of(model)
-
-
-def settle(model: InteractRank, reader: TrialReader, config: TrainConfig, trainer: Trainer) -> None:
-    """The passes over held-out requests that end a training."""
-    last = Trainer(model, config, 1)
-    last.frequency = trainer.frequency
-    last.settle(*reader.settling(config))
+        finetune_on_validation(trainer, reader)
+        yield "fine-tuned on held-out requests", target.of(model)
 
 
 def compared(home: Home, budget: Budget, args: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,6 @@ class TrainConfig:
         bf16: compute the forward pass in bfloat16.
         stacking: refit the fusion on held-out requests after training
             (``interactrank.training.stacking``).
-        settle_passes: passes over the held-out requests that end the training
-            (``Trainer.settle``), except of a model whose calibration they would break.
-        settle_learning_rate: highest learning rate of the towers in those passes.
         seed: seed of weights, order of requests, dropout and random negatives.
         loss: shares of the losses.
     """
@@ -60,8 +57,6 @@ class TrainConfig:
     min_delta: float = 1e-3
     bf16: bool = False
     stacking: bool = True
-    settle_passes: int = 2
-    settle_learning_rate: float = 1e-3
     seed: int = 7
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -190,31 +185,6 @@ class Trainer:
             waited / max(seconds, 1e-9),
             len(losses),
         )
-
-    def settle(self, passes: Iterable[Iterable[Batch]], steps: int) -> None:
-        """Teach the towers the held-out requests too, once the fusion has learned from them.
-
-        They are the newest there are, and towers age. The fusion stays as it was fitted while the
-        towers did not know these requests; this trainer's own optimiser is not touched.
-
-        Args:
-            passes: the held-out batches, once for each pass.
-            steps: batches in all.
-        """
-        config = replace(
-            self.config,
-            learning_rate=self.config.settle_learning_rate,
-            fusion_learning_rate=0.0,
-            warmup_steps=1,
-        )
-        last = Trainer(self.model, config, steps, self.device)
-        last.frequency.seen = self.frequency.seen.clone()
-        last.frequency.batches = self.frequency.batches
-        self.model.train()
-        for batches in passes:
-            for batch in batches:
-                last.step(batch)
-        self.model.eval()
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Batch]) -> tuple[float, float]:

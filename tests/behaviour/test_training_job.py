@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import signal
@@ -15,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from interactrank.model.config import ModelConfig
-from interactrank.training.trainer import TrainConfig, mark_known
+from interactrank.training.trainer import TrainConfig, Trainer, mark_known
 from prerank.core.home import Home
 from prerank.dataset.examples import read_split
+from prerank.evaluation.baselines.neural import finetune_on_validation
 from prerank.registry import tracking
 from prerank.registry.bundle import WEIGHTS
 from prerank.training import ray_train as train
@@ -74,8 +76,6 @@ def dying_once(marker: Path, at_step: int) -> Worker:
     work = train.train_worker
 
     def mortal(settings: dict[str, Any]) -> None:
-        from interactrank.training.trainer import Trainer
-
         step = Trainer.step
 
         def checked(self: Trainer, batch: Any) -> float:
@@ -124,8 +124,6 @@ def recording(folder: Path) -> Worker:
     def observed(settings: dict[str, Any]) -> None:
         import ray.train
 
-        from interactrank.training.trainer import Trainer
-
         step, seen = Trainer.step, []
 
         def noted(self: Trainer, batch: Any) -> float:
@@ -135,7 +133,6 @@ def recording(folder: Path) -> Worker:
 
         Trainer.step = noted  # type: ignore[method-assign]
         work(settings)
-        # Settling on the held-out requests makes trainers of its own, each gone after its passes.
         last = seen[0][0]
         seen[:] = [s for s in seen if s[0] is last]
         torch.save(
@@ -199,8 +196,6 @@ class _Still:
         self.model, self.config, self.device = real.model, real.config, real.device
         self.state, self.load_state = real.state, real.load_state
 
-    def settle(self, *_: Any) -> None: ...
-
     def epoch(self, number: int, *_: Any) -> Any:
         from interactrank.training.trainer import EpochReport
 
@@ -208,8 +203,6 @@ class _Still:
 
 
 def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
-    from interactrank.training.trainer import Trainer
-
     config = TrainConfig(epochs=9, batch_requests=256, patience=3)
     reader = Reader(home)
     trainer: Any = _Still(Trainer(new_model(reader, SMALL, config), config, 9))
@@ -231,25 +224,43 @@ def test_early_stopping_goes_on_from_where_it_was(home: Home) -> None:
     assert epochs(end) == ([], end), "a job that had stopped early was trained on"
 
 
-@pytest.mark.parametrize(
-    ("counts", "shown", "settles"),
-    [
-        (True, True, False),
-        (True, False, True),
-        (False, True, True),
-        (False, False, True),
-    ],
-)
-def test_towers_settle_unless_a_calibration_was_fitted_to_them(
-    home: Home, monkeypatch: pytest.MonkeyPatch, counts: bool, shown: bool, settles: bool
-) -> None:
-    from interactrank.training.trainer import Trainer
-
-    settled = []
-    monkeypatch.setattr(Trainer, "settle", lambda *_: settled.append(1))
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("shown", [True, False])
+def test_towers_never_learn_from_validation_requests(home: Home, counts: bool, shown: bool) -> None:
     config = TrainConfig(epochs=1, batch_requests=256)
     reader = Reader(home)
     reader.shown = shown
     model = new_model(reader, replace(SMALL, cross=counts, history=counts), config)
-    fit(Trainer(model, config, 9), reader, lambda _: (), lambda *_: None)
-    assert bool(settled) == settles
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    after: dict[str, torch.Tensor] = {}
+    trainer = Trainer(model, config, 9)
+    fit(trainer, reader, lambda _: (), lambda *_: after.update(copy.deepcopy(model.state_dict())))
+    towers = [k for k in before if not k.startswith("fusion.")]
+    assert towers
+    assert all(torch.equal(before[k], after[k]) for k in towers)
+
+
+def test_finetuning_teaches_the_towers_alone_and_leaves_the_trainer_as_it_was(home: Home) -> None:
+    config, reader = TrainConfig(epochs=1, batch_requests=64), Reader(home)
+    model = new_model(reader, replace(SMALL, cross=False, history=False), config)
+    one = Trainer(model, config, 9)
+    one.epoch(0, reader.epochs(config)(0), ())
+    model.trained[:] = False
+    validation = list(reader.split("validation", config.batch_requests))
+    loss = one.validate(validation)[0]
+    before = copy.deepcopy(model.state_dict())
+    rest = copy.deepcopy({k: v for k, v in one.state().items() if k not in ("model", "rng")})
+    finetune_on_validation(one, reader)
+    after = model.state_dict()
+    fusion = [k for k in before if k.startswith("fusion.")]
+    assert fusion
+    assert all(torch.equal(before[k], after[k]) for k in fusion)
+    changed = "item_tower.body.mlp.0.weight"
+    assert not torch.equal(before[changed], after[changed])
+    for held_out in validation:
+        engaged = held_out.items["rows"][held_out.candidate_item[held_out.labels.sum(1) > 0]]
+        assert model.trained[engaged].all()
+    assert not model.training
+    now = {k: v for k, v in one.state().items() if k not in ("model", "rng")}
+    assert str(now) == str(rest)
+    assert one.validate(validation)[0] < loss

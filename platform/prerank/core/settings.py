@@ -24,6 +24,8 @@ RENAMED = {
     "rivals": "is now `baselines`",
     "model.performing": "is now `model.top_items`",
     "train.least_gain": "is now `train.min_delta`",
+    "train.settle_passes": "was removed: InteractRank no longer trains on validation requests",
+    "train.settle_learning_rate": "was removed with `train.settle_passes`",
 }
 """Key that once was -> what became of it: "is now `other`", or "was removed: why"."""
 

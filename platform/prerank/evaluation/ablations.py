@@ -97,11 +97,6 @@ def variants(schema: FeatureSchema) -> list[Variant]:
             "refit of the fusion on held-out requests",
             train=lambda train: replace(train, stacking=False),
         ),
-        Variant(
-            "no settling",
-            "last passes over the held-out requests",
-            train=lambda train: replace(train, settle_passes=0),
-        ),
         Variant("no top items", "the query's top items", _model(top_items=False)),
         Variant(
             "fixed fusion weights", "dependence of the fusion on the request", _model(gated=False)

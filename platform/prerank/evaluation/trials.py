@@ -40,7 +40,7 @@ from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import Order, read_split, request_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
-from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.baselines.neural import TorchRanker, finetune_on_validation
 from prerank.evaluation.baselines.samples import sampled_tables
 from prerank.features.offline import offline_inputs
 from prerank.training.fit import fit
@@ -202,6 +202,8 @@ def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialRead
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         epochs.append(metrics["validation_mrr"])
+        if improved and not model.config.cross:
+            finetune_on_validation(trainer, reader)
         if improved or not kept:
             kept.update({k: v.clone() for k, v in model.state_dict().items()})
 

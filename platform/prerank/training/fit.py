@@ -42,11 +42,9 @@ def fit(
 ) -> None:
     """Run epochs with early stopping; ``after_epoch(metrics, improved, state)`` reports each.
 
-    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion stacked on
-    the validation split (``interactrank.training.stacking``), its towers settled on that split
-    too. Where candidates were shown, a stacked model does not settle: its probabilities are
-    calibrated to towers that do not know these requests, and would promise too much once they do.
-    Validation metrics are cross-fitted, and from before the towers saw the split.
+    While ``after_epoch`` runs, a model that improved is what is to be saved: its fusion is stacked
+    on the validation split (``interactrank.training.stacking``) and calibrated where candidates
+    were shown. Training then goes on from before that. Validation metrics are cross-fitted.
 
     Args:
         trainer: the model and its optimiser.
@@ -80,8 +78,6 @@ def fit(
                 refit(fusion, [*held, *auxiliary], config.loss)
             if held and improved and reader.shown:
                 calibrate(fusion, held)
-            if improved and config.settle_passes and not (stacked and reader.shown):
-                trainer.settle(*reader.settling(config))
             after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))
             trainer.load_state(state)
 

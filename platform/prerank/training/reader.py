@@ -101,16 +101,6 @@ class Reader:
             "train", config.batch_requests, config.seed + epoch, config.random_negatives
         )
 
-    def settling(self, config: TrainConfig) -> tuple[Iterator[Iterator[Batch]], int]:
-        """Passes over the validation split for ``Trainer.settle``, and their steps in all."""
-        size, passes = config.batch_requests, config.settle_passes
-        steps = sum(-(-requests // size) for requests in self.sizes("validation"))
-        batches = (
-            self.split("validation", size, config.seed + n, config.random_negatives)
-            for n in range(passes)
-        )
-        return batches, passes * steps
-
 
 def new_model(reader: Reader, config: ModelConfig, train: TrainConfig) -> InteractRank:
     """A seeded model with its feature statistics set from the first training requests."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from prerank.core.home import Home
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import fit, total_steps
 from prerank.training.reader import Reader, new_model
+
+FINETUNE_PASSES, FINETUNE_LEARNING_RATE = 2, 1e-3
 
 
 class TorchRanker:
@@ -62,10 +65,37 @@ class TorchRanker:
         return logits
 
 
+def finetune_on_validation(trainer: Trainer, reader: Reader) -> None:
+    """Train a model without cross features on the validation requests too, in two short passes.
+
+    They are the newest requests, and such a model has no counts to learn of them from. It is worth
+    .03 MRR to the two-tower on Best Buy, and nothing to InteractRank (decision 13). The fusion and
+    the optimiser and schedule of ``trainer`` stay as they were.
+    """
+    size = trainer.config.batch_requests
+    steps = sum(-(-requests // size) for requests in reader.sizes("validation"))
+    config = replace(
+        trainer.config,
+        learning_rate=FINETUNE_LEARNING_RATE,
+        fusion_learning_rate=0.0,
+        warmup_steps=1,
+    )
+    last = Trainer(trainer.model, config, FINETUNE_PASSES * steps, trainer.device)
+    last.frequency.seen = trainer.frequency.seen.clone()
+    last.frequency.batches = trainer.frequency.batches
+    trainer.model.train()
+    for n in range(FINETUNE_PASSES):
+        for batch in reader.split("validation", size, config.seed + n, config.random_negatives):
+            last.step(batch)
+    trainer.model.eval()
+
+
 def fit_neural(
     home: Home, name: str, folder: Path, model_config: ModelConfig, config: TrainConfig
 ) -> list[dict[str, Any]]:
     """Train a neural baseline: same reader, loop and budget as the model, no registry.
+
+    Its reported validation metrics are from before ``finetune_on_validation``.
 
     Args:
         home: with a training set.
@@ -85,6 +115,7 @@ def fit_neural(
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         history.append(metrics)
         if improved:
+            finetune_on_validation(trainer, reader)
             save_bundle(folder, model, reader.catalogue, {"name": name})
 
     fit(trainer, reader, reader.epochs(config), after_epoch)

@@ -220,36 +220,6 @@ def test_validation_without_a_positive_has_no_mrr() -> None:
     assert math.isnan(mrr)
 
 
-def test_settling_teaches_the_towers_alone_and_leaves_the_trainer_as_it_was() -> None:
-    one, held_out = trainer(), batch(900, "text")
-    fit_statistics(one.model, [batch(0, "text")])
-    one.epoch(0, [batch(s, "text") for s in range(4)], ())
-    one.model.trained[:] = False
-    before = {k: v.clone() for k, v in one.model.state_dict().items()}
-    rest = copy.deepcopy({k: v for k, v in one.state().items() if k not in ("model", "rng")})
-    one.settle([[held_out], [held_out]], 2)
-    after = one.model.state_dict()
-    fusion = [k for k in before if k.startswith("fusion.")]
-    assert fusion
-    assert all(torch.equal(before[k], after[k]) for k in fusion)
-    assert not torch.equal(
-        before["item_tower.body.mlp.0.weight"], after["item_tower.body.mlp.0.weight"]
-    )
-    engaged = held_out.items["rows"][held_out.candidate_item[held_out.labels.sum(1) > 0]]
-    assert one.model.trained[engaged].all()
-    assert not one.model.training
-    now = {k: v for k, v in one.state().items() if k not in ("model", "rng")}
-    assert str(now) == str(rest)
-
-
-def test_settling_lowers_the_loss_of_what_it_was_shown() -> None:
-    one, held_out = trainer(), [batch(s, "text") for s in range(900, 904)]
-    fit_statistics(one.model, held_out)
-    before = one.validate(held_out)[0]
-    one.settle([held_out] * 4, 16)
-    assert one.validate(held_out)[0] < before
-
-
 def test_huge_gradients_are_clipped() -> None:
     one = trainer(LINEAR, replace(FAST, loss=LossConfig(pointwise=1e12), clip_norm=0.5))
     outrageous = batch(0, "cross")

@@ -149,9 +149,9 @@ def test_little_to_compare_is_no_success() -> None:
 
 def test_missing_values_agree_with_missing_values_only() -> None:
     nan = float("nan")
-    served = parity._numbers([[None, 1.0, None], [0.5, 1.0, 2.0]])
+    served = parity.as_numbers([[None, 1.0, None], [0.5, 1.0, 2.0]])
     expected = np.array([[nan, 1.0, 3.0], [0.5, 1.25, 2.0]], np.float32)
-    gaps = parity._gaps(served, expected)
+    gaps = parity.gaps_of(served, expected)
     assert gaps[:2] == [0.0, 0.25]
     assert np.isnan(gaps[2])
 

@@ -170,7 +170,7 @@ def test_the_size_of_a_chunk_changes_nothing(
     frames, sums = [], []
     for name, size in (("whole", 600_000), ("small", 64 * 7)):
         monkeypatch.setattr(evaluate, "CANDIDATES_PER_CHUNK", size)
-        done = evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / name))
+        done = evaluate.evaluate_task(task_of(tiny_world, models, splits, tmp_path / name))
         frames.append(pd.read_parquet(tmp_path / name / PART).reset_index(drop=True))
         sums.append(done)
     assert len(frames[0]) > 30
@@ -211,7 +211,7 @@ def test_the_reference_s_best_are_looked_for_in_every_other_cut(
         ]
 
     monkeypatch.setattr(evaluate, "rankers", rankers)
-    evaluate._evaluate_task(task_of(tiny_world, models, splits, tmp_path / "out"))
+    evaluate.evaluate_task(task_of(tiny_world, models, splits, tmp_path / "out"))
     frame = pd.read_parquet(tmp_path / "out" / PART)
     assert "trees|agreement" not in frame
     assert (frame["twin|agreement"].dropna() == 1).all()

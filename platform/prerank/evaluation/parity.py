@@ -257,9 +257,9 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
         found.note({what: (float("inf"), 1.0)}, full, where)
         return
     names = expected["names"]
-    x = _numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
+    x = as_numbers([[served[i]["features"].get(n, 0.0) for n in names] for i in ids])
     statistics = asked.answer["request_features"]
-    request = _numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
+    request = as_numbers([statistics.get(n, 0.0) for n in REQUEST_NUMERIC])
     dot, cross_score = DOT_TOLERANCE * expected["slope"], CROSS_SCORE_TOLERANCE * expected["slope"]
     tolerances = {
         "dot": dot,
@@ -267,8 +267,10 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
         "score": dot * expected["scale"] + cross_score,
     }
     gaps = {
-        **dict(zip(names, _gaps(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
-        **dict(zip(REQUEST_NUMERIC, _gaps(request[None], expected["request"][None]), strict=True)),
+        **dict(zip(names, gaps_of(x.reshape(expected["x"].shape), expected["x"]), strict=True)),
+        **dict(
+            zip(REQUEST_NUMERIC, gaps_of(request[None], expected["request"][None]), strict=True)
+        ),
     }
     differences = {name: (gap, FEATURE_TOLERANCE) for name, gap in gaps.items()}
     for name, tolerance in tolerances.items():
@@ -278,12 +280,12 @@ def _compare(found: Parity, asked: Asked, expected: Expected) -> None:
     found.note(differences, full, where)
 
 
-def _numbers(values: list[Any]) -> NDArray[np.float32]:
+def as_numbers(values: list[Any]) -> NDArray[np.float32]:
     """Answered numbers as an array; JSON has null for NaN, which a missing statistic is."""
     return np.array(values, np.float32)
 
 
-def _gaps(served: NDArray[np.float32], expected: NDArray[np.float32]) -> list[float]:
+def gaps_of(served: NDArray[np.float32], expected: NDArray[np.float32]) -> list[float]:
     """Largest difference of each column; two missing values agree, one makes the difference NaN."""
     both = np.isnan(served) & np.isnan(expected)
     found: list[float] = np.where(both, 0.0, np.abs(served - expected)).max(0, initial=0).tolist()

@@ -90,7 +90,8 @@ def rankers(schema: FeatureSchema, bm25: Bm25Ranker, models: Mapping[str, Path])
     ]
 
 
-def _evaluate_task(task: EvaluateTask) -> Done:
+def evaluate_task(task: EvaluateTask) -> Done:
+    """Score the requests of some days with every ranker; writes their metrics, returns the sums."""
     torch.set_num_threads(1)
     home = task.home
     manifest = LogManifest.load(home)
@@ -229,7 +230,7 @@ def evaluate(
             )
             for number, files in enumerate(event_days(home, low, high, REQUESTS_PER_TASK))
         ]
-        done = ray_map(_evaluate_task, tasks, "evaluate")
+        done = ray_map(evaluate_task, tasks, "evaluate")
         shutil.rmtree(bm25, ignore_errors=True)
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

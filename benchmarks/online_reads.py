@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
 from prerank.online.store import REDIS_ENV
@@ -48,7 +48,7 @@ def searches(home: Home, count: int) -> list[tuple[str, str]]:
 
 def measure(home: Home, asked: list[tuple[str, str]]) -> str:
     """A line of the table: milliseconds, keys and kilobytes of a request."""
-    until = home.read_json(materialised_path(home), "")["until_us"]
+    until = home.read_json(home.materialised, "")["until_us"]
     online = OnlineFeatures(home)
     taken, keys, sizes = [], [], []
     for query, user in [*asked[:WARM_UP], *asked]:

@@ -207,8 +207,7 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> str:
     manifest = LogManifest.load(home)
     metrics = {tracking.metric_name(k): v for k, v in results.models[LEAD].means.items()}
     version = registry.register(bundle, run_id, metrics, {"dataset": manifest.dataset})
-    last = manifest.last_us
-    build_index(home, bundle, version, int(last))
+    build_index(home, bundle, version, manifest.last_us)
     return version
 
 

@@ -15,7 +15,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port
@@ -104,7 +104,7 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
     import pyarrow.parquet as pq
 
     users = pq.read_table(day, columns=["user_id"], partitioning=None)["user_id"].unique()
-    schema, state = LogManifest.load(home).schema, materialised_path(home)
+    schema, state = LogManifest.load(home).schema, home.materialised
     until = home.read_json(state, "")["until_us"]
     writer = HistoryWriter(home, open_store(home), schema)
     item = int(Reader(home).catalogue.ids[0])
@@ -159,7 +159,7 @@ def test_missing_values_agree_with_missing_values_only() -> None:
 def test_a_user_without_a_history_is_compared(home: Home, client: httpx.Client) -> None:
     search = {"query": "red", "user_id": "nobody", "request_time": None}
     ids = Reader(home).catalogue.ids[:3]
-    until = home.read_json(materialised_path(home), "")["until_us"]
+    until = home.read_json(home.materialised, "")["until_us"]
     stamp = pa.array([until], pa.timestamp("us", tz="UTC"))
     table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
     asked = ask(client, table, [(ids, None)], (), until)

@@ -17,7 +17,7 @@ from tests.online_log import (
 )
 
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.features.offline import offline_inputs
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
@@ -69,4 +69,4 @@ def test_nothing_applied_is_said_with_the_remedy(tmp_path: Path) -> None:
         OnlineFeatures(Home.at(tmp_path))
     with pytest.raises(StateError, match="prerank features"):
         materialise(Home.at(tmp_path))
-    assert not materialised_path(Home.at(tmp_path)).exists()
+    assert not Home.at(tmp_path).materialised.exists()

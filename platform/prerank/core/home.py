@@ -1,7 +1,7 @@
 """Where state lives: every path under PRERANK_HOME, named once.
 
-``PRERANK_HOME`` is an absolute path (or a URI that fsspec knows). A relative path is refused: in a
-cluster job the working directory is a throw-away copy, so state written there would be lost.
+``PRERANK_HOME`` is an absolute path; object-store URIs are planned. A relative path is refused: in
+a cluster job the working directory is a throw-away copy, so state written there would be lost.
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ class Home:
         return self.root / "feast"
 
     @property
+    def materialised(self) -> Path:
+        """Where the state of the online store is written down."""
+        return self.feast / "materialised.json"
+
+    @property
     def training_set(self) -> Path:
         """Examples by split."""
         return self.root / "training_set"
@@ -147,8 +152,3 @@ def replaced(folder: Path) -> Iterator[Path]:
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def materialised_path(home: Home) -> Path:
-    """Where the state of the online store is written down."""
-    return home.feast / "materialised.json"

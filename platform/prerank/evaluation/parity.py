@@ -28,7 +28,7 @@ from interactrank.features.batch import collate
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.errors import StateError
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
 from prerank.dataset.examples import request_arrays
@@ -78,7 +78,7 @@ def check_parity(home: Home, client: httpx.Client, requests: int = 100, seed: in
         PrerankError: the deployment refuses a request.
     """
     manifest = LogManifest.load(home)
-    until = home.read_json(materialised_path(home), "prerank materialise")["until_us"]
+    until = home.read_json(home.materialised, "prerank materialise")["until_us"]
     searches = _sample(home, manifest, requests, seed)
     # What is online was joined at the fill's time, whatever the request's.
     stamp = pa.array([until] * searches.num_rows, pa.timestamp("us", tz="UTC"))

@@ -13,7 +13,7 @@ from feast import FeatureStore
 from tqdm import tqdm
 
 from prerank.core.errors import StateError
-from prerank.core.home import Home, materialised_path, write_json
+from prerank.core.home import Home, write_json
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
@@ -60,13 +60,13 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         "online_store": online_name(),
         "users": users,
     }
-    write_json(materialised_path(home), state)
+    write_json(home.materialised, state)
     return state
 
 
 def _start(home: Home, features: dict[str, Any], until: int) -> int:
     """Where materialisation may resume; zero for another store than before, or other features."""
-    path = materialised_path(home)
+    path = home.materialised
     if not path.exists():
         return 0
     before = home.read_json(path, "prerank materialise")

@@ -24,7 +24,7 @@ from interactrank.features.schema import (
 )
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.core.times import DAY_US
 from prerank.online.history import (
     HISTORY_FIELDS,
@@ -69,7 +69,7 @@ class OnlineFeatures:
 
     def __init__(self, home: Home, store: FeatureStore | None = None) -> None:
         self.store = open_store(home) if store is None else store
-        self._state = materialised_path(home)
+        self._state = home.materialised
         self._cutoff: tuple[int, int | None] = (-1, None)
 
     def read(

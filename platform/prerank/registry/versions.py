@@ -185,13 +185,12 @@ def promote(home: Home, version: str) -> None:
     """
     from mlflow import MlflowClient
 
-    from prerank.core.home import materialised_path
     from prerank.registry.bundle import load_bundle
     from prerank.registry.index import load_index
 
     schema = load_bundle(download(home, version)).schema
     load_index(home, version)
-    online = home.read_json(materialised_path(home), "prerank materialise")
+    online = home.read_json(home.materialised, "prerank materialise")
     if online["schema_hash"] != schema.hash():
         there = FeatureSchema.from_dict(online["schema"])
         missing = sorted(set(schema.cross) - set(there.cross)) or ["(same names, other layout)"]

@@ -23,7 +23,7 @@ from pydantic import Field
 from interactrank.model.scorer import Scorer
 from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
-from prerank.core.home import Home, materialised_path
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures
@@ -134,7 +134,7 @@ class Engine:
         index = load_index(self.home, version)
         bundle = load_bundle(registry.download(self.home, version))
         trained = bundle.schema.hash()
-        state = self.home.read_json(materialised_path(self.home), "prerank materialise")
+        state = self.home.read_json(self.home.materialised, "prerank materialise")
         for what, found in (("index", index.meta), ("online store", state)):
             if found["schema_hash"] != trained:
                 raise NotReadyError(

@@ -15,7 +15,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.home import Home, materialised_path, write_json
+from prerank.core.home import Home, write_json
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, load_bundle, save_bundle
 from prerank.registry.index import VECTORS, SliceTask, encode_task, write_index
@@ -53,7 +53,7 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
 
     patch.setattr("mlflow.MlflowClient", Client)
     state = {"schema_hash": online.hash(), "schema": online.to_dict()}
-    write_json(materialised_path(home), state)
+    write_json(home.materialised, state)
     registry.promote(home, "3")
     return calls
 

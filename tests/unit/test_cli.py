@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,47 +55,57 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def verbs() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(action.choices)
+def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What ``prerank <verb> --help`` prints."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"] if verb else ["--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
 
 
-def test_verbs_and_options_are_frozen() -> None:
-    found = {}
-    for name, parser in verbs().items():
-        own = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
-        assert all(a.option_strings for a in own), f"{name} has a positional argument"
-        found[name] = sorted(a.option_strings[0] + "*" * a.required for a in own)
-    assert found == VERBS
+def options_of(text: str) -> dict[str, str]:
+    """Each long option that a help text explains, "*" where it must be given, and what it says."""
+    usage, rest = text.split("\n\n", 1)
+    optional = set(re.findall(r"\[(--[a-z-]+)", usage))
+    starts = r"^  (?:-h, )?(--[a-z-]+)(?: \S+)?(?:\n|  )"
+    _, *parts = re.split(starts, rest.split("\n\nexample:")[0], flags=re.MULTILINE)
+    explained = zip(parts[::2], parts[1::2], strict=True)
+    return {o if o in optional else f"{o}*": told for o, told in explained if o != "--help"}
+
+
+def test_verbs_and_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = re.findall(r"^    ([a-z-]+)  ", help_of("", capsys), re.MULTILINE)
+    assert {v: sorted(options_of(help_of(v, capsys))) for v in verbs} == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_takes_options_alone(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    usage = help_of(verb, capsys).split("\n\n", 1)[0]
+    left = re.sub(r"\[[^]]*\]|--[a-z-]+ [A-Z]+", "", usage)
+    assert left.split() == ["usage:", "prerank", verb]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_each_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([verb, "--help"])
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
+    out = help_of(verb, capsys)
     assert out.startswith(f"usage: prerank {verb}")
-    assert [o for o in VERBS[verb] if o.rstrip("*") not in out] == []
     assert "\nexample:\n  " in out
     assert f"prerank {verb}" in out.split("example:")[1]
     assert "\nnext:\n  " in out
 
 
-def test_every_option_is_explained_with_its_default() -> None:
-    for name, parser in verbs().items():
-        for action in parser._actions:
-            if isinstance(action, argparse._HelpAction) or action.required:
-                assert action.help
-            elif name != "config" or action.dest != "schema":
-                assert "default" in str(action.help), f"{name} {action.dest}"
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_may_be_left_out_tells_its_default(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = options_of(help_of(verb, capsys))
+    silent = [o for o, text in told.items() if "*" not in o and "default" not in text]
+    # A switch that prints something else has no default to tell.
+    assert silent == (["--schema"] if verb == "config" else [])
 
 
 def test_help_names_every_verb_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["--help"])
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
+    out = help_of("", capsys)
     assert [v for v in VERBS if v not in out] == []
     assert "0 done; 2 configuration; 3 data; 4 a step is missing; 5 not ready" in out
 

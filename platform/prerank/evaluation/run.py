@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from prerank.core.errors import DataError
 from prerank.core.home import Home, replaced
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
-from prerank.dataset.candidates import catalogue_candidates, shown_candidates
+from prerank.dataset.candidates import Candidates, catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
@@ -99,7 +100,7 @@ def evaluate_task(task: EvaluateTask) -> Done:
     table = catalogue.table()
     requests = requests_between(task.files, manifest, task.from_us, task.to_us)
     all_rankers = rankers(schema, Bm25Ranker.load(catalogue, task.bm25), task.models)
-    oracles, propensities = _oracles(task.oracles), task.propensities
+    oracles = _oracles(task.oracles)
     shown = manifest.has_impressions
     per_request = 64 if shown else len(catalogue)
     step = max(CANDIDATES_PER_CHUNK // max(per_request, 1), 1)
@@ -116,42 +117,69 @@ def evaluate_task(task: EvaluateTask) -> Done:
         queries = chunk["query"].to_pylist()
         inputs = joined.slice(start, start + chunk.num_rows)
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        positive = arrays.labels & 1 > 0
-        ids = chunk["request_id"].to_pylist()
         if start == 0:
             for ranker in all_rankers:
                 # The first call pays for allocation and threads; it is no cost per candidate.
                 ranker.score(arrays, queries)
-        scores: dict[str, NDArray[Any]] = {}
-        for ranker in all_rankers:
-            began = time.perf_counter()
-            scores[ranker.name] = ranker.score(arrays, queries)
-            seconds[ranker.name] += time.perf_counter() - began
-        for name, oracle in oracles.items():
-            scores[name] = np.concatenate(
-                [
-                    oracle.score(i, arrays.candidates[arrays.offsets[b] : arrays.offsets[b + 1]])
-                    for b, i in enumerate(ids)
-                ]
-            )
-        columns: dict[str, Any] = {"request_id": ids}
-        columns |= slices_of(schema, arrays)
-        columns |= ranking_columns(scores, positive, candidates)
-        columns |= cut_columns(scores, positive, candidates)
+        scores = _scores(all_rankers, arrays, queries, seconds)
+        scores |= _oracle_scores(oracles, arrays, chunk["request_id"].to_pylist())
+        frames.append(_request_metrics(chunk, schema, arrays, candidates, scores, task))
         if shown:
             _add_to_histograms(histograms, all_rankers, schema, arrays, queries, was_shown(chunk))
-        if propensities:
-            columns |= counterfactual_columns(
-                scores, positive, places_of(chunk), arrays.offsets, propensities
-            )
         candidates_seen += len(arrays.candidates)
-        frames.append(pd.DataFrame(columns))
     if frames:
         pd.concat(frames).to_parquet(task.out / f"part-{task.number:05d}.parquet")
     costs = {
         r.name: RankerCost(seconds[r.name], float(r.flops), float(r.bytes)) for r in all_rankers
     }
     return Done(requests.num_rows, candidates_seen, costs, histograms)
+
+
+def _scores(
+    all_rankers: Sequence[Ranker],
+    arrays: RequestArrays,
+    queries: list[str],
+    seconds: dict[str, float],
+) -> dict[str, NDArray[Any]]:
+    """Each ranker's scores of the candidates; the time that it took is added to ``seconds``."""
+    scores = {}
+    for ranker in all_rankers:
+        began = time.perf_counter()
+        scores[ranker.name] = ranker.score(arrays, queries)
+        seconds[ranker.name] += time.perf_counter() - began
+    return scores
+
+
+def _oracle_scores(
+    oracles: Mapping[str, Any], arrays: RequestArrays, request_ids: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Each oracle's scores of the candidates, request by request."""
+    own = np.split(arrays.candidates, arrays.offsets[1:-1])
+    return {
+        name: np.concatenate([oracle.score(i, c) for i, c in zip(request_ids, own, strict=True)])
+        for name, oracle in oracles.items()
+    }
+
+
+def _request_metrics(
+    chunk: pa.Table,
+    schema: FeatureSchema,
+    arrays: RequestArrays,
+    candidates: Candidates,
+    scores: Mapping[str, NDArray[Any]],
+    task: EvaluateTask,
+) -> pd.DataFrame:
+    """A row per request of ``chunk``: its slices, and the metrics of each ranking in ``scores``."""
+    positive = arrays.labels & 1 > 0
+    columns: dict[str, Any] = {"request_id": chunk["request_id"].to_pylist()}
+    columns |= slices_of(schema, arrays)
+    columns |= ranking_columns(scores, positive, candidates)
+    columns |= cut_columns(scores, positive, candidates)
+    if task.propensities:
+        columns |= counterfactual_columns(
+            scores, positive, places_of(chunk), arrays.offsets, task.propensities
+        )
+    return pd.DataFrame(columns)
 
 
 def _no_histograms(all_rankers: list[Ranker], schema: FeatureSchema) -> Histograms:

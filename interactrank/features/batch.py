@@ -19,7 +19,8 @@ from torch import Tensor
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import HOUR_US, FeatureInputs, request_features
+from interactrank.features.inputs import HOUR_US, FeatureInputs
+from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import ragged
 from interactrank.features.top_items import TOP_ITEMS_LENGTH, top_items_of
@@ -75,7 +76,7 @@ class RequestArrays:
         ``candidates`` are the candidate side's arrays by name: candidates, offsets, x, labels, ….
         """
         text, text_offsets = ragged(queries)
-        top_items, top_items_counts, top_items_offsets = top_items_of(inputs)
+        top_items, top_items_counts, top_items_offsets = top_items_of(schema, inputs)
         return cls(
             time=inputs.time,
             text=text,

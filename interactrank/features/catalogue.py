@@ -104,6 +104,9 @@ class Catalogue:
 
         Processes share the pages. Writing to an array changes the process's own copy, never the
         file; torch asks for arrays that may be written.
+
+        Raises:
+            ValueError: the arrays do not fit together.
         """
         # safetensors' own loader copies. The format: the header's length in eight bytes, the
         # header as JSON, then the arrays, aligned, at offsets from the header's end.
@@ -116,4 +119,18 @@ class Catalogue:
             array = header[field.name]
             at = start + array["data_offsets"][0]
             arrays[field.name] = np.ndarray(array["shape"], _DTYPES[array["dtype"]], data, at)
-        return cls(**arrays)
+        loaded = cls(**arrays)
+        if not loaded._fits():
+            raise ValueError(f"{path} is damaged: its arrays do not fit together. Ingest again")
+        return loaded
+
+    def _fits(self) -> bool:
+        """Whether the arrays are as long as they must be, and the text's bounds are bounds."""
+        n, offsets = len(self.ids), self.offsets
+        of_items = (self.category, self.numeric, self.created, self.embedding)
+        return (
+            all(len(array) == n for array in of_items)
+            and len(offsets) == n + 1
+            and (offsets[0], offsets[-1]) == (0, len(self.text))
+            and not (offsets[1:] < offsets[:-1]).any()
+        )

@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.id_table import find
-from interactrank.features.inputs import HOUR_US, FeatureInputs, Histories, check_rows
+from interactrank.features.inputs import (
+    HOUR_US,
+    FeatureInputs,
+    Histories,
+    check_bounds,
+    check_inputs,
+)
 from interactrank.features.levels import (
     POPULARITY,
     CandidateTable,
@@ -28,6 +34,9 @@ from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 
 SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
+MAX_RETRIEVER_VALUE = 1e18
+"""What a retriever gives beyond it counts as this much: larger numbers overflow in the fusion and
+in the standardisation, and would make NaN of a score."""
 FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
 
@@ -144,8 +153,13 @@ def cross_features(
 
     Raises:
         RowError: a row is damaged or of another schema.
+        HistoryError: a history is damaged.
+        ValueError: the arrays of the candidates do not fit together.
     """
-    check_rows(schema, inputs)
+    check_inputs(schema, inputs)
+    check_bounds("offsets", offsets, len(inputs.time), len(candidates))
+    if len(created) != len(candidates):
+        raise ValueError("created must have an entry for each of candidates")
     plan = Plan.of(schema)
     x = np.zeros((len(candidates), len(schema.cross)), np.float32)
     _features(
@@ -179,5 +193,8 @@ def _add_retriever(
         return
     for column, name in enumerate(schema.retriever):
         values = np.nan_to_num(retriever_features[:, column], nan=0.0)
-        x[:, column - width - 1] = np.log1p(values) if name == "rank" else values
+        limit = MAX_RETRIEVER_VALUE
+        if name == "rank":
+            values = np.log1p(np.clip(values, 0.0, limit))
+        x[:, column - width - 1] = np.clip(values, -limit, limit)
     x[:, -1] = np.isnan(retriever_features).all(axis=1)

@@ -1,39 +1,31 @@
 """What the features of requests are made from: packed rows and histories, offline and online alike.
 
-``FeatureInputs`` is what the offline join and the online store both hand over. Here are its
-checks and what it says of a request alone; ``interactrank.features.engagement`` makes the cross
-features.
+``FeatureInputs`` is what the offline join and the online store both hand over, and ``check_inputs``
+says whether features can be made of it: ``interactrank.features.request_statistics`` makes those of
+a request alone, ``interactrank.features.engagement`` the cross features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.packed_rows import (
-    RowError,
-    columns_crc,
-    mass_column,
-    row_distinct,
-    row_fits,
-    row_total,
-)
-from interactrank.features.schema import (
-    HISTORY_LENGTH,
-    LEVELS,
-    REQUEST_NUMERIC,
-    FeatureSchema,
-    Level,
-)
-from interactrank.features.searches import LEVEL_CODE, Searches
+from interactrank.features.packed_rows import RowError, columns_crc, row_fits
+from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.searches import Searches
 
 MISSING_BLOCK = -1
 """``key_block`` of a key that has no row."""
 HOUR_US = 3.6e9
+
+
+class HistoryError(ValueError):
+    """A user's history is damaged, or of another log."""
 
 
 class KeyRows(NamedTuple):
@@ -143,100 +135,129 @@ class FeatureInputs:
         )
 
 
+@cache
+def _layouts(schema: FeatureSchema) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of a row's columns and their checksum, by level."""
+    columns = [schema.columns(lv) for lv in LEVELS]
+    return np.array([len(c) for c in columns]), np.array([columns_crc(c) for c in columns])
+
+
 @nb.njit(cache=True, nogil=True)
-def _check_rows(
+def _are_bounds(offsets: NDArray[np.int64], end: int) -> bool:
+    for i in range(1, offsets.size):
+        if offsets[i] < offsets[i - 1]:
+            return False
+    return offsets[0] == 0 and offsets[-1] == end
+
+
+def check_bounds(name: str, offsets: NDArray[np.int64], count: int, end: int) -> None:
+    """Refuse ``offsets`` that are not the bounds of ``count`` parts of ``end`` entries.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if len(offsets) != count + 1 or not _are_bounds(offsets, end):
+        raise ValueError(f"{name} must be {count + 1} bounds from 0 to {end} that never fall")
+
+
+@nb.njit(cache=True, nogil=True)
+def _bad_key(
     blocks: NDArray[np.uint8],
     start: NDArray[np.int64],
     size: NDArray[np.int64],
-    level: NDArray[np.int64],
+    key_block: NDArray[np.int64],
+    key_level: NDArray[np.int64],
     columns: NDArray[np.int64],
     crc: NDArray[np.int64],
 ) -> int:
-    """Index of the first row that its header contradicts, or -1."""
-    for r in range(start.size):
-        row = blocks[start[r] : start[r] + size[r]]
-        if level[r] < 0 or not row_fits(row, columns[level[r]], crc[level[r]]):
-            return r
+    """The first key that has a row which is not of its level, or no level; or -1."""
+    for k in range(key_block.size):
+        r, level = key_block[k], key_level[k]
+        if not 0 <= level < columns.size or r >= start.size:
+            return k
+        if r < 0:
+            continue
+        # No sum, which could pass the end of 64 bits.
+        if not (0 <= size[r] <= blocks.size and 0 <= start[r] <= blocks.size - size[r]):
+            return k
+        if not row_fits(blocks[start[r] : start[r] + size[r]], columns[level], crc[level]):
+            return k
     return -1
 
 
-def check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
-    """Refuse damaged rows and rows of another schema.
-
-    Raises:
-        RowError: naming the level.
-    """
-    columns = [schema.columns(lv) for lv in LEVELS]
-    widths = np.array([len(c) for c in columns])
-    crc = np.array([columns_crc(c) for c in columns])
-    level = np.full(len(inputs.block_start), -1, np.int64)
-    used = inputs.key_block >= 0
-    level[inputs.key_block[used]] = inputs.key_level[used]
-    some = np.flatnonzero(level >= 0)
-    bad = _check_rows(
-        inputs.blocks, inputs.block_start[some], inputs.block_size[some], level[some], widths, crc
+def _check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
+    check_bounds("key_offsets", inputs.key_offsets, len(inputs.time), len(inputs.key_block))
+    if len(inputs.key_level) != len(inputs.key_block):
+        raise ValueError("key_level must have an entry for each of key_block")
+    if len(inputs.block_size) != len(inputs.block_start):
+        raise RowError("block_size must have an entry for each of block_start")
+    bad = _bad_key(
+        inputs.blocks,
+        inputs.block_start,
+        inputs.block_size,
+        inputs.key_block,
+        inputs.key_level,
+        *_layouts(schema),
     )
-    if bad >= 0:
-        lv: Level = LEVELS[level[some[bad]]]
-        raise RowError(
-            f"a packed row of level '{lv.prefix}' is damaged or was written with other columns "
-            f"than {schema.columns(lv)}: rebuild the features and materialise them again"
-        )
+    if bad < 0:
+        return
+    level = int(inputs.key_level[bad])
+    if not 0 <= level < len(LEVELS):
+        raise ValueError(f"key_level must be below {len(LEVELS)}, found {level}")
+    raise RowError(
+        f"a packed row of level '{LEVELS[level].prefix}' is damaged or was written with other "
+        f"columns than {schema.columns(LEVELS[level])}: rebuild the features and materialise them "
+        "again"
+    )
 
 
 @nb.njit(cache=True, nogil=True)
-def _row_statistics(
-    blocks: NDArray[np.uint8], start: NDArray[np.int64], total: int, recent: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]:
-    """Totals of two columns, and distinct items, of the rows that begin at ``start`` [n]: [n]."""
-    n = start.size
-    totals, recents = np.empty(n, np.float32), np.empty(n, np.float32)
-    distinct = np.empty(n, np.uint32)
-    for r in range(n):
-        totals[r] = row_total(blocks, start[r], total)
-        recents[r] = row_total(blocks, start[r], recent)
-        distinct[r] = row_distinct(blocks[start[r] :])
-    return totals, recents, distinct
+def _bad_event(
+    time: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    actions: NDArray[np.int64],
+    times: NDArray[np.int64],
+    known: int,
+) -> int:
+    """The first event whose action is none of the ``known``, or that follows its request; or -1."""
+    for b in range(time.size):
+        for e in range(offsets[b], offsets[b + 1]):
+            if not (0 <= actions[e] < known and 0 <= times[e] <= time[b]):
+                return e
+    return -1
 
 
-def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
-    """Query and user statistics, once per request: float32 [B, R], columns ``REQUEST_NUMERIC``.
+def _check_histories(schema: FeatureSchema, inputs: FeatureInputs) -> None:
+    *columns, bounds = inputs.histories
+    if len({len(column) for column in columns}) > 1:
+        raise HistoryError("the columns of the histories differ in length")
+    try:
+        check_bounds("hist_offsets", bounds, len(inputs.time), len(inputs.hist_times))
+    except ValueError as error:
+        raise HistoryError(str(error)) from None
+    bad = _bad_event(
+        inputs.time, bounds, inputs.hist_actions, inputs.hist_times, len(schema.actions)
+    )
+    if bad >= 0:
+        raise HistoryError(
+            f"a history is damaged or of another log: action {inputs.hist_actions[bad]} must be "
+            f"below {len(schema.actions)}, and time {inputs.hist_times[bad]} between 0 and the "
+            "request's: rebuild the features and materialise them again"
+        )
 
-    The query's are the header of its ``q:`` row; the user's come from the history.
+
+def check_inputs(schema: FeatureSchema, inputs: FeatureInputs) -> None:
+    """Refuse inputs that would make a kernel read or write beyond an array, or yield no number.
+
+    Every function that hands ``inputs`` to a compiled kernel calls it, for a kernel checks nothing.
+
+    Raises:
+        RowError: a packed row is damaged or of another schema; names the level.
+        HistoryError: a history is damaged: columns of other lengths, or an action or a time that
+            cannot be.
+        ValueError: the requests' own arrays do not fit together; names them.
     """
-    query = LEVEL_CODE["q"]
-    level = LEVELS[query]
-    mass, month = mass_column(level), level.windows.index("30d")
-    out = np.zeros((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
-    of = np.repeat(np.arange(len(inputs.time)), np.diff(inputs.key_offsets))
-    found = (inputs.key_level == query) & (inputs.key_block >= 0)
-    start = inputs.block_start[inputs.key_block[found]]
-    total, recent, distinct = _row_statistics(inputs.blocks, start, mass, month)
-    rows = of[found]
-    out[rows, 0] = np.log1p(total)
-    out[rows, 1] = np.log1p(distinct)
-    out[rows, 2] = recent / np.maximum(total, 1.0)
-    out[rows, 3] = -total / (total + 3.0)
-    out[:, 3] += 1.0
-    out[:, 4] = np.log1p(inputs.tokens)
-    lengths = np.minimum(np.diff(inputs.hist_offsets), HISTORY_LENGTH)
-    out[:, 5] = np.log1p(lengths)
-    out[:, 6] = np.nan
-    some = lengths > 0
-    last = inputs.hist_times[inputs.hist_offsets[1:][some] - 1]
-    out[some, 6] = np.log1p((inputs.time[some] - last) / HOUR_US)
-    out[:, 7] = np.nan
-    out[some, 7] = 1.0 - _distinct_items(inputs, lengths)[some] / lengths[some]
-    return out
-
-
-def _distinct_items(inputs: FeatureInputs, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct items among the last ``lengths`` [B] events of each history, [B]."""
-    of = np.repeat(np.arange(len(lengths)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    first = inputs.hist_offsets[1:] - lengths
-    items = inputs.hist_items[np.arange(len(of)) + (first - starts)[of]]
-    order = np.lexsort((items, of))
-    new = np.ones(len(of), bool)
-    new[1:] = (np.diff(items[order]) != 0) | (np.diff(of[order]) != 0)
-    return np.bincount(of[order], weights=new, minlength=len(lengths)).astype(np.int64)
+    if not len(inputs.time) == len(inputs.query) == len(inputs.tokens):
+        raise ValueError("query and tokens must have an entry for each of time")
+    _check_rows(schema, inputs)
+    _check_histories(schema, inputs)

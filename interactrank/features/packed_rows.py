@@ -42,7 +42,7 @@ DECODE: NDArray[np.float32] = np.expm1(np.arange(1 << 16) / _SCALE).astype(np.fl
 
 
 class RowError(ValueError):
-    """A packed row has another version, other columns, or a damaged length."""
+    """A packed row has another version, other columns, a damaged length, or damaged counts."""
 
 
 @nb.njit(cache=True, nogil=True)
@@ -139,14 +139,27 @@ def row_codes(row: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 @nb.njit(inline="always", cache=True)
 def row_fits(row: NDArray[np.uint8], columns: int, crc: int) -> bool:
-    """Whether ``row`` (its bytes alone) is of this version, of F ``columns`` with this ``crc``, and
-    as long as its header says.
+    """Whether ``row`` (its bytes alone) is of this version, of F ``columns`` with this ``crc``, as
+    long as its header says, and its counts can be (``counts_can_be``).
     """
     if row.size < HEADER_BYTES:
         return False
     n, f = row_shape(row)
     known = _u16(row, _VERSION) == ROW_VERSION and _u32(row, _CRC) == crc and f == columns
-    return known and row.size == row_bytes(n, f)
+    return known and row.size == row_bytes(n, f) and counts_can_be(row)
+
+
+@nb.njit(cache=True, nogil=True)
+def counts_can_be(row: NDArray[np.uint8]) -> bool:
+    """Whether the masses of a row that is as long as its header says are finite and not negative,
+    and its items are among the distinct ones.
+    """
+    totals, truncated = row_totals(row), row_truncated(row)
+    for column in range(totals.size):
+        for mass in (totals[column], truncated[column]):
+            if not 0.0 <= mass < np.inf:  # which NaN is not either
+                return False
+    return row_shape(row)[0] <= row_distinct(row)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -236,7 +249,8 @@ def unpack(block: bytes, columns: tuple[str, ...]) -> Row:
     """Invert ``pack``.
 
     Raises:
-        RowError: the block is of another version or of other columns, or has a wrong length.
+        RowError: the block is of another version or of other columns, has a wrong length, or holds
+            counts that cannot be.
     """
     row = np.frombuffer(block, np.uint8)
     if len(row) < HEADER_BYTES:
@@ -248,5 +262,7 @@ def unpack(block: bytes, columns: tuple[str, ...]) -> Row:
         raise RowError(f"packed row was written with other columns than {columns}")
     if len(row) != row_bytes(n, f):
         raise RowError(f"packed row has {len(row)} bytes, its header says {row_bytes(n, f)}")
+    if not counts_can_be(row):
+        raise RowError("packed row holds counts that cannot be: negative, no numbers, or too few")
     counts = DECODE[row_codes(row)].reshape(n, f)
     return Row(row_ids(row), counts, row_totals(row), row_truncated(row), row_distinct(row))

@@ -28,7 +28,8 @@ CHUNK = 4096
 """Texts hashed at a time, which bounds what the buffers take beside the result."""
 
 _FLIP = 0xFFFFFFFF
-_UNIGRAM, _BIGRAM, _TRIGRAM = (zlib.crc32(kind) ^ _FLIP for kind in (b"w ", b"b ", b"g "))
+# Of 64 bits, as all that is computed with: the kernels give the same as plain Python, uncompiled.
+_UNIGRAM, _BIGRAM, _TRIGRAM = (np.int64(zlib.crc32(kind) ^ _FLIP) for kind in (b"w ", b"b ", b"g "))
 _CRC = np.array([zlib.crc32(bytes([b]), _FLIP) ^ _FLIP for b in range(256)], np.int64)
 _BLANK, _OPEN, _CLOSE = ord(" "), ord("<"), ord(">")
 _CODES = f"utf-32-{sys.byteorder[0]}e"
@@ -139,7 +140,7 @@ def _find_words(
         # Three states side by side: the processor carries them on at the same time.
         alone, opened, pair = _UNIGRAM, _BIGRAM, before
         while at < end and is_word[codes[at]]:
-            code = codes[at]
+            code = np.int64(codes[at])
             mixed = (mixed ^ code) * _MIX
             mixed ^= mixed >> 29
             alone, opened, pair = (

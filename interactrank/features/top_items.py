@@ -10,7 +10,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import FeatureInputs
+from interactrank.features.inputs import FeatureInputs, check_inputs
 from interactrank.features.packed_rows import (
     DECODE,
     mass_column,
@@ -19,7 +19,7 @@ from interactrank.features.packed_rows import (
     row_shape,
     row_total,
 )
-from interactrank.features.schema import LEVELS
+from interactrank.features.schema import LEVELS, FeatureSchema
 
 TOP_ITEMS_LENGTH = 20
 """Items kept per query, as in the public reference code."""
@@ -70,7 +70,7 @@ def _top_items(  # type: ignore[no-untyped-def]
 
 
 def top_items_of(
-    inputs: FeatureInputs,
+    schema: FeatureSchema, inputs: FeatureInputs
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Most engaged items of each request's query, best first, ties by item id.
 
@@ -79,7 +79,11 @@ def top_items_of(
 
     Returns:
         ids int64 [P], engagement counts float32 [P], offsets int64 [B + 1].
+
+    Raises:
+        ValueError: of ``check_inputs``.
     """
+    check_inputs(schema, inputs)
     requests = len(inputs.time)
     items = np.empty(requests * TOP_ITEMS_LENGTH, np.int64)
     counts = np.empty(requests * TOP_ITEMS_LENGTH, np.float32)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -130,6 +130,48 @@ def _measure_all(
     return -1
 
 
+class Ragged(NamedTuple):
+    """What ``checked`` has looked at, as the kernels take it.
+
+    ``scores`` float32 or float64 [N], ``flags`` uint8 [N], ``offsets`` int64 [R + 1],
+    ``unreachable`` int64 [R].
+    """
+
+    scores: NDArray[np.floating[Any]]
+    flags: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    unreachable: NDArray[np.int64]
+
+
+def checked(
+    scores: NDArray[np.floating[Any]],
+    labels: NDArray[np.bool_] | NDArray[np.int8],
+    offsets: NDArray[np.int64],
+    unreachable: NDArray[np.int64] | None = None,
+) -> Ragged:
+    """The arguments of a metric, fit for a kernel, which checks nothing.
+
+    Raises:
+        MetricError: shapes or offsets do not fit together.
+    """
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    marks = np.ascontiguousarray(labels if labels.dtype == np.bool_ else labels != 0)
+    bounds = np.ascontiguousarray(offsets, np.int64)
+    if scores.ndim != 1 or marks.shape != scores.shape:
+        raise MetricError(f"scores {scores.shape} and labels {marks.shape} must both be [N]")
+    if bounds.ndim != 1 or not bounds.size or bounds[0] != 0 or bounds[-1] != scores.size:
+        raise MetricError(f"offsets must be [R + 1], from 0 to the {scores.size} candidates")
+    falls = bounds[1:] < bounds[:-1]
+    if falls.any():
+        raise MetricError(f"offsets fall after request {int(np.argmax(falls))}")
+    requests = bounds.size - 1
+    missed = np.zeros(requests, np.int64) if unreachable is None else unreachable.astype(np.int64)
+    if missed.shape != (requests,) or (missed < 0).any():
+        raise MetricError(f"unreachable must be {requests} counts, none negative")
+    return Ragged(np.ascontiguousarray(scores), marks.view(np.uint8), bounds, missed)
+
+
 def request_metrics(
     scores: NDArray[np.floating[Any]],
     labels: NDArray[np.bool_] | NDArray[np.int8],
@@ -146,23 +188,10 @@ def request_metrics(
         offsets: int64 [R + 1], from 0 to N, never falling.
         unreachable: int64 [R], engaged items that were not among the candidates; None means none.
     """
-    if scores.dtype not in (np.float32, np.float64):
-        scores = scores.astype(np.float64)
-    marks = np.ascontiguousarray(labels if labels.dtype == np.bool_ else labels != 0)
-    bounds = np.ascontiguousarray(offsets, np.int64)
-    if scores.ndim != 1 or marks.shape != scores.shape:
-        raise MetricError(f"scores {scores.shape} and labels {marks.shape} must both be [N]")
-    if bounds.ndim != 1 or not bounds.size or bounds[0] != 0 or bounds[-1] != scores.size:
-        raise MetricError(f"offsets must be [R + 1], from 0 to the {scores.size} candidates")
-    if (np.diff(bounds) < 0).any():
-        raise MetricError(f"offsets fall after request {int(np.argmax(np.diff(bounds) < 0))}")
-    requests = bounds.size - 1
-    missed = np.zeros(requests, np.int64) if unreachable is None else unreachable.astype(np.int64)
-    if missed.shape != (requests,) or (missed < 0).any():
-        raise MetricError(f"unreachable must be {requests} counts, none negative")
-    out = np.empty((requests, len(METRICS)))
-    flags = marks.view(np.uint8)
-    bad = _measure_all(np.ascontiguousarray(scores), flags, bounds, missed, _GAINS, out)
+    held = checked(scores, labels, offsets, unreachable)
+    bounds = held.offsets
+    out = np.empty((bounds.size - 1, len(METRICS)))
+    bad = _measure_all(*held, _GAINS, out)
     if bad >= 0:
         raise MetricError(
             f"request {bad} has a NaN score (candidates {bounds[bad]} to {bounds[bad + 1]}): "

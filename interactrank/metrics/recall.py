@@ -16,7 +16,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.metrics.ranking import MetricError, tie_groups
+from interactrank.metrics.ranking import MetricError, checked, tie_groups
 
 
 def tenth(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -64,14 +64,16 @@ def recall_at(
         unreachable: int64 [R], labelled items that were not among the candidates.
 
     Raises:
-        MetricError: a score is NaN.
+        MetricError: shapes or offsets do not fit together, or a score is NaN.
     """
-    found = np.add.reduceat(np.append(labels, False), offsets[:-1]).astype(np.int64)
-    found[np.diff(offsets) == 0] = 0
-    wanted = found if unreachable is None else found + unreachable
-    out = np.empty(len(offsets) - 1)
-    flags = np.ascontiguousarray(labels, np.bool_).view(np.uint8)
-    bad = _recall(np.ascontiguousarray(scores), flags, offsets, keep, wanted, out)
+    held = checked(scores, labels, offsets, unreachable)
+    if keep.shape != held.unreachable.shape:
+        raise MetricError(f"keep must be {held.unreachable.size} sizes, one per request")
+    found = np.add.reduceat(np.append(held.flags, 0), held.offsets[:-1], dtype=np.int64)
+    found[np.diff(held.offsets) == 0] = 0
+    out = np.empty(len(found))
+    wanted = found + held.unreachable
+    bad = _recall(held.scores, held.flags, held.offsets, keep, wanted, out)
     if bad >= 0:
         raise MetricError(f"request {bad} has a NaN score: a ranking with NaN has no order")
     return out

@@ -41,15 +41,22 @@ class Scored:
     x: NDArray[np.float32]
     request: NDArray[np.float32]
 
+    @property
+    def non_finite(self) -> int:
+        """How many scores are NaN or infinite, which no order can be made of."""
+        return len(self.scores) - int(np.isfinite(self.scores).sum())
+
     def top(self, k: int) -> NDArray[np.int64]:
-        """Positions of the best ``k``, best first; ties by item id."""
+        """Positions of the best ``k``, best first; ties by item id. Non-finite scores come last."""
         n = len(self.ids)
         kept = np.arange(n)
+        # A NaN as the threshold would let nobody pass.
+        scores = np.where(np.isfinite(self.scores), self.scores, -np.inf)
         if 0 < k < n:
             # Every candidate tied with the k-th must be seen before ids break the tie.
-            threshold = np.partition(self.scores, n - k)[n - k]
-            kept = np.flatnonzero(self.scores >= threshold)
-        return kept[np.lexsort((self.ids[kept], -self.scores[kept]))][:k]
+            threshold = np.partition(scores, n - k)[n - k]
+            kept = np.flatnonzero(scores >= threshold)
+        return kept[np.lexsort((self.ids[kept], -scores[kept]))][:k]
 
 
 class Scorer:

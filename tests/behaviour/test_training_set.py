@@ -49,7 +49,7 @@ def arrays_of(home: Home, requests: pa.Table) -> RequestArrays:
     candidates = (
         shown_candidates(requests)
         if manifest.has_impressions
-        else sampled_candidates(requests, inputs, table)
+        else sampled_candidates(manifest.schema, requests, inputs, table)
     )
     queries = requests["query"].to_pylist()
     return request_arrays(manifest.schema, queries, inputs, candidates, catalogue, table)

@@ -107,7 +107,7 @@ def build_task(task: BuildTask) -> Written:
         if manifest.has_impressions:
             candidates = shown_candidates(requests)
         else:
-            candidates = sampled_candidates(requests, inputs, table)
+            candidates = sampled_candidates(schema, requests, inputs, table)
         queries = requests["query"].to_pylist()
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         pq.write_table(

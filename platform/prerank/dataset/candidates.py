@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
+from interactrank.features.schema import FeatureSchema
 from prerank.core.manifest import RETRIEVER
 from prerank.dataset.negatives import sample_candidates
 
@@ -86,13 +87,15 @@ def catalogue_candidates(requests: pa.Table, ids: NDArray[np.int64]) -> Candidat
     return _merged(requests, [ids] * requests.num_rows)
 
 
-def sampled_candidates(requests: pa.Table, inputs: FeatureInputs, table: IdTable) -> Candidates:
+def sampled_candidates(
+    schema: FeatureSchema, requests: pa.Table, inputs: FeatureInputs, table: IdTable
+) -> Candidates:
     """Engaged items plus stratified negatives (``prerank.dataset.negatives``).
 
     Seeded by the request id, so that a rebuilt training set is the same.
     """
     shown = shown_candidates(requests)
     seeds = np.array([zlib.crc32(r.encode()) for r in requests["request_id"].to_pylist()], np.int64)
-    ids, log_q, offsets = sample_candidates(inputs, seeds, shown.ids, shown.offsets, table)
+    ids, log_q, offsets = sample_candidates(schema, inputs, seeds, shown.ids, shown.offsets, table)
     labelled = _merged(requests, np.split(ids, offsets[1:-1]))
     return replace(labelled, log_q=log_q)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import FeatureInputs
+from interactrank.features.inputs import FeatureInputs, check_bounds, check_inputs
 from interactrank.features.packed_rows import DECODE, row_codes, row_ids, row_shape, row_totals
+from interactrank.features.schema import FeatureSchema
 
 HARD, NEAR, FAR = 32, 16, 32
 
@@ -122,6 +123,7 @@ def _sample(  # type: ignore[no-untyped-def]
 
 
 def sample_candidates(
+    schema: FeatureSchema,
     inputs: FeatureInputs,
     seeds: NDArray[np.int64],
     positives: NDArray[np.int64],
@@ -131,6 +133,7 @@ def sample_candidates(
     """Candidates of B requests, positives first.
 
     Args:
+        schema: of the rows and histories.
         inputs: rows and histories of the requests.
         seeds: int64 [B] >= 0; one request's draw depends on its own seed alone.
         positives: engaged item ids, int64 [P].
@@ -139,7 +142,14 @@ def sample_candidates(
 
     Returns:
         ids int64 [N], log Q float32 [N], offsets int64 [B + 1].
+
+    Raises:
+        ValueError: of ``check_inputs``, or of positives that are not of B requests.
     """
+    check_inputs(schema, inputs)
+    check_bounds("positive_offsets", positive_offsets, len(inputs.time), len(positives))
+    if len(seeds) != len(inputs.time):
+        raise ValueError("seeds must have an entry for each request")
     row_items = [row_ids(inputs.blocks[start:]) for start in inputs.block_start]
     lengths = np.array([len(r) for r in row_items], np.int64)
     flat = np.concatenate(row_items) if row_items else np.zeros(0, np.int64)

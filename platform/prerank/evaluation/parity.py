@@ -138,7 +138,8 @@ def _candidates(
     if manifest.has_impressions:
         found = shown_candidates(searches)
     else:
-        found = sampled_candidates(searches, inputs, load_catalogue(home).table())
+        table = load_catalogue(home).table()
+        found = sampled_candidates(manifest.schema, searches, inputs, table)
     said = found.retriever_features
     bounds = ((low, min(high, low + MAX_CANDIDATES)) for low, high in pairwise(found.offsets))
     return [(found.ids[low:high], None if said is None else said[low:high]) for low, high in bounds]

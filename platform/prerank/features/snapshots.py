@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import columns_crc, mass_column, pack_into, row_bytes
 from interactrank.features.schema import ENGAGE, WINDOWS, FeatureSchema, Level
+from prerank.core.errors import DataError
 from prerank.core.times import DAY_US
 
 NEVER = np.int64(1) << 40
@@ -194,6 +195,9 @@ def shard_rows(
         lag_us: publication lag in microseconds; a row is available at cutoff + lag.
         last_snapshot: index of the last snapshot to publish.
 
+    Raises:
+        DataError: an action's code is none of the log's.
+
     Yields:
         ``engagement_key`` str, ``event_timestamp`` and ``cutoff`` timestamp[us, UTC], ``row``
         binary; sorted by key, then time.
@@ -210,6 +214,9 @@ def shard_rows(
         events["bucket"].to_numpy(),
     )
     mass_col, cap = mass_column(plan.level), plan.level.cap
+    # The kernel looks the codes up without a check.
+    if len(events) and not 0 <= columns[1].min() <= columns[1].max() < len(plan.contribution):
+        raise DataError(f"an action's code is not below {len(plan.contribution)}: ingest again")
     at = (0, 0)
     while at[0] < len(starts) - 1:
         data, ends, row_key, row_snapshot, at = build_rows(

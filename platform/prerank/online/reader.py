@@ -87,7 +87,7 @@ class OnlineFeatures:
         (keys,) = searches.keys
         assert len(keys) < MAX_KEYS_PER_REQUEST, "schema.LEVELS allow more keys than the budget"
         degraded = []
-        rows, history = [b""] * len(keys), NO_HISTORY
+        rows, history, seen = [b""] * len(keys), NO_HISTORY, NO_HISTORY
         try:
             rows = self._rows(keys)
         except Exception:
@@ -96,6 +96,7 @@ class OnlineFeatures:
             degraded.append("engagement")
         try:
             history = read_histories(self.store, [user_id])[user_id]
+            seen = visible(history, now_us)
         except Exception:
             logger.exception("the user's history could not be read")
             degraded.append("user_history")
@@ -103,7 +104,7 @@ class OnlineFeatures:
             searches,
             np.array([now_us], np.int64),
             _key_rows(rows),
-            as_histories([visible(history, now_us)]),
+            as_histories([seen]),
         )
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs
+from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, Histories, HistoryError
 from interactrank.features.packed_rows import RowError
 from interactrank.features.schema import REQUEST_NUMERIC
 from interactrank.model.scorer import Scored, Scorer
@@ -36,28 +37,22 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Answer:
-    """``body`` for the caller; what reading the features cost, for the metrics."""
+    """``body`` for the caller; for the metrics, what reading the features cost, and how many scores
+    were no finite number.
+    """
 
     body: dict[str, Any]
     read: OnlineRead
+    non_finite: int = 0
 
 
 def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
-    """Score a request with ``loaded``; without its packed rows where they are of another schema."""
+    """Score a request with ``loaded``; without what is damaged or of another schema."""
     read = features.read(request.query, request.user_id, request.time_us, request.context)
-    scorer, inputs = loaded.scorer, read.inputs
-    try:
-        scored = scorer.score(
-            request.query, inputs, request.keys, request.weights, request.retriever_features
-        )
-    except RowError as error:
-        logger.error("scoring without engagement rows: %s", error)
-        inputs = without_rows(inputs)
-        degraded = tuple(dict.fromkeys((*read.degraded, "engagement")))
-        read = dataclasses.replace(read, inputs=inputs, degraded=degraded)
-        scored = scorer.score(
-            request.query, inputs, request.keys, request.weights, request.retriever_features
-        )
+    scorer = loaded.scorer
+    scored, read = _score(request, scorer, read)
+    if scored.non_finite:
+        read = _degraded(read, "scores")
     top = scored.top(request.k)
     items = [
         {"id": shown, "score": score}
@@ -77,13 +72,36 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
         "degraded": list(read.degraded),
         "snapshot_cutoff": iso(read.cutoff_us),
     }
+    if scored.non_finite:
+        body["non_finite"] = scored.non_finite
     if request.explain:
         # What `prerank parity` needs to compute the same answer from the offline tables.
         body |= {
             "time": iso(request.time_us),
             "request_features": named(REQUEST_NUMERIC, scored.request),
         }
-    return Answer(body, read)
+    return Answer(body, read, scored.non_finite)
+
+
+def _score(request: PrerankRequest, scorer: Scorer, read: OnlineRead) -> tuple[Scored, OnlineRead]:
+    """Scores, and the read they were made of: what is damaged is left out, and said to be."""
+
+    def score() -> Scored:
+        features = request.retriever_features
+        return scorer.score(request.query, read.inputs, request.keys, request.weights, features)
+
+    for _ in _WITHOUT:
+        try:
+            return score(), read
+        except tuple(_WITHOUT) as error:
+            feature, without = _WITHOUT[type(error)]
+            logger.error("scoring without %s: %s", feature, error)
+            read = _degraded(dataclasses.replace(read, inputs=without(read.inputs)), feature)
+    return score(), read
+
+
+def _degraded(read: OnlineRead, what: str) -> OnlineRead:
+    return dataclasses.replace(read, degraded=tuple(dict.fromkeys((*read.degraded, what))))
 
 
 def without_rows(inputs: FeatureInputs) -> FeatureInputs:
@@ -96,6 +114,19 @@ def without_rows(inputs: FeatureInputs) -> FeatureInputs:
         block_size=_EMPTY,
         key_block=np.full_like(inputs.key_block, MISSING_BLOCK),
     )
+
+
+def without_history(inputs: FeatureInputs) -> FeatureInputs:
+    """The same request as if its user had never engaged."""
+    nothing = Histories(_EMPTY, _EMPTY, _EMPTY, _EMPTY, np.zeros(len(inputs.time) + 1, np.int64))
+    return dataclasses.replace(inputs, **nothing._asdict())
+
+
+_WITHOUT: Mapping[type[Exception], tuple[str, Callable[[FeatureInputs], FeatureInputs]]] = {
+    RowError: ("engagement", without_rows),
+    HistoryError: ("user_history", without_history),
+}
+"""What an answer lacks, by what is damaged, and how it is left out."""
 
 
 def _parts(scorer: Scorer, scored: Scored, top: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -169,6 +169,7 @@ class _Metrics:
             [BYTES_BUDGET * share / 8 for share in (0.25, 0.5, 1, 2, 4, 8, 16)],
         )
         self.degraded = Counter("prerank_degraded_total", "Requests scored without features.")
+        self.non_finite = Counter("prerank_non_finite_total", "Scores that were NaN or infinite.")
 
     def observe(self, answer: Any, candidates: int, seconds: float) -> None:
         """Count one answered request."""
@@ -179,6 +180,8 @@ class _Metrics:
         self.bytes.observe(max(answer.read.bytes, 1))
         if answer.read.degraded:
             self.degraded.inc()
+        if answer.non_finite:
+            self.non_finite.inc(answer.non_finite)
 
 
 async def _body(request: Request) -> bytes:

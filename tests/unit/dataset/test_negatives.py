@@ -48,6 +48,7 @@ def sampled(
     positives: list[list[int]],
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     ids, log_q, offsets = sample_candidates(
+        SCHEMA,
         inputs(rows, histories),
         np.array(seeds, np.int64),
         np.array([p for own in positives for p in own], np.int64),
@@ -114,7 +115,7 @@ def test_repeated_and_unknown_positives_count_once_and_never() -> None:
 def test_a_small_catalogue_is_taken_whole() -> None:
     table = IdTable(np.arange(20))
     ids, log_q, offsets = sample_candidates(
-        inputs([None], [[]]), np.array([3]), np.array([4]), np.array([0, 1]), table
+        SCHEMA, inputs([None], [[]]), np.array([3]), np.array([4]), np.array([0, 1]), table
     )
     assert sorted(ids.tolist()) == list(range(20))
     assert not log_q.any()

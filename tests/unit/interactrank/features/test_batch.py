@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.samples import BASELINES, CATALOGUE, HOUR, NOW, SHIPPED, arrays, catalogue, new_model
+from tests.samples import (
+    BASELINES,
+    CATALOGUE,
+    HOUR,
+    NOW,
+    SHIPPED,
+    arrays,
+    catalogue,
+    new_model,
+    requests_of,
+)
 
 from interactrank.features.batch import Batch, RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
@@ -108,6 +118,80 @@ def test_no_requests_have_negatives_all_the_same() -> None:
         segments=np.zeros((0, 2), np.int64),
     )
     assert collated(empty, [2, 5]).items["rows"].tolist() == [3, 6]
+
+
+@pytest.mark.parametrize("of", [CATALOGUE, TIMED], ids=["timeless", "timed"])
+def test_a_batch_is_a_plain_reading_of_its_requests(of: Catalogue) -> None:
+    source, rows = arrays(), {int(i): at + 1 for at, i in enumerate(of.ids)}
+    found = collated(source, None, of)
+    inputs = inputs_of(found, found.candidate_item.numpy())
+    labels = found.labels.tolist()
+    for b in range(len(source)):
+        now = source.time[b]
+        past = range(source.hist_offsets[b + 1] - 1, source.hist_offsets[b] - 1, -1)[:100]
+        mask = found.hist_mask[b].tolist()
+        assert mask == [True] * len(past) + [False] * (100 - len(past))
+        for at, e in enumerate(past):
+            assert found.hist_items[b, at] == rows.get(int(source.hist_items[e]), 0)
+            assert found.hist_actions[b, at] == source.hist_actions[e]
+            assert found.hist_hours[b, at] == np.float32((now - source.hist_times[e]) / HOUR)
+        for padded in (found.hist_items, found.hist_actions, found.hist_hours):
+            assert not padded[b, len(past) :].any()
+        best = slice(source.top_items_offsets[b], source.top_items_offsets[b + 1])
+        counts = source.top_items_counts[best]
+        wanted = [rows.get(int(i), 0) for i in source.top_items[best]]
+        assert found.top_items[b].tolist() == wanted + [0] * (20 - len(wanted))
+        shares = counts / max(counts.sum(), 1)
+        np.testing.assert_allclose(found.top_items_share[b, : len(wanted)], shares, rtol=1e-6)
+        assert not found.top_items_share[b, len(wanted) :].any()
+        for c in range(source.offsets[b], source.offsets[b + 1]):
+            row = rows.get(int(source.candidates[c]), 0)
+            at, real = row - 1, row > 0
+            text = of.text[of.offsets[at] : of.offsets[at + 1]] if real else of.text[:0]
+            text = text if now >= of.text_from[0] else of.text[:0]
+            category = of.category[at] if real and now >= of.category_from[0] else np.int64(0)
+            nan = np.float32("nan")
+            numeric, embedding = (
+                values[at] if real else np.full_like(values[0], nan)
+                for values in (of.numeric, of.embedding)
+            )
+            expected = (text.astype(np.int64), category, numeric, embedding)
+            assert inputs[c] == (row, *(part.tobytes() for part in expected))
+            assert labels[c] == [float(source.labels[c] >> h & 1) for h in range(2)]
+            assert found.candidate_request[c] == b
+
+
+def test_an_embedding_is_known_from_its_time_on() -> None:
+    source = arrays()
+    late = collated(source, None, replace(CATALOGUE, embedding_from=np.array([NOW + HOUR])))
+    known = late.items["embedding"][late.candidate_item].isfinite().all(1)
+    always = collated(source, None)
+    given = always.items["embedding"][always.candidate_item].isfinite().all(1)
+    before = torch.from_numpy(source.time)[late.candidate_request] < NOW + HOUR
+    assert before.any()
+    assert torch.equal(known, given & ~before)
+
+
+def test_equal_queries_have_one_code() -> None:
+    found = collated(arrays(), None).query.tolist()
+    assert len(set(found)) == len(found)
+    twice = requests_of(arrays(), [2, 0, 2])
+    one, other, again = collated(twice, None).query.tolist()
+    assert one == again != other
+
+
+def test_what_a_request_lacks_is_empty() -> None:
+    bare = RequestArrays(
+        *(getattr(arrays(), f.name) for f in fields(RequestArrays) if f.default_factory is MISSING)
+    )
+    assert bare.labels.shape == bare.weights.shape == bare.log_q.shape == (0,)
+    assert bare.segments.shape == (0, 0)
+    none = requests_of(arrays(), [1])
+    found = collated(none, None)
+    assert found.hist_items.shape == found.hist_mask.shape == (1, 1)
+    assert not found.hist_mask.any()
+    # Where nobody has a past, there is one column all the same, of padding.
+    assert found.hist_hours.tolist() == [[0.0]]
 
 
 @pytest.mark.parametrize("config", [SHIPPED, *BASELINES.values()], ids=["default", *BASELINES])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +53,26 @@ def test_torch_takes_the_arrays_and_no_write_reaches_the_file(tmp_path: Path) ->
     torch.from_numpy(Catalogue.load(path).numeric)[:] = 9.0
     assert path.read_bytes() == bytes_before
     assert not (Catalogue.load(path).numeric == 9.0).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offsets", [0, 9, 6, 9, 12]),
+        ("offsets", [0, 3, 6, 9, 2**40]),
+        ("offsets", [-1, 3, 6, 9, 12]),
+        ("offsets", [0, 3, 6, 12]),
+        ("category", [0, 1, 2]),
+        ("created", [0, 1, 2, 3, 4]),
+        ("numeric", [[0.0]] * 3),
+        ("embedding", [[0.0]] * 5),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(
+    name: str, value: list[object], tmp_path: Path
+) -> None:
+    path, sound = tmp_path / "catalogue.safetensors", catalogue(4, 2, 1)
+    dtype = getattr(sound, name).dtype
+    replace(sound, **{name: np.array(value, dtype)}).save(path)
+    with pytest.raises(ValueError, match=r"catalogue\.safetensors is damaged"):
+        Catalogue.load(path)

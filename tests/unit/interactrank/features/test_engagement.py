@@ -25,8 +25,8 @@ from tests.plain_requests import (
 )
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import request_features
 from interactrank.features.packed_rows import pack, unpack
+from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import LEVELS, FeatureSchema
 
 

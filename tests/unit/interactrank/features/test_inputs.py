@@ -24,8 +24,8 @@ from tests.plain_requests import (
 )
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import request_features
 from interactrank.features.packed_rows import RowError, pack
+from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 
 

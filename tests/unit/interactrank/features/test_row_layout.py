@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tests.plain_requests import SCHEMA, as_inputs, features, random_request
 
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import request_features
+from interactrank.features.request_statistics import request_features
 from interactrank.features.top_items import top_items_of
 from prerank.dataset.negatives import sample_candidates
 
@@ -48,13 +48,14 @@ def made_of_rows() -> dict[str, NDArray[np.generic]]:
     requests = [random_request(seed) for seed in range(40)]
     inputs = as_inputs(requests)
     drawn: Sequence[NDArray[np.generic]] = sample_candidates(
+        SCHEMA,
         inputs,
         np.arange(len(requests)),
         np.zeros(0, np.int64),
         np.zeros(len(requests) + 1, np.int64),
         IdTable(np.arange(-4, 14)),
     )
-    found: Sequence[NDArray[np.generic]] = top_items_of(inputs)
+    found: Sequence[NDArray[np.generic]] = top_items_of(SCHEMA, inputs)
     return {
         "bytes": inputs.blocks,
         "sizes": inputs.block_size,

@@ -20,6 +20,7 @@ from interactrank.features.text import (
     MAX_TEXT_FEATURES,
     SEGMENT_BUCKETS,
     TEXT_BUCKETS,
+    WORD,
     engagement_keys,
     grams,
     normalise,
@@ -193,3 +194,9 @@ def test_ragged_keeps_each_text_apart(texts: list[str]) -> None:
     assert offsets[-1] == len(values)
     for i, text in enumerate(texts):
         assert values[offsets[i] : offsets[i + 1]].tolist() == text_features(text).tolist()
+
+
+def test_words_are_found_in_one_pass() -> None:
+    # One repeat of one class, with nothing after it: there is nothing to go back for, so that no
+    # query makes the search take longer than its characters.
+    assert WORD.pattern == r"\w+"

@@ -109,6 +109,7 @@ def test_hard_texts_beside_each_other() -> None:
     assert max(len(text_features(t)) for t in HARD) == MAX_TEXT_FEATURES
 
 
+@pytest.mark.compiled
 def test_every_code_point() -> None:
     every = [chr(c) for c in range(sys.maxunicode + 1)]
     assert_same(" ".join(every[at : at + 16]) for at in range(0, len(every), 16))
@@ -131,6 +132,7 @@ def test_white_space_is_no_word_character() -> None:
     assert ragged(["a\ud800b"])[0].tolist() == ragged(["a b"])[0].tolist()
 
 
+@pytest.mark.compiled
 def test_many_words_in_one_bucket_stay_apart() -> None:
     # Words whose features are all alike never reach the cap, so that all of them must be kept.
     found: list[str] = []
@@ -163,6 +165,7 @@ def test_texts_come_in_chunks_and_from_any_iterable(
     assert len(offsets) == count + 1
 
 
+@pytest.mark.compiled
 def test_the_kernel_is_compiled_once_for_all_inputs() -> None:
     # A second compilation would be seconds that a request waits for.
     for texts in ([], [""], ["a"], ["漢"], ["a\ud800"], HARD):

@@ -42,7 +42,7 @@ def as_inputs(requests: list[Rows]) -> FeatureInputs:
 
 
 def top_items(requests: list[Rows]) -> list[list[tuple[int, float]]]:
-    items, counts, offsets = top_items_of(as_inputs(requests))
+    items, counts, offsets = top_items_of(SCHEMA, as_inputs(requests))
     assert len(items) == len(counts) == offsets[-1]
     pairs = list(zip(items.tolist(), counts.tolist(), strict=True))
     return [pairs[offsets[b] : offsets[b + 1]] for b in range(len(requests))]
@@ -141,12 +141,12 @@ def test_at_most_twenty_items_best_first_and_ties_by_id() -> None:
 
 def test_a_key_without_a_row_and_no_requests_have_no_items() -> None:
     assert whole([{"q:x": None, "a:": block("a:", {1: 2.0})}, {}]) == [[], []]
-    items, counts, offsets = top_items_of(as_inputs([]))
+    items, counts, offsets = top_items_of(SCHEMA, as_inputs([]))
     assert (len(items), len(counts), offsets.tolist()) == (0, 0, [0])
 
 
 def test_types_are_as_promised() -> None:
     found: tuple[NDArray[np.generic], ...] = top_items_of(
-        as_inputs([{"q:x": block("q:x", {4: 2.0})}])
+        SCHEMA, as_inputs([{"q:x": block("q:x", {4: 2.0})}])
     )
     assert [a.dtype for a in found] == [np.int64, np.float32, np.int64]

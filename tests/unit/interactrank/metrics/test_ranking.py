@@ -200,6 +200,7 @@ def test_nan_scores_name_their_request(broken: int, labels: list[int]) -> None:
         ([1, 3], None, "offsets must"),
         ([], None, "offsets must"),
         ([0, 2, 1, 3], None, "offsets fall after request 1"),
+        ([0, 2**62, -(2**62), 3], None, "offsets fall after request 1"),
         ([0, 3], [1, 1], "unreachable"),
         ([0, 3], [-1], "unreachable"),
     ],

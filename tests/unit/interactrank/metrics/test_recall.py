@@ -87,6 +87,45 @@ def test_requests_do_not_mix() -> None:
     np.testing.assert_array_equal(recall, [1.0, math.nan, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("offsets", "labels", "keep", "complaint"),
+    [
+        ([0, 3], 2, [1], "labels"),
+        ([0, 2], 3, [1], "offsets must"),
+        ([0, 2**40], 3, [1], "offsets must"),
+        ([-(2**63), 3], 3, [1], "offsets must"),
+        ([], 3, [], "offsets must"),
+        ([0, 2**40, 3], 3, [1, 1], "offsets fall after request 1"),
+        ([0, -(2**63), 3], 3, [1, 1], "offsets fall after request 0"),
+        ([0, 3], 3, [], "keep must be 1 sizes"),
+        ([0, 1, 3], 3, [1], "keep must be 2 sizes"),
+    ],
+)
+def test_misfits_are_named(offsets, labels, keep, complaint: str) -> None:
+    with pytest.raises(MetricError, match=complaint):
+        recall_at(
+            np.zeros(3),
+            np.ones(labels, bool),
+            np.array(offsets, np.int64),
+            np.array(keep, np.int64),
+        )
+
+
+@given(st.lists(st.integers(-3, 9), max_size=5), st.lists(st.integers(-3, 9), max_size=4))
+def test_any_offsets_are_refused_or_measured(offsets: list[int], keep: list[int]) -> None:
+    scores, labels = np.arange(6.0), np.arange(6) % 2 == 0
+    bounds, sizes = np.array(offsets, np.int64), np.array(keep, np.int64)
+    sound = offsets[:1] == [0] and offsets[-1] == 6 and sorted(offsets) == offsets
+    if not sound or len(keep) != len(offsets) - 1:
+        with pytest.raises(MetricError):
+            recall_at(scores, labels, bounds, sizes)
+        return
+    found = recall_at(scores, labels, bounds, sizes)
+    assert ((found >= 0) & (found <= 1) | np.isnan(found)).all()
+    for values in request_metrics(scores, labels, bounds).values():
+        assert ((values >= 0) & (values <= 1) | np.isnan(values)).all()
+
+
 def test_nan_has_no_order() -> None:
     with pytest.raises(MetricError, match="request 0"):
         recall_at(np.array([math.nan]), np.array([True]), np.array([0, 1]), np.array([1]))

@@ -1,0 +1,72 @@
+"""The contract that models and stores are made by: whoever changes it does so on purpose."""
+
+from __future__ import annotations
+
+import pytest
+
+from interactrank.features import schema
+from interactrank.features.schema import LEVELS, FeatureSchema
+
+FULL = FeatureSchema(
+    ("view", "click", "save"),
+    ("view",),
+    ("engagement", "save"),
+    item_numeric=("price",),
+    segments=("country", "device"),
+    item_embedding=("e0", "e1"),
+    retriever=("score", "rank"),
+)
+
+
+def test_levels_are_as_documented() -> None:
+    held = [(lv.prefix, lv.max_keys, lv.cap, lv.windows) for lv in LEVELS]
+    assert held == [
+        ("q", 1, 2000, ("7d", "30d", "all")),
+        ("s", 3, 200, ("30d", "all")),
+        ("c", 1, 500, ("30d", "all")),
+        ("t", 8, 500, ("7d", "30d", "all")),
+        ("g", 24, 256, ("7d", "30d", "all")),
+        ("a", 1, 2000, ("7d", "30d", "all")),
+    ]
+    flags = {lv.prefix: (lv.per_action, lv.daily, lv.segmented) for lv in LEVELS}
+    assert flags.pop("q") == (True, False, False)
+    assert flags.pop("s") == (False, False, True)
+    assert flags.pop("a") == (False, True, False)
+    assert set(flags.values()) == {(False, False, False)}
+
+
+def test_limits_are_as_documented() -> None:
+    assert schema.WINDOWS == {"7d": 7, "30d": 30, "all": None}
+    assert (schema.HISTORY_LENGTH, schema.HISTORY_TTL_DAYS) == (100, 730)
+    assert (schema.MAX_KEYS_PER_REQUEST, schema.MAX_BYTES_PER_REQUEST) == (48, 262_144)
+    assert schema.ROW_VERSION == 1
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        (FULL, "cb30fce73d1f666a"),
+        (FeatureSchema(("click",), (), ("engagement",)), "d9105483975042e2"),
+    ],
+    ids=["all that there is", "one action"],
+)
+def test_a_models_hash_changes_with_what_it_depends_on_only(
+    of: FeatureSchema, expected: str
+) -> None:
+    # Of another hash, every model that was trained before is refused.
+    assert of.hash() == expected
+    assert FeatureSchema.from_dict(of.to_dict()) == of
+
+
+def test_columns_of_x_by_what_the_log_has() -> None:
+    assert FULL.engagements == FULL.touch_actions == ("click", "save")
+    assert FULL.columns(LEVELS[1]) == ("engage:30d", "engage:all")
+    assert FULL.columns(LEVELS[0])[3:6] == ("view:7d", "view:30d", "view:all")
+    assert FULL.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
+    two = FeatureSchema(("view", "click"), ("view",), ("engagement",))
+    assert two.touch_actions == ()
+    assert len(two.columns(LEVELS[0])) == 9
+    assert two.columns(LEVELS[1]) == ()
+    one = FeatureSchema(("click",), (), ("engagement",))
+    assert one.columns(LEVELS[0]) == ("engage:7d", "engage:30d", "engage:all")
+    assert not [name for name in one.cross if name.startswith("retriever")]

@@ -19,6 +19,7 @@ from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port
+from prerank.core.times import DAY_US
 from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
 from prerank.evaluation.live import URL, ask, open_client
@@ -192,7 +193,7 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None
     said = np.array([[0.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]], np.float32)
     ids = np.array([30, 10, 20], np.int64)
     candidates = [(ids, said), (ids[:1], said[:1])]
-    asked = ask(client, searches, candidates, schema.retriever, 7)
+    asked = ask(client, searches, candidates, schema.retriever, DAY_US * 20_000)
     assert [request.context for request in sent] == contexts
     for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
         np.testing.assert_array_equal(request.keys, keys)

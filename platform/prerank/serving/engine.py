@@ -50,6 +50,8 @@ class ServeConfig:
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
+        max_k: items in one answer.
+        max_explained: items in one answer with `explain`.
     """
 
     home: str | None = None
@@ -59,6 +61,8 @@ class ServeConfig:
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
+    max_k: Annotated[int, Field(ge=1)] = 10_000
+    max_explained: Annotated[int, Field(ge=1)] = 1_000
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -72,9 +76,14 @@ def limits_of(home: Home, config: ServeConfig) -> Limits:
         StateError: nothing was ingested.
     """
     manifest = LogManifest.load(home)
-    replay = config.clock == "replay"
-    ids = manifest.item_ids
-    return Limits(ids, manifest.schema, replay, config.max_candidates)
+    return Limits(
+        ids=manifest.item_ids,
+        schema=manifest.schema,
+        replay=config.clock == "replay",
+        max_candidates=config.max_candidates,
+        max_k=config.max_k,
+        max_explained=config.max_explained,
+    )
 
 
 class Engine:

@@ -52,6 +52,12 @@ class ServeConfig:
         max_candidates: of one request.
         max_k: items in one answer.
         max_explained: items in one answer with `explain`.
+        max_waiting: requests per replica that are read, wait or are scored; the same of events.
+        body_seconds: in which the body of a request must arrive.
+        token_file: holds the token that callers must send; without it PRERANK_TOKEN does, and
+            without both no token is asked for.
+        allowed_hosts: names by which the deployment is called, besides loopback ones.
+        allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
     """
 
     home: str | None = None
@@ -63,6 +69,11 @@ class ServeConfig:
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
     max_k: Annotated[int, Field(ge=1)] = 10_000
     max_explained: Annotated[int, Field(ge=1)] = 1_000
+    max_waiting: Annotated[int, Field(ge=1)] = 64
+    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    token_file: str | None = None
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^([\w.-]+|[0-9a-fA-F:.]+)$")], ...] = ()
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...] = ()
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -87,14 +98,19 @@ def limits_of(home: Home, config: ServeConfig) -> Limits:
 
 
 class Engine:
-    """Serves the champion of ``config.home``. ``start`` begins to follow it."""
+    """Serves the champion of ``config.home``. ``start`` begins to follow it.
 
-    def __init__(self, config: ServeConfig) -> None:
+    Args:
+        config: of the deployment.
+        features: reader of the online store; the home's when left out, as soon as there is one.
+    """
+
+    def __init__(self, config: ServeConfig, features: OnlineFeatures | None = None) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
-        self._features: OnlineFeatures | None = None
+        self._features = features
         self._loaded: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)

@@ -28,7 +28,7 @@ def retriever_of(data: Mapping[str, Any], limits: Limits) -> tuple[Any, Retrieve
     told = {f"retriever_{n}s": data.get(f"retriever_{n}s") for n in RETRIEVER_CROSS}
     n = len(ids) if isinstance(ids, list) else 0
     not_too_many(n, limits)
-    if n and dict in set(map(type, ids)):
+    if isinstance(ids, list) and dict in set(map(type, ids)):
         for i, each in enumerate(ids):
             if not isinstance(each, dict):
                 raise RequestError("candidates", "objects and ids are mixed; send one kind")

@@ -38,7 +38,7 @@ class NoEngine:
         return Answer({"items": items}, OnlineRead(cast(Any, None), 0, 0, None, ()))
 
     def health(self) -> dict[str, Any]:
-        return {"notes": []}
+        return {"clock": "wall", "notes": []}
 
     def ready(self) -> tuple[bool, str]:
         return True, ""

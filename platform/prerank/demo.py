@@ -27,6 +27,7 @@ from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port, mlflow_server
 from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
+from prerank.evaluation.live import open_client
 from prerank.ingest.mapping import LogMapping
 
 READY_SECONDS = 120.0
@@ -221,7 +222,7 @@ def demo(workdir: Path | None = None) -> Home:
             ready = time.perf_counter()
             with deployed({"clock": "replay", "allow_unpromoted": True}) as url:
                 deploy = time.perf_counter() - ready
-                with httpx.Client(base_url=url, timeout=30.0) as client:
+                with open_client(url) as client:
                     converse(client, live_request(home))
     print(
         "\nstages: "

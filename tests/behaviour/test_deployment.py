@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import numpy as np
-import orjson
 import pyarrow as pa
 import pytest
+from tests.http_calls import api_of, client_of
 
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
@@ -19,6 +21,7 @@ from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port
+from prerank.core.times import DAY_US
 from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
 from prerank.evaluation.live import URL, ask, open_client
@@ -27,12 +30,14 @@ from prerank.evaluation.parity_report import Parity
 from prerank.features.offline import offline_inputs
 from prerank.online.history import Event
 from prerank.online.materialise import materialise
+from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
 from prerank.registry.index import build_index
-from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_raw
+from prerank.serving.answer import without_rows
+from prerank.serving.api import Limits, PrerankRequest, parse_raw
 from prerank.serving.engine import Engine, ServeConfig
 from prerank.training.reader import Reader, new_model
 
@@ -73,20 +78,8 @@ def engine(request: pytest.FixtureRequest, home: Home, champion: None) -> Engine
 
 @pytest.fixture
 def client(engine: Engine) -> Iterator[httpx.Client]:
-    """The engine behind HTTP: what serving.PreRanker does with it, without Ray."""
-    import time
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/health":
-            return httpx.Response(200, content=orjson.dumps(engine.health()))
-        try:
-            limits, now = engine.limits(), time.time_ns() // 1000
-            wanted = parse_raw(request.content, dict(request.url.params), limits, now)
-        except RequestError as error:
-            return httpx.Response(error.status, content=orjson.dumps(error.body()))
-        return httpx.Response(200, content=orjson.dumps(engine.answer(wanted).body))
-
-    with httpx.Client(transport=httpx.MockTransport(handle), base_url=URL) as found:
+    """The engine behind its HTTP routes, without Ray."""
+    with client_of(api_of(engine)) as found:
         yield found
 
 
@@ -117,15 +110,23 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
     check_parity(home, client, requests=60).check()
 
 
-def test_a_store_that_was_changed_is_noticed(
-    home: Home, engine: Engine, client: httpx.Client
-) -> None:
-    features = engine._features
-    assert features is not None
-    rows = features._rows
-    # The whole row of the query itself lost: as if its key had never been materialised.
-    features._rows = lambda keys: [b"", *rows(keys)[1:]]  # type: ignore[method-assign]
-    found = check_parity(home, client, requests=20)
+class Emptied:
+    """The online store's reader, of a store that lost every packed row."""
+
+    def __init__(self, whole: OnlineFeatures) -> None:
+        self.whole, self.cutoff_us = whole, whole.cutoff_us
+
+    def read(self, *request: Any) -> OnlineRead:
+        found = self.whole.read(*request)
+        return replace(found, inputs=without_rows(found.inputs))
+
+
+def test_a_store_that_was_changed_is_noticed(home: Home, champion: None) -> None:
+    features = cast(OnlineFeatures, Emptied(OnlineFeatures(home)))
+    engine = Engine(ServeConfig(home=str(home.root), clock="replay"), features)
+    engine.refresh()
+    with client_of(api_of(engine)) as client:
+        found = check_parity(home, client, requests=20)
     assert found.equal < found.compared
     with pytest.raises(PrerankError, match=r"requests differ, the first: user .* differs by"):
         found.check()
@@ -192,7 +193,7 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None
     said = np.array([[0.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]], np.float32)
     ids = np.array([30, 10, 20], np.int64)
     candidates = [(ids, said), (ids[:1], said[:1])]
-    asked = ask(client, searches, candidates, schema.retriever, 7)
+    asked = ask(client, searches, candidates, schema.retriever, DAY_US * 20_000)
     assert [request.context for request in sent] == contexts
     for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
         np.testing.assert_array_equal(request.keys, keys)

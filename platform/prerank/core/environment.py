@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
 
 MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
 URL_ENV = "PRERANK_URL"
+TOKEN_ENV = "PRERANK_TOKEN"
 
 
 def variables(home: Home) -> dict[str, str]:
@@ -34,8 +36,34 @@ def variables(home: Home) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
+def bearer_token() -> str | None:
+    """Token of the deployment's callers, from PRERANK_TOKEN; None where it is not set.
+
+    Raises:
+        ConfigError: it is set to what is no token.
+    """
+    found = os.environ.get(TOKEN_ENV)
+    return None if found is None else checked_token(found, TOKEN_ENV)
+
+
+def checked_token(text: str, source: str) -> str:
+    """A bearer token from the ``text`` that ``source`` holds, without the space around it.
+
+    Raises:
+        ConfigError: it is empty, or holds what a header cannot carry.
+    """
+    token = text.strip()
+    if not token or not all("!" <= c <= "~" for c in token):
+        # Its text is a secret: the message does not repeat it.
+        raise ConfigError(
+            f"{source} holds no token: one word of printable ASCII is needed, for example what "
+            "`openssl rand -hex 32` prints."
+        )
+    return token
+
+
 def ensure_token() -> None:
-    """Make Ray's auth token if this user has none."""
+    """Make Ray's own auth token if this user has none."""
     if (Path.home() / ".ray" / "auth_token").exists() or os.environ.get("RAY_AUTH_TOKEN"):
         return
     ray = Path(sys.executable).with_name("ray")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prerank.core.environment import SERVE_PORT, URL_ENV
+from prerank.core.environment import SERVE_PORT, URL_ENV, bearer_token
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.serving.fields import time_of
 from prerank.serving.retriever import RetrieverFeatures
@@ -42,8 +42,15 @@ Sent = tuple[NDArray[np.int64], RetrieverFeatures]
 
 
 def open_client(url: str | None = None) -> httpx.Client:
-    """A client of the deployment at ``url``; PRERANK_URL's, else `deployments/prerank.yaml`'s."""
-    return httpx.Client(base_url=url or os.environ.get(URL_ENV) or URL, timeout=60.0)
+    """A client of the deployment at ``url``; PRERANK_URL's, else `deployments/prerank.yaml`'s.
+
+    Raises:
+        ConfigError: PRERANK_TOKEN is set to what is no token.
+    """
+    token = bearer_token()
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    address = url or os.environ.get(URL_ENV) or URL
+    return httpx.Client(base_url=address, headers=headers, timeout=60.0)
 
 
 def ask(
@@ -70,7 +77,7 @@ def ask(
     contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
     asked = []
     try:
-        health = client.get("/health").raise_for_status().json()
+        health = _answered(client.get("/health"))
         clock = {"time": str(until)} if health["clock"] == "replay" else {}
         rows = zip(
             searches["query"].to_pylist(),
@@ -98,18 +105,20 @@ def ask(
                 content=body,
                 headers={"Content-Type": "application/octet-stream"},
             )
-            if answer.status_code == 503:
-                raise NotReadyError(
-                    f"the deployment at {client.base_url} is not ready: {answer.text}"
-                )
-            if answer.status_code != 200:
-                raise PrerankError(
-                    f"{client.base_url} answered {answer.status_code}: {answer.text}"
-                )
-            asked.append(Asked(query, user, ids, said, answer.json()))
+            asked.append(Asked(query, user, ids, said, _answered(answer)))
     except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
         raise NotReadyError(
             f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
             "`serve deploy deployments/prerank.yaml`."
         ) from None
     return asked
+
+
+def _answered(response: httpx.Response) -> Any:
+    """The JSON of a response; an error of the deployment's is told in its words."""
+    if response.status_code == 200:
+        return response.json()
+    where = response.url.copy_with(path="/", query=None)
+    if response.status_code == 503:
+        raise NotReadyError(f"the deployment at {where} is not ready: {response.text}")
+    raise PrerankError(f"{where} answered {response.status_code}: {response.text}")

@@ -8,10 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.core.errors import ConfigError
-from prerank.core.times import UTC_US
-
-EARLIEST, LATEST = pd.Timestamp("1971-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")
-"""Times outside [EARLIEST, LATEST) come from a wrong unit or a zero that stands for "unknown"."""
+from prerank.core.times import EARLIEST, LATEST, UTC_US
 
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 

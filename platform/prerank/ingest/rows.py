@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from interactrank.features.text import normalise
 from prerank.core.ids import SEPARATOR, ItemIds, hash_all
-from prerank.core.times import UTC_US
-from prerank.ingest.parsing import EARLIEST, LATEST, to_text, to_time
+from prerank.core.times import EARLIEST, LATEST, UTC_US
+from prerank.ingest.parsing import to_text, to_time
 
 _MISSING = "{} is missing"
 _RETRIEVER = (("retriever_score", pa.float32()), ("retriever_rank", pa.int32()))

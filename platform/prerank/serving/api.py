@@ -34,6 +34,7 @@ from prerank.serving.fields import (
     query_of,
     request_id_of,
     request_time_of,
+    shown,
     time_of,
     weights_of,
 )
@@ -113,19 +114,20 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     """
     data = json_object(body)
     only_known(data, _FIELDS)
-    ids, retriever_features = retriever_of(data, limits.schema)
+    ids, retriever_features = retriever_of(data, limits)
     keys, originals = candidates_of(ids, limits)
     first = first_appearances(keys)
+    explain = flag_of(data.get("explain", False))
     return PrerankRequest(
         request_id=request_id_of(data.get("request_id")),
         user_id=name_of(data.get("user_id"), "user_id"),
         query=query_of(data.get("query")),
         keys=keys[first],
         originals=originals,
-        k=count_of(data.get("k", DEFAULT_K)),
+        k=count_of(data.get("k", DEFAULT_K), limits, explain),
         time_us=request_time_of(data.get("time"), limits, now_us),
         weights=weights_of(data.get("weights"), limits.schema),
-        explain=flag_of(data.get("explain", False)),
+        explain=explain,
         context=context_of(data.get("context"), limits.schema),
         retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
@@ -149,7 +151,7 @@ def parse_raw(
     )
     ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
     first = first_appearances(ids)
-    k = fields.get("k", str(DEFAULT_K))
+    k, explain = fields.get("k", str(DEFAULT_K)), fields.get("explain", "") in ("1", "true")
     return PrerankRequest(
         request_id=request_id_of(fields.get("request_id")),
         user_id=name_of(fields.get("user_id"), "user_id"),
@@ -157,12 +159,12 @@ def parse_raw(
         keys=ids[first],
         retriever_features=None if retriever_features is None else retriever_features[first],
         originals=None,
-        k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k),
+        k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k, limits, explain),
         time_us=request_time_of(fields.get("time"), limits, now_us),
         weights=weights_of(
             json_value(fields.get("weights"), "weights", '{"engagement": 1}'), limits.schema
         ),
-        explain=fields.get("explain", "") in ("1", "true"),
+        explain=explain,
         context=context_of(
             json_value(fields.get("context"), "context", '{"country": "DE"}'), limits.schema
         ),
@@ -197,7 +199,8 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
     user, action = name_of(row.get("user_id"), f"{where}.user_id"), row.get("action")
     if action not in limits.schema.actions:
         raise RequestError(
-            f"{where}.action", f"{action!r} is unknown; the log has {list(limits.schema.actions)}"
+            f"{where}.action",
+            f"{shown(action)} is unknown; the log has {list(limits.schema.actions)}",
         )
     item = item_key(row.get("item_id"), f"{where}.item_id", limits.ids)
     if row.get("event_time") is None:

@@ -3,38 +3,41 @@
 ``PreRanker`` is the ingress. Scoring is a few milliseconds of compiled code in one thread, so a
 replica does one request at a time and more throughput is more replicas. Events go to the writer of
 their user, one process a shard, where waiting batches are written together.
+
+Serve counts a request from before its body is read, so it is given more slots than the lanes of
+``HttpApi`` have places: what finds no place is refused there at once, with the reason, and the
+slots left over are for health and readiness.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-import orjson
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.errors import NotReadyError
 from prerank.core.settings import typed
 from prerank.online.history import Event
 from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter, Written, writer_of
-from prerank.serving.api import RequestError, parse_events, parse_json, parse_raw
+from prerank.serving.answer import Answer
 from prerank.serving.engine import Engine, ServeConfig, limits_of
+from prerank.serving.http import HttpApi
 
-MAX_BODY = 32 << 20
 WRITER_THREADS = 32
-RAW = "application/octet-stream"
-ROUTES = {"/v1/prerank": "POST", "/v1/events": "POST", "/health": "GET", "/ready": "GET"}
+SPARE_SLOTS = 64
+"""Requests that Serve admits beyond the lanes' places, and again how many wait for a slot."""
 QUIET = {"enable_access_log": False}
 """A line per request costs more than the metrics that say the same."""
 
@@ -77,7 +80,7 @@ class HistoryWriterDeployment:
 
 @serve.deployment(logging_config=QUIET)
 class PreRanker:
-    """HTTP in, HTTP out; the work is ``prerank.serving.engine.Engine``'s."""
+    """HTTP in, HTTP out; the work is that of ``HttpApi`` and ``Engine``."""
 
     def __init__(self, config: dict[str, Any], writers: list[DeploymentHandle[Any]]) -> None:
         import torch
@@ -85,53 +88,20 @@ class PreRanker:
         # One request is one thread's work; more would only fight over the cores with the others.
         torch.set_num_threads(1)
         self.config, self.writers = ServeConfig(**config), writers
-        self.metrics = _Metrics()
-        self.engine = Engine(self.config)
-        self.engine.start()
+        engine = Engine(self.config)
+        self.http = HttpApi(self.config, engine, self._acknowledge, _Metrics().observe)
+        engine.start()
 
     async def __call__(self, request: Request) -> Response:
-        """Answer any route; whatever the caller did wrong is a 4xx that says so."""
-        try:
-            return await self._route(request)
-        except RequestError as error:
-            return _json(error.body(), error.status)
-        except NotReadyError as error:
-            return _json(_error("service", str(error)), 503)
-        except PrerankError as error:
-            return _json(_error("service", str(error)), 503)
-        except Exception:
-            logger.exception("request failed")
-            return _json(_error("service", "internal error; the replica's log has the cause"), 500)
+        """Answer any route."""
+        return await self.http.answer(request)
 
-    async def _route(self, request: Request) -> Response:
-        path = request.url.path.rstrip("/")
-        method = ROUTES.get(path)
-        if method is None:
-            raise RequestError("path", f"{path or '/'} is unknown; routes: {list(ROUTES)}", 404)
-        if request.method != method:
-            raise RequestError("method", f"{path} takes {method}", 405)
-        if path == "/health":
-            return _json(self.engine.health())
-        if path == "/ready":
-            ready, remedy = self.engine.ready()
-            return _json({"ready": True}) if ready else _json(_error("model", remedy), 503)
-        body = await _body(request)
-        return await (self._prerank if path == "/v1/prerank" else self._events)(request, body)
+    async def _acknowledge(self, events: list[Event]) -> Written:
+        """Send each event to the writer of its user.
 
-    async def _prerank(self, request: Request, body: bytes) -> Response:
-        started = time.perf_counter()
-        limits, now = self.engine.limits(), time.time_ns() // 1000
-        if request.headers.get("content-type", "").startswith(RAW):
-            wanted = parse_raw(body, dict(request.query_params), limits, now)
-        else:
-            wanted = parse_json(body, limits, now)
-        answer = self.engine.answer(wanted)
-        response = _json(answer.body)
-        self.metrics.observe(answer, len(wanted.keys), time.perf_counter() - started)
-        return response
-
-    async def _events(self, request: Request, body: bytes) -> Response:
-        events = parse_events(body, self.engine.event_limits(), time.time_ns() // 1000)
+        Raises:
+            NotReadyError: some were not acknowledged.
+        """
         shards: dict[int, list[Event]] = {}
         for event in events:
             shards.setdefault(writer_of(event.user_id, len(self.writers)), []).append(event)
@@ -146,12 +116,10 @@ class PreRanker:
                 "is repeated counts once."
             )
         done: list[Written] = [r for r in results if isinstance(r, Written)]
-        return _json(
-            {
-                "accepted": sum(w.accepted for w in done),
-                "passive": sum(w.passive for w in done),
-                "online": all(w.online for w in done),
-            }
+        return Written(
+            accepted=sum(w.accepted for w in done),
+            passive=sum(w.passive for w in done),
+            online=all(w.online for w in done),
         )
 
 
@@ -171,7 +139,7 @@ class _Metrics:
         self.degraded = Counter("prerank_degraded_total", "Requests scored without features.")
         self.non_finite = Counter("prerank_non_finite_total", "Scores that were NaN or infinite.")
 
-    def observe(self, answer: Any, candidates: int, seconds: float) -> None:
+    def observe(self, answer: Answer, candidates: int, seconds: float) -> None:
         """Count one answered request."""
         self.latency.observe(seconds * 1e3)
         if candidates:
@@ -182,24 +150,6 @@ class _Metrics:
             self.degraded.inc()
         if answer.non_finite:
             self.non_finite.inc(answer.non_finite)
-
-
-async def _body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > MAX_BODY:
-        raise RequestError("body", f"{length} bytes; at most {MAX_BODY} are taken", 413)
-    body = await request.body()
-    if len(body) > MAX_BODY:
-        raise RequestError("body", f"{len(body)} bytes; at most {MAX_BODY} are taken", 413)
-    return body
-
-
-def _error(field: str, message: str) -> dict[str, Any]:
-    return {"error": {"field": field, "message": message}}
-
-
-def _json(data: dict[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(data), status, media_type="application/json")
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -218,4 +168,9 @@ def app(args: dict[str, Any]) -> Application:
         writer.options(name=f"HistoryWriter-{shard}").bind(settled, shard)
         for shard in range(config.writers)
     ]
-    return scorer.options(num_replicas=config.replicas).bind(settled, writers)
+    return scorer.options(
+        num_replicas=config.replicas,
+        max_ongoing_requests=2 * config.max_waiting + SPARE_SLOTS,
+        max_queued_requests=SPARE_SLOTS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+    ).bind(settled, writers)

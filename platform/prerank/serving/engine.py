@@ -50,6 +50,14 @@ class ServeConfig:
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
+        max_k: items in one answer.
+        max_explained: items in one answer with `explain`.
+        max_waiting: requests per replica that are read, wait or are scored; the same of events.
+        body_seconds: in which the body of a request must arrive.
+        token_file: holds the token that callers must send; without it PRERANK_TOKEN does, and
+            without both no token is asked for.
+        allowed_hosts: names by which the deployment is called, besides loopback ones.
+        allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
     """
 
     home: str | None = None
@@ -59,6 +67,13 @@ class ServeConfig:
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
+    max_k: Annotated[int, Field(ge=1)] = 10_000
+    max_explained: Annotated[int, Field(ge=1)] = 1_000
+    max_waiting: Annotated[int, Field(ge=1)] = 64
+    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    token_file: str | None = None
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^([\w.-]+|[0-9a-fA-F:.]+)$")], ...] = ()
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...] = ()
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -72,20 +87,30 @@ def limits_of(home: Home, config: ServeConfig) -> Limits:
         StateError: nothing was ingested.
     """
     manifest = LogManifest.load(home)
-    replay = config.clock == "replay"
-    ids = manifest.item_ids
-    return Limits(ids, manifest.schema, replay, config.max_candidates)
+    return Limits(
+        ids=manifest.item_ids,
+        schema=manifest.schema,
+        replay=config.clock == "replay",
+        max_candidates=config.max_candidates,
+        max_k=config.max_k,
+        max_explained=config.max_explained,
+    )
 
 
 class Engine:
-    """Serves the champion of ``config.home``. ``start`` begins to follow it."""
+    """Serves the champion of ``config.home``. ``start`` begins to follow it.
 
-    def __init__(self, config: ServeConfig) -> None:
+    Args:
+        config: of the deployment.
+        features: reader of the online store; the home's when left out, as soon as there is one.
+    """
+
+    def __init__(self, config: ServeConfig, features: OnlineFeatures | None = None) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
-        self._features: OnlineFeatures | None = None
+        self._features = features
         self._loaded: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)

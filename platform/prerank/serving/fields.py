@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,12 +19,15 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise
 from prerank.core.errors import DataError
 from prerank.core.ids import JSON_SAFE, ItemIds
-from prerank.core.times import EPOCH
+from prerank.core.times import EPOCH, plausible, unit_advice
 
 MAX_QUERY = 1_000
 MAX_NAME = 512
+MAX_FIELD = 200
+"""Characters of a field's name that an error repeats: the caller chose the name."""
 DIGITS = re.compile(r"-?\d+", re.ASCII)
-_LAST_US = 253_402_300_799_999_999
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 60
 
 
 class RequestError(DataError):
@@ -31,7 +35,7 @@ class RequestError(DataError):
 
     def __init__(self, field: str, message: str, status: int = 400) -> None:
         super().__init__(message)
-        self.field, self.message, self.status = field, message, status
+        self.field, self.message, self.status = field[:MAX_FIELD], message, status
 
     def body(self) -> dict[str, Any]:
         """What the caller gets."""
@@ -46,6 +50,13 @@ class Limits:
     schema: FeatureSchema
     replay: bool = False
     max_candidates: int = 200_000
+    max_k: int = 10_000
+    max_explained: int = 1_000
+
+
+def shown(value: Any) -> str:
+    """A caller's value as an error repeats it; cut, and found as fast however large it is."""
+    return _BRIEF.repr(value)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -69,8 +80,13 @@ def json_value(text: str | None, field: str, example: str) -> Any:
 
 def only_known(data: Mapping[str, Any], known: set[str], where: str = "") -> None:
     """Refuse a field that nobody reads."""
-    if unknown := sorted(set(data) - known):
-        raise RequestError(f"{where}{unknown[0]}", f"is unknown; known are {sorted(known)}")
+    if (unknown := _first_unknown(data, known)) is not None:
+        raise RequestError(f"{where}{unknown}", f"is unknown; known are {sorted(known)}")
+
+
+def _first_unknown(given: Iterable[str], known: Container[str]) -> str | None:
+    """The first name that is not known: found within a few steps, were there a million."""
+    return next((name for name in given if name not in known), None)
 
 
 def request_id_of(value: Any) -> str:
@@ -112,10 +128,18 @@ def query_of(value: Any, where: str = "query") -> str:
     return query
 
 
-def count_of(value: Any) -> int:
-    """K."""
+def count_of(value: Any, limits: Limits, explain: bool) -> int:
+    """K, within what the deployment answers at once."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise RequestError("k", f"{value!r} is no positive integer")
+        raise RequestError("k", f"{shown(value)} is no positive integer")
+    if value > limits.max_k:
+        raise RequestError("k", f"{value} items; a request gets at most {limits.max_k} (max_k)")
+    if explain and value > limits.max_explained:
+        raise RequestError(
+            "k",
+            f"{value} items; with `explain` a request gets at most {limits.max_explained} "
+            "(max_explained)",
+        )
     return value
 
 
@@ -145,13 +169,12 @@ def candidates_of(
     """Keys int64 [n] in the order sent, and key -> id as sent where the key does not spell it."""
     if not isinstance(value, list):
         raise RequestError("candidates", "send a list of item ids (it may be empty)")
-    not_too_many(len(value), limits)
     kinds = set(map(type, value))
     if kinds - {int, str}:
         odd = next(v for v in value if type(v) not in (int, str))
         if isinstance(odd, float) and abs(odd) > JSON_SAFE:
             raise RequestError("candidates", f"{odd:.0f} is beyond 2^53: send ids as strings")
-        raise RequestError("candidates", f"{odd!r} is neither an integer nor a string")
+        raise RequestError("candidates", f"{shown(odd)} is neither an integer nor a string")
     if len(kinds) > 1:
         raise RequestError("candidates", "integers and strings are mixed; send one kind")
     if kinds == {int} and limits.ids.kind == "integer":
@@ -202,19 +225,31 @@ def request_time_of(value: Any, limits: Limits, now_us: int) -> int:
 
 
 def time_of(value: Any, field: str) -> int:
-    """ISO 8601 (no offset means UTC) or microseconds since 1970, in microseconds."""
-    if isinstance(value, str) and DIGITS.fullmatch(value):
-        value = int(value) if len(value) < 20 else value
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not 0 <= value <= _LAST_US:
-            raise RequestError(field, f"{value} is no time in microseconds since 1970")
-        return value
+    """ISO 8601 (no offset means UTC) or microseconds since 1970, in microseconds.
+
+    Raises:
+        RequestError: it is no time, or none that ingest would take; the message names the unit
+            that would fit.
+    """
+    if isinstance(value, str) and DIGITS.fullmatch(value) and len(value) < 20:
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and plausible(value):
+            return value
+        raise RequestError(
+            field, f"{value} is no time of 1971 to 2199 in microseconds; {unit_advice(value)}"
+        )
     try:
         at = datetime.fromisoformat(value)
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-        return (at - EPOCH) // timedelta(microseconds=1)
+        found = (at - EPOCH) // timedelta(microseconds=1)
     except (TypeError, ValueError, OverflowError):
-        raise RequestError(field, f"{value!r} is neither ISO 8601 nor microseconds") from None
+        raise RequestError(field, f"{shown(value)} is neither ISO 8601 nor microseconds") from None
+    if not plausible(found):
+        raise RequestError(
+            field, f"{value} lies before 1971 or after 2199; check the clock that wrote it"
+        )
+    return found
 
 
 def context_of(value: Any, schema: FeatureSchema) -> dict[str, str]:
@@ -224,9 +259,9 @@ def context_of(value: Any, schema: FeatureSchema) -> dict[str, str]:
         raise RequestError(
             "context", f"send an object segment -> value; segments are {list(schema.segments)}"
         )
-    if unknown := sorted(set(given) - set(schema.segments)):
+    if (unknown := _first_unknown(given, schema.segments)) is not None:
         raise RequestError(
-            f"context.{unknown[0]}", f"is no segment; segments are {list(schema.segments)}"
+            f"context.{unknown}", f"is no segment; segments are {list(schema.segments)}"
         )
     return {s: _segment(given.get(s), f"context.{s}") for s in schema.segments}
 
@@ -247,12 +282,12 @@ def weights_of(value: Any, schema: FeatureSchema) -> NDArray[np.float32]:
         return np.array([1.0] + [0.0] * (len(heads) - 1), np.float32)
     if not isinstance(value, dict) or not value:
         raise RequestError("weights", f"send an object head -> weight; heads are {list(heads)}")
-    if unknown := sorted(set(value) - set(heads)):
-        raise RequestError("weights", f"{unknown[0]!r} is no head; heads are {list(heads)}")
+    if (unknown := _first_unknown(value, heads)) is not None:
+        raise RequestError("weights", f"{shown(unknown)} is no head; heads are {list(heads)}")
     for head, weight in value.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not math.isfinite(weight) or weight < 0:
-            raise RequestError(f"weights.{head}", f"{weight!r} is no number >= 0")
+            raise RequestError(f"weights.{head}", f"{shown(weight)} is no number >= 0")
     total = float(sum(value.values()))
     if not 0 < total < math.inf:
         raise RequestError("weights", "at least one weight must be above 0")

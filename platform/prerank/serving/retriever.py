@@ -14,25 +14,31 @@ from prerank.serving.fields import Limits, RequestError, not_too_many, only_know
 RetrieverFeatures = NDArray[np.float32] | None
 """float32 [n, R], columns ``schema.retriever``, NaN is "nothing said"; None is nothing of any."""
 
+_OBJECT_FIELDS = {"id", *RETRIEVER_CROSS}
 
-def retriever_of(data: Mapping[str, Any], schema: FeatureSchema) -> tuple[Any, RetrieverFeatures]:
+
+def retriever_of(data: Mapping[str, Any], limits: Limits) -> tuple[Any, RetrieverFeatures]:
     """The candidates' ids as sent, and what the retriever said of each.
 
     Either ``candidates`` holds objects {id, score, rank}, or ids with the lists
-    ``retriever_scores`` and ``retriever_ranks`` beside them.
+    ``retriever_scores`` and ``retriever_ranks`` beside them. No list is walked before its length
+    is known to be allowed.
     """
     ids = data.get("candidates")
     told = {f"retriever_{n}s": data.get(f"retriever_{n}s") for n in RETRIEVER_CROSS}
+    n = len(ids) if isinstance(ids, list) else 0
+    not_too_many(n, limits)
     if isinstance(ids, list) and dict in set(map(type, ids)):
         for i, each in enumerate(ids):
             if not isinstance(each, dict):
                 raise RequestError("candidates", "objects and ids are mixed; send one kind")
-            only_known(each, {"id", *RETRIEVER_CROSS}, f"candidates[{i}].")
+            if not each.keys() <= _OBJECT_FIELDS:
+                only_known(each, _OBJECT_FIELDS, f"candidates[{i}].")
         for name in RETRIEVER_CROSS:
             if any(name in each for each in ids):
                 told[f"retriever_{name}s"] = [each.get(name) for each in ids]
         ids = [each.get("id") for each in ids]
-    columns, n = {}, len(ids) if isinstance(ids, list) else 0
+    columns = {}
     for name in RETRIEVER_CROSS:
         field = f"retriever_{name}s"
         if (values := told[field]) is not None:
@@ -42,7 +48,7 @@ def retriever_of(data: Mapping[str, Any], schema: FeatureSchema) -> tuple[Any, R
                 raise RequestError(field, "only numbers and null are allowed")
             with np.errstate(over="ignore"):
                 columns[name] = np.array(values, np.float64).astype(np.float32)
-    return ids, _features(columns, n, schema)
+    return ids, _features(columns, n, limits.schema)
 
 
 def _features(

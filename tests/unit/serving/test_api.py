@@ -15,6 +15,7 @@ from tests.api_bodies import JSON, NOW, REPLAY, RETRIEVED, SCHEMA, SEGMENTED, ST
 
 from prerank.core.ids import ItemIds
 from prerank.core.times import iso
+from prerank.evaluation.parity import MAX_CANDIDATES
 from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_json, parse_raw
 
 GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
@@ -226,6 +227,55 @@ def test_too_many_candidates_is_413() -> None:
     assert refused(candidates=list(range(11))).status == 413
 
 
+def test_candidates_are_counted_before_one_is_looked_at() -> None:
+    assert refused(candidates=[{"colour": "red"}] * 11).status == 413
+    assert refused(candidates=[None] * 11).status == 413
+    small = replace(RETRIEVED, max_candidates=10)
+    assert refused(small, candidates=[{}] * 11, retriever_scores=["x"] * 11).status == 413
+    assert refused(small, candidates=[1], retriever_scores=["x"] * 11).field == "retriever_scores"
+
+
+@pytest.mark.parametrize(
+    ("k", "explain", "says"),
+    [
+        (10_001, False, "at most 10000 .max_k."),
+        (10_001, True, "at most 10000 .max_k."),
+        (1_001, True, "with `explain` .* at most 1000 .max_explained."),
+    ],
+)
+def test_k_is_capped_and_more_so_where_it_is_explained(k: int, explain: bool, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        parsed(k=k, explain=explain)
+    fields = {"user_id": "ann", "query": "red", "k": str(k), "explain": str(int(explain))}
+    with pytest.raises(RequestError, match=says):
+        parse_raw(b"", fields, WALL, NOW)
+
+
+def test_k_may_be_what_the_deployment_allows() -> None:
+    assert parsed(k=10_000).k == 10_000
+    assert parsed(k=1_000, explain=True).k == 1_000
+    wide = replace(WALL, max_k=20_000, max_explained=20_000)
+    assert parsed(wide, k=20_000, explain=True).k == 20_000
+    assert WALL.max_explained >= MAX_CANDIDATES, "parity has all its candidates explained"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x" * 100_000: 1},
+        {"candidates": [["x" * 100_000]]},
+        {"candidates": [["x"] * 100_000]},
+        {"weights": {"x" * 100_000: 1}},
+        {"weights": {"save": ["x"] * 100_000}},
+        {"context": {"x" * 100_000: 1}},
+        {"k": "9" * 100_000},
+    ],
+)
+def test_an_error_repeats_little_of_what_was_sent(changes: dict[str, Any]) -> None:
+    assert len(orjson.dumps(refused(**changes).body())) < 1_000
+    assert len(orjson.dumps(refused(REPLAY, time="x" * 100_000).body())) < 1_000
+
+
 def test_weights_are_scaled_to_one_in_the_order_of_heads() -> None:
     np.testing.assert_allclose(parsed(weights={"save": 3, "engagement": 1}).weights, [0.25, 0.75])
 
@@ -258,7 +308,9 @@ def test_replay_reads_iso_and_microseconds(time: str | int) -> None:
     assert parsed(REPLAY, time=time).time_us == NOW
 
 
-@pytest.mark.parametrize("time", [None, "yesterday", -1, 1e15, 10**18, True, [], "9" * 30])
+@pytest.mark.parametrize(
+    "time", [None, "yesterday", -1, 0, 1e15, 10**18, True, [], "9" * 30, "0001-01-01", 20240105]
+)
 def test_replay_refuses_what_is_no_time(time: Any) -> None:
     assert refused(REPLAY, time=time).field == "time"
 

@@ -6,12 +6,15 @@ import contextlib
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.api_bodies import JSON, NOW, REPLAY, WALL
 
 from prerank.core.ids import event_id, given_event_id
+from prerank.core.times import EARLIEST, LATEST, UTC_US, utc
+from prerank.ingest.parsing import check_times
 from prerank.serving.api import AHEAD_US, Limits, RequestError, parse_events
 
 EVENT: dict[str, Any] = {"user_id": "ann", "item_id": 5, "action": "click", "event_time": NOW}
@@ -58,6 +61,41 @@ def test_a_wrong_event_is_named_by_place_and_field(change: dict[str, Any], field
     with pytest.raises(RequestError) as caught:
         events(EVENT, {**EVENT, **change})
     assert caught.value.field == f"events[1].{field}"
+
+
+@pytest.mark.parametrize(
+    ("time", "fix"),
+    [
+        ("0001-01-01T00:00:00", "before 1971"),
+        ("1970-12-31T23:59:59.999999Z", "before 1971"),
+        ("2200-01-01T00:00:00Z", "after 2199"),
+        (0, "microseconds since 1970"),
+        (-1, "microseconds since 1970"),
+        (1_700_000_000, "looks like seconds: send 1700000000000000"),
+        ("1700000000", "looks like seconds: send 1700000000000000"),
+        (1_700_000_000.25, "looks like seconds: send 1700000000250000"),
+        (1_700_000_000_000, "looks like milliseconds: send 1700000000000000"),
+        (1_700_000_000_000_000_000, "looks like nanoseconds: send 1700000000000000"),
+        (20240105, "write 2024-01-05"),
+        ("20240105", "write 2024-01-05"),
+        (20241305, "microseconds since 1970"),
+        (7_258_118_400_000_000, "microseconds since 1970"),
+    ],
+)
+@pytest.mark.parametrize("limits", [WALL, REPLAY])
+def test_a_time_that_cannot_be_meant_is_refused_with_the_fix(
+    time: Any, fix: str, limits: Limits
+) -> None:
+    with pytest.raises(RequestError, match=fix) as caught:
+        events(EVENT, {**EVENT, "event_time": time}, limits=limits)
+    assert caught.value.field == "events[1].event_time"
+
+
+@pytest.mark.parametrize("time", ["1971-01-01", "2199-12-31T23:59:59.999999Z"])
+def test_the_bounds_of_times_are_those_of_ingest(time: str) -> None:
+    found = events({**EVENT, "event_time": time}, limits=REPLAY)[0].time
+    assert EARLIEST <= utc(found) < LATEST
+    check_times(pa.array([found], UTC_US), "event_time", None)
 
 
 def test_an_unknown_action_is_answered_with_the_allowed_ones() -> None:

@@ -1,0 +1,52 @@
+"""The configuration as shipped: every option, at its default, on loopback. No Ray is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prerank.core.errors import ConfigError
+from prerank.serving.deployment import app
+from prerank.serving.engine import ServeConfig
+
+ROOT = Path(__file__).parents[3]
+FILE = ROOT / "deployments" / "prerank.yaml"
+KEYS = {field.name for field in dataclasses.fields(ServeConfig)}
+
+
+def args() -> dict[str, Any]:
+    (application,) = yaml.safe_load(FILE.read_text())["applications"]
+    found: dict[str, Any] = application["args"]
+    return found
+
+
+def test_the_deployment_as_shipped_listens_on_loopback() -> None:
+    host = yaml.safe_load(FILE.read_text())["http_options"]["host"]
+    assert ipaddress.ip_address(host).is_loopback
+
+
+def test_the_file_holds_every_option_at_its_default(tmp_path: Path) -> None:
+    assert app(args() | {"home": str(tmp_path)})
+    plain = {k: list(v) if isinstance(v, list) else v for k, v in args().items()}
+    defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(ServeConfig()).items()}
+    assert plain == {k: defaults[k] for k in plain}
+    commented = set(re.findall(r"^ +# (\w+): ", FILE.read_text(), re.M))
+    assert set(plain) | commented == KEYS
+
+
+def test_every_option_is_documented() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page.partition("## The Serve configuration")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == KEYS
+
+
+def test_the_configuration_has_no_place_for_a_token(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown key `token`") as caught:
+        app({"home": str(tmp_path), "token": "s3cret"})
+    assert "s3cret" not in str(caught.value)

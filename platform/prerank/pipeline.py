@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from prerank.config import JobConfig
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect, ray_map
 from prerank.evaluation.baselines import suite

@@ -17,7 +17,8 @@ import torch
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import DAY_US
 from prerank.dataset.catalogue import load_catalogue, load_titles

@@ -37,6 +37,10 @@ class StateError(PrerankError):
     exit_code = 4
 
 
+class DamagedError(StateError):
+    """A state file is there, but what it holds is not what was written."""
+
+
 class NotReadyError(PrerankError):
     """A deployment cannot answer yet."""
 

@@ -6,16 +6,13 @@ a cluster job the working directory is a throw-away copy, so state written there
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prerank.core.errors import ConfigError, StateError
+from prerank.core.errors import ConfigError, DamagedError, StateError
+from prerank.core.files import read_json
 
 ENV = "PRERANK_HOME"
 
@@ -122,33 +119,12 @@ class Home:
         """A JSON file another step wrote.
 
         Raises:
-            StateError: it is not there; the message names the step that makes it.
+            StateError: it is not there, or damaged (DamagedError); the message names the step
+                that makes it.
         """
         try:
-            loaded: dict[str, Any] = json.loads(path.read_text())
+            return read_json(path)
         except FileNotFoundError:
             raise StateError(f"{path} is missing. Run `{made_by}` first.") from None
-        return loaded
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(data, indent=2, default=str) + "\n")
-    partial.replace(path)
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of ``folder`` when the block ends without an error."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        except DamagedError as error:
+            raise DamagedError(f"{error} Remove it and run `{made_by}` again.") from None

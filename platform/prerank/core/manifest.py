@@ -10,7 +10,8 @@ import numpy as np
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import StateError
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.ids import IdKind, ItemIds
 
 VERSION = 3

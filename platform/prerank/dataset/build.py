@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
-from prerank.core.home import Home, replaced, write_json
+from prerank.core.files import replaced, write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import sampled_candidates, shown_candidates

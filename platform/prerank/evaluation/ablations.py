@@ -11,7 +11,8 @@ import numpy as np
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.evaluation.results import FULL
 from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials

@@ -24,7 +24,8 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
-from prerank.core.home import Home, replaced
+from prerank.core.files import replaced
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import Candidates, catalogue_candidates, shown_candidates

@@ -32,7 +32,8 @@ from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.dataset.candidates import catalogue_candidates, shown_candidates

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.home import Home, replaced, write_json
+from prerank.core.files import replaced, write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.shards import LazyParquet, shard_file, shard_of
@@ -136,8 +137,9 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
     cadence = hours * HOUR_US
     end = manifest.last_us
-    last = max(end // cadence + 1, -(-_published_us(home) // cadence))
     with replaced(home.features) as out:
+        # In here, where nobody else publishes, and what a killed build took away is back.
+        last = max(end // cadence + 1, -(-_published_us(home) // cadence))
         plan = TablePlan(schema, cadence, config.lag_minutes * 60_000_000, last, shards, out)
         groups = np.array_split(np.array(files), min(len(files), 2 * shards))
         tasks = [FilesTask(plan, i, tuple(map(str, g))) for i, g in enumerate(groups)]
@@ -160,7 +162,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
 
 def _published_us(home: Home) -> int:
     path = home.features / "manifest.json"
-    return int(home.read_json(path, "")["last_cutoff_us"]) if path.exists() else 0
+    return int(home.read_json(path, "prerank features")["last_cutoff_us"]) if path.exists() else 0
 
 
 def _explode_files(task: FilesTask) -> None:

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError, PrerankError
-from prerank.core.home import Home, replaced
+from prerank.core.files import replaced
+from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
 from prerank.core.sql import connection

@@ -13,7 +13,8 @@ from feast import FeatureStore
 from tqdm import tqdm
 
 from prerank.core.errors import StateError
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc

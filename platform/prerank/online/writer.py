@@ -28,7 +28,8 @@ from feast.data_source import PushMode
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError
-from prerank.core.home import Home, write_json
+from prerank.core.files import read_json_or_nothing, write_json
+from prerank.core.home import Home
 from prerank.online.history import Event, History, as_frame, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import online_name
@@ -128,7 +129,7 @@ class HistoryWriter:
         Every journal is read: the number of writers, and so a user's writer, may have changed.
         """
         with self._lock:
-            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
+            done = read_json_or_nothing(self._checkpoint)
             count, ends = 0, {}
             for path in sorted(self.home.journal.glob("writer-*.jsonl")):
                 for batch, end in replay(path, int(done.get(path.name, 0))):
@@ -166,7 +167,7 @@ class HistoryWriter:
             ticket.online = online
         self._commits += 1
         if online and self._commits % CHECKPOINT_EVERY == 0:
-            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
+            done = read_json_or_nothing(self._checkpoint)
             write_json(self._checkpoint, {**done, self._journal.path.name: end})
 
     def _histories(self, events: Iterable[Event]) -> dict[str, History]:

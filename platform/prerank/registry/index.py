@@ -21,7 +21,8 @@ from torch import Tensor
 
 from interactrank.features.batch import item_inputs
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.home import Home, replaced, write_json
+from prerank.core.files import replaced, write_json
+from prerank.core.home import Home
 from prerank.core.ray_tasks import ray_map
 from prerank.registry.bundle import Bundle, load_bundle
 

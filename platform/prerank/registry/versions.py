@@ -5,7 +5,6 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
-from prerank.core.home import Home, replaced, write_json
+from prerank.core.files import locked, read_json_or_nothing, replaced, write_json
+from prerank.core.home import Home
 from prerank.core.quiet import muted
 from prerank.registry.bundle import META, WEIGHTS
 
@@ -83,7 +83,7 @@ class Promoted:
                 if (version := alias_version(alias)) is not None:
                     return Wanted(alias, version)
         except RegistryAwayError as away:
-            last = self.home.read_json(self._path, "") if self._path.exists() else {}
+            last = read_json_or_nothing(self._path)
             if last.get("alias") not in self.aliases:
                 raise
             note = f"version {last['version']} is served as the last known {last['alias']}: {away}"
@@ -111,10 +111,8 @@ def download(home: Home, version: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     folder = home.root / "models" / version
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Replicas on one machine share the folder: one fetches, the others wait and find it there.
-    with (folder.parent / f".{version}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Replicas share the folder: one fetches, the others wait and find it there.
+    with locked(folder.with_name(f"{folder.name}.fetch")):
         if (folder / META).exists():
             return folder
         try:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
 from prerank.online.journal import Journal, replay
 from prerank.online.store import REDIS_ENV, apply
@@ -146,6 +147,20 @@ def test_a_restart_replays_the_journal(home: Home, store: FeatureStore) -> None:
     writer.write([event(3)])
     assert HistoryWriter(home, store, SCHEMA).replay() == 1
     assert ids(store) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", ["", '{"writer-000.js'])
+def test_a_checkpoint_that_is_damaged_replays_the_journal_from_its_start(
+    home: Home, store: FeatureStore, torn: str
+) -> None:
+    writer = HistoryWriter(home, store, SCHEMA)
+    writer.write([event(1), event(2)])
+    assert writer.replay() == 2
+    (checkpoint,) = home.feast.glob("replayed-*.json")
+    checkpoint.write_text(torn)
+    assert HistoryWriter(home, store, SCHEMA).replay() == 2
+    assert ids(store) == [1, 2]
+    assert HistoryWriter(home, store, SCHEMA).replay() == 0
 
 
 def test_another_number_of_writers_replays_every_journal(home: Home, store: FeatureStore) -> None:

@@ -15,7 +15,8 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, load_bundle, save_bundle
 from prerank.registry.index import VECTORS, SliceTask, encode_task, write_index

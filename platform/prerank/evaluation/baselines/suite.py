@@ -17,7 +17,8 @@ from typing import Any
 from interactrank.model.architectures import ARCHITECTURES, config_of
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.core.home import Home, write_json
+from prerank.core.files import write_json
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.neural import TorchRanker

@@ -49,39 +49,37 @@ class Lane:
                 one that does not arrive in time.
         """
         declared = request.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > MAX_BODY:
+        if declared.isdecimal() and int(declared) > MAX_BODY:
             raise _too_large(declared)
         if self.taken >= self.places:
             raise self._busy(f"{self.places} requests wait")
-        chunks: list[bytes] = []
+        body = bytearray()
         self.taken += 1
         try:
-            await self._read(request, chunks)
-            yield b"".join(chunks)
+            await self._read(request, body)
+            yield bytes(body)
         finally:
             self.taken -= 1
-            self._held -= sum(map(len, chunks))
+            self._held -= len(body)
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """What ``work`` returns, from the lane's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
-    async def _read(self, request: Request, chunks: list[bytes]) -> None:
-        size = 0
+    async def _read(self, request: Request, body: bytearray) -> None:
         try:
             async with asyncio.timeout(self.body_seconds):
                 async for chunk in request.stream():
-                    chunks.append(chunk)
-                    size += len(chunk)
+                    body += chunk
                     self._held += len(chunk)
-                    if size > MAX_BODY:
+                    if len(body) > MAX_BODY:
                         raise _too_large(f"more than {MAX_BODY}")
                     if self._held > MAX_HELD:
                         raise self._busy("the bodies of waiting requests fill the memory")
         except TimeoutError:
             raise RequestError(
                 "body",
-                f"{size} bytes arrived in {self.body_seconds:g} s (body_seconds); send it whole",
+                f"{len(body)} bytes in {self.body_seconds:g} s (body_seconds); send it faster",
                 408,
             ) from None
         except ClientDisconnect:

@@ -29,7 +29,7 @@ WARM_UP = 50
 def beside(home: Home, folder: Path) -> Home:
     """A home with the features of ``home`` and an online state of its own."""
     own = Home.at(folder)
-    for name in ("manifest.json", "features"):
+    for name in ("log", "features"):
         (own.root / name).symlink_to(home.root / name)
     return own
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from prerank.core.errors import DamagedError
-from prerank.core.files import remove, sync_tree, write_json
+from prerank.core.files import remove, sync_folder, sync_tree, write_json
 from prerank.core.home import Home
 
 
@@ -40,6 +40,9 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
     try:
         yield new
         sync_tree(new.log)
+        # The folder must be on disk before a file names it.
+        for folder in (new.log.parent, home.root):
+            sync_folder(folder)
         write_json(home.pointer, {"folder": new.log.name})
     finally:
         if home.log != new.log:
@@ -67,9 +70,10 @@ def _remove_all_but_the_log(home: Home) -> None:
     for folder in home.pointer.parent.glob("*-*"):
         if folder != home.log:
             remove(folder)
-    if home.log != home.root:
+    # A log in the root: without its manifest it may be anybody's.
+    in_root = (home.root / "manifest.json").exists()
+    if home.log != home.root or not in_root:
         remove(home.refused)
-        # A log in the root that a pointer has replaced. Without its manifest it may be anybody's.
-        if (home.root / "manifest.json").exists():
-            for name in ("events", "items", "manifest.json"):
-                remove(home.root / name)
+    if home.log != home.root and in_root:
+        for name in ("events", "items", "manifest.json"):
+            remove(home.root / name)

@@ -210,8 +210,8 @@ def servable(home: Home, version: Version) -> Path:
 
     Raises:
         NotReadyError: the version has no item index, or cannot be fetched.
-        StateError: the index was built with other weights or feature columns, or the version's
-            feature columns are not online.
+        StateError: the index was built with other weights, or the version's feature columns are
+            not online.
     """
     from prerank.registry.index import check_weights, index_meta
 

@@ -159,6 +159,21 @@ def features_fit(home: Home, grown: bool) -> None:
             LogManifest.load(home).require_features(home)
 
 
+def test_the_new_log_is_on_disk_before_the_pointer_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = home_of(tmp_path / "home", "published")
+    before, synced = home.log, set()
+
+    def fsync(descriptor: int) -> None:
+        if home.log == before:
+            synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish(home, "new", False)
+    assert {home.root, home.log.parent, home.log, *home.log.rglob("*")} <= synced
+
+
 def test_a_reader_that_began_on_the_old_log_can_finish(tmp_path: Path) -> None:
     home = home_of(tmp_path / "home", "published")
     reader = home.pin()

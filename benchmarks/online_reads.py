@@ -29,8 +29,9 @@ WARM_UP = 50
 def beside(home: Home, folder: Path) -> Home:
     """A home with the features of ``home`` and an online state of its own."""
     own = Home.at(folder)
-    for name in ("manifest.json", "features"):
-        (own.root / name).symlink_to(home.root / name)
+    for name in ("log", "manifest.json", "features"):
+        if (home.root / name).exists():
+            (own.root / name).symlink_to(home.root / name)
     return own
 
 

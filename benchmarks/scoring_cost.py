@@ -32,7 +32,7 @@ from prerank.evaluation.trials import measured_requests
 from prerank.features.offline import offline_inputs
 from prerank.registry import tracking
 from prerank.registry import versions as registry
-from prerank.registry.bundle import load_bundle
+from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.index import load_index
 from prerank.serving.fields import weights_of
 
@@ -50,9 +50,10 @@ def microseconds(work: Callable[[], object]) -> float:
     return min(taken)
 
 
-def measure(home: Home, version: str, requests: int, candidates: int) -> np.ndarray:
+def measure(home: Home, version: Version, requests: int, candidates: int) -> np.ndarray:
     """Microseconds of each of PARTS, [requests, 4]."""
-    bundle, index = load_bundle(registry.download(home, version)), load_index(home, version)
+    bundle = load_bundle(registry.download(home, version))
+    index = load_index(home, version, bundle.digest)
     scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
     trees = TreesRanker("trees", folder_of(home, "trees"))
     asked = measured_requests(home, "validation", requests)

@@ -10,10 +10,14 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
 from prerank.summaries import Summary, count, size
+
+if TYPE_CHECKING:
+    from prerank.registry.bundle import Version
 
 
 def _home(args: argparse.Namespace) -> Home:
@@ -29,10 +33,12 @@ def _then(args: argparse.Namespace, command: str, also: str = "") -> str:
     return f"prerank {command}{place}" + (f"   ({also})" if also else "")
 
 
-def _version(args: argparse.Namespace) -> str:
+def _version(args: argparse.Namespace) -> Version:
     from prerank.registry import versions as registry
 
-    version: str | None = args.version or registry.alias_version(registry.CHALLENGER)
+    if args.version:
+        return registry.version_of(args.version)
+    version = registry.alias_version(registry.CHALLENGER)
     if version is None:
         raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
     return version
@@ -207,7 +213,9 @@ def index(args: argparse.Namespace) -> Summary:
     version = _version(args)
     connect()
     made = build_index(home, registry.download(home, version), version)
-    wrote = f"{home.index / version}: {count(made['items'], 'vector')} of width {made['width']}"
+    wrote = (
+        f"{home.index / version.name}: {count(made['items'], 'vector')} of width {made['width']}"
+    )
     return Summary(f"model version {version}, {home.items}", wrote, _then(args, "promote"))
 
 

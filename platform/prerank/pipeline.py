@@ -22,7 +22,7 @@ from prerank.evaluation.results import LEAD, Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
-from prerank.registry.bundle import read_meta
+from prerank.registry.bundle import Version, read_meta
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
@@ -72,7 +72,7 @@ def train_and_evaluate(
     name: str,
     oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
-) -> tuple[Results, str]:
+) -> tuple[Results, Version]:
     """Fit InteractRank and its baselines, evaluate, register as challenger, index.
 
     Returns:
@@ -140,7 +140,7 @@ def train_and_evaluate(
 
 
 def evaluate_version(
-    home: Home, version: str, split: str = "test", oracles: Path | None = None
+    home: Home, version: Version, split: str = "test", oracles: Path | None = None
 ) -> Results:
     """Measure a registered version again, beside the baselines that the home has.
 
@@ -158,7 +158,7 @@ def evaluate_version(
         if job["run_id"] != read_meta(bundle)[1].get("run_id"):
             job = {}
     models = _models(home, job.get("baselines", tuple(suite.fitted(home))), bundle)
-    with tracking.job_run(home, "evaluate", {"version": version, "split": split}, {}):
+    with tracking.job_run(home, "evaluate", {"version": version.number, "split": split}, {}):
         return _write(home, evaluate(home, models, split, oracles), job, bundle)
 
 
@@ -201,7 +201,7 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
     return results
 
 
-def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> str:
+def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version:
     from prerank.registry import versions as registry
     from prerank.registry.index import build_index
 
@@ -230,7 +230,7 @@ def run(
     mapping: LogMapping,
     config: JobConfig,
     oracles: Path | None = None,
-) -> tuple[Results, str]:
+) -> tuple[Results, Version]:
     """Everything up to the registered, evaluated model; writes metrics.json and report.html.
 
     Returns:

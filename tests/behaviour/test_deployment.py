@@ -34,13 +34,14 @@ from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
-from prerank.registry.bundle import save_bundle
+from prerank.registry.bundle import Version, save_bundle
 from prerank.registry.index import build_index
 from prerank.serving.answer import without_rows
 from prerank.serving.api import Limits, PrerankRequest, parse_raw
 from prerank.serving.engine import Engine, ServeConfig
 from prerank.training.reader import Reader, new_model
 
+ONE = Version("1", "5e1f0a37c2b94d68")
 SMALL = ModelConfig(width=16, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 
 
@@ -49,23 +50,24 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_world: Home, online_stor
     """The tiny world online, with a model version 1 that was never registered anywhere."""
     home = Home.at(tmp_path_factory.mktemp(online_store) / "home")
     home.root.mkdir()
-    for name in ("manifest.json", "items", "events", "features", "training_set"):
+    for name in ("log", "features", "training_set"):
         (home.root / name).symlink_to(tiny_world.root / name)
     materialise(home, progress=False)
     reader = Reader(home)
     model = new_model(reader, SMALL, TrainConfig())
     for table in read_split(home, "train"):
         mark_known(model, reader.batch(table))
-    folder = home.root / "models" / "1"
+    folder = home.models / ONE.name
     save_bundle(folder, model.eval(), reader.catalogue, {})
-    build_index(home, folder, "1")
+    build_index(home, folder, ONE)
     return home
 
 
 @pytest.fixture
 def champion(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry whose champion is version 1."""
-    monkeypatch.setattr(registry, "alias_version", {registry.CHAMPION: "1"}.get)
+    monkeypatch.setattr(registry, "alias_version", {registry.CHAMPION: ONE}.get)
+    monkeypatch.setattr(registry, "version_of", {"1": ONE}.__getitem__)
 
 
 @pytest.fixture(params=["replay", "wall"])
@@ -240,7 +242,7 @@ def test_without_the_registry_nothing_unpromoted_is_served(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home.root / "models" / "served.json").unlink(missing_ok=True)
-    monkeypatch.setattr(registry, "alias_version", {registry.CHALLENGER: "1"}.get)
+    monkeypatch.setattr(registry, "alias_version", {registry.CHALLENGER: ONE}.get)
     Engine(ServeConfig(home=str(home.root), allow_unpromoted=True)).refresh()
 
     def away(alias: str) -> None:

@@ -33,7 +33,7 @@ from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
 from prerank.evaluation.results import FULL, Calibration, Counterfactual, Results
 from prerank.registry import versions as registry
-from prerank.registry.bundle import save_bundle
+from prerank.registry.bundle import Version, save_bundle
 
 RANKERS = ("popularity", "bm25", "iqp", "two_tower", "interactrank")
 HEADS = ("engagement", "save", "long_click")
@@ -287,7 +287,7 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
     )
     job = {"baselines": ["two_tower"], "ingest": ["17 rows in"]}
     write_json(home.root / pipeline.JOB, {"run_id": "of another version", **job})
-    results = pipeline.evaluate_version(home, "3", "validation")
+    results = pipeline.evaluate_version(home, Version("3", "run"), "validation")
     said = pipeline.tables(home, results)
     assert set(results.models) == set(RANKERS)
     assert from_json((home.root / "metrics-validation.json").read_text()).models.keys() == set(
@@ -303,6 +303,6 @@ def test_a_version_is_measured_again_with_what_its_job_and_the_ablations_said(
     assert "17 rows in" not in page
 
     write_json(home.root / pipeline.JOB, {"run_id": None, **job})
-    results = pipeline.evaluate_version(home, "3")
+    results = pipeline.evaluate_version(home, Version("3", "run"))
     assert "17 rows in" in (home.root / "report.html").read_text()
     assert "compare rankers on the test split" not in pipeline.tables(home, results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from prerank.core.errors import DataError
 from prerank.core.ids import event_id
+from prerank.core.manifest import LogManifest
 from prerank.ingest.mapping import load_mapping
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
@@ -273,3 +275,41 @@ def test_real_logs(
     assert (manifest.users, manifest.items) == (users, items)
     assert manifest.items_absent == 0
     assert not manifest.has_impressions
+
+
+def test_what_a_killed_ingest_left_is_of_no_consequence(case: Case) -> None:
+    case.ingest(case.log().iloc[:30])
+    home, first = case.home, case.home.log
+    left = first.with_name(f"{home.log_id}-2") / "events" / "day=2024-03-01" / "part-00000.parquet"
+    scratch = home.root / ".ingest" / "buckets" / "00000" / "new-0.arrow"
+    for file in (left, scratch):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half a fi")
+    case.ingest(case.log())
+    assert len(case.events()) == 40
+    assert home.log == first.with_name(f"{home.log_id}-2")
+    assert not (home.root / ".ingest").exists()
+
+
+def test_a_home_with_its_log_in_the_root_is_read_and_added_to(case: Case) -> None:
+    case.ingest(case.log().iloc[:30])
+    root = case.home.root
+    for part in list(case.home.log.iterdir()):
+        part.rename(root / part.name)
+    shutil.rmtree(root / "log")
+    assert len(case.events()) == 30
+    assert LogManifest.load(case.home).events == 30
+    case.ingest(case.log())
+    assert len(case.events()) == 40
+    assert (root / "log" / "plain-1" / "events").exists()
+    case.ingest(case.log())
+    assert not (root / "events").exists()
+    assert len(case.events()) == 40
+
+
+def test_the_log_before_stays_for_those_who_read_it(case: Case) -> None:
+    case.ingest(case.log().iloc[:30])
+    reader = case.home.pin()
+    case.ingest(case.log())
+    assert (LogManifest.load(reader).events, LogManifest.load(case.home).events) == (30, 40)
+    assert len(pads.dataset(str(reader.events)).to_table()) == 30

@@ -45,7 +45,7 @@ from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
 from prerank.online.store import apply
 from prerank.online.writer import HistoryWriter
-from prerank.registry.bundle import Bundle
+from prerank.registry.bundle import Bundle, Version
 from prerank.registry.index import encode_slice
 from prerank.registry.versions import Wanted
 from prerank.serving.answer import Loaded
@@ -124,12 +124,12 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     model = InteractRank(ModelConfig(), schema, catalogue).eval()
     for table in model.query_tower.segments:
         torch.nn.init.normal_(table.get_parameter("weight"), std=3.0)
-    vectors = encode_slice(Bundle(model, schema, catalogue, {}), 0, ITEMS, UNTIL)
+    vectors = encode_slice(Bundle(model, schema, catalogue, {}, ""), 0, ITEMS, UNTIL)
     limits = Limits(ItemIds("integer"), schema, replay=True)
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
     scorer = Scorer(model, catalogue, CANDIDATES, vectors)
     engine._features = online
-    engine._loaded = Loaded(Wanted("champion", "1"), scorer, limits, schema.hash())
+    engine._loaded = Loaded(Wanted("champion", Version("1", "run")), scorer, limits, schema.hash())
     return engine, model, catalogue
 
 

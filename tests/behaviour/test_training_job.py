@@ -46,7 +46,7 @@ def home(tmp_path: Path, tiny_world: Home) -> Home:
     """The tiny world with runs of its own."""
     own = Home.at(tmp_path / "home")
     own.root.mkdir()
-    for name in ("manifest.json", "items", "training_set"):
+    for name in ("log", "training_set"):
         (own.root / name).symlink_to(tiny_world.root / name)
     return own
 

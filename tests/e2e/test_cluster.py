@@ -216,10 +216,11 @@ def test_moving_the_alias_moves_the_answer_without_a_redeploy(
         "home = Home.from_env(); tracking.connect(home);"
         "import mlflow; from prerank.core.ray_tasks import connect; connect();"
         "run = mlflow.start_run(); mlflow.end_run();"
-        "v = registry.register(registry.download(home, '1'), run.info.run_id, {}, {});"
+        "first = registry.download(home, registry.version_of('1'));"
+        "v = registry.register(first, run.info.run_id, {}, {});"
         "build_index(home, registry.download(home, v), v);"
         "from mlflow import MlflowClient;"
-        "MlflowClient().set_registered_model_alias('prerank', 'champion', v)"
+        "MlflowClient().set_registered_model_alias('prerank', 'champion', v.number)"
     )
     prerank(home, f'python -c "{program}"')
     body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}

@@ -52,6 +52,55 @@ def test_feast_definitions_know_the_schema_alone() -> None:
         assert found <= {"interactrank.features.schema"}, path.name
 
 
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+IN_FLIGHT = {"platform/prerank/core/ray_tasks.py"}
+"""Tasks and results between processes of one job; nothing of it is ever a file."""
+
+
+def unpickles(call: ast.Call) -> bool:
+    """Whether a call reads, or may read, a pickle from a file."""
+    name, given = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+    return (
+        name.endswith("read_pickle")
+        or (name == "torch.load" and given.get("weights_only") != "True")
+        or (name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False")
+    )
+
+
+def uses_pickle(source: str) -> bool:
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(alias.name for alias in node.names)}
+    return bool({n.split(".")[0] for n in names} & PICKLES) or any(
+        unpickles(n) for n in nodes if isinstance(n, ast.Call)
+    )
+
+
+def test_no_file_is_a_pickle() -> None:
+    sources = [p for folder in ("interactrank", "platform") for p in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 100
+    found = {str(p.relative_to(ROOT)) for p in sources if uses_pickle(p.read_text())}
+    assert found == IN_FLIGHT
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "from ray import cloudpickle",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "pd.read_pickle(path)",
+    ],
+)
+def test_a_planted_pickle_is_found(source: str) -> None:
+    assert uses_pickle(source)
+
+
 def test_platform_stays_the_standard_librarys() -> None:
     assert not (ROOT / "platform" / "__init__.py").exists()
     code = "import platform; platform.system()"

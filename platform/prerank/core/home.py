@@ -7,7 +7,8 @@ a cluster job the working directory is a throw-away copy, so state written there
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,29 @@ from prerank.core.errors import ConfigError, DamagedError, StateError
 from prerank.core.files import read_json
 
 ENV = "PRERANK_HOME"
+PLAIN = "plain"
+"""What ``Home.log_id`` is where no pointer names the log."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Paths of one installation's state."""
+    """Paths of one installation's state.
+
+    An ingest writes the whole canonical log into a folder of its own, and then switches one file,
+    the pointer, to it (``prerank.ingest.publish``):
+
+        log/current.json                                        names the folder that counts
+        log/<log id>-<n>/{events,items,quarantine,manifest.json}
+
+    A home without a pointer has the four in its root, as homes of before pointers do.
+
+    Attributes:
+        root: absolute.
+        pinned: folder of the log that is read, whatever the pointer says; None follows it.
+    """
 
     root: Path
+    pinned: Path | None = None
 
     @classmethod
     def at(cls, root: str | os.PathLike[str]) -> Home:
@@ -50,29 +67,74 @@ class Home:
             raise ConfigError(f'{ENV} is not set. Run: eval "$(prerank env)"')
         return cls.at(root)
 
+    def pin(self) -> Home:
+        """The same home, whose log stays the one of now while another is published.
+
+        A published log is never changed, and the one before it stays until the next ingest begins.
+        """
+        return replace(self, pinned=self.log)
+
+    @property
+    def pointer(self) -> Path:
+        """The one file that says which folder is the log."""
+        return self.root / "log" / "current.json"
+
+    @property
+    def log(self) -> Path:
+        """Folder of the canonical log.
+
+        Raises:
+            DamagedError: the pointer is.
+        """
+        if self.pinned:
+            return self.pinned
+        try:
+            return self.pointer.with_name(read_json(self.pointer)["folder"])
+        except FileNotFoundError:
+            return self.root
+        except (DamagedError, KeyError):
+            raise DamagedError(
+                f"{self.pointer} is damaged: it names no folder. Give the whole log again with "
+                "`prerank ingest --replace`."
+            ) from None
+
+    @property
+    def log_id(self) -> str:
+        """Stays when events are added to the log, and changes when the home is started over."""
+        return PLAIN if self.log == self.root else self.log.name.partition("-")[0]
+
+    def has_made(self, features: Mapping[str, Any]) -> bool:
+        """Whether ``features`` (their manifest) are of this log, now or before it grew."""
+        return bool(features.get("log_id", PLAIN) == self.log_id)
+
     @property
     def manifest(self) -> Path:
         """What ingest found: ids, actions, segments, times, fingerprint."""
-        return self.root / "manifest.json"
+        return self.log / "manifest.json"
 
     @property
     def events(self) -> Path:
         """Canonical events, ``day=<day of the request>/part-*.parquet``."""
-        return self.root / "events"
+        return self.log / "events"
 
     @property
     def items(self) -> Path:
         """Canonical item catalogue: one Parquet file, ascending item_id."""
-        return self.root / "items" / "items.parquet"
+        return self.log / "items" / "items.parquet"
 
     @property
     def catalogue(self) -> Path:
         """The same items as arrays (``interactrank.features.catalogue.Catalogue``)."""
-        return self.root / "items" / "catalogue.safetensors"
+        return self.log / "items" / "catalogue.safetensors"
 
     @property
     def quarantine(self) -> Path:
         """Bad rows with a reason each."""
+        return self.log / "quarantine"
+
+    @property
+    def refused(self) -> Path:
+        """The rows of a log none of which was good, with a reason each, until the next ingest."""
         return self.root / "quarantine"
 
     @property
@@ -94,6 +156,11 @@ class Home:
     def training_set(self) -> Path:
         """Examples by split."""
         return self.root / "training_set"
+
+    @property
+    def models(self) -> Path:
+        """Model versions as they were downloaded, and which one was served last."""
+        return self.root / "models"
 
     @property
     def index(self) -> Path:

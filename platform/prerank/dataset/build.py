@@ -63,10 +63,9 @@ def build_training_set(home: Home) -> dict[str, Any]:
         StateError: there is no log, or there are no features.
         DataError: the features are of another log, or no request has a positive.
     """
+    home = home.pin()
     manifest = LogManifest.load(home)
-    features = home.read_json(home.features / "manifest.json", "prerank features")
-    if features["fingerprint"] != manifest.fingerprint:
-        raise DataError("the features were built from another log. Run `prerank features` again.")
+    manifest.require_features(home)
     splits = plan_splits(home, manifest)
     with replaced(home.training_set) as out:
         for name in ("train", "validation"):

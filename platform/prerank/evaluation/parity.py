@@ -106,7 +106,7 @@ def compared(
     versions = sorted({a.answer["model_version"] for a in asked})
     tracking.use(home)
     for version in versions:
-        bundle = load_bundle(registry.download(home, version))
+        bundle = load_bundle(registry.download(home, registry.version_of(version)))
         expected = _expected(bundle, searches, inputs, asked)
         for request, values in zip(asked, expected, strict=True):
             if request.answer["model_version"] == version:

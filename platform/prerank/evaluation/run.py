@@ -230,9 +230,11 @@ def evaluate(
         What was measured; what is known of the job is not in it.
 
     Raises:
-        DataError: no request of the split has a positive.
+        DataError: no request of the split has a positive, or the features are of another log.
     """
+    home = home.pin()
     manifest = LogManifest.load(home)
+    manifest.require_features(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     splits = Splits(**training["splits"])
     low = splits.test_from if split == "test" else splits.validation_from

@@ -125,6 +125,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         StateError: nothing was ingested, or by another version.
         DataError: the log holds no engagement at all.
     """
+    home = home.pin()
     manifest = LogManifest.load(home)
     schema = manifest.schema
     if not schema.engagements:
@@ -153,6 +154,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             "lag_minutes": config.lag_minutes,
             "last_cutoff_us": last * cadence,
             "fingerprint": manifest.fingerprint,
+            "log_id": home.log_id,
             "rows": {f.name: sum(getattr(d, f.name) for d in done) for f in fields(ShardCounts)},
             "caps": {lv.prefix: lv.cap for lv in LEVELS},
         }
@@ -161,8 +163,10 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
 
 
 def _published_us(home: Home) -> int:
+    """Last cutoff that was published of this log, microseconds since 1970."""
     path = home.features / "manifest.json"
-    return int(home.read_json(path, "prerank features")["last_cutoff_us"]) if path.exists() else 0
+    before = home.read_json(path, "prerank features") if path.exists() else {}
+    return int(before["last_cutoff_us"]) if before and home.has_made(before) else 0
 
 
 def _explode_files(task: FilesTask) -> None:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from interactrank.features.schema import ENGAGE
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.home import Home
 from prerank.core.ids import ItemIds, canonical_integer, kind_of
 from prerank.core.sql import connection
 from prerank.ingest.existing import Existing, same_actions
@@ -69,17 +68,13 @@ class Checked:
     notices: list[str] = field(default_factory=list)
 
 
-def check(
-    events: Path, items: Path, home: Home, mapping: LogMapping, existing: Existing
-) -> Checked:
+def check(events: Path, items: Path, mapping: LogMapping, existing: Existing) -> Checked:
     """Refuse what cannot be ingested into a home with ``existing``; else say how to read it.
 
     Raises:
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.
         DataError: an unreadable or empty log, or ids of two kinds.
     """
-    if not home.root.is_absolute():
-        raise ConfigError(f"PRERANK_HOME={home.root} is a relative path. Give an absolute one.")
     source, item_source = _open(events, "events"), _open(items, "items")
     if not sum(source.rows):
         raise DataError(f"The log {events} is empty: its Parquet files hold no rows.")

@@ -58,13 +58,14 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
 
     Raises:
         ConfigError: it holds another data set, or one that was read with another mapping.
-        StateError: it is of another version, or an ingest was interrupted.
+        StateError: it is of another version, or has no manifest.
     """
     if not home.manifest.exists():
         if home.events.exists():
             raise StateError(
-                f"{home.root} has events but no manifest: an ingest was interrupted. Give it the "
-                "whole log with `prerank ingest --replace`."
+                f"{home.log} has events but no manifest: it was removed, or an ingest by an "
+                "earlier release was interrupted. Give the whole log again with "
+                "`prerank ingest --replace`."
             )
         return Existing()
     manifest = LogManifest.load(home)
@@ -82,8 +83,9 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
             )
     files = sorted(home.events.glob("day=*/*.parquet"))
     items = pq.read_table(home.items, columns=["item_id", "item_ref"])
-    features = home.features / "manifest.json"
-    published = home.read_json(features, "")["last_cutoff_us"] if features.exists() else 0
+    path = home.features / "manifest.json"
+    features = home.read_json(path, "prerank features") if path.exists() else {}
+    published = features["last_cutoff_us"] if features and home.has_made(features) else 0
     return Existing(
         manifest,
         tuple(files),

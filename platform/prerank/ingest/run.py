@@ -4,13 +4,12 @@
 
 A home that holds events already keeps them: the log is added to them, by event id.
 
-All outputs take the place of older ones only when everything has succeeded; the manifest is written
-last, so a reader that finds one finds what it describes.
+All outputs are written into a folder of their own, which becomes the home's log when everything has
+succeeded (``prerank.ingest.publish``). Ingests of one home wait for each other.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -21,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prerank.core.errors import DataError, PrerankError
-from prerank.core.files import replaced
+from prerank.core.errors import ConfigError, DataError, PrerankError
+from prerank.core.files import locked, remove, replaced
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
@@ -33,6 +32,7 @@ from prerank.ingest.checks import Checked, Source, check
 from prerank.ingest.existing import Existing, existing_of
 from prerank.ingest.items import keyed
 from prerank.ingest.mapping import LogMapping
+from prerank.ingest.publish import new_log
 from prerank.ingest.report import IngestReport, manifest_of
 from prerank.ingest.stages import (
     STAGE_MEMORY,
@@ -70,61 +70,63 @@ def ingest(
     Raises:
         ConfigError: the mapping or a path is wrong, or the home holds another log. Nothing was
             done.
-        StateError: the home is of another version, or an ingest of it was interrupted.
-        DataError: unreadable, empty or contradictory data. Earlier outputs are left alone, but
-            where every row is bad, the quarantine table is written.
+        StateError: the home is of another version, or its log is damaged.
+        DataError: unreadable, empty or contradictory data. The log of before is left alone; where
+            every row is bad, ``home.refused`` has them.
     """
+    if not home.root.is_absolute():
+        raise ConfigError(f"PRERANK_HOME={home.root} is a relative path. Give an absolute one.")
     name = mapping.name or events.stem
-    existing = Existing() if replace else existing_of(home, mapping, name)
-    checked = check(events, items, home, existing.settled(mapping), existing)
-    home.root.mkdir(parents=True, exist_ok=True)
-    scratch = home.root / ".ingest"
-    shutil.rmtree(scratch, ignore_errors=True)
-    staged = {name: scratch / name for name in ("buckets", "events", "quarantine")}
-    for folder in staged.values():
+    with locked(home.root / "ingest"):
+        existing = Existing() if replace else existing_of(home, mapping, name)
+        checked = check(events, items, existing.settled(mapping), existing)
+        scratch = home.root / ".ingest"
+        remove(scratch)
+        try:
+            with new_log(home, starts_over=existing.manifest is None) as new:
+                return _write(new, scratch, checked, existing, mapping, name)
+        finally:
+            remove(scratch)
+
+
+def _write(
+    new: Home, scratch: Path, checked: Checked, existing: Existing, mapping: LogMapping, name: str
+) -> IngestReport:
+    """Write the canonical log into the folder of ``new``."""
+    for folder in (scratch / "buckets", new.events, new.quarantine, new.items.parent):
         folder.mkdir(parents=True)
     if len(checked.catalogue.quarantined):
-        pq.write_table(checked.catalogue.quarantined, staged["quarantine"] / "items.parquet")
-    try:
-        buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), _cpus())
-        first = _stage_one(checked, staged, buckets)
-        if first["quarantined"] == first["in"]:
-            _publish(staged["quarantine"], home.quarantine)
-            raise DataError(
-                f"All {first['in']:,} rows of {events} are bad: {_most(first['reasons'])}. "
-                f"They are in {home.quarantine}, with a reason each."
-            )
-        _spread_existing(existing, checked, staged, buckets)
-        second = _stage_two(checked, staged, existing.published_us)
-        totals = _totals(staged["events"], scratch)
-        items_table = _items(checked, totals["item_keys"], existing)
-        catalogue = catalogue_of(items_table, mapping)
-        rows = {
-            "in": first["in"],
-            "out": second["new"],
-            "quarantined": first["quarantined"],
-            "duplicates": second["duplicates"],
-        }
-        _check_identity(rows, checked.source, second["old"], existing)
-        manifest = manifest_of(checked, mapping, name, rows, second, totals, items_table)
-        home.manifest.unlink(missing_ok=True)
-        _publish(staged["events"], home.events)
-        _publish(staged["quarantine"], home.quarantine)
-        with replaced(home.items.parent) as folder:
-            pq.write_table(items_table, folder / home.items.name)
-            catalogue.save(folder / home.catalogue.name)
-        if replace:
-            shutil.rmtree(home.features, ignore_errors=True)
-        manifest.save(home)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return IngestReport(manifest, first["reasons"], home.quarantine)
+        pq.write_table(checked.catalogue.quarantined, new.quarantine / "items.parquet")
+    buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), _cpus())
+    first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets)
+    if first["quarantined"] == first["in"]:
+        _refuse(first, new)
+    _spread_existing(existing, checked, scratch / "buckets", buckets)
+    second = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)
+    totals = _totals(new.events, scratch)
+    items = _items(checked, totals["item_keys"], existing)
+    pq.write_table(items, new.items)
+    catalogue_of(items, mapping).save(new.catalogue)
+    rows = {
+        "in": first["in"],
+        "out": second["new"],
+        "quarantined": first["quarantined"],
+        "duplicates": second["duplicates"],
+    }
+    _check_identity(rows, checked.source, second["old"], existing)
+    manifest = manifest_of(checked, mapping, name, rows, second, totals, items)
+    manifest.save(new)
+    return IngestReport(manifest, first["reasons"], new.quarantine)
 
 
-def _publish(staged: Path, target: Path) -> None:
-    with replaced(target) as folder:
+def _refuse(first: dict[str, Any], new: Home) -> None:
+    with replaced(new.refused) as folder:
         folder.rmdir()
-        staged.rename(folder)
+        new.quarantine.rename(folder)
+    raise DataError(
+        f"All {first['in']:,} rows of the log are bad: {_most(first['reasons'])}. "
+        f"They are in {new.refused}, with a reason each."
+    )
 
 
 def _most(reasons: dict[str, int]) -> str:
@@ -162,14 +164,14 @@ def _cpus() -> int:
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 
-def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[str, Any]:
+def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) -> dict[str, Any]:
     source = checked.source
     run = partial(
         split_rows,
         plan=checked.plan,
         buckets=buckets,
-        scratch=staged["buckets"],
-        quarantine=staged["quarantine"],
+        scratch=scratch,
+        quarantine=quarantine,
     )
     tasks = _tasks(source.files, source.rows, _cpus())
     found = ray_map(run, tasks, "rows")
@@ -183,19 +185,17 @@ def _stage_one(checked: Checked, staged: dict[str, Path], buckets: int) -> dict[
     }
 
 
-def _spread_existing(
-    existing: Existing, checked: Checked, staged: dict[str, Path], buckets: int
-) -> None:
-    run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=staged["buckets"])
+def _spread_existing(existing: Existing, checked: Checked, scratch: Path, buckets: int) -> None:
+    run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=scratch)
     ray_map(run, _tasks(existing.files, existing.rows, _cpus()), "events of before")
 
 
-def _stage_two(checked: Checked, staged: dict[str, Path], published_us: int) -> dict[str, Any]:
-    tasks = [BucketTask(int(f.name), f) for f in sorted(staged["buckets"].iterdir())]
+def _stage_two(checked: Checked, scratch: Path, events: Path, published_us: int) -> dict[str, Any]:
+    tasks = [BucketTask(int(f.name), f) for f in sorted(scratch.iterdir())]
     run = partial(
         publish_bucket,
         plan=checked.plan,
-        events=staged["events"],
+        events=events,
         published_us=published_us,
     )
     found = ray_map(run, tasks, "buckets")

@@ -40,9 +40,14 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         schema_hash, fingerprint, schema, online_store, users.
 
     Raises:
-        StateError: no features, or the online store already holds a later state.
+        StateError: no features, or those of a log that was replaced since, or the online store
+            already holds a later state.
     """
     features = home.read_json(home.features / "manifest.json", "prerank features")
+    if not home.has_made(features):
+        raise StateError(
+            f"{home.features} is of a log that was replaced since. Run `prerank features` again."
+        )
     lag = features["lag_minutes"] * 60_000_000
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
     start = _start(home, features, until)

@@ -1,7 +1,13 @@
-"""A model version as files: safetensors weights, JSON meta data, the catalogue. No pickle."""
+"""A model version as files: safetensors weights, JSON meta data, the catalogue. No pickle.
+
+The number of a version does not tell whose it is: every registry counts from 1. Files are therefore
+kept by number and run (``Version.name``), and what belongs together names the SHA-256 of the
+weights: the bundle's meta data and the item index that was made with them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +21,48 @@ from interactrank.model.architectures import architecture, build, config_of
 from interactrank.model.interactrank import InteractRank
 from prerank import __version__
 from prerank.core.errors import StateError
+from prerank.core.files import write_json
 
 WEIGHTS, META, CATALOGUE = "weights.safetensors", "model.json", "catalogue.safetensors"
+DIGEST = "weights_sha256"
+"""Name of the weights' digest in the meta data of a bundle and of an index."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version. ``str()`` gives the number, which is what people say.
+
+    Attributes:
+        number: in its registry, from "1" on.
+        run_id: of the MLflow run that registered it, which no other registry has.
+    """
+
+    number: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return self.number
+
+    @property
+    def name(self) -> str:
+        """Name of the version's folders."""
+        return f"{self.number}-{self.run_id[:8]}"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded model version. ``meta`` is model.json: config, schema, hash, window, metrics."""
+    """A loaded model version.
+
+    Attributes:
+        meta: what model.json holds: config, schema, hash, window, metrics.
+        digest: SHA-256 of the weights.
+    """
 
     model: InteractRank
     schema: FeatureSchema
     catalogue: Catalogue
     meta: dict[str, Any]
+    digest: str
 
 
 def save_bundle(
@@ -37,7 +73,11 @@ def save_bundle(
     # save_model writes the embeddings that both towers share once.
     save_model(model, str(folder / WEIGHTS))
     catalogue.save(folder / CATALOGUE)
-    own = {"architecture": architecture(model.config), "model": model.config.to_dict()}
+    own = {
+        "architecture": architecture(model.config),
+        "model": model.config.to_dict(),
+        DIGEST: digest_of(folder / WEIGHTS),
+    }
     write_meta(folder, model.schema, {**meta, **own})
 
 
@@ -50,8 +90,13 @@ def write_meta(folder: Path, schema: FeatureSchema, meta: dict[str, Any]) -> Non
         "cross_features": schema.cross,
         "code_version": __version__,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).write_text(json.dumps(full, indent=2, default=str) + "\n")
+    write_json(folder / META, full)
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
@@ -81,9 +126,17 @@ def load_bundle(folder: Path) -> Bundle:
 
     Raises:
         StateError: the model was written for another feature schema than this code computes, or
-            its parts and weights have other names or sizes than this code gives them.
+            its parts and weights have other names or sizes than this code gives them; or the
+            weights are not those that were saved.
     """
     schema, meta = read_meta(folder)
+    digest = digest_of(folder / WEIGHTS)
+    # An earlier release wrote none.
+    if meta.get(DIGEST, digest) != digest:
+        raise StateError(
+            f"{folder / WEIGHTS} does not match its checksum: it is damaged. Remove {folder}: it "
+            "is then downloaded again."
+        )
     try:
         catalogue = Catalogue.load(folder / CATALOGUE)
         config = config_of(meta.get("architecture", "interactrank"), meta["model"])
@@ -97,7 +150,7 @@ def load_bundle(folder: Path) -> Bundle:
     if missing or unknown:
         names = ", ".join(sorted({*missing, *unknown}))
         raise _earlier_release(folder, meta, f"its weights have other names ({names})")
-    return Bundle(model.eval(), schema, catalogue, meta)
+    return Bundle(model.eval(), schema, catalogue, meta, digest)
 
 
 def _earlier_release(folder: Path, meta: dict[str, Any], what: str) -> StateError:

@@ -1,13 +1,13 @@
 """The item index of a model version: unit vectors in bf16 and their ids, memory-mapped.
 
-A folder is immutable and renamed into place. Its size and checksum are looked at before it is
-mapped: mapping a file of the wrong size would grow it.
+A folder is immutable and renamed into place. It names the weights that its vectors were made with;
+a model with others is refused. Its size and checksum are looked at before it is mapped: mapping a
+file of the wrong size would grow it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from prerank.core.errors import NotReadyError, StateError
 from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.ray_tasks import ray_map
-from prerank.registry.bundle import Bundle, load_bundle
+from prerank.registry.bundle import DIGEST, Bundle, Version, digest_of, load_bundle
 
 VECTORS, IDS, META = "vectors.bf16", "ids.npy", "index.json"
 ITEMS_PER_TASK = 50_000
@@ -68,7 +68,7 @@ def encode_task(task: SliceTask) -> None:
 
 
 def build_index(
-    home: Home, bundle_folder: Path, model_version: str, as_of_us: int | None = None
+    home: Home, bundle_folder: Path, version: Version, as_of_us: int | None = None
 ) -> dict[str, Any]:
     """Encode the catalogue with a model version, a Ray Data task a slice.
 
@@ -77,17 +77,17 @@ def build_index(
     bundle = load_bundle(bundle_folder)
     n = len(bundle.catalogue)
     stamp = int(time.time() * 1e6) if as_of_us is None else as_of_us
-    with replaced(home.index / model_version) as out:
+    with replaced(home.index / version.name) as out:
         tasks = [
             SliceTask(bundle_folder, at, min(at + ITEMS_PER_TASK, n), stamp, out / f"part-{at}")
             for at in range(0, n, ITEMS_PER_TASK)
         ]
         ray_map(encode_task, tasks, "index")
-        return write_index(out, bundle, model_version, stamp, [task.part for task in tasks])
+        return write_index(out, bundle, version, stamp, [task.part for task in tasks])
 
 
 def write_index(
-    out: Path, bundle: Bundle, model_version: str, as_of_us: int, parts: Sequence[Path]
+    out: Path, bundle: Bundle, version: Version, as_of_us: int, parts: Sequence[Path]
 ) -> dict[str, Any]:
     """Join the encoded ``parts`` of the catalogue into the index ``out``, and remove them."""
     digest = hashlib.sha256()
@@ -99,7 +99,9 @@ def write_index(
             part.unlink()
     np.save(out / IDS, bundle.catalogue.ids)
     meta = {
-        "model_version": model_version,
+        "model_version": version.number,
+        "run_id": version.run_id,
+        DIGEST: bundle.digest,
         "schema_hash": bundle.schema.hash(),
         "items": len(bundle.catalogue),
         "width": bundle.model.config.width,
@@ -110,25 +112,53 @@ def write_index(
     return meta
 
 
-def load_index(home: Home, model_version: str) -> ItemIndex:
+def index_meta(home: Home, version: Version) -> dict[str, Any]:
+    """The meta data of a model version's index.
+
+    Raises:
+        NotReadyError: it was not built.
+        DamagedError: the file is.
+    """
+    path, again = home.index / version.name / META, f"prerank index --version {version}"
+    if not path.exists():
+        raise NotReadyError(f"model version {version} has no item index. Run `{again}`.")
+    return home.read_json(path, again)
+
+
+def load_index(home: Home, version: Version, digest: str) -> ItemIndex:
     """Map a model version's index.
+
+    Args:
+        home: where it was built.
+        version: of the model.
+        digest: of the model's weights (``Bundle.digest``).
 
     Raises:
         NotReadyError: it was not built; the message says how.
-        StateError: the files disagree with their meta data.
+        StateError: it was built with other weights, or its files disagree with their meta data.
     """
-    folder = home.index / model_version
-    if not (folder / META).exists():
-        raise NotReadyError(
-            f"model version {model_version} has no item index. "
-            f"Run `prerank index --version {model_version}`."
-        )
-    meta = json.loads((folder / META).read_text())
+    folder, meta = home.index / version.name, index_meta(home, version)
+    check_weights(meta, version, digest)
+    again = f"Run `prerank index --version {version}` again."
     path, size = folder / VECTORS, meta["items"] * meta["width"]
     if path.stat().st_size != 2 * size:
-        raise StateError(f"{path} has {path.stat().st_size} bytes, {2 * size} expected: rebuild it")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != meta["sha256"]:
-            raise StateError(f"{path} does not match its checksum: rebuild it")
+        found = path.stat().st_size
+        raise StateError(f"{path} has {found} bytes, {2 * size} expected. {again}")
+    if digest_of(path) != meta["sha256"]:
+        raise StateError(f"{path} does not match its checksum. {again}")
     vectors = torch.from_file(str(path), shared=False, size=size, dtype=torch.bfloat16)
     return ItemIndex(np.load(folder / IDS), vectors.view(meta["items"], meta["width"]), meta)
+
+
+def check_weights(meta: dict[str, Any], version: Version, digest: str) -> None:
+    """Refuse an index, by its meta data, that was built with other weights than the model's.
+
+    Raises:
+        StateError: it was.
+    """
+    if meta.get(DIGEST) != digest:
+        raise StateError(
+            f"the item index of model version {version} was built with other weights (SHA-256 "
+            f"{str(meta.get(DIGEST))[:8]}, the model has {digest[:8]}). "
+            f"Run `prerank index --version {version}` again."
+        )

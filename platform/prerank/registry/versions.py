@@ -6,16 +6,20 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.files import locked, read_json_or_nothing, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.quiet import muted
-from prerank.registry.bundle import META, WEIGHTS
+from prerank.registry.bundle import DIGEST, META, WEIGHTS, Version, read_meta
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 MODEL_NAME = "prerank"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -24,26 +28,50 @@ REQUIREMENTS = ("interactrank-platform",)
 """What a version needs; stated, because MLflow would otherwise load the model to infer it."""
 
 
-def alias_version(alias: str) -> str | None:
+def alias_version(alias: str) -> Version | None:
     """Version that ``alias`` points to; None where nobody set it.
 
     Raises:
         RegistryAwayError: the MLflow server does not answer.
     """
     from mlflow import MlflowClient
+
+    return _asked(lambda: MlflowClient().get_model_version_by_alias(MODEL_NAME, alias), alias)
+
+
+def version_of(number: str) -> Version:
+    """The registered version of this number.
+
+    Raises:
+        NotReadyError: there is none.
+        RegistryAwayError: the MLflow server does not answer.
+    """
+    from mlflow import MlflowClient
+
+    found = _asked(lambda: MlflowClient().get_model_version(MODEL_NAME, number), number)
+    if found is None:
+        raise NotReadyError(
+            f"{MODEL_NAME} has no version {number} in MLflow at {MlflowClient().tracking_uri}. "
+            "Give the number of a version that its UI lists."
+        )
+    return found
+
+
+def _asked(ask: Callable[[], ModelVersion], what: str) -> Version | None:
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient()
     try:
-        return str(client.get_model_version_by_alias(MODEL_NAME, alias).version)
+        found = ask()
     except MlflowException as error:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise RegistryAwayError(
-            f"MLflow at {client.tracking_uri} cannot be asked for {MODEL_NAME}@{alias}: "
+            f"MLflow at {MlflowClient().tracking_uri} cannot be asked for {MODEL_NAME}@{what}: "
             f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
         ) from None
+    return Version(str(found.version), found.run_id or "")
 
 
 @dataclass(frozen=True)
@@ -51,7 +79,7 @@ class Wanted:
     """The version to serve. ``note`` says why that is not certain; empty when the registry did."""
 
     alias: str
-    version: str
+    version: Version
     note: str = ""
 
 
@@ -69,7 +97,7 @@ class Promoted:
     def __init__(self, home: Home, allow_unpromoted: bool = False) -> None:
         self.home = home
         self.aliases = (CHAMPION, CHALLENGER) if allow_unpromoted else (CHAMPION,)
-        self._path = home.root / "models" / "served.json"
+        self._path = home.models / "served.json"
         self._remembered: Wanted | None = None
 
     def wanted(self) -> Wanted:
@@ -84,10 +112,12 @@ class Promoted:
                     return Wanted(alias, version)
         except RegistryAwayError as away:
             last = read_json_or_nothing(self._path)
-            if last.get("alias") not in self.aliases:
+            # Without a run it is an earlier release's, and whose version that was is not known.
+            if last.get("alias") not in self.aliases or "run_id" not in last:
                 raise
-            note = f"version {last['version']} is served as the last known {last['alias']}: {away}"
-            return Wanted(last["alias"], last["version"], note)
+            version = Version(last["version"], last["run_id"])
+            note = f"version {version} is served as the last known {last['alias']}: {away}"
+            return Wanted(last["alias"], version, note)
         raise NotReadyError(
             f"no model is {CHAMPION}. Promote one: in the MLflow UI, give a version of "
             f"`{MODEL_NAME}` the alias `{CHAMPION}`."
@@ -96,12 +126,13 @@ class Promoted:
     def remember(self, served: Wanted) -> None:
         """Write down what is served, where the registry named it."""
         if served != self._remembered and not served.note:
-            write_json(self._path, {"alias": served.alias, "version": served.version})
+            version = {"version": served.version.number, "run_id": served.version.run_id}
+            write_json(self._path, {"alias": served.alias, **version})
             self._remembered = served
 
 
-def download(home: Home, version: str) -> Path:
-    """Folder of a version's bundle, fetched once and kept under ``models/<version>``.
+def download(home: Home, version: Version) -> Path:
+    """Folder of a version's bundle, fetched once and kept under ``models``.
 
     Raises:
         NotReadyError: MLflow is away, or the version holds no bundle.
@@ -110,13 +141,13 @@ def download(home: Home, version: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    folder = home.root / "models" / version
+    folder = home.models / version.name
     # Replicas share the folder: one fetches, the others wait and find it there.
     with locked(folder.with_name(f"{folder.name}.fetch")):
         if (folder / META).exists():
             return folder
         try:
-            source = MlflowClient().get_model_version_download_uri(MODEL_NAME, version)
+            source = MlflowClient().get_model_version_download_uri(MODEL_NAME, version.number)
             with replaced(folder) as out:
                 fetched = Path(download_artifacts(source, dst_path=str(out / "fetched")))
                 bundle = _bundle_in(fetched, version)
@@ -128,7 +159,7 @@ def download(home: Home, version: str) -> Path:
     return folder
 
 
-def _bundle_in(folder: Path, version: str) -> Path:
+def _bundle_in(folder: Path, version: Version) -> Path:
     found = sorted(p.parent for p in folder.rglob(WEIGHTS))
     if not found:
         raise NotReadyError(
@@ -139,7 +170,7 @@ def _bundle_in(folder: Path, version: str) -> Path:
 
 def register(
     folder: Path, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
-) -> str:
+) -> Version:
     """Log a bundle folder under a run, register it and make it the challenger.
 
     Args:
@@ -165,29 +196,31 @@ def register(
             pip_requirements=list(REQUIREMENTS),
             registered_model_name=MODEL_NAME,
         )
-    version = str(info.registered_model_version)
+    number = str(info.registered_model_version)
     for name, text in tags.items():
-        client.set_model_version_tag(MODEL_NAME, version, name, text)
-    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
-    return version
+        client.set_model_version_tag(MODEL_NAME, number, name, text)
+    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
+    return Version(number, run_id)
 
 
-def promote(home: Home, version: str) -> None:
-    """Make a version the champion, which live replicas then follow within seconds.
+def servable(home: Home, version: Version) -> Path:
+    """Folder of a version's bundle, if the index and the online features are those it needs.
 
-    The MLflow UI can move the alias too; this looks first whether the version can be served.
+    Compares meta data alone: neither the weights nor the vectors are read.
 
     Raises:
-        NotReadyError: the version has no item index.
-        StateError: the version's feature columns are not those that are online.
+        NotReadyError: the version has no item index, or cannot be fetched.
+        StateError: the index was built with other weights, or the version's feature columns are
+            not online.
     """
-    from mlflow import MlflowClient
+    from prerank.registry.index import check_weights, index_meta
 
-    from prerank.registry.bundle import load_bundle
-    from prerank.registry.index import load_index
-
-    schema = load_bundle(download(home, version)).schema
-    load_index(home, version)
+    # The index first: where it is missing, nothing need be fetched.
+    index = index_meta(home, version)
+    folder = download(home, version)
+    schema, meta = read_meta(folder)
+    if DIGEST in meta:
+        check_weights(index, version, meta[DIGEST])
     online = home.read_json(home.materialised, "prerank materialise")
     if online["schema_hash"] != schema.hash():
         there = FeatureSchema.from_dict(online["schema"])
@@ -197,4 +230,23 @@ def promote(home: Home, version: str) -> None:
             f"{', '.join(missing)}. Run `prerank features` and `prerank materialise`, "
             "or train again."
         )
-    MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version)
+    return folder
+
+
+def promote(home: Home, version: Version) -> None:
+    """Make a version the champion, which live replicas then follow within seconds.
+
+    The MLflow UI can move the alias too; this looks first whether the version can be served.
+
+    Raises:
+        NotReadyError: the version has no item index.
+        StateError: the version's feature columns are not those that are online, or its files are
+            damaged or not of one version.
+    """
+    from mlflow import MlflowClient
+
+    from prerank.registry.bundle import load_bundle
+    from prerank.registry.index import load_index
+
+    load_index(home, version, load_bundle(servable(home, version)).digest)
+    MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.number)

@@ -65,7 +65,7 @@ def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) ->
             item.update(parts)
     body = {
         "request_id": request.request_id,
-        "model_version": loaded.wanted.version,
+        "model_version": loaded.wanted.version.number,
         "items": items,
         "k": request.k,
         "unknown_ids": request.shown(scored.unknown),

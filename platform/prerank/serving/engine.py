@@ -3,7 +3,8 @@
 A background thread asks the registry every few seconds which version to serve. A new version is
 downloaded, loaded, joined with its index and warmed there, off the request path; then one reference
 is exchanged, so a request sees the old version or the new one, never parts of both. A version that
-cannot be served leaves the old one in place, and ``Engine.health`` says why.
+cannot be served leaves the old one in place, and ``Engine.health`` says why. It is tried again
+later and later, or at once when it, or a file that decides whether it can be served, has changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -28,10 +30,12 @@ from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures
 from prerank.registry import versions as registry
-from prerank.registry.bundle import load_bundle
+from prerank.registry.bundle import Version, load_bundle
+from prerank.registry.index import META as INDEX_META
 from prerank.registry.index import load_index
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
+from prerank.serving.backoff import BackOff
 
 WARM_CANDIDATES = 1_000
 
@@ -114,6 +118,7 @@ class Engine:
         self._loaded: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
+        self._back_off = BackOff(2 * config.poll_seconds)
         self._note = "starting"
         self._stop = threading.Event()
 
@@ -138,38 +143,53 @@ class Engine:
                 self._features = OnlineFeatures(self.home)
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
-                self._loaded = self._load(wanted, self._features)
-                logger.info("serving model version %s", wanted.version)
+                note = self._follow_to(wanted, self._features)
             else:
                 self._loaded = dataclasses.replace(now, wanted=wanted)
-            self._promoted.remember(wanted)
-            note = wanted.note
+            if not note:
+                self._promoted.remember(wanted)
+                note = wanted.note
         except PrerankError as error:
             note = str(error)
         except Exception as error:
             # The thread must live on: the next poll may find the cause gone.
             logger.exception("the model could not be refreshed")
-            note = f"{type(error).__name__}: {error}"
+            note = _said(error)
         self._note = note
+
+    def _follow_to(self, wanted: registry.Wanted, features: OnlineFeatures) -> str:
+        """Serve another version; if it cannot be served, the reason why."""
+        tried = (wanted.version, *map(_stamp, self._decisive(wanted.version)))
+        if reason := self._back_off.reason_to_wait(tried, time.monotonic()):
+            return reason
+        try:
+            self._loaded = self._load(wanted, features)
+        except Exception as error:
+            if not isinstance(error, PrerankError):
+                logger.exception("model version %s could not be loaded", wanted.version)
+            self._back_off.failed(tried, time.monotonic(), _said(error))
+            return _said(error)
+        logger.info("serving model version %s", wanted.version)
+        return ""
+
+    def _decisive(self, version: Version) -> tuple[Path, ...]:
+        """The files that decide whether a version can be served."""
+        home = self.home
+        return home.index / version.name / INDEX_META, home.materialised, home.manifest
 
     def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
         version = wanted.version
-        # The index first: where it is missing, nothing else need be fetched.
-        index = load_index(self.home, version)
-        bundle = load_bundle(registry.download(self.home, version))
-        trained = bundle.schema.hash()
-        state = self.home.read_json(self.home.materialised, "prerank materialise")
-        for what, found in (("index", index.meta), ("online store", state)):
-            if found["schema_hash"] != trained:
-                raise NotReadyError(
-                    f"model version {version} was trained with feature schema {trained}, the "
-                    f"{what} has {found['schema_hash']}: materialise or train again."
-                )
+        logger.info("looking at model version %s", version)
+        # What needs no large file read comes first.
+        folder = registry.servable(self.home, version)
+        logger.info("loading model version %s", version)
+        bundle = load_bundle(folder)
+        index = load_index(self.home, version, bundle.digest)
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
-        loaded = Loaded(wanted, scorer, limits, trained)
+        loaded = Loaded(wanted, scorer, limits, bundle.schema.hash())
         for request in _warm_requests(self.home, loaded):
             answer(request, loaded, features)
         self._event_limits = of_log
@@ -213,7 +233,8 @@ class Engine:
         loaded, features = self._loaded, self._features
         return {
             "code_version": __version__,
-            "model_version": loaded.wanted.version if loaded else None,
+            "model_version": loaded.wanted.version.number if loaded else None,
+            "run_id": loaded.wanted.version.run_id if loaded else None,
             "alias": loaded.wanted.alias if loaded else None,
             "confirmed": not loaded.wanted.note if loaded else None,
             "schema_hash": loaded.schema_hash if loaded else None,
@@ -226,6 +247,19 @@ class Engine:
     def ready(self) -> tuple[bool, str]:
         """Whether requests are answered; else the remedy."""
         return self._loaded is not None, "" if self._loaded else self._note
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, PrerankError) else f"{type(error).__name__}: {error}"
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Tells one content of a file from another; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:

@@ -18,7 +18,7 @@ from tests.samples import BASELINES, CATALOGUE, arrays, batch, new_model
 
 from interactrank.model.config import ModelConfig
 from prerank.core.errors import StateError
-from prerank.registry.bundle import META, WEIGHTS, load_bundle, save_bundle
+from prerank.registry.bundle import DIGEST, META, WEIGHTS, digest_of, load_bundle, save_bundle
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=8, hidden=(8,))
 
@@ -54,6 +54,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file(weights, folder / WEIGHTS)
+    edit_meta(folder, lambda m: m.update({DIGEST: digest_of(folder / WEIGHTS)}))
 
 
 def part_by_its_former_name(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
-from prerank.core.errors import NotReadyError, StateError
+from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.registry import versions as registry
-from prerank.registry.bundle import META, load_bundle, save_bundle
-from prerank.registry.index import VECTORS, SliceTask, encode_task, write_index
+from prerank.registry.bundle import META, WEIGHTS, Version, load_bundle, save_bundle
+from prerank.registry.index import VECTORS, SliceTask, encode_task, load_index, write_index
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
+THREE = Version("3", "0c7bb1a7e1b24e62")
 CATALOGUE = Catalogue.build(
     np.arange(3), ["a", "b", "c"], [""] * 3, np.zeros((3, 0), np.float32), np.zeros(3, np.int64)
 )
@@ -31,17 +33,21 @@ CATALOGUE = Catalogue.build(
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     home = Home.at(tmp_path / "home")
-    model = InteractRank(ModelConfig(mask_width=8, hidden=(8,)), RICH, CATALOGUE)
-    save_bundle(home.root / "models" / "3", model, CATALOGUE, {})
+    save_bundle(home.models / THREE.name, new_model(), CATALOGUE, {})
     return home
+
+
+def new_model() -> InteractRank:
+    """Another one at each call."""
+    return InteractRank(ModelConfig(mask_width=8, hidden=(8,)), RICH, CATALOGUE)
 
 
 def indexed(home: Home) -> None:
     """Version 3's item index, as `prerank index` builds it in one task."""
-    out, bundle = home.index / "3", home.root / "models" / "3"
+    out, bundle = home.index / THREE.name, home.models / THREE.name
     out.mkdir(parents=True)
     encode_task(SliceTask(bundle, 0, len(CATALOGUE), 0, out / "part"))
-    write_index(out, load_bundle(bundle), "3", 0, [out / "part"])
+    write_index(out, load_bundle(bundle), THREE, 0, [out / "part"])
 
 
 def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> list[Any]:
@@ -55,7 +61,7 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
     patch.setattr("mlflow.MlflowClient", Client)
     state = {"schema_hash": online.hash(), "schema": online.to_dict()}
     write_json(home.materialised, state)
-    registry.promote(home, "3")
+    registry.promote(home, THREE)
     return calls
 
 
@@ -72,7 +78,7 @@ def test_a_version_without_an_index_is_refused_with_the_remedy(
     with pytest.raises(NotReadyError, match="prerank index --version 3"):
         promoted(home, RICH, monkeypatch)
     indexed(home)
-    vectors = home.index / "3" / VECTORS
+    vectors = home.index / THREE.name / VECTORS
     vectors.write_bytes(vectors.read_bytes()[::-1])
     with pytest.raises(StateError, match="does not match its checksum"):
         promoted(home, RICH, monkeypatch)
@@ -91,10 +97,83 @@ def test_a_version_whose_features_are_not_online_is_refused_by_name(
 
 
 def test_a_model_that_names_a_feature_its_schema_lacks_is_refused_by_name(home: Home) -> None:
-    folder = home.root / "models" / "3"
+    folder = home.models / THREE.name
     meta = json.loads((folder / META).read_text())
     meta["cross_features"].append("q:purchase:7d")
     meta["schema_hash"] = "0" * 16
     write_json(folder / META, meta)
     with pytest.raises(StateError, match="without q:purchase:7d"):
         load_bundle(folder)
+
+
+def test_an_index_of_other_weights_is_refused_with_the_remedy(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(home)
+    save_bundle(home.models / THREE.name, new_model(), CATALOGUE, {})
+    with pytest.raises(StateError, match=r"other weights.*prerank index --version 3"):
+        promoted(home, RICH, monkeypatch)
+    digest = load_bundle(home.models / THREE.name).digest
+    with pytest.raises(StateError, match=r"other weights.*prerank index --version 3"):
+        load_index(home, THREE, digest)
+
+
+def test_an_index_of_a_release_that_named_no_weights_is_refused_with_the_remedy(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(home)
+    path = home.index / THREE.name / "index.json"
+    meta = json.loads(path.read_text())
+    del meta["weights_sha256"]
+    write_json(path, meta)
+    with pytest.raises(StateError, match=r"other weights.*prerank index --version 3"):
+        promoted(home, RICH, monkeypatch)
+
+
+def test_a_version_and_its_index_are_read_without_a_pickle(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(home)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a pickle is read")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert load_index(home, THREE, load_bundle(home.models / THREE.name).digest).ids.size == 3
+
+
+def test_damaged_weights_are_refused_with_the_remedy(home: Home) -> None:
+    weights = home.models / THREE.name / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(StateError, match=r"checksum.*Remove .*models/3-0c7bb1a7: it is then down"):
+        load_bundle(weights.parent)
+
+
+def test_whether_a_version_can_be_served_is_seen_without_reading_weights_or_vectors(
+    home: Home,
+) -> None:
+    indexed(home)
+    (home.models / THREE.name / WEIGHTS).unlink()
+    (home.index / THREE.name / VECTORS).unlink()
+    write_json(home.materialised, {"schema_hash": RICH.hash()})
+    assert registry.servable(home, THREE) == home.models / THREE.name
+    write_json(home.materialised, {"schema_hash": PLAIN.hash(), "schema": PLAIN.to_dict()})
+    with pytest.raises(StateError, match="not materialised"):
+        registry.servable(home, THREE)
+
+
+@pytest.mark.parametrize("held", ["", '{"alias": "champion", "version": "3"}'])
+def test_what_was_served_last_counts_only_if_it_says_whose_version_it_was(
+    home: Home, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    def away(alias: str) -> None:
+        raise RegistryAwayError("MLflow cannot be asked")
+
+    monkeypatch.setattr(registry, "alias_version", away)
+    served = registry.Promoted(home)
+    served.remember(registry.Wanted("champion", THREE))
+    assert registry.Promoted(home).wanted().version == THREE
+    (home.models / "served.json").write_text(held)
+    with pytest.raises(RegistryAwayError):
+        registry.Promoted(home).wanted()

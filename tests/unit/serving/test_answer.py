@@ -22,6 +22,7 @@ from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from interactrank.model.scorer import Scored, Scorer
 from prerank.online.reader import OnlineFeatures, OnlineRead
+from prerank.registry.bundle import Version
 from prerank.registry.versions import Wanted
 from prerank.serving.answer import Loaded, answer
 from prerank.serving.api import named, parse_json
@@ -49,7 +50,7 @@ class NoFeatures:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_explain_tells_the_features_that_were_scored(k: int) -> None:
-    loaded = Loaded(Wanted("1", "v1"), cast(Scorer, FixedScorer()), WALL, "")
+    loaded = Loaded(Wanted("champion", Version("1", "run")), cast(Scorer, FixedScorer()), WALL, "")
     body = {"user_id": "ann", "query": "red", "candidates": [3, 1, 2], "k": k, "explain": True}
     request = parse_json(orjson.dumps(body), WALL, NOW)
     told = answer(request, loaded, cast(OnlineFeatures, NoFeatures())).body

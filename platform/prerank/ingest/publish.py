@@ -1,0 +1,79 @@
+"""How a new log takes the place of the old one: written beside it, then one file is switched.
+
+    log/<log id>-<n>/   everything is written here, and synced
+    log/current.json    replaced: from now on this folder is the log
+    features/           removed where the home was started over
+
+An ingest that is killed, or finds the disk full, has therefore published all or nothing. Feature
+tables of a log that was started over may outlive it: they name its ``log_id``, and their readers
+refuse them. Folders that are not the log are removed by the next ingest, before it writes; until
+then a reader that began on the log of before can finish (``Home.pin``).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from prerank.core.errors import DamagedError
+from prerank.core.files import remove, sync_folder, sync_tree, write_json
+from prerank.core.home import Home
+
+
+@contextmanager
+def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
+    """``home`` with an empty folder as its log, published when the block ends without an error.
+
+    Removes what earlier ingests left. Only one ingest of a home may run at a time.
+
+    Args:
+        home: not pinned.
+        starts_over: the log is another one than before, and not the one of before grown.
+
+    Raises:
+        DamagedError: the pointer is damaged, and the home is not started over.
+        OSError: the disk refuses; the log of before stays.
+    """
+    new = _empty(home, starts_over)
+    try:
+        yield new
+        sync_tree(new.log)
+        # The folder must be on disk before a file names it.
+        for folder in (new.log.parent, home.root):
+            sync_folder(folder)
+        write_json(home.pointer, {"folder": new.log.name})
+    finally:
+        if home.log != new.log:
+            remove(new.log)
+    if starts_over:
+        remove(home.features)
+
+
+def _empty(home: Home, starts_over: bool) -> Home:
+    try:
+        _remove_all_but_the_log(home)
+    except DamagedError:
+        if not starts_over:
+            raise
+        home.pointer.unlink()
+    number = 0 if home.log == home.root else int(home.log.name.rpartition("-")[2])
+    log_id = uuid.uuid4().hex[:8] if starts_over else home.log_id
+    folder = home.pointer.with_name(f"{log_id}-{number + 1}")
+    remove(folder)
+    folder.mkdir(parents=True)
+    return replace(home, pinned=folder)
+
+
+def _remove_all_but_the_log(home: Home) -> None:
+    for folder in home.pointer.parent.glob("*-*"):
+        if folder != home.log:
+            remove(folder)
+    # A log in the root: without its manifest it may be anybody's.
+    in_root = (home.root / "manifest.json").exists()
+    if home.log != home.root or not in_root:
+        remove(home.refused)
+    if home.log != home.root and in_root:
+        for name in ("events", "items", "manifest.json"):
+            remove(home.root / name)

@@ -1,0 +1,248 @@
+"""A replica follows the champion: over versions of one registry, and of two; without Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL, beside
+
+from interactrank.features.catalogue import Catalogue
+from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
+from prerank.core.errors import NotReadyError, StateError
+from prerank.core.files import write_json
+from prerank.core.home import Home
+from prerank.online.materialise import materialise
+from prerank.online.store import REDIS_ENV
+from prerank.registry import tracking
+from prerank.registry import versions as registry
+from prerank.registry.bundle import Version, load_bundle, save_bundle
+from prerank.registry.index import SliceTask, encode_task, load_index, write_index
+from prerank.serving.api import PrerankRequest
+from prerank.serving.engine import Engine, ServeConfig
+
+ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
+SCHEMA = MANIFEST.schema
+CATALOGUE = Catalogue.build(
+    CANDIDATES,
+    [f"item {i}" for i in CANDIDATES],
+    [""] * ITEMS,
+    np.zeros((ITEMS, 0), np.float32),
+    np.zeros(ITEMS, np.int64),
+)
+REQUEST = PrerankRequest(
+    request_id="r",
+    user_id="u1",
+    query="red shoe",
+    keys=CANDIDATES,
+    originals=None,
+    k=ITEMS,
+    time_us=UNTIL,
+    weights=np.ones(1, np.float32),
+    explain=False,
+    context={"country": "de", "device": "tv"},
+)
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory, built: Home) -> Home:
+    """A home with features online and no model. Read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(REDIS_ENV, raising=False)
+        home = beside(built, tmp_path_factory.mktemp("following"))
+        materialise(home, UNTIL, progress=False)
+    return home
+
+
+@pytest.fixture
+def home(online: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.delenv(REDIS_ENV, raising=False)
+    shutil.copytree(online.root, tmp_path / "home", symlinks=True)
+    return Home.at(tmp_path / "home")
+
+
+def save_model(folder: Path, seed: int) -> Path:
+    """An untrained model, another for each seed."""
+    torch.manual_seed(seed)
+    config = ModelConfig(width=16, mask_blocks=1, mask_width=16, hidden=(16,))
+    save_bundle(folder, InteractRank(config, SCHEMA, CATALOGUE).eval(), CATALOGUE, {})
+    return folder
+
+
+def build_index(home: Home, bundle: Path, version: Version) -> None:
+    """As `prerank index` does, in this process."""
+    out = home.index / version.name
+    out.mkdir(parents=True)
+    encode_task(SliceTask(bundle, 0, ITEMS, UNTIL, out / "part"))
+    write_index(out, load_bundle(bundle), version, UNTIL, [out / "part"])
+
+
+def servable(home: Home, version: Version, seed: int) -> None:
+    build_index(home, save_model(home.models / version.name, seed), version)
+
+
+@pytest.fixture
+def champion(monkeypatch: pytest.MonkeyPatch) -> Callable[[Version], None]:
+    """Moves the alias of a registry."""
+    aliases: dict[str, Version] = {}
+    monkeypatch.setattr(registry, "alias_version", aliases.get)
+
+    def promote(version: Version) -> None:
+        aliases[registry.CHAMPION] = version
+
+    return promote
+
+
+def engine_of(home: Home, poll_seconds: float = 25.0) -> Engine:
+    """An engine that nobody but the test refreshes, and that tries a failure again after a minute
+    at the earliest."""
+    return Engine(ServeConfig(home=str(home.root), clock="replay", poll_seconds=poll_seconds))
+
+
+def scores(engine: Engine) -> tuple[str, list[float]]:
+    """Version and scores of the request, by item."""
+    body = engine.answer(REQUEST).body
+    by_item = sorted(body["items"], key=lambda item: item["id"])
+    return body["model_version"], [item["score"] for item in by_item]
+
+
+def test_a_request_sees_one_version_while_another_takes_its_place(
+    home: Home, champion: Callable[[Version], None]
+) -> None:
+    engine, expected = engine_of(home), {}
+    for version in (ONE, TWO):
+        servable(home, version, int(version.number))
+        champion(version)
+        engine.refresh()
+        number, expected[version.number] = scores(engine)
+        assert number == version.number
+    assert not np.allclose(expected["1"], expected["2"])
+    seen: list[tuple[str, list[float]]] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.append(scores(engine))
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    for version in 3 * (ONE, TWO):
+        champion(version)
+        engine.refresh()
+        before = len(seen)
+        while len(seen) < before + 2 and caller.is_alive():
+            time.sleep(0.001)
+    done.set()
+    caller.join()
+    assert {number for number, _ in seen} == {"1", "2"}
+    for number, found in seen:
+        assert found == expected[number]
+
+
+def test_a_version_that_cannot_be_served_is_not_loaded_at_each_poll(
+    home: Home, champion: Callable[[Version], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "prerank")
+    engine = engine_of(home)
+    servable(home, ONE, 1)
+    champion(ONE)
+    engine.refresh()
+    save_model(home.models / TWO.name, 2)
+    champion(TWO)
+    caplog.clear()
+    for _ in range(5):
+        engine.refresh()
+        assert engine.health()["model_version"] == "1"
+        assert engine.health()["notes"] == [
+            "model version 2 has no item index. Run `prerank index --version 2`."
+        ]
+    assert tried(caplog) == ["looking at model version 2"]
+    # What it lacked is there.
+    build_index(home, home.models / TWO.name, TWO)
+    engine.refresh()
+    assert engine.health()["model_version"] == "2"
+    assert engine.health()["notes"] == []
+
+
+def tried(caplog: pytest.LogCaptureFixture) -> list[str]:
+    texts = [record.getMessage() for record in caplog.records]
+    return [text for text in texts if text.startswith(("looking at", "loading"))]
+
+
+def test_features_that_are_not_online_are_noticed_before_anything_large_is_read(
+    home: Home, champion: Callable[[Version], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "prerank")
+    servable(home, ONE, 1)
+    champion(ONE)
+    state = json.loads(home.materialised.read_text())
+    other = replace(SCHEMA, segments=())
+    write_json(home.materialised, state | {"schema": other.to_dict(), "schema_hash": other.hash()})
+    engine = engine_of(home)
+    for _ in range(3):
+        engine.refresh()
+        assert "not materialised" in engine.ready()[1]
+    assert tried(caplog) == ["looking at model version 1"]
+    write_json(home.materialised, state)
+    engine.refresh()
+    assert engine.ready() == (True, "")
+
+
+@pytest.fixture
+def use(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Points MLflow at store "a" or "b", as another MLFLOW_TRACKING_URI would."""
+    import mlflow
+
+    before, folder = mlflow.get_tracking_uri(), home.root.parent
+
+    def point(name: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / name}.db")
+        tracking.connect(home)
+
+    # An empty store takes seconds to make.
+    point("a")
+    shutil.copy(folder / "a.db", folder / "b.db")
+    yield point
+    mlflow.set_tracking_uri(before)
+
+
+# MLflow's, of the loader of a registered version.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
+def test_a_second_registrys_version_1_is_not_the_firsts(
+    home: Home, tmp_path: Path, use: Callable[[str], None]
+) -> None:
+    engine, of = engine_of(home), {}
+    for seed, name in enumerate("ab"):
+        use(name)
+        with tracking.job_run(home, "train", {}, {}) as run_id:
+            pass
+        of[name] = registry.register(save_model(tmp_path / name, seed), run_id, {}, {})
+        assert str(of[name]) == "1"
+        assert registry.version_of("1") == of[name]
+        fetched = registry.download(home, of[name])
+        digest = load_bundle(fetched).digest
+        assert digest == load_bundle(tmp_path / name).digest
+        with pytest.raises(NotReadyError, match="no item index"):
+            load_index(home, of[name], digest)
+        build_index(home, fetched, of[name])
+        registry.promote(home, of[name])
+        engine.refresh()
+        assert engine.health()["run_id"] == run_id
+    first, second = of["a"], of["b"]
+    served = scores(engine)
+    use("a")
+    engine.refresh()
+    assert engine.health()["run_id"] == first.run_id
+    assert not np.allclose(scores(engine)[1], served[1])
+    with pytest.raises(StateError, match="other weights"):
+        load_index(home, second, load_bundle(tmp_path / "a").digest)

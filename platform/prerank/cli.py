@@ -44,7 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "replace": {
         "action": "store_true",
-        "help": "start the state folder over (default: add to its events)",
+        "help": "start the log over, with another mapping or log (default: add to its events)",
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
     "preset": {"default": "demo", "help": "tiny, demo or reference (default: demo)"},

@@ -88,7 +88,8 @@ def features(args: argparse.Namespace) -> Summary:
     built = build_features(home, config.features)
     rows, hours = built["rows"], built["cadence_hours"]
     wrote = (
-        f"{home.features}\n{count(rows['engagement_rows'], 'engagement row')} "
+        f"{home.features_of(built['schema_hash'])}\n"
+        f"{count(rows['engagement_rows'], 'engagement row')} "
         f"({size(rows['engagement_bytes'])}), {count(rows['history_rows'], 'history state')}\n"
         f"a snapshot every {count(hours, 'hour')}, published "
         f"{count(built['lag_minutes'], 'minute')} after its cutoff"
@@ -117,7 +118,8 @@ def materialise(args: argparse.Namespace) -> Summary:
         f"online store ({state['online_store']}): histories of {count(state['users'], 'user')}\n"
         f"as of {_at(state['until_us'])}; the latest snapshot was cut {_at(state['cutoff_us'])}"
     )
-    return Summary(str(home.features), wrote, _then(args, "train", "or prerank promote"))
+    read = str(home.features_of(state["schema_hash"]))
+    return Summary(read, wrote, _then(args, "train", "or prerank promote"))
 
 
 def training_set(args: argparse.Namespace) -> Summary:

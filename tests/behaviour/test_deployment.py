@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -11,10 +13,12 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from interactrank.features.inputs import MISSING_BLOCK
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, mark_known
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
+from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.manifest import LogManifest
@@ -27,6 +31,7 @@ from prerank.evaluation.parity_report import Parity
 from prerank.features.offline import offline_inputs
 from prerank.online.history import Event
 from prerank.online.materialise import materialise
+from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
@@ -55,6 +60,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_world: Home, online_stor
     save_bundle(folder, model.eval(), reader.catalogue, {})
     build_index(home, folder, "1")
     return home
+
+
+def filled_until(home: Home) -> int:
+    return int(online_state(home, LogManifest.load(home).schema.hash())["until_us"])
 
 
 @pytest.fixture
@@ -104,8 +113,7 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
     import pyarrow.parquet as pq
 
     users = pq.read_table(day, columns=["user_id"], partitioning=None)["user_id"].unique()
-    schema, state = LogManifest.load(home).schema, home.materialised
-    until = home.read_json(state, "")["until_us"]
+    schema, until = LogManifest.load(home).schema, filled_until(home)
     writer = HistoryWriter(home, open_store(home), schema)
     item = int(Reader(home).catalogue.ids[0])
     # Some before what was online already, some after it: late ones take their place.
@@ -120,11 +128,18 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
 def test_a_store_that_was_changed_is_noticed(
     home: Home, engine: Engine, client: httpx.Client
 ) -> None:
-    features = engine._features
-    assert features is not None
-    rows = features._rows
-    # The whole row of the query itself lost: as if its key had never been materialised.
-    features._rows = lambda keys: [b"", *rows(keys)[1:]]  # type: ignore[method-assign]
+    loaded = engine.current()
+
+    class Loses(OnlineFeatures):
+        """The whole row of the query itself is lost, as if its key had never been filled."""
+
+        def read(self, *args: Any) -> OnlineRead:
+            read = super().read(*args)
+            key_block = read.inputs.key_block.copy()
+            key_block[0] = MISSING_BLOCK
+            return replace(read, inputs=replace(read.inputs, key_block=key_block))
+
+    engine.serve(replace(loaded, features=Loses(home, loaded.limits.schema)))
     found = check_parity(home, client, requests=20)
     assert found.equal < found.compared
     with pytest.raises(PrerankError, match=r"requests differ, the first: user .* differs by"):
@@ -159,7 +174,7 @@ def test_missing_values_agree_with_missing_values_only() -> None:
 def test_a_user_without_a_history_is_compared(home: Home, client: httpx.Client) -> None:
     search = {"query": "red", "user_id": "nobody", "request_time": None}
     ids = Reader(home).catalogue.ids[:3]
-    until = home.read_json(home.materialised, "")["until_us"]
+    until = filled_until(home)
     stamp = pa.array([until], pa.timestamp("us", tz="UTC"))
     table = pa.table({**{k: [v] for k, v in search.items()}, "request_time": stamp})
     asked = ask(client, table, [(ids, None)], (), until)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prerank.core.errors import ConfigError, StateError
 
-ENV = "PRERANK_HOME"
+ENV, ID_ENV = "PRERANK_HOME", "PRERANK_HOME_ID"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,32 @@ class Home:
         return cls.at(root)
 
     @property
+    def id(self) -> str:
+        """Twelve hex digits that tell this home's rows in a shared online store; made once.
+
+        Raises:
+            StateError: ``home.json`` was changed by hand.
+        """
+        path = self.root / "home.json"
+        if not path.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            made = secrets.token_hex(6)
+            partial = path.with_name(f".home.json.{made}")
+            partial.write_text(json.dumps({"id": made}) + "\n")
+            # Of several processes that come first, one makes the id: a link replaces nothing.
+            with suppress(FileExistsError):
+                os.link(partial, path)
+            partial.unlink()
+        found = str(self.read_json(path, "prerank env").get("id"))
+        if not re.fullmatch("[0-9a-f]{12}", found):
+            raise StateError(
+                f"{path}: id {found!r} is not twelve hex digits. Remove the file and run "
+                "`prerank materialise`: the home gets a new id, and its online rows are written "
+                "anew."
+            )
+        return found
+
+    @property
     def manifest(self) -> Path:
         """What ingest found: ids, actions, segments, times, fingerprint."""
         return self.root / "manifest.json"
@@ -80,23 +108,31 @@ class Home:
 
     @property
     def features(self) -> Path:
-        """Feature tables (Feast's offline sources)."""
+        """Feature tables (Feast's offline sources), a folder per feature schema."""
         return self.root / "features"
+
+    def features_of(self, schema_hash: str) -> Path:
+        """Feature tables of a schema: ``engagement/``, ``user_history/``, ``manifest.json``."""
+        return self.features / schema_hash
 
     @property
     def feast(self) -> Path:
         """Feast registry and the SQLite online store."""
         return self.root / "feast"
 
-    @property
-    def materialised(self) -> Path:
-        """Where the state of the online store is written down."""
-        return self.feast / "materialised.json"
+    def materialised_of(self, schema_hash: str) -> Path:
+        """Where it is written down what of a schema's features is online."""
+        return self.feast / f"materialised-{schema_hash}.json"
 
     @property
     def training_set(self) -> Path:
         """Examples by split."""
         return self.root / "training_set"
+
+    @property
+    def models(self) -> Path:
+        """Model versions as fetched from the registry, one folder a version."""
+        return self.root / "models"
 
     @property
     def index(self) -> Path:

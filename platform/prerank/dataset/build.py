@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
+from prerank.core.feature_sets import manifest_of_log
 from prerank.core.home import Home, replaced, write_json
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
@@ -63,7 +64,7 @@ def build_training_set(home: Home) -> dict[str, Any]:
         DataError: the features are of another log, or no request has a positive.
     """
     manifest = LogManifest.load(home)
-    features = home.read_json(home.features / "manifest.json", "prerank features")
+    features = manifest_of_log(home)
     if features["fingerprint"] != manifest.fingerprint:
         raise DataError("the features were built from another log. Run `prerank features` again.")
     splits = plan_splits(home, manifest)

@@ -70,8 +70,7 @@ def ask(
     contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
     asked = []
     try:
-        health = client.get("/health").raise_for_status().json()
-        clock = {"time": str(until)} if health["clock"] == "replay" else {}
+        clock = {"time": str(until)} if health(client)["clock"] == "replay" else {}
         rows = zip(
             searches["query"].to_pylist(),
             searches["user_id"].to_pylist(),
@@ -108,8 +107,25 @@ def ask(
                 )
             asked.append(Asked(query, user, ids, said, answer.json()))
     except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
-        raise NotReadyError(
-            f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
-            "`serve deploy deployments/prerank.yaml`."
-        ) from None
+        raise _nobody(client, error) from None
     return asked
+
+
+def health(client: httpx.Client) -> dict[str, Any]:
+    """What runs there.
+
+    Raises:
+        NotReadyError: nobody answers.
+    """
+    try:
+        found: dict[str, Any] = client.get("/health").raise_for_status().json()
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise _nobody(client, error) from None
+    return found
+
+
+def _nobody(client: httpx.Client, error: Exception) -> NotReadyError:
+    return NotReadyError(
+        f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
+        "`serve deploy deployments/prerank.yaml`."
+    )

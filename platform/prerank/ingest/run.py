@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError, PrerankError
+from prerank.core.feature_sets import retire
 from prerank.core.home import Home, replaced
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import ray_map
@@ -62,7 +63,7 @@ def ingest(
         items: the catalogue, likewise.
         home: where to write.
         mapping: the team's columns.
-        replace: start the home over; its events and feature tables go.
+        replace: start the home over; its events go, and its feature tables count as another log's.
 
     Ray must have been initialised. Memory does not grow with the log, save for its distinct ids.
 
@@ -113,7 +114,7 @@ def ingest(
             pq.write_table(items_table, folder / home.items.name)
             catalogue.save(folder / home.catalogue.name)
         if replace:
-            shutil.rmtree(home.features, ignore_errors=True)
+            retire(home)
         manifest.save(home)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

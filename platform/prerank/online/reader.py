@@ -21,6 +21,7 @@ from interactrank.features.schema import (
     HISTORY_TTL_DAYS,
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
+    FeatureSchema,
 )
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
@@ -37,7 +38,6 @@ from prerank.online.store import open_store
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
-ROW = ["engagement:row"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +61,22 @@ class OnlineRead:
 
 
 class OnlineFeatures:
-    """Reader of the online store of ``home``. Safe to share between threads.
+    """Reader of one schema's features in the online store of ``home``.
+
+    Safe to share between threads.
 
     Raises:
-        NotReadyError: nothing was materialised.
+        NotReadyError: nothing was materialised, or not this schema.
     """
 
-    def __init__(self, home: Home, store: FeatureStore | None = None) -> None:
-        self.store = open_store(home) if store is None else store
-        self._state = home.materialised
+    def __init__(
+        self, home: Home, schema: FeatureSchema, store: FeatureStore | None = None
+    ) -> None:
+        views = schema.engagement_view, schema.history_view
+        # Opened anew for each schema: an open store learns of new views a minute late.
+        self.store = open_store(home, *views) if store is None else store
+        self._row, self._history_view = [f"{views[0]}:row"], views[1]
+        self._state = home.materialised_of(schema.hash())
         self._cutoff: tuple[int, int | None] = (-1, None)
 
     def read(
@@ -95,7 +102,7 @@ class OnlineFeatures:
             logger.exception("engagement rows could not be read")
             degraded.append("engagement")
         try:
-            history = read_histories(self.store, [user_id])[user_id]
+            history = read_histories(self.store, self._history_view, [user_id])[user_id]
         except Exception:
             logger.exception("the user's history could not be read")
             degraded.append("user_history")
@@ -120,7 +127,8 @@ class OnlineFeatures:
 
     def _rows(self, keys: list[str]) -> list[bytes]:
         """Packed row of each key, empty where it has none."""
-        answer = self.store.get_online_features(ROW, [{"engagement_key": k} for k in keys]).proto
+        entities = [{"engagement_key": k} for k in keys]
+        answer = self.store.get_online_features(self._row, entities).proto
         at = list(answer.metadata.feature_names.val).index("row")
         # The proto's bytes directly: to_dict() costs another tenth of a millisecond.
         return [value.bytes_val for value in answer.results[at].values]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sqlite3
 import string
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import xxhash
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast.errors import FeatureViewNotFoundException
 
-from prerank.core.errors import ConfigError, NotReadyError
-from prerank.core.home import ENV, Home
+from prerank.core.errors import ConfigError, NotReadyError, StateError
+from prerank.core.feature_sets import REBUILD, manifests
+from prerank.core.home import ENV, ID_ENV, Home
 from prerank.core.quiet import muted
 
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
@@ -40,30 +43,44 @@ def store_config(home: Home) -> RepoConfig:
     folder, redis = repo_folder(), os.environ.get(REDIS_ENV, "")
     name = "feature_store.redis.yaml" if redis else "feature_store.yaml"
     text = string.Template((folder / name).read_text())
-    data = yaml.safe_load(text.safe_substitute({ENV: str(home.root), REDIS_ENV: redis}))
+    values = {ENV: str(home.root), ID_ENV: home.id, REDIS_ENV: redis}
+    data = yaml.safe_load(text.safe_substitute(values))
     return RepoConfig(**data, repo_path=folder)
 
 
 def online_name() -> str:
     """Which online store the environment names, for what is written down of its state.
 
-    Two Redis servers have two names; a name tells no password.
+    Made of hosts, ports and the database: a changed password is the same store, and the name,
+    which becomes part of file names, tells nothing of it.
     """
     redis = os.environ.get(REDIS_ENV)
-    return f"redis-{xxhash.xxh3_64_hexdigest(redis)}" if redis else "sqlite"
+    if not redis:
+        return "sqlite"
+    parts = [part.strip() for part in redis.split(",")]
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    nodes = sorted(part for part in parts if part and "=" not in part)
+    return re.sub(r"[^\w.-]", "-", "-".join(["redis", *nodes, f"db{options.get('db', 0)}"]))
 
 
-def open_store(home: Home) -> FeatureStore:
+def open_store(home: Home, *views: str) -> FeatureStore:
     """The feature store of ``home``; its connection is safe to share between threads.
 
     Raises:
-        NotReadyError: nothing was applied yet.
+        NotReadyError: nothing was applied yet, or not one of the feature ``views``.
     """
     config = store_config(home)
     # Feast would create an empty registry and fail later, at the first read.
     if not (home.feast / "registry.db").exists():
         raise NotReadyError(f"{home.feast} has no feature registry. Run `prerank materialise`.")
     store = FeatureStore(config=config)
+    for view in views:
+        try:
+            store.get_feature_view(view)
+        except FeatureViewNotFoundException:
+            raise NotReadyError(
+                f"{home.feast} has no feature view {view}. Run `prerank materialise`."
+            ) from None
     _patient(store)
     return store
 
@@ -89,7 +106,8 @@ def apply(home: Home) -> FeatureStore:
     Raises:
         StateError: the features were not built.
     """
-    home.read_json(home.features / "manifest.json", "prerank features")
+    if not manifests(home):
+        raise StateError(f"{home.features} holds no feature tables. Run {REBUILD}.")
     home.feast.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(config=store_config(home))
     _patient(store)
@@ -97,6 +115,20 @@ def apply(home: Home) -> FeatureStore:
     with muted():
         store.apply(_definitions(home))
     return store
+
+
+def forget(store: FeatureStore, views: Collection[str]) -> None:
+    """Take feature views out of the registry, and their rows out of the online store."""
+    found = [view for view in store.list_feature_views() if view.name in views]
+    sources = [s for view in found for s in (view.batch_source, view.stream_source) if s]
+    services = [
+        service
+        for service in store.list_feature_services()
+        if any(projection.name in views for projection in service.feature_view_projections)
+    ]
+    if found:
+        with muted():
+            store.apply([], objects_to_delete=[*found, *sources, *services], partial=False)
 
 
 def _definitions(home: Home) -> list[Any]:

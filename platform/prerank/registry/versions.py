@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
+from prerank.core.feature_sets import REBUILD, online_states
 from prerank.core.home import Home, replaced, write_json
 from prerank.core.quiet import muted
 from prerank.registry.bundle import META, WEIGHTS
@@ -69,7 +69,7 @@ class Promoted:
     def __init__(self, home: Home, allow_unpromoted: bool = False) -> None:
         self.home = home
         self.aliases = (CHAMPION, CHALLENGER) if allow_unpromoted else (CHAMPION,)
-        self._path = home.root / "models" / "served.json"
+        self._path = home.models / "served.json"
         self._remembered: Wanted | None = None
 
     def wanted(self) -> Wanted:
@@ -110,7 +110,7 @@ def download(home: Home, version: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    folder = home.root / "models" / version
+    folder = home.models / version
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Replicas on one machine share the folder: one fetches, the others wait and find it there.
     with (folder.parent / f".{version}.lock").open("a") as lock:
@@ -190,13 +190,11 @@ def promote(home: Home, version: str) -> None:
 
     schema = load_bundle(download(home, version)).schema
     load_index(home, version)
-    online = home.read_json(home.materialised, "prerank materialise")
-    if online["schema_hash"] != schema.hash():
-        there = FeatureSchema.from_dict(online["schema"])
-        missing = sorted(set(schema.cross) - set(there.cross)) or ["(same names, other layout)"]
+    if not home.materialised_of(schema.hash()).exists():
+        there = {name for state in online_states(home) for name in state["cross_features"]}
+        missing = sorted(set(schema.cross) - there) or ["(same names, other layout)"]
         raise StateError(
             f"version {version} needs feature columns that are not materialised: "
-            f"{', '.join(missing)}. Run `prerank features` and `prerank materialise`, "
-            "or train again."
+            f"{', '.join(missing)}. Run {REBUILD}, or train again."
         )
     MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version)

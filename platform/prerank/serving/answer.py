@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version that is being served. Never changed, only exchanged."""
+    """A version that is being served. Never changed, only exchanged.
+
+    ``features`` reads the online features of the version's own schema, which is ``limits.schema``.
+    """
 
     wanted: registry.Wanted
     scorer: Scorer
     limits: Limits
-    schema_hash: str
+    features: OnlineFeatures
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class Answer:
     read: OnlineRead
 
 
-def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
+def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     """Score a request with ``loaded``; without its packed rows where they are of another schema."""
+    scorer, features = loaded.scorer, loaded.features
     read = features.read(request.query, request.user_id, request.time_us, request.context)
-    scorer, inputs = loaded.scorer, read.inputs
+    inputs = read.inputs
     try:
         scored = scorer.score(
             request.query, inputs, request.keys, request.weights, request.retriever_features

@@ -23,6 +23,7 @@ from pydantic import Field
 from interactrank.model.scorer import Scorer
 from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
@@ -85,7 +86,6 @@ class Engine:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
-        self._features: OnlineFeatures | None = None
         self._loaded: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
@@ -109,14 +109,12 @@ class Engine:
         """Look once whether another version is to be served, and serve it."""
         note = ""
         try:
-            if self._features is None:
-                self._features = OnlineFeatures(self.home)
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
-                self._loaded = self._load(wanted, self._features)
+                self.serve(self._load(wanted))
                 logger.info("serving model version %s", wanted.version)
             else:
-                self._loaded = dataclasses.replace(now, wanted=wanted)
+                self.serve(dataclasses.replace(now, wanted=wanted))
             self._promoted.remember(wanted)
             note = wanted.note
         except PrerankError as error:
@@ -127,26 +125,30 @@ class Engine:
             note = f"{type(error).__name__}: {error}"
         self._note = note
 
-    def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
+    def serve(self, loaded: Loaded) -> None:
+        """Answer with ``loaded`` from now on."""
+        self._loaded = loaded
+
+    def _load(self, wanted: registry.Wanted) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
         version = wanted.version
         # The index first: where it is missing, nothing else need be fetched.
         index = load_index(self.home, version)
         bundle = load_bundle(registry.download(self.home, version))
         trained = bundle.schema.hash()
-        state = self.home.read_json(self.home.materialised, "prerank materialise")
-        for what, found in (("index", index.meta), ("online store", state)):
-            if found["schema_hash"] != trained:
-                raise NotReadyError(
-                    f"model version {version} was trained with feature schema {trained}, the "
-                    f"{what} has {found['schema_hash']}: materialise or train again."
-                )
+        if index.meta["schema_hash"] != trained:
+            raise NotReadyError(
+                f"model version {version} was trained with feature schema {trained}, its index has "
+                f"{index.meta['schema_hash']}. Run `prerank index --version {version}`."
+            )
+        online_state(self.home, trained)
+        features = OnlineFeatures(self.home, bundle.schema)
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
-        loaded = Loaded(wanted, scorer, limits, trained)
+        loaded = Loaded(wanted, scorer, limits, features)
         for request in _warm_requests(self.home, loaded):
-            answer(request, loaded, features)
+            answer(request, loaded)
         self._event_limits = of_log
         return loaded
 
@@ -166,9 +168,14 @@ class Engine:
         Raises:
             NotReadyError: no version is loaded; the message holds the remedy.
         """
-        return self._current().limits
+        return self.current().limits
 
-    def _current(self) -> Loaded:
+    def current(self) -> Loaded:
+        """The version that is served now.
+
+        Raises:
+            NotReadyError: none is loaded; the message holds the remedy.
+        """
         if self._loaded is None:
             raise NotReadyError(self._note)
         return self._loaded
@@ -179,21 +186,19 @@ class Engine:
         Raises:
             NotReadyError: no version is loaded.
         """
-        loaded = self._current()
-        assert self._features is not None
-        return answer(request, loaded, self._features)
+        return answer(request, self.current())
 
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
-        loaded, features = self._loaded, self._features
+        loaded = self._loaded
         return {
             "code_version": __version__,
             "model_version": loaded.wanted.version if loaded else None,
             "alias": loaded.wanted.alias if loaded else None,
             "confirmed": not loaded.wanted.note if loaded else None,
-            "schema_hash": loaded.schema_hash if loaded else None,
+            "schema_hash": loaded.limits.schema.hash() if loaded else None,
             "items": len(loaded.scorer.table) if loaded else 0,
-            "snapshot_cutoff": iso(features.cutoff_us()) if features else None,
+            "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
             "notes": [self._note] if self._note else [],
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.online_log import mark_online
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
@@ -52,8 +53,7 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
             calls.append(args)
 
     patch.setattr("mlflow.MlflowClient", Client)
-    state = {"schema_hash": online.hash(), "schema": online.to_dict()}
-    write_json(home.materialised, state)
+    mark_online(home, online)
     registry.promote(home, "3")
     return calls
 

@@ -43,10 +43,11 @@ class NoFeatures:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_explain_tells_the_features_that_were_scored(k: int) -> None:
-    loaded = Loaded(Wanted("1", "v1"), cast(Scorer, FixedScorer()), WALL, "")
+    features = cast(OnlineFeatures, NoFeatures())
+    loaded = Loaded(Wanted("1", "v1"), cast(Scorer, FixedScorer()), WALL, features)
     body = {"user_id": "ann", "query": "red", "candidates": [3, 1, 2], "k": k, "explain": True}
     request = parse_json(orjson.dumps(body), WALL, NOW)
-    told = answer(request, loaded, cast(OnlineFeatures, NoFeatures())).body
+    told = answer(request, loaded).body
     assert [item["id"] for item in told["items"]] == [1, 3, 2][:k]
     for item in told["items"]:
         assert item["features"] == named(SCHEMA.cross, X[IDS.tolist().index(item["id"])])

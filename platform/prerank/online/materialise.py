@@ -3,27 +3,38 @@
 Feast materialises the engagement rows; nothing else writes them. Histories are merged by event id,
 as live events are (``prerank.online.writer``): on SQLite an older row that Feast materialised
 would overwrite a newer one that was pushed.
+
+A filling goes on from the last one where the store proves that it still has what that one wrote
+(``prerank.online.sentinel``). Else it starts over: its sentinel says so until the end, and what the
+journal holds is merged anew.
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from feast import FeatureStore
 from tqdm import tqdm
 
+from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import StateError
 from prerank.core.home import Home, write_json
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS, History
+from prerank.online.probes import Probes, evictions
+from prerank.online.sentinel import ENGAGEMENT, Sentinel, write_sentinel
 from prerank.online.store import apply, online_name
+from prerank.online.watch import broken
 from prerank.online.writer import HistoryWriter
 
 HISTORY_BATCH = 1_000
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
-"""What must agree for materialisation to resume instead of starting over."""
+"""What must agree for materialisation to resume instead of writing every row again."""
 
 
 def materialise(home: Home, until_us: int | None = None, progress: bool = True) -> dict[str, Any]:
@@ -36,42 +47,54 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
 
     Returns:
         What is written to ``materialised.json``: until_us, cutoff_us (the latest snapshot's),
-        schema_hash, fingerprint, schema, online_store, users.
+        schema_hash, fingerprint, schema, online_store, users, epoch, probes, evictions.
 
     Raises:
-        StateError: no features, or the online store already holds a later state.
+        StateError: no features, the online store already holds a later state, or it did not keep
+            what was written.
     """
     features = home.read_json(home.features / "manifest.json", "prerank features")
     lag = features["lag_minutes"] * 60_000_000
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
-    start = _start(home, features, until)
+    before = home.read_json(home.materialised, "") if home.materialised.exists() else {}
     store = apply(home)
+    over = bool(broken(store, before))
+    start = 0 if over else _start(home, before, features, until)
+    named = {name: features[name] for name in SAME_FEATURES}
+    of_both = {
+        "epoch": secrets.token_hex(8) if over else before["epoch"],
+        "until_us": until,
+        "schema_hash": features["schema_hash"],
+        "fingerprint": features["fingerprint"],
+    }
+    if over:
+        write_sentinel(store, Sentinel(**of_both, filled=False))
     with muted():
         # Inclusive at both ends, as the offline join is at its right end.
-        store.materialize(utc(start), utc(until), feature_views=["engagement"])
+        store.materialize(utc(start), utc(until), feature_views=[ENGAGEMENT])
     users = _backfill(home, store, until, progress)
+    if over:
+        _merge_journal(home, store, features)
     cadence = features["cadence_hours"] * HOUR_US
     cutoff = min(features["last_cutoff_us"], (until - lag) // cadence * cadence)
     state = {
-        "until_us": until,
+        **named,
+        **of_both,
         "cutoff_us": cutoff,
-        **{name: features[name] for name in SAME_FEATURES},
         "schema": features["schema"],
         "online_store": online_name(),
         "users": users,
+        "probes": asdict(_kept(home, store, until)),
+        "evictions": evictions(store),
     }
+    # The store first: what it has beyond the home's state is no loss, the reverse is one.
+    write_sentinel(store, Sentinel(**of_both, filled=True))
     write_json(home.materialised, state)
     return state
 
 
-def _start(home: Home, features: dict[str, Any], until: int) -> int:
-    """Where materialisation may resume; zero for another store than before, or other features."""
-    path = home.materialised
-    if not path.exists():
-        return 0
-    before = home.read_json(path, "prerank materialise")
-    if before.get("online_store") != online_name():
-        return 0
+def _start(home: Home, before: Mapping[str, Any], features: Mapping[str, Any], until: int) -> int:
+    """Where a store that is whole is filled from; zero for other features than before."""
     if before["until_us"] > until:
         raise StateError(
             f"the online store already holds the state of {utc(before['until_us'])}, later than "
@@ -80,6 +103,27 @@ def _start(home: Home, features: dict[str, Any], until: int) -> int:
         )
     same = all(before.get(name) == features[name] for name in SAME_FEATURES)
     return int(before["until_us"]) if same else 0
+
+
+def _merge_journal(home: Home, store: FeatureStore, features: Mapping[str, Any]) -> None:
+    """Merge all acknowledged events: what was merged before a store lost its data is gone."""
+    schema = FeatureSchema.from_dict(features["schema"])
+    HistoryWriter(home, store, schema, exclusive=True).replay(anew=True)
+
+
+def _kept(home: Home, store: FeatureStore, until: int) -> Probes:
+    """Probes of what was written.
+
+    Raises:
+        StateError: one is not there.
+    """
+    probes = Probes.drawn(home, until)
+    if lost := probes.lost(store):
+        raise StateError(
+            f"{lost} It does not keep what is written: with Redis, set `maxmemory-policy` to "
+            "noeviction and give it more memory first."
+        )
+    return probes
 
 
 def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> int:

@@ -6,19 +6,41 @@ import importlib.util
 import os
 import sqlite3
 import string
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from prerank.core.errors import ConfigError, NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.quiet import muted
 
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
-BUSY_TIMEOUT_MS = 30_000
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a caller waits for the online store.
+
+    Attributes:
+        connect_s: seconds for a connection.
+        reply_s: seconds for a reply; with SQLite, for a lock.
+        retries: how often a call that failed is made again. A reader makes none: it has no time.
+    """
+
+    connect_s: float
+    reply_s: float
+    retries: int = 0
+
+
+WRITER = Patience(2.0, 10.0)
+BULK = Patience(5.0, 60.0, retries=3)
+"""Of materialisation: a batch is large, and writing it twice is harmless."""
 
 
 def repo_folder() -> Path:
@@ -53,7 +75,7 @@ def online_name() -> str:
     return f"redis-{xxhash.xxh3_64_hexdigest(redis)}" if redis else "sqlite"
 
 
-def open_store(home: Home) -> FeatureStore:
+def open_store(home: Home, patience: Patience = WRITER) -> FeatureStore:
     """The feature store of ``home``; its connection is safe to share between threads.
 
     Raises:
@@ -64,23 +86,37 @@ def open_store(home: Home) -> FeatureStore:
     if not (home.feast / "registry.db").exists():
         raise NotReadyError(f"{home.feast} has no feature registry. Run `prerank materialise`.")
     store = FeatureStore(config=config)
-    _patient(store)
+    _wait(store, patience)
     return store
 
 
-def _patient(store: FeatureStore) -> None:
-    """Readers and the writer wait for each other: WAL (kept in the file), and a busy timeout."""
-    if store.config.online_store.type != "sqlite":
+def _wait(store: FeatureStore, patience: Patience) -> None:
+    """Have the store's own client wait as long as ``patience`` says, and no longer."""
+    online_store: Any = store._get_provider().online_store
+    if store.config.online_store.type == "redis":
+        _wait_redis(online_store._get_client(store.config.online_store), patience)
         return
     path = Path(store.config.online_store.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1e3) as db:
+    # Readers and the writer need not wait for each other: WAL, which is kept in the file.
+    with sqlite3.connect(path, timeout=WRITER.reply_s) as db:
         db.execute("PRAGMA journal_mode = WAL")
     db.close()
     # The timeout belongs to a connection, and Feast makes its own.
-    online_store: Any = store._get_provider().online_store
     connection = online_store._get_conn(store.config)
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA busy_timeout = {int(1e3 * patience.reply_s)}")
+
+
+def _wait_redis(client: Any, patience: Patience) -> None:
+    options = client.get_connection_kwargs()
+    # What PRERANK_REDIS says itself is kept. Without a time-out redis-py waits for ever, and
+    # by default it retries for ten seconds.
+    for name, seconds in (
+        ("socket_connect_timeout", patience.connect_s),
+        ("socket_timeout", patience.reply_s),
+    ):
+        options[name] = options.get(name) or seconds
+    client.set_retry(Retry(ExponentialBackoff(cap=1.0, base=0.1), patience.retries))
 
 
 def apply(home: Home) -> FeatureStore:
@@ -92,7 +128,7 @@ def apply(home: Home) -> FeatureStore:
     home.read_json(home.features / "manifest.json", "prerank features")
     home.feast.mkdir(parents=True, exist_ok=True)
     store = FeatureStore(config=store_config(home))
-    _patient(store)
+    _wait(store, BULK)
     # Feast tests a source's path for existence and does not know globs; DuckDB reads them.
     with muted():
         store.apply(_definitions(home))

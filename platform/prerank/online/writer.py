@@ -122,13 +122,17 @@ class HistoryWriter:
         passive = sum(e.action not in self._codes for e in events)
         return Written(len(events), passive, bool(ticket.online))
 
-    def replay(self) -> int:
+    def replay(self, anew: bool = False) -> int:
         """Merge what the journals hold beyond the last checkpoint; number of events read.
 
         Every journal is read: the number of writers, and so a user's writer, may have changed.
+
+        Args:
+            anew: read them from their beginning, for a store that is filled from its beginning.
         """
         with self._lock:
-            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
+            known = self._checkpoint.exists() and not anew
+            done = self.home.read_json(self._checkpoint, "") if known else {}
             count, ends = 0, {}
             for path in sorted(self.home.journal.glob("writer-*.jsonl")):
                 for batch, end in replay(path, int(done.get(path.name, 0))):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sqlite3
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ from typing import Any
 import xxhash
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast.infra.online_stores.redis import RedisOnlineStore
+from redis import AuthenticationError, RedisError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from prerank.core.errors import ConfigError, NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.quiet import muted
+from prerank.core.redact import redact
 
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
 
@@ -61,9 +66,15 @@ def store_config(home: Home) -> RepoConfig:
     """Feast's configuration for ``home``: Redis online where PRERANK_REDIS is set, else SQLite."""
     folder, redis = repo_folder(), os.environ.get(REDIS_ENV, "")
     name = "feature_store.redis.yaml" if redis else "feature_store.yaml"
-    text = string.Template((folder / name).read_text())
-    data = yaml.safe_load(text.safe_substitute({ENV: str(home.root), REDIS_ENV: redis}))
-    return RepoConfig(**data, repo_path=folder)
+    data = yaml.safe_load((folder / name).read_text())
+    return RepoConfig(**_filled_in(data, {ENV: str(home.root), REDIS_ENV: redis}), repo_path=folder)
+
+
+def _filled_in(data: Any, variables: Mapping[str, str]) -> Any:
+    """Parsed YAML with ``${...}`` filled in: in the text, a value could be read as YAML itself."""
+    if isinstance(data, dict):
+        return {key: _filled_in(value, variables) for key, value in data.items()}
+    return string.Template(data).safe_substitute(variables) if isinstance(data, str) else data
 
 
 def online_name() -> str:
@@ -94,7 +105,7 @@ def _wait(store: FeatureStore, patience: Patience) -> None:
     """Have the store's own client wait as long as ``patience`` says, and no longer."""
     online_store: Any = store._get_provider().online_store
     if store.config.online_store.type == "redis":
-        _wait_redis(online_store._get_client(store.config.online_store), patience)
+        _wait_redis(online_store._get_client(store.config.online_store), store.config, patience)
         return
     path = Path(store.config.online_store.path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +118,45 @@ def _wait(store: FeatureStore, patience: Patience) -> None:
     connection.execute(f"PRAGMA busy_timeout = {int(1e3 * patience.reply_s)}")
 
 
-def _wait_redis(client: Any, patience: Patience) -> None:
+def check_online(home: Home) -> None:
+    """See that the online store can be used, before work is done for it.
+
+    Raises:
+        ConfigError: the Feast definitions are not there, or PRERANK_REDIS is not understood.
+        NotReadyError: no Redis answers there, or it refuses the password.
+    """
+    config = store_config(home)
+    if config.online_store.type != "redis":
+        return
+    address, *settings = os.environ[REDIS_ENV].split(",")
+    if not re.fullmatch(r"[^:=]+:\d+", address) or not all("=" in s for s in settings):
+        raise ConfigError(
+            f"{REDIS_ENV} is not `host:port`, then `,name=value` where needed, as in "
+            "redis:6379,password=secret. A password must not hold a comma."
+        )
+    client = RedisOnlineStore()._get_client(config.online_store)
+    _wait_redis(client, config, WRITER)
+    try:
+        client.ping()
+    except AuthenticationError as error:
+        raise NotReadyError(
+            f"Redis at {address}, which {REDIS_ENV} names, refuses the log-in: {redact(str(error))}"
+            f". Correct `password=` (and `username=`) in {REDIS_ENV}."
+        ) from None
+    except RedisError as error:
+        raise NotReadyError(
+            f"no Redis can be used at {address}, which {REDIS_ENV} names: {redact(str(error))}. "
+            f"Start one there, or unset {REDIS_ENV} to use SQLite."
+        ) from None
+    finally:
+        client.close()
+
+
+def _wait_redis(client: Any, config: RepoConfig, patience: Patience) -> None:
     options = client.get_connection_kwargs()
+    parts = (part.partition("=") for part in config.online_store.connection_string.split(","))
+    # Feast reads each value as JSON, and so a password of digits as a number.
+    options |= {name: value for name, _, value in parts if name in ("username", "password")}
     # What PRERANK_REDIS says itself is kept. Without a time-out redis-py waits for ever, and
     # by default it retries for ten seconds.
     for name, seconds in (

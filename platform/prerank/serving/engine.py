@@ -25,8 +25,9 @@ from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.redact import redact
 from prerank.core.times import iso
-from prerank.online.reader import OnlineFeatures
+from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
 from prerank.registry.index import load_index
@@ -46,7 +47,10 @@ class ServeConfig:
         home: PRERANK_HOME of the replicas; the environment's when left out.
         clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
-        poll_seconds: how often the registry is asked for the champion.
+        poll_seconds: how often the registry is asked for the champion, and the online store for
+            its state.
+        store_timeout_ms: how long a read of the online store may wait for a connection, and for
+            a reply.
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
@@ -56,6 +60,7 @@ class ServeConfig:
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    store_timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
@@ -98,8 +103,10 @@ class Engine:
         threading.Thread(target=self._follow, name="champion", daemon=True).start()
 
     def stop(self) -> None:
-        """End the background thread."""
+        """End the background threads."""
         self._stop.set()
+        if self._features is not None:
+            self._features.close()
 
     def _follow(self) -> None:
         while not self._stop.wait(self.config.poll_seconds):
@@ -110,7 +117,9 @@ class Engine:
         note = ""
         try:
             if self._features is None:
-                self._features = OnlineFeatures(self.home)
+                timeout_s = self.config.store_timeout_ms / 1e3
+                self._features = OnlineFeatures(self.home, timeout_s=timeout_s)
+            self._features.look()
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
                 self._loaded = self._load(wanted, self._features)
@@ -120,11 +129,11 @@ class Engine:
             self._promoted.remember(wanted)
             note = wanted.note
         except PrerankError as error:
-            note = str(error)
-        except Exception as error:
+            note = redact(str(error))
+        except Exception:
             # The thread must live on: the next poll may find the cause gone.
             logger.exception("the model could not be refreshed")
-            note = f"{type(error).__name__}: {error}"
+            note = "the model could not be refreshed; the replica's log has the cause"
         self._note = note
 
     def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
@@ -195,7 +204,7 @@ class Engine:
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(features.cutoff_us()) if features else None,
             "clock": self.config.clock,
-            "notes": [self._note] if self._note else [],
+            "notes": [note for note in (self._note, features and features.problem) if note],
         }
 
     def ready(self) -> tuple[bool, str]:

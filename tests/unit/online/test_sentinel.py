@@ -65,6 +65,11 @@ def lose(home: Home, share: float) -> None:
         db.commit()
 
 
+def reader(home: Home) -> OnlineFeatures:
+    """With patience: the time-out is not what is tested here, and the machine may be busy."""
+    return OnlineFeatures(home, timeout_s=10.0)
+
+
 def read(online: OnlineFeatures) -> OnlineRead:
     return online.read(QUERY, USER, NOW)
 
@@ -79,11 +84,11 @@ def assert_whole(online: OnlineFeatures) -> None:
 
 
 def test_a_store_as_it_was_filled_is_whole(home: Home) -> None:
-    assert_whole(OnlineFeatures(home))
+    assert_whole(reader(home))
 
 
 def test_an_emptied_store_is_said_by_the_very_next_answer(home: Home) -> None:
-    online = OnlineFeatures(home)
+    online = reader(home)
     assert read(online).degraded == ()
     lose(home, 1.0)
     assert "online_store" in read(online).degraded
@@ -95,7 +100,7 @@ def test_an_emptied_store_is_said_by_the_very_next_answer(home: Home) -> None:
 
 
 def test_an_emptied_store_that_histories_are_pushed_to_does_not_look_well(home: Home) -> None:
-    online = OnlineFeatures(home)
+    online = reader(home)
     lose(home, 1.0)
     writer = HistoryWriter(home, open_store(home), SCHEMA)
     writer.write([Event(USER, 8, "click", CUTOFF + 1, 77)])
@@ -105,7 +110,7 @@ def test_an_emptied_store_that_histories_are_pushed_to_does_not_look_well(home: 
 
 
 def test_rows_that_were_lost_beside_the_sentinel_are_noticed(home: Home) -> None:
-    online = OnlineFeatures(home)
+    online = reader(home)
     lose(home, 0.5)
     online.look()
     assert "online_store" in read(online).degraded
@@ -130,7 +135,7 @@ def test_acknowledged_events_come_back_with_the_rows(home: Home) -> None:
 def test_a_filling_that_broke_off_is_said_and_starts_over(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    online = OnlineFeatures(home)
+    online = reader(home)
     lose(home, 1.0)
 
     def killed(*args: object, **kwargs: object) -> None:
@@ -164,16 +169,16 @@ def test_a_store_of_an_older_state_is_said_and_starts_over(
     for name in ("online.db", "online.db-wal", "online.db-shm"):
         (home.feast / name).unlink(missing_ok=True)
     shutil.copy(older, home.feast / "online.db")
-    online = OnlineFeatures(home)
+    online = reader(home)
     assert "online_store" in read(online).degraded
     online.look()
     assert "older than" in online.problem
     materialise(home, progress=False)
-    assert_whole(OnlineFeatures(home))
+    assert_whole(reader(home))
 
 
 def test_a_store_that_another_home_filled_is_said_and_starts_over(home: Home) -> None:
-    store, online = open_store(home), OnlineFeatures(home)
+    store, online = open_store(home), reader(home)
     own = read_sentinel(store)
     assert own is not None
     write_sentinel(store, replace(own, epoch="of another home"))
@@ -187,7 +192,7 @@ def test_a_store_that_another_home_filled_is_said_and_starts_over(home: Home) ->
 def test_a_whole_store_goes_on_and_is_never_said_to_be_filled_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    online = OnlineFeatures(home)
+    online = reader(home)
     write_tables(home, fingerprint="two", last_cutoff_us=CUTOFF + HOUR)
     seen: list[tuple[str, ...]] = []
     merge = HistoryWriter.merge_histories
@@ -208,7 +213,7 @@ def test_a_state_that_no_version_with_epochs_wrote_is_filled_anew(home: Home) ->
     for name in ("epoch", "probes", "evictions"):
         del state[name]
     write_json(home.materialised, state)
-    online = OnlineFeatures(home)
+    online = reader(home)
     assert "online_store" in read(online).degraded
     materialise(home, progress=False)
     assert_whole(online)

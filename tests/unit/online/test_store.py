@@ -1,0 +1,90 @@
+"""PRERANK_REDIS: any password, and what is said where it cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.redis_server import RedisServer
+from tests.small_tables import CUTOFF, HOUR, QUERY, USER, write_tables
+
+from prerank.core.errors import ConfigError, NotReadyError
+from prerank.core.home import Home
+from prerank.core.processes import free_port
+from prerank.online.materialise import materialise
+from prerank.online.reader import OnlineFeatures
+from prerank.online.store import REDIS_ENV, check_online, repo_folder, store_config
+
+PASSWORDS = ["plain", "a #b: 'c' \"d\" ${HOME}", "0123", "1e3", "true", "a=b"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_the_connection_string_reaches_feast_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    wanted = f"redis:6379,password={password},db=3"
+    monkeypatch.setenv(REDIS_ENV, wanted)
+    config = store_config(Home.at(tmp_path))
+    assert config.online_store.connection_string == wanted
+    assert config.registry.path == f"{tmp_path}/feast/registry.db"
+
+
+def test_feasts_own_command_reads_a_password_with_a_number_sign() -> None:
+    text = (repo_folder() / "feature_store.redis.yaml").read_text()
+    filled = text.replace("${PRERANK_REDIS}", "redis:6379,password=a #b")
+    assert yaml.safe_load(filled)["online_store"]["connection_string"].endswith("a #b")
+
+
+@pytest.fixture(params=["1e3", "a #b"])
+def secured(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path, "--requirepass", request.param)
+    try:
+        server.start(request.param)
+        monkeypatch.setenv(REDIS_ENV, f"{server.address},password={request.param}")
+        yield server
+    finally:
+        server.kill()
+
+
+def test_a_server_with_a_password_is_used(tmp_path: Path, secured: RedisServer) -> None:
+    home = Home.at(tmp_path / "home")
+    check_online(home)
+    write_tables(home)
+    materialise(home, progress=False)
+    read = OnlineFeatures(home, timeout_s=10.0).read(QUERY, USER, CUTOFF + HOUR)
+    assert read.degraded == ()
+
+
+def test_a_wrong_password_is_said_and_not_shown(
+    tmp_path: Path, secured: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, f"{secured.address},password=gu3ss")
+    with pytest.raises(NotReadyError, match=f"{secured.address}.*refuses.*password=") as found:
+        check_online(Home.at(tmp_path))
+    assert "gu3ss" not in str(found.value)
+
+
+def test_no_server_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv(REDIS_ENV, f"{address},password=s3cret")
+    with pytest.raises(NotReadyError, match=f"{address}.*PRERANK_REDIS.*unset") as found:
+        check_online(Home.at(tmp_path))
+    assert "s3cret" not in str(found.value)
+
+
+@pytest.mark.parametrize("value", ["redis", "redis:6379,password=a,b", "redis://redis:6379"])
+def test_another_form_is_refused_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, value)
+    with pytest.raises(ConfigError, match="PRERANK_REDIS is not `host:port`"):
+        check_online(Home.at(tmp_path))
+
+
+def test_sqlite_needs_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(REDIS_ENV, raising=False)
+    check_online(Home.at(tmp_path))

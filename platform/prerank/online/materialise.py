@@ -27,7 +27,7 @@ from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS, History
 from prerank.online.probes import Probes, evictions
-from prerank.online.sentinel import ENGAGEMENT, Sentinel, write_sentinel
+from prerank.online.sentinel import ENGAGEMENT, REMEDY, Sentinel, write_sentinel
 from prerank.online.store import apply, online_name
 from prerank.online.watch import broken
 from prerank.online.writer import HistoryWriter
@@ -58,7 +58,10 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
     before = home.read_json(home.materialised, "") if home.materialised.exists() else {}
     store = apply(home)
-    over = bool(broken(store, before))
+    wrong = broken(store, before)
+    over = bool(wrong)
+    if before and over and progress:
+        tqdm.write(f"The whole online store is filled anew: {wrong.removesuffix(REMEDY)}")
     start = 0 if over else _start(home, before, features, until)
     named = {name: features[name] for name in SAME_FEATURES}
     of_both = {

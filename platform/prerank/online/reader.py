@@ -100,7 +100,10 @@ class OnlineFeatures:
         """
         searches = Searches.one(query, context)
         (keys,) = searches.keys
-        assert len(keys) < MAX_KEYS_PER_REQUEST, "schema.LEVELS allow more keys than the budget"
+        # The user's and the sentinel's come on top.
+        assert len(keys) + 2 <= MAX_KEYS_PER_REQUEST, (
+            "schema.LEVELS allow more keys than the budget"
+        )
         degraded = []
         rows, history = [b""] * len(keys), NO_HISTORY
         # A ranking without counts beats no ranking; the answer and the metric say so.

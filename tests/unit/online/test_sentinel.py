@@ -87,7 +87,9 @@ def test_a_store_as_it_was_filled_is_whole(home: Home) -> None:
     assert_whole(reader(home))
 
 
-def test_an_emptied_store_is_said_by_the_very_next_answer(home: Home) -> None:
+def test_an_emptied_store_is_said_by_the_very_next_answer(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     online = reader(home)
     assert read(online).degraded == ()
     lose(home, 1.0)
@@ -95,7 +97,8 @@ def test_an_emptied_store_is_said_by_the_very_next_answer(home: Home) -> None:
     online.look()
     assert "no sentinel" in online.problem
     assert "prerank materialise" in online.problem
-    materialise(home, progress=False)
+    materialise(home)
+    assert "filled anew: the online store has no sentinel" in capsys.readouterr().out
     assert_whole(online)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_feasts_own_command_reads_a_password_with_a_number_sign() -> None:
     assert yaml.safe_load(filled)["online_store"]["connection_string"].endswith("a #b")
 
 
-@pytest.fixture(params=["1e3", "a #b"])
+@pytest.fixture(params=["1234567e3", "s3cret #b"])
 def secured(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RedisServer]:
@@ -57,6 +58,9 @@ def test_a_server_with_a_password_is_used(tmp_path: Path, secured: RedisServer) 
     materialise(home, progress=False)
     read = OnlineFeatures(home, timeout_s=10.0).read(QUERY, USER, CUTOFF + HOUR)
     assert read.degraded == ()
+    secret = os.environ[REDIS_ENV].rpartition("=")[2].encode()
+    kept = [f for f in home.root.rglob("*") if f.is_file() and f.suffix != ".parquet"]
+    assert [f for f in kept if secret in f.read_bytes()] == []
 
 
 def test_a_wrong_password_is_said_and_not_shown(

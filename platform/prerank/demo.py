@@ -28,6 +28,7 @@ from prerank.core.processes import free_port, mlflow_server
 from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
 from prerank.ingest.mapping import LogMapping
+from prerank.preflight import check_home, check_services
 
 READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
@@ -199,6 +200,8 @@ def demo(workdir: Path | None = None) -> Home:
 
     root = workdir or Path(tempfile.mkdtemp(prefix="prerank-demo-"))
     home = Home.at(root)
+    check_home(home)
+    check_services(home, online=True)
     began = time.perf_counter()
     world = root / "world"
     if not (world / "summary.json").exists():

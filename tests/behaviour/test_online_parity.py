@@ -62,7 +62,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, built: Home, online_store: st
 
 @pytest.fixture(scope="module")
 def online(home: Home) -> OnlineFeatures:
-    return OnlineFeatures(home, MANIFEST.schema)
+    # The time-out is not what is tested here, and the machine may be busy.
+    return OnlineFeatures(home, MANIFEST.schema, timeout_s=10.0)
 
 
 def test_online_features_equal_offline_ones(

@@ -55,6 +55,25 @@ class Home:
             raise ConfigError(f'{ENV} is not set. Run: eval "$(prerank env)"')
         return cls.at(root)
 
+    def create(self) -> None:
+        """Make the folder, for its owner alone: it holds what users searched for.
+
+        A folder that is there keeps its mode.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700)
+            # Whatever the process's umask takes away.
+            self.root.chmod(0o700)
+        except OSError as error:
+            if not self.root.is_dir():
+                raise ConfigError(
+                    f"{ENV}={self.root} cannot be made: {error.strerror}. Name another folder."
+                ) from None
+
     @property
     def id(self) -> str:
         """Twelve hex digits that tell this home's rows in a shared online store; made once.
@@ -64,7 +83,7 @@ class Home:
         """
         path = self.root / "home.json"
         if not path.exists():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.create()
             made = secrets.token_hex(6)
             partial = path.with_name(f".home.json.{made}")
             partial.write_text(json.dumps({"id": made}) + "\n")

@@ -77,7 +77,7 @@ def ingest(
     name = mapping.name or events.stem
     existing = Existing() if replace else existing_of(home, mapping, name)
     checked = check(events, items, home, existing.settled(mapping), existing)
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.create()
     scratch = home.root / ".ingest"
     shutil.rmtree(scratch, ignore_errors=True)
     staged = {name: scratch / name for name in ("buckets", "events", "quarantine")}

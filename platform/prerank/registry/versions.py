@@ -15,6 +15,7 @@ from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.feature_sets import REBUILD, online_states
 from prerank.core.home import Home, replaced, write_json
 from prerank.core.quiet import muted
+from prerank.core.redact import redact
 from prerank.registry.bundle import META, WEIGHTS
 
 MODEL_NAME = "prerank"
@@ -40,10 +41,11 @@ def alias_version(alias: str) -> str | None:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise RegistryAwayError(
+        message = (
             f"MLflow at {client.tracking_uri} cannot be asked for {MODEL_NAME}@{alias}: "
             f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
-        ) from None
+        )
+        raise RegistryAwayError(redact(message)) from None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def download(home: Home, version: str) -> Path:
                     shutil.move(path, out / path.name)
                 shutil.rmtree(out / "fetched")
         except (MlflowException, OSError) as error:
-            raise NotReadyError(f"model version {version} cannot be fetched: {error}") from None
+            message = f"model version {version} cannot be fetched: {error}"
+            raise NotReadyError(redact(message)) from None
     return folder
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,8 +27,9 @@ from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.redact import redact
 from prerank.core.times import iso
-from prerank.online.reader import OnlineFeatures
+from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
 from prerank.registry.index import load_index
@@ -47,7 +49,10 @@ class ServeConfig:
         home: PRERANK_HOME of the replicas; the environment's when left out.
         clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
-        poll_seconds: how often the registry is asked for the champion.
+        poll_seconds: how often the registry is asked for the champion, and the online store for
+            its state.
+        store_timeout_ms: how long a read of the online store may wait for a connection, and for
+            a reply.
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
@@ -57,6 +62,7 @@ class ServeConfig:
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    store_timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
@@ -98,8 +104,10 @@ class Engine:
         threading.Thread(target=self._follow, name="champion", daemon=True).start()
 
     def stop(self) -> None:
-        """End the background thread."""
+        """End the background threads."""
         self._stop.set()
+        if self._loaded is not None:
+            self._loaded.features.close()
 
     def _follow(self) -> None:
         while not self._stop.wait(self.config.poll_seconds):
@@ -109,6 +117,8 @@ class Engine:
         """Look once whether another version is to be served, and serve it."""
         note = ""
         try:
+            if self._loaded is not None:
+                self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
                 self.serve(self._load(wanted))
@@ -118,16 +128,18 @@ class Engine:
             self._promoted.remember(wanted)
             note = wanted.note
         except PrerankError as error:
-            note = str(error)
-        except Exception as error:
+            note = redact(str(error))
+        except Exception:
             # The thread must live on: the next poll may find the cause gone.
             logger.exception("the model could not be refreshed")
-            note = f"{type(error).__name__}: {error}"
+            note = "the model could not be refreshed; the replica's log has the cause"
         self._note = note
 
     def serve(self, loaded: Loaded) -> None:
         """Answer with ``loaded`` from now on."""
-        self._loaded = loaded
+        before, self._loaded = self._loaded, loaded
+        if before is not None and before.features is not loaded.features:
+            before.features.close()
 
     def _load(self, wanted: registry.Wanted) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
@@ -142,13 +154,18 @@ class Engine:
                 f"{index.meta['schema_hash']}. Run `prerank index --version {version}`."
             )
         online_state(self.home, trained)
-        features = OnlineFeatures(self.home, bundle.schema)
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
-        loaded = Loaded(wanted, scorer, limits, features)
-        for request in _warm_requests(self.home, loaded):
-            answer(request, loaded)
+        timeout_s = self.config.store_timeout_ms / 1e3
+        with ExitStack() as unless_loaded:
+            features = OnlineFeatures(self.home, bundle.schema, timeout_s=timeout_s)
+            unless_loaded.callback(features.close)
+            features.look()
+            loaded = Loaded(wanted, scorer, limits, features)
+            for request in _warm_requests(self.home, loaded):
+                answer(request, loaded)
+            unless_loaded.pop_all()
         self._event_limits = of_log
         return loaded
 
@@ -200,7 +217,7 @@ class Engine:
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
-            "notes": [self._note] if self._note else [],
+            "notes": [note for note in (self._note, loaded and loaded.features.problem) if note],
         }
 
     def ready(self) -> tuple[bool, str]:

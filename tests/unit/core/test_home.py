@@ -1,14 +1,16 @@
-"""A home's own id, and the variables that name it."""
+"""A home is its owner's alone; its own id, and the variables that name it."""
 
 from __future__ import annotations
 
+import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from prerank.core.environment import variables
-from prerank.core.errors import StateError
+from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import ID_ENV, Home
 
 
@@ -39,3 +41,28 @@ def test_the_environment_names_this_home_even_where_another_was_named(
     home = Home.at(tmp_path)
     monkeypatch.setenv(ID_ENV, "0" * 12)
     assert variables(home)[ID_ENV] == home.id
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o377])
+def test_a_new_home_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
+    home = Home.at(tmp_path / "a" / "home")
+    home.root.parent.mkdir()
+    before = os.umask(umask)
+    try:
+        home.create()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(home.root.stat().st_mode) == 0o700
+
+
+def test_a_home_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Home.at(tmp_path).create()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_home_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/home"):
+        with pytest.raises(ConfigError, match=f"PRERANK_HOME=.*{place} cannot be made"):
+            Home.at(tmp_path / place).create()

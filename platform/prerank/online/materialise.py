@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from feast import FeatureStore
@@ -63,15 +63,10 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     if before and over and progress:
         tqdm.write(f"The whole online store is filled anew: {wrong.removesuffix(REMEDY)}")
     start = 0 if over else _start(home, before, features, until)
-    named = {name: features[name] for name in SAME_FEATURES}
-    of_both = {
-        "epoch": secrets.token_hex(8) if over else before["epoch"],
-        "until_us": until,
-        "schema_hash": features["schema_hash"],
-        "fingerprint": features["fingerprint"],
-    }
+    epoch = secrets.token_hex(8) if over else before["epoch"]
+    sentinel = Sentinel(epoch, not over, until, features["schema_hash"], features["fingerprint"])
     if over:
-        write_sentinel(store, Sentinel(**of_both, filled=False))
+        write_sentinel(store, sentinel)
     with muted():
         # Inclusive at both ends, as the offline join is at its right end.
         store.materialize(utc(start), utc(until), feature_views=[ENGAGEMENT])
@@ -79,11 +74,11 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     if over:
         _merge_journal(home, store, features)
     cadence = features["cadence_hours"] * HOUR_US
-    cutoff = min(features["last_cutoff_us"], (until - lag) // cadence * cadence)
     state = {
-        **named,
-        **of_both,
-        "cutoff_us": cutoff,
+        "epoch": epoch,
+        "until_us": until,
+        "cutoff_us": min(features["last_cutoff_us"], (until - lag) // cadence * cadence),
+        **{name: features[name] for name in SAME_FEATURES},
         "schema": features["schema"],
         "online_store": online_name(),
         "users": users,
@@ -91,7 +86,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         "evictions": evictions(store),
     }
     # The store first: what it has beyond the home's state is no loss, the reverse is one.
-    write_sentinel(store, Sentinel(**of_both, filled=True))
+    write_sentinel(store, replace(sentinel, filled=True))
     write_json(home.materialised, state)
     return state
 

@@ -58,7 +58,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     until = features["last_cutoff_us"] + lag if until_us is None else until_us
     before = home.read_json(home.materialised, "") if home.materialised.exists() else {}
     store = apply(home)
-    wrong = broken(store, before)
+    wrong = broken(store, ENGAGEMENT, before)
     over = bool(wrong)
     if before and over and progress:
         tqdm.write(f"The whole online store is filled anew: {wrong.removesuffix(REMEDY)}")
@@ -66,7 +66,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     epoch = secrets.token_hex(8) if over else before["epoch"]
     sentinel = Sentinel(epoch, not over, until, features["schema_hash"], features["fingerprint"])
     if over:
-        write_sentinel(store, sentinel)
+        write_sentinel(store, ENGAGEMENT, sentinel)
     with muted():
         # Inclusive at both ends, as the offline join is at its right end.
         store.materialize(utc(start), utc(until), feature_views=[ENGAGEMENT])
@@ -86,7 +86,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         "evictions": evictions(store),
     }
     # The store first: what it has beyond the home's state is no loss, the reverse is one.
-    write_sentinel(store, replace(sentinel, filled=True))
+    write_sentinel(store, ENGAGEMENT, replace(sentinel, filled=True))
     write_json(home.materialised, state)
     return state
 
@@ -116,7 +116,7 @@ def _kept(home: Home, store: FeatureStore, until: int) -> Probes:
         StateError: one is not there.
     """
     probes = Probes.drawn(home, until)
-    if lost := probes.lost(store):
+    if lost := probes.lost(store, ENGAGEMENT):
         raise StateError(
             f"{lost} It does not keep what is written: with Redis, set `maxmemory-policy` to "
             "noeviction and give it more memory first."

@@ -54,9 +54,9 @@ class Probes:
         keys, users = (random.sample(s, min(len(s), AT_ONCE)) for s in (self.keys, self.users))
         return Probes(keys, users)
 
-    def lost(self, store: FeatureStore) -> str:
+    def lost(self, store: FeatureStore, view: str) -> str:
         """What is no longer in the store, with the remedy; empty if all are there."""
-        keys = read_rows(store, self.keys) if self.keys else []
+        keys = read_rows(store, view, self.keys) if self.keys else []
         users = read_histories(store, self.users) if self.users else {}
         gone = {
             "engagement rows": (keys.count(b""), len(keys)),

@@ -34,7 +34,7 @@ from prerank.online.history import (
     as_histories,
     read_histories,
 )
-from prerank.online.sentinel import KEY, read_rows
+from prerank.online.sentinel import ENGAGEMENT, KEY, read_rows
 from prerank.online.store import Patience, open_store
 from prerank.online.watch import StoreWatch
 
@@ -83,7 +83,7 @@ class OnlineFeatures:
         self, home: Home, store: FeatureStore | None = None, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.store = open_store(home, Patience(timeout_s, timeout_s)) if store is None else store
-        self._watch = StoreWatch(home)
+        self._watch = StoreWatch(home, ENGAGEMENT)
         self._breaker = Breaker(self._look)
         self._problem = ""
 
@@ -158,7 +158,7 @@ class OnlineFeatures:
 
     def _rows(self, keys: list[str]) -> list[bytes]:
         """Packed row of each key, empty where it has none."""
-        return read_rows(self.store, keys)
+        return read_rows(self.store, ENGAGEMENT, keys)
 
 
 def _log(what: str, error: Exception) -> None:

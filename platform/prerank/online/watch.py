@@ -14,15 +14,17 @@ from prerank.online.probes import Probes, evicted
 from prerank.online.sentinel import Sentinel, disagreement, read_sentinel
 
 
-def broken(store: FeatureStore, state: Mapping[str, Any]) -> str:
+def broken(store: FeatureStore, view: str, state: Mapping[str, Any]) -> str:
     """Everything asked at once: what is wrong with the store, with the remedy; empty if nothing.
 
     Args:
+        store: to be looked at.
+        view: of its packed rows.
         state: content of ``materialised.json``, empty if there is none.
     """
     return (
-        disagreement(state, read_sentinel(store))
-        or Probes.of(state).lost(store)
+        disagreement(state, read_sentinel(store, view))
+        or Probes.of(state).lost(store, view)
         or evicted(state, store)
     )
 
@@ -34,7 +36,8 @@ class StoreWatch:
     probes, and is the background thread's.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, view: str) -> None:
+        self._view = view
         self._path = home.materialised
         self._lock = threading.Lock()
         self._state: tuple[int, dict[str, Any]] = (-1, {})
@@ -67,12 +70,14 @@ class StoreWatch:
             Exception: of the store, where it does not answer.
         """
         state = self.state()
-        if told := disagreement(state, read_sentinel(store)):
+        if told := disagreement(state, read_sentinel(store, self._view)):
             return told
         epoch, lost = self._lost
         # Once something is lost, only all probes can say that it is back, and how much is gone.
-        suspect = (epoch == state["epoch"] and lost) or Probes.of(state).some().lost(store)
-        lost = broken(store, state) if suspect or evicted(state, store) else ""
+        some = Probes.of(state).some()
+        suspect = (epoch == state["epoch"] and lost) or some.lost(store, self._view)
+        suspect = suspect or evicted(state, store)
+        lost = broken(store, self._view, state) if suspect else ""
         self._lost = state["epoch"], lost
         return lost
 

@@ -19,7 +19,7 @@ from prerank.core.home import Home, write_json
 from prerank.online.history import Event, read_histories
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures, OnlineRead
-from prerank.online.sentinel import read_sentinel, write_sentinel
+from prerank.online.sentinel import ENGAGEMENT, read_sentinel, write_sentinel
 from prerank.online.store import REDIS_ENV, open_store
 from prerank.online.writer import HistoryWriter
 
@@ -182,9 +182,9 @@ def test_a_store_of_an_older_state_is_said_and_starts_over(
 
 def test_a_store_that_another_home_filled_is_said_and_starts_over(home: Home) -> None:
     store, online = open_store(home), reader(home)
-    own = read_sentinel(store)
+    own = read_sentinel(store, ENGAGEMENT)
     assert own is not None
-    write_sentinel(store, replace(own, epoch="of another home"))
+    write_sentinel(store, ENGAGEMENT, replace(own, epoch="of another home"))
     assert "online_store" in read(online).degraded
     online.look()
     assert "another home" in online.problem

@@ -39,22 +39,20 @@ def write_tables(
     level = LEVELS[level_code(KEYS[0])]
     columns = schema.columns(level)
     row = pack(np.array([3, 8]), np.ones((2, len(columns))), columns, level)
-    engagement = {"engagement_key": KEYS, "row": [row] * len(KEYS)}
-    event = [CUTOFF - HOUR - 1]
     history = {
         "item_ids": [[3]],
         "actions": [[1]],
-        "times": [event],
+        "times": [[CUTOFF - HOUR - 1]],
         "event_ids": [[5]],
         "queries": [[0]],
     }
-    histories = {"user_id": USERS} | {name: of * len(USERS) for name, of in history.items()}
+    engagement = pa.table({"engagement_key": KEYS, "row": [row] * len(KEYS)})
+    histories = pa.table({"user_id": USERS} | {k: v * len(USERS) for k, v in history.items()})
     for name, table in (("engagement", engagement), ("user_history", histories)):
         folder = tables / name
         folder.mkdir(parents=True, exist_ok=True)
-        count = len(next(iter(table.values())))
-        stamps = pa.concat_arrays([stamp] * count)
-        pq.write_table(pa.table(table | {"event_timestamp": stamps}), folder / "0.parquet")
+        stamps = pa.concat_arrays([stamp] * len(table))
+        pq.write_table(table.append_column("event_timestamp", stamps), folder / "0.parquet")
     manifest = {
         "schema": schema.to_dict(),
         "schema_hash": schema.hash(),

@@ -22,6 +22,7 @@ def broken(store: FeatureStore, schema: FeatureSchema, state: Mapping[str, Any])
     """Everything asked at once: what is wrong with the store, with the remedy; empty if nothing.
 
     Args:
+        store: to be looked at.
         schema: whose features are looked at.
         state: content of ``materialised-<schema hash>.json``, empty if there is none.
     """
@@ -76,8 +77,10 @@ class StoreWatch:
             return told
         epoch, lost = self._lost
         # Once something is lost, only all probes can say that it is back, and how much is gone.
-        suspect = (epoch == state["epoch"] and lost) or Probes.of(state).some().lost(store, schema)
-        lost = broken(store, schema, state) if suspect or evicted(state, store) else ""
+        some = Probes.of(state).some()
+        suspect = (epoch == state["epoch"] and lost) or some.lost(store, schema)
+        suspect = suspect or evicted(state, store)
+        lost = broken(store, schema, state) if suspect else ""
         self._lost = state["epoch"], lost
         return lost
 

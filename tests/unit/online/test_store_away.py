@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.redis_server import RedisServer
@@ -131,7 +132,8 @@ def test_a_server_that_evicts_is_noticed(
     wait_for(lambda: problem(online) == "")
     with closing(server.client()) as client:
         client.config_set("maxmemory-policy", "allkeys-random")
-        client.config_set("maxmemory", client.info("memory")["used_memory"] + 200_000)
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", memory["used_memory"] + 200_000)
         for n in range(50):
             client.set(f"filler {n}", b"x" * 10_000)
     wait_for(lambda: "lost" in problem(online) or "noeviction" in problem(online))

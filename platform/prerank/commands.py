@@ -125,6 +125,7 @@ def materialise(args: argparse.Namespace) -> Summary:
     wrote = (
         f"online store ({state['online_store']}): histories of {count(state['users'], 'user')}\n"
         f"as of {_at(state['until_us'])}; the latest snapshot was cut {_at(state['cutoff_us'])}"
+        + "".join(f"\nremoved: schema {s}, which no model needs" for s in state["removed"])
     )
     read = str(home.features_of(state["schema_hash"]))
     return Summary(read, wrote, _then(args, "train", "or prerank promote"))

@@ -41,10 +41,10 @@ from prerank.registry.index import SliceTask, encode_task, write_index
 from prerank.serving.api import parse_json
 from prerank.serving.engine import Engine, ServeConfig
 
-# Actions are coded by their place: save is 2 in both, but 0 is an impression here and there a buy.
+# Actions are coded by their place: what is a click there is hidden here, a save an impression.
 NEXT = replace(
     MANIFEST,
-    actions=("buy", "impression", "save"),
+    actions=("buy", "hide", "impression", "save"),
     heads={"engagement": ("buy", "save")},
     segments=("device",),
     fingerprint="two",
@@ -218,7 +218,7 @@ def test_a_schema_is_removed_once_no_version_needs_it(home: Home, champion: Cham
         shutil.rmtree(folder / "1")
     (home.feast / "materialised.json").write_text("{}")
     (home.feast / "replayed-redis-0123456789abcdef-0-of-1.json").write_text("{}")
-    materialise(home, UNTIL, progress=False)
+    assert materialise(home, UNTIL, progress=False)["removed"] == [A.hash()]
     assert rows_online(home) == {B.engagement_view, B.history_view}
     assert set(manifests(home)) == {B.hash()}
     assert [p.name for p in home.feast.glob("*.json")] == [f"materialised-{B.hash()}.json"]

@@ -41,12 +41,10 @@ def manifest_of_log(home: Home) -> dict[str, Any]:
     Raises:
         StateError: nothing was ingested, or the features were not built since.
     """
-    path = tables_of_log(home) / "manifest.json"
-    if not path.exists():
-        raise StateError(f"{path} is missing. Run {REBUILD}.")
-    features = home.read_json(path, "prerank features")
+    folder = tables_of_log(home)
+    features = home.read_json(folder / "manifest.json", "prerank features")
     if features.get("replaced"):
-        raise StateError(f"{path.parent} is of a log that was replaced. Run {REBUILD}.")
+        raise StateError(f"{folder} is of a log that was replaced. Run {REBUILD}.")
     return features
 
 

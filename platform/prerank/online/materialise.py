@@ -57,7 +57,8 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     Returns:
         What is written to ``materialised-<schema hash>.json``: until_us, cutoff_us (the latest
         snapshot's), schema_hash, fingerprint, schema, cross_features, views, history_codes,
-        project, online_store, users, epoch, probes, evictions.
+        project, online_store, users, epoch, probes, evictions. Also ``removed``: hashes of the
+        schemas that were removed.
 
     Raises:
         StateError: no log, no features, the online store already holds a later state, or it did
@@ -68,8 +69,7 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     state = filling.fill(filling.last_us if until_us is None else until_us)
     for other in needed(home) - {schema.hash()}:
         _keep_whole(home, filling.store, other, progress)
-    _remove_unneeded(home, filling.store)
-    return state
+    return state | {"removed": _remove_unneeded(home, filling.store)}
 
 
 def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: bool) -> None:
@@ -220,20 +220,22 @@ class _Filling:
         return users
 
 
-def _remove_unneeded(home: Home, store: FeatureStore) -> None:
+def _remove_unneeded(home: Home, store: FeatureStore) -> list[str]:
     """Remove tables, rows and state of every schema that nothing in the home needs."""
     keep, tables = needed(home), manifests(home)
     views = {
         r["schema_hash"]: set(r["views"].values()) for r in (*online_states(home), *tables.values())
     }
     # Live writers stop writing to a history when its state is gone.
-    for schema_hash in views.keys() - keep:
+    gone = sorted(views.keys() - keep)
+    for schema_hash in gone:
         home.materialised_of(schema_hash).unlink(missing_ok=True)
     kept = {view for schema_hash in views.keys() & keep for view in views[schema_hash]}
     forget(store, set().union(*views.values()) - kept)
-    for schema_hash in tables.keys() - keep:
-        shutil.rmtree(home.features_of(schema_hash))
+    for schema_hash in gone:
+        shutil.rmtree(home.features_of(schema_hash), ignore_errors=True)
     # What earlier releases wrote down of the store, under names that held a hash of its password.
     for path in (*home.feast.glob("replayed-redis-*"), *home.feast.glob("replayed-sqlite-*")):
         path.unlink(missing_ok=True)
     (home.feast / "materialised.json").unlink(missing_ok=True)
+    return gone

@@ -198,7 +198,7 @@ class HistoryWriter:
         views = frozenset(table.view for table in tables)
         if not views <= self._views:
             # An open store would learn of new views a minute late.
-            self.store.refresh_registry()  # type: ignore[no-untyped-call]
+            self.store.refresh_registry()
         self._views = views
         return tables
 

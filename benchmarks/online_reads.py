@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
 from prerank.online.store import REDIS_ENV
@@ -49,8 +51,9 @@ def searches(home: Home, count: int) -> list[tuple[str, str]]:
 
 def measure(home: Home, asked: list[tuple[str, str]]) -> str:
     """A line of the table: milliseconds, keys and kilobytes of a request."""
-    until = home.read_json(home.materialised, "")["until_us"]
-    online = OnlineFeatures(home)
+    schema = LogManifest.load(home).schema
+    until = online_state(home, schema.hash())["until_us"]
+    online = OnlineFeatures(home, schema)
     taken, keys, sizes = [], [], []
     for query, user in [*asked[:WARM_UP], *asked]:
         began = time.perf_counter()

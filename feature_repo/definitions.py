@@ -1,7 +1,9 @@
-"""What Feast knows of the platform: two entities, two feature views, one feature service.
+"""What Feast knows of the platform: two entities, and per feature schema two views and a service.
 
 Feast imports every ``.py`` of this folder on ``feast apply``; this is the only one. It describes
-tables that ``prerank features`` writes under ``PRERANK_HOME`` and imports nothing of ``prerank``.
+the tables that ``prerank features`` wrote under ``PRERANK_HOME``, a folder per schema, and imports
+nothing of ``prerank``. Views are named by schema: a model goes on reading the rows of its own
+schema when the log has another.
 
 One packed row (a ``Bytes`` value, see ``interactrank.features.packed_rows``) holds every item of
 a key, so a request is one multi-get however many candidates it has.
@@ -9,8 +11,11 @@ a key, so a request is one multi-get however many candidates it has.
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
@@ -18,7 +23,7 @@ from feast.types import Array, Bytes, Int64
 
 from interactrank.features.schema import HISTORY_TTL_DAYS
 
-FEATURES = f"{os.environ['PRERANK_HOME']}/features"
+FEATURES = Path(os.environ["PRERANK_HOME"]) / "features"
 
 engagement_key = Entity(
     name="engagement_key",
@@ -34,49 +39,75 @@ user = Entity(
     description="The searcher.",
 )
 
-engagement = FeatureView(
-    name="engagement",
-    entities=[engagement_key],
-    # A key's row is rewritten whenever a window moves, so the latest one never goes stale.
-    ttl=timedelta(0),
-    schema=[Field(name="row", dtype=Bytes)],
-    source=FileSource(
-        name="engagement_rows",
-        path=f"{FEATURES}/engagement/*.parquet",
+
+def source(name: str, folder: Path) -> FileSource:
+    """The Parquet files of a table."""
+    return FileSource(
+        name=name,
+        path=f"{folder}/*.parquet",
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
-    ),
-    description="Packed engagement counts of a key's items, one row per snapshot that changes it.",
-)
+    )
 
-user_history_push = PushSource(
-    name="user_history_push",
-    batch_source=FileSource(
-        name="user_histories",
-        path=f"{FEATURES}/user_history/*.parquet",
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-    ),
-)
 
-user_history = FeatureView(
-    name="user_history",
-    entities=[user],
-    # Enforced offline by Feast and online by the platform's one reader (Feast's ignores it).
-    ttl=timedelta(days=HISTORY_TTL_DAYS),
-    schema=[
-        Field(name="item_ids", dtype=Array(Int64)),
-        Field(name="actions", dtype=Array(Int64)),
-        Field(name="times", dtype=Array(Int64)),
-        Field(name="event_ids", dtype=Array(Int64)),
-        Field(name="queries", dtype=Array(Int64)),
-    ],
-    source=user_history_push,
-    description="A user's last engagements, oldest first, pushed by the single history writer.",
-)
+def engagement(name: str, tables: Path) -> FeatureView:
+    """The packed rows of a schema."""
+    return FeatureView(
+        name=name,
+        entities=[engagement_key],
+        # A key's row is rewritten whenever a window moves, so the latest one never goes stale.
+        ttl=timedelta(0),
+        schema=[Field(name="row", dtype=Bytes)],
+        source=source(f"{name}_rows", tables / "engagement"),
+        description="Packed engagement counts of a key's items, one row per snapshot that "
+        "changes it.",
+    )
 
-prerank = FeatureService(
-    name="prerank",
-    features=[engagement, user_history],
-    description="Everything one pre-ranking request reads.",
-)
+
+def user_history(name: str, tables: Path) -> FeatureView:
+    """The histories of all schemas whose engagement actions have the same codes."""
+    return FeatureView(
+        name=name,
+        entities=[user],
+        # Enforced offline by Feast and online by the platform's one reader (Feast's ignores it).
+        ttl=timedelta(days=HISTORY_TTL_DAYS),
+        schema=[
+            Field(name="item_ids", dtype=Array(Int64)),
+            Field(name="actions", dtype=Array(Int64)),
+            Field(name="times", dtype=Array(Int64)),
+            Field(name="event_ids", dtype=Array(Int64)),
+            Field(name="queries", dtype=Array(Int64)),
+        ],
+        source=PushSource(
+            name=f"{name}_push", batch_source=source(f"{name}_rows", tables / "user_history")
+        ),
+        description="A user's last engagements, oldest first, pushed by the history writers.",
+    )
+
+
+def age(manifest: dict[str, Any]) -> tuple[bool, int]:
+    """Sorts the log's present tables last: they are the source of a view that several share."""
+    return not manifest.get("replaced"), manifest["last_cutoff_us"]
+
+
+def definitions() -> dict[str, Any]:
+    """Views and services of every schema whose tables are there, by name."""
+    # Folders whose names begin with a dot are being written.
+    found = [json.loads(p.read_text()) for p in FEATURES.glob("[0-9a-f]*/manifest.json")]
+    made: dict[str, Any] = {}
+    for manifest in sorted(found, key=age):
+        tables, views = FEATURES / manifest["schema_hash"], manifest["views"]
+        made[views["engagement"]] = engagement(views["engagement"], tables)
+        made[views["user_history"]] = user_history(views["user_history"], tables)
+    for manifest in found:
+        service = f"prerank_{manifest['schema_hash']}"
+        made[service] = FeatureService(
+            name=service,
+            features=[made[view] for view in manifest["views"].values()],
+            description="Everything one pre-ranking request reads.",
+        )
+    return made
+
+
+# Feast looks for its objects among the names of a module.
+globals().update(definitions())

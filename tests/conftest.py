@@ -9,9 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
-import subprocess
-import time
 
 # Before Ray is imported: it reads the mode once.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -24,10 +21,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
-from redis import Redis, RedisError
+from tests.redis_server import RedisServer
 
 from prerank.core.home import Home
-from prerank.core.processes import free_port
 from prerank.dataset.build import build_training_set
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
@@ -73,47 +69,13 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """PRERANK_REDIS of an empty database, at each call, on a server of the session's own."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip(
-            "there is no redis-server here; with one (apt-get install redis-server) the "
-            "tests of the online store run on Redis too"
-        )
-    port, folder = free_port(), tmp_path_factory.mktemp("redis")
-    server = subprocess.Popen(
-        [
-            binary,
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--dir",
-            str(folder),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--databases",
-            "1000",
-        ],
-        stdout=subprocess.DEVNULL,
-    )
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--databases", "1000")
     try:
-        client, deadline = Redis(port=port), time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except RedisError:
-                assert server.poll() is None, "redis-server ended at once"
-                assert time.monotonic() < deadline, "redis-server does not answer"
-                time.sleep(0.05)
-        client.close()
+        server.start()
         numbers = itertools.count()
-        yield lambda: f"127.0.0.1:{port},db={next(numbers)}"
+        yield lambda: f"{server.address},db={next(numbers)}"
     finally:
-        server.terminate()
-        server.wait(20)
+        server.kill()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])

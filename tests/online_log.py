@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from interactrank.features.engagement import cross_features
+from interactrank.features.schema import FeatureSchema
+from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import VERSION, LogManifest
 from prerank.features import build as features
 from prerank.features.build import FeatureConfig, build_features
+from prerank.ingest.publish import new_log
+from prerank.online.store import online_name
 
 DAY = 86_400_000_000
 START = 1_600_000_000_000_000
@@ -73,6 +77,7 @@ def log() -> pd.DataFrame:
             "query": [texts[q] for q in query],
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
             "action": rng.choice(MANIFEST.actions, EVENTS, p=[0.3, 0.5, 0.2]),
+            "request_time": stamp,
             "event_time": stamp,
             "known_time": stamp,
             "country": rng.choice(["de", "us", ""], EVENTS, p=[0.3, 0.6, 0.1]),
@@ -82,12 +87,13 @@ def log() -> pd.DataFrame:
     )
 
 
-def build(home: Home) -> None:
-    """Build the log's features in an empty home, without Ray."""
-    MANIFEST.save(home)
+def build(home: Home, manifest: LogManifest = MANIFEST, events: pd.DataFrame | None = None) -> None:
+    """Write a log, by default this one, and build its features, without Ray."""
+    manifest.save(home)
     folder = home.events / "day=all"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pandas(log(), preserve_index=False), folder / "part-0.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = log() if events is None else events
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / "part-0.parquet")
 
     def serially(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:
         return [function(task) for task in tasks]
@@ -104,6 +110,46 @@ def beside(built: Home, root: Path) -> Home:
     (home.root / "features").symlink_to(built.features)
     MANIFEST.save(home)
     return home
+
+
+def start_over(home: Home, manifest: LogManifest = MANIFEST) -> None:
+    """Put another log in place of the home's, as ``prerank ingest --replace`` does."""
+    with new_log(home, starts_over=True) as new:
+        manifest.save(new)
+
+
+def empty_tables(home: Home, schema: FeatureSchema) -> None:
+    """Feature tables of a schema without a row: enough for ``prerank.online.store.apply``."""
+    folder = home.features_of(schema.hash())
+    views = {"engagement": schema.engagement_view, "user_history": schema.history_view}
+    for table in views:
+        (folder / table).mkdir(parents=True)
+    write_json(
+        folder / "manifest.json",
+        {
+            "schema": schema.to_dict(),
+            "schema_hash": schema.hash(),
+            "views": views,
+            "last_cutoff_us": 0,
+            "log_id": home.log_id,
+        },
+    )
+
+
+def mark_online(home: Home, schema: FeatureSchema) -> None:
+    """Write down that a schema is online, as materialising its empty tables does."""
+    views = {"engagement": schema.engagement_view, "user_history": schema.history_view}
+    state = {
+        "schema": schema.to_dict(),
+        "schema_hash": schema.hash(),
+        "cross_features": schema.cross,
+        "views": views,
+        "history_codes": schema.history_codes,
+        "online_store": online_name(),
+        "project": f"prerank_{home.id}",
+        "until_us": 0,
+    }
+    write_json(home.materialised_of(schema.hash()), state)
 
 
 def searches() -> pd.DataFrame:

@@ -131,6 +131,25 @@ class FeatureSchema:
         """Actions that count as engagement."""
         return tuple(a for a in self.actions if a not in self.passive)
 
+    @property
+    def history_codes(self) -> dict[str, int]:
+        """The code by which a user history holds each engagement action."""
+        return {a: self.actions.index(a) for a in self.engagements}
+
+    @property
+    def engagement_view(self) -> str:
+        """Name of the feature view of this schema's packed rows."""
+        return f"engagement_{self.hash()}"
+
+    @property
+    def history_view(self) -> str:
+        """Name of the feature view of user histories that mean what this schema's mean.
+
+        Schemas whose engagement actions have the same codes share it: they differ in how a history
+        is read, not in what it holds.
+        """
+        return f"user_history_{_digest({'codes': self.history_codes, 'length': HISTORY_LENGTH})}"
+
     def counted(self, level: Level) -> tuple[str, ...]:
         """Actions with columns of their own at ``level``; ``engage`` always comes first.
 
@@ -188,4 +207,8 @@ class FeatureSchema:
             "row": ROW_VERSION,
             "history": HISTORY_LENGTH,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(parts)
+
+
+def _digest(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from prerank import commands
 from prerank.core.errors import PrerankError
 from prerank.core.home import ENV
 from prerank.core.quiet import DEBUG_ENV, hush
+from prerank.core.redact import redact
 from prerank.summaries import Summary
 
 DESCRIPTION = """\
@@ -44,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "replace": {
         "action": "store_true",
-        "help": "start the state folder over (default: add to its events)",
+        "help": "start the log over, with another mapping or log (default: add to its events)",
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
     "preset": {"default": "demo", "help": "tiny, demo or reference (default: demo)"},
@@ -265,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         done = args.function(args)
     except PrerankError as error:
-        print(f"prerank {args.verb}: {error}", file=sys.stderr)
+        print(f"prerank {args.verb}: {redact(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prerank import preflight
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
 from prerank.summaries import Summary, count, size
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 
 def _home(args: argparse.Namespace) -> Home:
     home = Home.at(args.workdir.resolve()) if args.workdir else Home.from_env()
-    home.root.mkdir(parents=True, exist_ok=True)
+    preflight.check_home(home)
     os.environ[ENV] = str(home.root)
     return home
+
+
+def _check_log(home: Home, args: argparse.Namespace) -> None:
+    preflight.check_inputs({"events": args.events, "items": args.items})
+    preflight.check_space(home, args.events, args.items)
 
 
 def _then(args: argparse.Namespace, command: str, also: str = "") -> str:
@@ -72,6 +78,7 @@ def ingest(args: argparse.Namespace) -> Summary:
     from prerank.ingest.run import ingest
 
     mapping, home = load_mapping(args.mapping), _home(args)
+    _check_log(home, args)
     connect()
     report = ingest(args.events.resolve(), args.items.resolve(), home, mapping, args.replace)
     print(report)
@@ -90,11 +97,13 @@ def features(args: argparse.Namespace) -> Summary:
     from prerank.features.build import build_features
 
     config, home = JobConfig.load(args.config), _home(args)
+    preflight.check_space(home)
     connect()
     built = build_features(home, config.features)
     rows, hours = built["rows"], built["cadence_hours"]
     wrote = (
-        f"{home.features}\n{count(rows['engagement_rows'], 'engagement row')} "
+        f"{home.features_of(built['schema_hash'])}\n"
+        f"{count(rows['engagement_rows'], 'engagement row')} "
         f"({size(rows['engagement_bytes'])}), {count(rows['history_rows'], 'history state')}\n"
         f"a snapshot every {count(hours, 'hour')}, published "
         f"{count(built['lag_minutes'], 'minute')} after its cutoff"
@@ -108,7 +117,6 @@ def materialise(args: argparse.Namespace) -> Summary:
     import pandas as pd
 
     from prerank.online.materialise import materialise
-    from prerank.online.store import apply
 
     home = _home(args)
     until = None
@@ -117,13 +125,16 @@ def materialise(args: argparse.Namespace) -> Summary:
             until = int(pd.to_datetime(args.until, utc=True).value // 1000)
         except ValueError as error:
             raise ConfigError(f"--until {args.until!r} is no time: {error}") from None
-    apply(home)
+    preflight.check_space(home)
+    preflight.check_services(home, online=True)
     state = materialise(home, until)
     wrote = (
         f"online store ({state['online_store']}): histories of {count(state['users'], 'user')}\n"
         f"as of {_at(state['until_us'])}; the latest snapshot was cut {_at(state['cutoff_us'])}"
+        + "".join(f"\nremoved: schema {s}, which no model needs" for s in state["removed"])
     )
-    return Summary(str(home.features), wrote, _then(args, "train", "or prerank promote"))
+    read = str(home.features_of(state["schema_hash"]))
+    return Summary(read, wrote, _then(args, "train", "or prerank promote"))
 
 
 def training_set(args: argparse.Namespace) -> Summary:
@@ -132,6 +143,7 @@ def training_set(args: argparse.Namespace) -> Summary:
     from prerank.dataset.build import build_training_set
 
     home = _home(args)
+    preflight.check_space(home)
     connect()
     made = build_training_set(home)
     splits = [
@@ -156,6 +168,9 @@ def train(args: argparse.Namespace) -> Summary:
 
     home = _home(args)
     config = JobConfig.load(args.config)
+    preflight.check_inputs({"oracles": args.oracles})
+    preflight.check_space(home)
+    preflight.check_services(home, registry=True)
     results, version = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
     print(tables(home, results))
     wrote = f"{_measured(home, 'test')}\nmodel version {version} (challenger)"
@@ -257,6 +272,9 @@ def run(args: argparse.Namespace) -> Summary:
 
     mapping, config = load_mapping(args.mapping), JobConfig.load(args.config)
     home = _home(args)
+    preflight.check_inputs({"oracles": args.oracles})
+    _check_log(home, args)
+    preflight.check_services(home, online=True, registry=True)
     environment.ensure_token()
     events, items = args.events.resolve(), args.items.resolve()
     _, version = run(home, events, items, mapping, config, args.oracles)
@@ -296,7 +314,7 @@ def env(args: argparse.Namespace) -> None:
 
     root = args.workdir or os.environ.get(ENV) or Path.home() / ".prerank"
     home = Home.at(Path(root).resolve() if args.workdir else root)
-    home.root.mkdir(parents=True, exist_ok=True)
+    home.create()
     # Set variables are kept; --workdir says that this one is not to be.
     os.environ[ENV] = str(home.root)
     print(exports(home))

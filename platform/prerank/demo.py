@@ -29,6 +29,7 @@ from prerank.core.quiet import muted, ray_options
 from prerank.core.times import DAY_US
 from prerank.evaluation.live import open_client
 from prerank.ingest.mapping import LogMapping
+from prerank.preflight import check_home, check_services
 
 READY_SECONDS = 120.0
 MINUTE_US = 60_000_000
@@ -200,6 +201,8 @@ def demo(workdir: Path | None = None) -> Home:
 
     root = workdir or Path(tempfile.mkdtemp(prefix="prerank-demo-"))
     home = Home.at(root)
+    check_home(home)
+    check_services(home, online=True)
     began = time.perf_counter()
     world = root / "world"
     if not (world / "summary.json").exists():

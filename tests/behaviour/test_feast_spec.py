@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.schema import HISTORY_TTL_DAYS
+from interactrank.features.schema import HISTORY_TTL_DAYS, FeatureSchema
 from interactrank.features.text import engagement_keys
+from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.features.offline import offline_inputs
 
 US = pd.Timedelta(microseconds=1)
@@ -36,7 +38,7 @@ def asked(tiny_log: pd.DataFrame, tiny_world: Home) -> pd.DataFrame:
     frame = requests[["query", "user_id", "request_time"]].reset_index(drop=True)
     times = frame["request_time"].copy()
     times[0:60:2] = times[0:60:2].dt.floor("h")
-    history = pd.read_parquet(tiny_world.features / "user_history")
+    history = pd.read_parquet(tables_of_log(tiny_world) / "user_history")
     stamps = history.groupby("user_id")["event_timestamp"].max()
     own = frame["user_id"].map(stamps)
     ttl = pd.Timedelta(days=HISTORY_TTL_DAYS)
@@ -57,13 +59,20 @@ def ours(tiny_world: Home, asked: pd.DataFrame) -> FeatureInputs:
     return offline_inputs(tiny_world, pa.Table.from_pandas(asked))
 
 
+@pytest.fixture(scope="module")
+def schema(tiny_world: Home) -> FeatureSchema:
+    return LogManifest.load(tiny_world).schema
+
+
 def feasts(store, entities: pd.DataFrame, features: list[str]) -> pd.DataFrame:
     found = store.get_historical_features(entities, features).to_df()
     assert len(found) == len(entities), "Feast lost or doubled rows"
     return found.sort_values("n", ignore_index=True)
 
 
-def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:
+def test_engagement_rows_equal_feasts(
+    store, schema: FeatureSchema, asked: pd.DataFrame, ours: FeatureInputs
+) -> None:
     keys = asked.apply(lambda r: engagement_keys(r["query"], r["context"]), axis=1)
     times = asked["request_time"].repeat(keys.map(len).tolist())
     entities = pd.DataFrame({"engagement_key": keys.explode(), "event_timestamp": times})
@@ -71,7 +80,7 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
     # Feast drops nothing, but a repeated entity row would come back once.
     distinct = entities.drop_duplicates(["engagement_key", "event_timestamp"])
     found = entities.merge(
-        feasts(store, distinct, ["engagement:row"]).drop(columns="n"),
+        feasts(store, distinct, [f"{schema.engagement_view}:row"]).drop(columns="n"),
         on=["engagement_key", "event_timestamp"],
         how="left",
         validate="many_to_one",
@@ -89,7 +98,9 @@ def test_engagement_rows_equal_feasts(store, asked: pd.DataFrame, ours: FeatureI
     assert 0 < missing < 0.5 * len(found)
 
 
-def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs) -> None:
+def test_histories_equal_feasts(
+    store, schema: FeatureSchema, asked: pd.DataFrame, ours: FeatureInputs
+) -> None:
     entities = pd.DataFrame(
         {
             "user_id": asked["user_id"],
@@ -98,7 +109,7 @@ def test_histories_equal_feasts(store, asked: pd.DataFrame, ours: FeatureInputs)
         }
     )
     names = ("item_ids", "actions", "times", "queries")
-    found = feasts(store, entities, [f"user_history:{n}" for n in names])
+    found = feasts(store, entities, [f"{schema.history_view}:{n}" for n in names])
     columns = (ours.hist_items, ours.hist_actions, ours.hist_times, ours.hist_queries)
     mine = dict(zip(names, columns, strict=True))
     lengths = []

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.core.errors import ConfigError, StateError
+from prerank.core.feature_sets import manifest_of_log, manifests, tables_of_log
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
@@ -27,6 +28,7 @@ from prerank.dataset.requests import event_days
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
+from prerank.online.materialise import materialise
 
 BuildHome = Callable[..., Home]
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
@@ -46,7 +48,7 @@ def add(home: Home, events: pd.DataFrame, items: pd.DataFrame, **mapping: object
 
 def table(home: Home, name: str, key: str) -> pa.Table:
     """A feature table in an order of its own, whatever the shards."""
-    files = sorted((home.features / name).glob("*.parquet"))
+    files = sorted((tables_of_log(home) / name).glob("*.parquet"))
     tables = pa.concat_tables(pq.read_table(f) for f in files)
     return tables.sort_by([(key, "ascending"), ("event_timestamp", "ascending")]).combine_chunks()
 
@@ -64,7 +66,7 @@ def until(rows: pa.Table, time_us: int) -> pa.Table:
 
 
 def published_us(home: Home) -> int:
-    return int(home.read_json(home.features / "manifest.json", "")["last_cutoff_us"])
+    return int(manifest_of_log(home)["last_cutoff_us"])
 
 
 def middle(log: pd.DataFrame) -> pd.Timestamp:
@@ -226,7 +228,7 @@ def test_another_log_is_refused_unless_it_replaces(
 ) -> None:
     first, rest, _ = split_log
     home = build_home(tmp_path, first, tiny_items)
-    before = home.manifest.read_text()
+    before, tables = home.manifest.read_text(), manifests(home).keys()
     rest = rest.copy()
     rest.loc[rest.index[0], "action"] = "share"
     for mapping, message in REFUSED.values():
@@ -238,7 +240,9 @@ def test_another_log_is_refused_unless_it_replaces(
     replaced = ingest(*paths, home, LogMapping(name="other"), replace=True).manifest
     assert replaced.events == len(rest)
     assert "share" in replaced.actions
-    assert not home.features.exists()
+    assert manifests(home).keys() == tables, "a live model may need them"
+    with pytest.raises(StateError, match="prerank features"):
+        materialise(home)
 
 
 def test_an_interrupted_ingest_says_how_to_go_on(

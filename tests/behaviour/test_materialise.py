@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from redis import Redis
 from tests.online_log import (
     DAY,
+    MANIFEST,
     START,
     UNTIL,
     as_table,
     beside,
     crosses,
+    empty_tables,
 )
 
 from prerank.core.errors import NotReadyError, StateError
 from prerank.core.home import Home
 from prerank.features.offline import offline_inputs
+from prerank.online.history import Event
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
-from prerank.online.store import REDIS_ENV
+from prerank.online.store import REDIS_ENV, apply, open_store
+from prerank.online.writer import HistoryWriter
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def test_materialising_on_brings_what_offline_sees_later(
     for until in steps:
         state = materialise(later, until, progress=False)
         assert state["until_us"] == until
-    online = OnlineFeatures(later)
+    online = OnlineFeatures(later, MANIFEST.schema)
     for query, user, context in requests.head(20).itertuples(index=False):
         there = offline_inputs(later, as_table(query, user, context, steps[-1]))
         here = online.read(query, user, steps[-1], context)
@@ -59,14 +66,52 @@ def test_another_online_store_is_filled_from_the_start(
     materialise(home, UNTIL, progress=False)
     monkeypatch.setenv(REDIS_ENV, new_redis())
     materialise(home, UNTIL - 5 * DAY, progress=False)
-    read = OnlineFeatures(home).read("red shoe", "u1", UNTIL)
+    read = OnlineFeatures(home, MANIFEST.schema).read("red shoe", "u1", UNTIL)
     assert (read.inputs.key_block >= 0).any()
     assert len(read.inputs.hist_items)
 
 
 def test_nothing_applied_is_said_with_the_remedy(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
     with pytest.raises(NotReadyError, match="prerank materialise"):
-        OnlineFeatures(Home.at(tmp_path))
+        OnlineFeatures(home, MANIFEST.schema)
+    with pytest.raises(StateError, match="prerank ingest"):
+        materialise(home)
+    MANIFEST.save(home)
     with pytest.raises(StateError, match="prerank features"):
-        materialise(Home.at(tmp_path))
-    assert not Home.at(tmp_path).materialised.exists()
+        materialise(home)
+    empty_tables(home, MANIFEST.schema)
+    apply(home)
+    other = replace(MANIFEST.schema, segments=())
+    with pytest.raises(NotReadyError, match=f"{other.engagement_view}.*prerank materialise"):
+        OnlineFeatures(home, other)
+    assert not home.materialised_of(MANIFEST.schema.hash()).exists()
+
+
+def test_two_homes_on_one_redis_share_no_key(
+    request: pytest.FixtureRequest, tmp_path: Path, built: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+    one, other = (beside(built, tmp_path / name) for name in ("one", "other"))
+    address, database = os.environ[REDIS_ENV].split(",db=")
+    with Redis.from_url(f"redis://{address}/{database}") as client:
+
+        def keys() -> set[bytes]:
+            return set(client.scan_iter(count=1_000))
+
+        materialise(one, START + 10 * DAY, progress=False)
+        before = keys()
+        materialise(other, START + 10 * DAY, progress=False)
+        after = keys() - before
+        values = {key: client.hgetall(key) for key in before}
+        assert len(after) == len(before) > 100
+        assert all(key.endswith(f"prerank_{one.id}".encode()) for key in before)
+        assert all(key.endswith(f"prerank_{other.id}".encode()) for key in after)
+        writer = HistoryWriter(other, open_store(other), MANIFEST.schema)
+        assert writer.write([Event("u1", 1, "click", START + 11 * DAY, 1)]).online
+        assert {key: client.hgetall(key) for key in before} == values
+    lengths = [
+        len(OnlineFeatures(home, MANIFEST.schema).read("red", "u1", UNTIL).inputs.hist_items)
+        for home in (one, other)
+    ]
+    assert lengths == [lengths[1] - 1, lengths[0] + 1]

@@ -25,7 +25,7 @@ from tests.online_log import (
 
 from interactrank.features.batch import collate
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.inputs import request_features
+from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import (
     HISTORY_TTL_DAYS,
     MAX_BYTES_PER_REQUEST,
@@ -62,7 +62,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, built: Home, online_store: st
 
 @pytest.fixture(scope="module")
 def online(home: Home) -> OnlineFeatures:
-    return OnlineFeatures(home)
+    # The time-out is not what is tested here, and the machine may be busy.
+    return OnlineFeatures(home, MANIFEST.schema, timeout_s=10.0)
 
 
 def test_online_features_equal_offline_ones(
@@ -128,8 +129,8 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     limits = Limits(ItemIds("integer"), schema, replay=True)
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
     scorer = Scorer(model, catalogue, CANDIDATES, vectors)
-    engine._features = online
-    engine._loaded = Loaded(Wanted("champion", Version("1", "run")), scorer, limits, schema.hash())
+    wanted = Wanted("champion", Version("1", "run"))
+    engine.serve(Loaded(wanted, scorer, limits, online))
     return engine, model, catalogue
 
 
@@ -246,13 +247,13 @@ def test_a_store_that_fails_leaves_the_features_out(
 
 
 def test_feasts_own_retrieval_finds_the_same_rows(home: Home, requests: pd.DataFrame) -> None:
-    store = apply(home)
+    store, view = apply(home), MANIFEST.schema.engagement_view
     for query, user, context in requests.head(8).itertuples(index=False):
         ours = offline_inputs(home, as_table(query, user, context, UNTIL))
         keys = engagement_keys(query, context)
         stamp = pd.to_datetime([UNTIL] * len(keys), unit="us", utc=True).as_unit("us")
         asked = pd.DataFrame({"engagement_key": keys, "event_timestamp": stamp})
-        found = store.get_historical_features(asked, ["engagement:row"]).to_df()
+        found = store.get_historical_features(asked, [f"{view}:row"]).to_df()
         rows = dict(zip(found["engagement_key"], found["row"], strict=True))
         for key, block in zip(keys, ours.key_block, strict=True):
             start = ours.block_start[block]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from prerank.core.errors import ConfigError
-from prerank.core.home import ENV, Home
+from prerank.core.home import ENV, ID_ENV, Home
 
 MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
 URL_ENV = "PRERANK_URL"
@@ -33,7 +33,9 @@ def variables(home: Home) -> dict[str, str]:
         # Usage statistics would look for a network that a cluster may not have.
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    kept = {name: os.environ.get(name, value) for name, value in wanted.items()}
+    # For the `feast` command. Never what is set: that may be another home's.
+    return kept | {ID_ENV: home.id}
 
 
 def bearer_token() -> str | None:

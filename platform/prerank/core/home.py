@@ -6,8 +6,12 @@ a cluster job the working directory is a throw-away copy, so state written there
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from typing import Any
 from prerank.core.errors import ConfigError, DamagedError, StateError
 from prerank.core.files import read_json
 
-ENV = "PRERANK_HOME"
+ENV, ID_ENV = "PRERANK_HOME", "PRERANK_HOME_ID"
 PLAIN = "plain"
 """What ``Home.log_id`` is where no pointer names the log."""
 
@@ -66,6 +70,51 @@ class Home:
         if not root:
             raise ConfigError(f'{ENV} is not set. Run: eval "$(prerank env)"')
         return cls.at(root)
+
+    def create(self) -> None:
+        """Make the folder, for its owner alone: it holds what users searched for.
+
+        A folder that is there keeps its mode.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700)
+            # Whatever the process's umask takes away.
+            self.root.chmod(0o700)
+        except OSError as error:
+            if not self.root.is_dir():
+                raise ConfigError(
+                    f"{ENV}={self.root} cannot be made: {error.strerror}. Name another folder."
+                ) from None
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits that tell this home's rows in a shared online store; made once.
+
+        Raises:
+            StateError: ``home.json`` was changed by hand.
+        """
+        path = self.root / "home.json"
+        if not path.exists():
+            self.create()
+            made = secrets.token_hex(6)
+            partial = path.with_name(f".home.json.{made}")
+            partial.write_text(json.dumps({"id": made}) + "\n")
+            # Of several processes that come first, one makes the id: a link replaces nothing.
+            with suppress(FileExistsError):
+                os.link(partial, path)
+            partial.unlink()
+        found = str(self.read_json(path, "prerank env").get("id"))
+        if not re.fullmatch("[0-9a-f]{12}", found):
+            raise StateError(
+                f"{path}: id {found!r} is not twelve hex digits. Remove the file and run "
+                "`prerank materialise`: the home gets a new id, and its online rows are written "
+                "anew."
+            )
+        return found
 
     def pin(self) -> Home:
         """The same home, whose log stays the one of now while another is published.
@@ -139,18 +188,21 @@ class Home:
 
     @property
     def features(self) -> Path:
-        """Feature tables (Feast's offline sources)."""
+        """Feature tables (Feast's offline sources), a folder per feature schema."""
         return self.root / "features"
+
+    def features_of(self, schema_hash: str) -> Path:
+        """Feature tables of a schema: ``engagement/``, ``user_history/``, ``manifest.json``."""
+        return self.features / schema_hash
 
     @property
     def feast(self) -> Path:
         """Feast registry and the SQLite online store."""
         return self.root / "feast"
 
-    @property
-    def materialised(self) -> Path:
-        """Where the state of the online store is written down."""
-        return self.feast / "materialised.json"
+    def materialised_of(self, schema_hash: str) -> Path:
+        """Where it is written down what of a schema's features is online."""
+        return self.feast / f"materialised-{schema_hash}.json"
 
     @property
     def training_set(self) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import DataError, StateError
+from prerank.core.errors import StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.ids import IdKind, ItemIds
@@ -103,19 +103,6 @@ class LogManifest:
     def save(self, home: Home) -> None:
         """Write the manifest, as the last file of a log."""
         write_json(home.manifest, asdict(self))
-
-    def require_features(self, home: Home) -> None:
-        """Refuse feature tables that do not know this log's events.
-
-        Raises:
-            StateError: there are none.
-            DataError: they are of another log, or of this one before it grew.
-        """
-        features = home.read_json(home.features / "manifest.json", "prerank features")
-        if features["fingerprint"] != self.fingerprint:
-            raise DataError(
-                "the features were built from another log. Run `prerank features` again."
-            )
 
     @cached_property
     def schema(self) -> FeatureSchema:

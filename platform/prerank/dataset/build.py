@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
+from prerank.core.feature_sets import require_features
 from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -65,7 +66,7 @@ def build_training_set(home: Home) -> dict[str, Any]:
     """
     home = home.pin()
     manifest = LogManifest.load(home)
-    manifest.require_features(home)
+    require_features(home, manifest)
     splits = plan_splits(home, manifest)
     with replaced(home.training_set) as out:
         for name in ("train", "validation"):

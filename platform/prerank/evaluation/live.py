@@ -77,8 +77,7 @@ def ask(
     contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
     asked = []
     try:
-        health = _answered(client.get("/health"))
-        clock = {"time": str(until)} if health["clock"] == "replay" else {}
+        clock = {"time": str(until)} if health(client)["clock"] == "replay" else {}
         rows = zip(
             searches["query"].to_pylist(),
             searches["user_id"].to_pylist(),
@@ -107,11 +106,22 @@ def ask(
             )
             asked.append(Asked(query, user, ids, said, _answered(answer)))
     except (httpx.HTTPError, json.JSONDecodeError, KeyError) as error:
-        raise NotReadyError(
-            f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
-            "`serve deploy deployments/prerank.yaml`."
-        ) from None
+        raise _nobody(client, error) from None
     return asked
+
+
+def health(client: httpx.Client) -> dict[str, Any]:
+    """What runs there.
+
+    Raises:
+        NotReadyError: nobody answers.
+        PrerankError: the deployment refuses.
+    """
+    try:
+        found: dict[str, Any] = _answered(client.get("/health"))
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise _nobody(client, error) from None
+    return found
 
 
 def _answered(response: httpx.Response) -> Any:
@@ -122,3 +132,10 @@ def _answered(response: httpx.Response) -> Any:
     if response.status_code == 503:
         raise NotReadyError(f"the deployment at {where} is not ready: {response.text}")
     raise PrerankError(f"{where} answered {response.status_code}: {response.text}")
+
+
+def _nobody(client: httpx.Client, error: Exception) -> NotReadyError:
+    return NotReadyError(
+        f"no deployment answers at {client.base_url} ({error}). Give its --url, or deploy one: "
+        "`serve deploy deployments/prerank.yaml`."
+    )

@@ -13,7 +13,6 @@ was.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -28,12 +27,13 @@ from interactrank.features.batch import collate
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.errors import StateError
+from prerank.core.feature_sets import online_state, tables_of_log
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
-from prerank.evaluation.live import Asked, Sent, ask
+from prerank.evaluation.live import Asked, Sent, ask, health
 from prerank.evaluation.parity_report import Parity
 from prerank.features.asof import as_of
 from prerank.features.offline import offline_inputs
@@ -42,6 +42,7 @@ from prerank.online.history import (
     NO_HISTORY,
     Event,
     History,
+    HistoryTable,
     as_histories,
     merged,
 )
@@ -74,11 +75,20 @@ def check_parity(home: Home, client: httpx.Client, requests: int = 100, seed: in
 
     Raises:
         NotReadyError: the deployment does not answer.
-        StateError: the log was not ingested, or nothing was materialised.
+        StateError: the log was not ingested or its features are not online, or the deployment
+            serves a version of another feature schema.
         PrerankError: the deployment refuses a request.
     """
     manifest = LogManifest.load(home)
-    until = home.read_json(home.materialised, "prerank materialise")["until_us"]
+    log = manifest.schema.hash()
+    served = health(client).get("schema_hash")
+    if served not in (None, log):
+        raise StateError(
+            f"the deployment serves a version of feature schema {served}, the log has {log} now: "
+            "its searches are not what that version was made for. Promote a version that was "
+            "trained on this log, then ask again."
+        )
+    until = online_state(home, log)["until_us"]
     searches = _sample(home, manifest, requests, seed)
     # What is online was joined at the fill's time, whatever the request's.
     stamp = pa.array([until] * searches.num_rows, pa.timestamp("us", tz="UTC"))
@@ -154,7 +164,7 @@ def _as_seen(
 ) -> FeatureInputs:
     """``inputs`` at the time of each answer, with what the journal acknowledged since the fill."""
     filled = as_of(
-        home.features / "user_history",
+        tables_of_log(home) / "user_history",
         "user_id",
         searches["user_id"],
         searches["request_time"].combine_chunks(),
@@ -176,15 +186,11 @@ def _as_seen(
 
 def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, History]:
     """Engagements of ``users`` that live writers acknowledged."""
-    schema, wanted = manifest.schema, set(users)
-    codes = {a: schema.actions.index(a) for a in schema.engagements}
-    found: dict[str, list[Event]] = defaultdict(list)
+    wanted, found = set(users), list[Event]()
     for path in sorted(home.journal.glob("writer-*.jsonl")):
         for batch, _ in replay(path):
-            for e in (Event(**record) for record in batch if record["user_id"] in wanted):
-                if e.action in codes:
-                    found[e.user_id].append(e)
-    return {user: History.of(events, codes) for user, events in found.items()}
+            found += [Event(**record) for record in batch if record["user_id"] in wanted]
+    return HistoryTable.of(manifest.schema).histories(found)
 
 
 Expected = dict[str, Any]

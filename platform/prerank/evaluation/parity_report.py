@@ -69,7 +69,7 @@ class Parity:
             raise PrerankError(
                 f"{self.compared - self.equal} of {self.compared} requests differ, the first: "
                 f"{self.example}. Were features rebuilt without `prerank materialise`? An online "
-                "store that lost its data is filled anew when feast/materialised.json is removed "
+                "store that lost its data is filled anew when feast/materialised-*.json is removed "
                 "before that."
             )
         if self.filled < MIN_FILLED * max(self.compared, 1):

@@ -24,6 +24,7 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
+from prerank.core.feature_sets import require_features
 from prerank.core.files import replaced
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -234,7 +235,7 @@ def evaluate(
     """
     home = home.pin()
     manifest = LogManifest.load(home)
-    manifest.require_features(home)
+    require_features(home, manifest)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     splits = Splits(**training["splits"])
     low = splits.test_from if split == "test" else splits.validation_from

@@ -5,7 +5,8 @@ key met which item when; the second turns one shard into packed rows at every sn
 change (``prerank.features.snapshots``) and into user histories. No task holds more than a shard.
 
 What was published stays: a longer log gives every earlier row again
-(``prerank.ingest.existing``), and the last cutoff never moves back.
+(``prerank.ingest.existing``), and the last cutoff never moves back. The tables of another schema
+are left alone: a live model may need them (``prerank.core.feature_sets``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
 from prerank.core.errors import ConfigError, DataError
+from prerank.core.feature_sets import published_us
 from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -138,9 +140,9 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
     cadence = hours * HOUR_US
     end = manifest.last_us
-    with replaced(home.features) as out:
+    with replaced(home.features_of(schema.hash())) as out:
         # In here, where nobody else publishes, and what a killed build took away is back.
-        last = max(end // cadence + 1, -(-_published_us(home) // cadence))
+        last = max(end // cadence + 1, -(-published_us(home) // cadence))
         plan = TablePlan(schema, cadence, config.lag_minutes * 60_000_000, last, shards, out)
         groups = np.array_split(np.array(files), min(len(files), 2 * shards))
         tasks = [FilesTask(plan, i, tuple(map(str, g))) for i, g in enumerate(groups)]
@@ -150,6 +152,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         features = {
             "schema": schema.to_dict(),
             "schema_hash": schema.hash(),
+            "views": {"engagement": schema.engagement_view, "user_history": schema.history_view},
             "cadence_hours": hours,
             "lag_minutes": config.lag_minutes,
             "last_cutoff_us": last * cadence,
@@ -159,14 +162,11 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             "caps": {lv.prefix: lv.cap for lv in LEVELS},
         }
         write_json(out / "manifest.json", features)
+    # Of homes of earlier releases, whose tables had no folder per schema.
+    (home.features / "manifest.json").unlink(missing_ok=True)
+    for name in ("engagement", "user_history"):
+        shutil.rmtree(home.features / name, ignore_errors=True)
     return features
-
-
-def _published_us(home: Home) -> int:
-    """Last cutoff that was published of this log, microseconds since 1970."""
-    path = home.features / "manifest.json"
-    before = home.read_json(path, "prerank features") if path.exists() else {}
-    return int(before["last_cutoff_us"]) if before and home.has_made(before) else 0
 
 
 def _explode_files(task: FilesTask) -> None:

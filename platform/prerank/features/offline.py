@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, Histories, KeyRows
 from interactrank.features.schema import HISTORY_TTL_DAYS
+from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
 from prerank.core.times import DAY_US, micros
 from prerank.features.asof import as_of
@@ -32,13 +35,14 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     """Features of past requests, joined as of each request's time from the feature tables.
 
     ``requests`` needs ``query``, ``user_id`` and ``request_time``, and ``context`` where the log
-    has segments.
+    has segments. The tables are those of the log's present schema.
     """
+    tables = tables_of_log(home)
     searches = distinct_searches(requests["query"], context_columns(requests))
     times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
     counts = np.diff(searches.key_offsets())
     joined = as_of(
-        home.features / "engagement",
+        tables / "engagement",
         "engagement_key",
         pa.array(searches.request_keys(), pa.string()),
         times.take(pa.array(np.repeat(np.arange(len(counts)), counts))),
@@ -46,14 +50,12 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     )
     blocks, at = binary_blocks(joined.values["row"])
     rows = KeyRows(blocks, at[:-1], np.diff(at), joined.index)
-    histories = _histories(home, requests, times)
+    histories = _histories(tables, requests, times)
     return FeatureInputs.of(searches, micros(requests["request_time"]), rows, histories)
 
 
-def _histories(home: Home, requests: pa.Table, times: pa.Array) -> Histories:
-    joined = as_of(
-        home.features / "user_history", "user_id", requests["user_id"], times, HISTORY_COLUMNS
-    )
+def _histories(tables: Path, requests: pa.Table, times: pa.Array) -> Histories:
+    joined = as_of(tables / "user_history", "user_id", requests["user_id"], times, HISTORY_COLUMNS)
     index = joined.index
     if len(joined.values):
         stamp = micros(joined.values["event_timestamp"])[np.maximum(index, 0)]

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, StateError
+from prerank.core.feature_sets import published_us
 from prerank.core.home import Home
 from prerank.core.manifest import REMEDY, LogManifest
 from prerank.ingest.mapping import LogMapping
@@ -83,15 +84,12 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
             )
     files = sorted(home.events.glob("day=*/*.parquet"))
     items = pq.read_table(home.items, columns=["item_id", "item_ref"])
-    path = home.features / "manifest.json"
-    features = home.read_json(path, "prerank features") if path.exists() else {}
-    published = features["last_cutoff_us"] if features and home.has_made(features) else 0
     return Existing(
         manifest,
         tuple(files),
         tuple(pq.read_metadata(f).num_rows for f in files),
         dict(zip(items["item_id"].to_pylist(), items["item_ref"].to_pylist(), strict=True)),
-        published,
+        published_us(home),
     )
 
 

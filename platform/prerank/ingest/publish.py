@@ -2,12 +2,12 @@
 
     log/<log id>-<n>/   everything is written here, and synced
     log/current.json    replaced: from now on this folder is the log
-    features/           removed where the home was started over
 
 An ingest that is killed, or finds the disk full, has therefore published all or nothing. Feature
-tables of a log that was started over may outlive it: they name its ``log_id``, and their readers
-refuse them. Folders that are not the log are removed by the next ingest, before it writes; until
-then a reader that began on the log of before can finish (``Home.pin``).
+tables of a log that was started over outlive it, since a live model may need them: they name its
+``log_id``, and builds refuse them (``prerank.core.feature_sets``). Folders that are not the log are
+removed by the next ingest, before it writes; until then a reader that began on the log of before
+can finish (``Home.pin``).
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
     finally:
         if home.log != new.log:
             remove(new.log)
-    if starts_over:
-        remove(home.features)
 
 
 def _empty(home: Home, starts_over: bool) -> Home:

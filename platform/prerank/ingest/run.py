@@ -63,7 +63,7 @@ def ingest(
         items: the catalogue, likewise.
         home: where to write.
         mapping: the team's columns.
-        replace: start the home over; its events and feature tables go.
+        replace: start the home over; its events go, and its feature tables count as another log's.
 
     Ray must have been initialised. Memory does not grow with the log, save for its distinct ids.
 
@@ -76,6 +76,7 @@ def ingest(
     """
     if not home.root.is_absolute():
         raise ConfigError(f"PRERANK_HOME={home.root} is a relative path. Give an absolute one.")
+    home.create()
     name = mapping.name or events.stem
     with locked(home.root / "ingest"):
         existing = Existing() if replace else existing_of(home, mapping, name)

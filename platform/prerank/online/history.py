@@ -11,13 +11,14 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import Histories
-from interactrank.features.schema import HISTORY_LENGTH
+from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
+from prerank.core.feature_sets import online_states
+from prerank.core.home import Home
+from prerank.online.store import online_name
 
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
-"""Lists of the feature view ``user_history``, in the order of ``History``."""
-
-FEATURES = [f"user_history:{name}" for name in HISTORY_FIELDS]
+"""Lists of a feature view of user histories, in the order of ``History``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,39 @@ class History:
         return isinstance(other, History) and all(map(np.array_equal, self.columns, other.columns))
 
 
+@dataclass(frozen=True)
+class HistoryTable:
+    """The online histories of all schemas that give engagement actions the same codes.
+
+    Attributes:
+        view: the feature view.
+        codes: of each engagement action; an event with any other enters no history.
+    """
+
+    view: str
+    codes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, schema: FeatureSchema) -> HistoryTable:
+        """The table of a schema."""
+        return cls(schema.history_view, schema.history_codes)
+
+    def histories(self, events: Iterable[Event]) -> dict[str, History]:
+        """The engagements among ``events``, by user."""
+        found: dict[str, list[Event]] = {}
+        for e in events:
+            if e.action in self.codes:
+                found.setdefault(e.user_id, []).append(e)
+        return {user: History.of(own, self.codes) for user, own in found.items()}
+
+
+def online_tables(home: Home) -> list[HistoryTable]:
+    """Tables that ``prerank materialise`` filled in the online store that the environment names."""
+    states = (s for s in online_states(home) if s["online_store"] == online_name())
+    tables = {s["views"]["user_history"]: s["history_codes"] for s in states}
+    return [HistoryTable(view, codes) for view, codes in tables.items()]
+
+
 NO_HISTORY = History(*(np.zeros(0, np.int64) for _ in HISTORY_FIELDS))
 
 
@@ -111,9 +145,13 @@ def as_histories(histories: Sequence[History]) -> Histories:
     )
 
 
-def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, History]:
-    """Online histories of ``users``, oldest first; empty where there is none."""
-    answer = store.get_online_features(FEATURES, [{"user_id": u} for u in users]).proto
+def read_histories(store: FeatureStore, view: str, users: Sequence[str]) -> dict[str, History]:
+    """Histories of ``users`` in a feature view, oldest first; empty where there is none.
+
+    The view (``FeatureSchema.history_view``) says what the codes of actions mean.
+    """
+    features = [f"{view}:{name}" for name in HISTORY_FIELDS]
+    answer = store.get_online_features(features, [{"user_id": u} for u in users]).proto
     names = list(answer.metadata.feature_names.val)
     fields = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
 
@@ -126,7 +164,7 @@ def read_histories(store: FeatureStore, users: Sequence[str]) -> dict[str, Histo
 
 
 def as_frame(histories: Mapping[str, History]) -> pd.DataFrame:
-    """Non-empty histories by user, as rows of the feature view ``user_history``."""
+    """Non-empty histories by user, as rows of a feature view."""
     columns = zip(*(h.columns for h in histories.values()), strict=True)
     lists = {
         name: [column.tolist() for column in of_users]

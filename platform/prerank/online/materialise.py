@@ -3,32 +3,52 @@
 Feast materialises the engagement rows; nothing else writes them. Histories are merged by event id,
 as live events are (``prerank.online.writer``): on SQLite an older row that Feast materialised
 would overwrite a newer one that was pushed.
+
+The features of the log's present schema are filled. Those of other schemas stay as they are while
+a model version in the home needs them, and are taken away after that.
+
+A filling goes on from the last one where the store proves that it still has what that one wrote
+(``prerank.online.sentinel``). Else it starts over: its sentinel says so until the end, and what the
+journal holds is merged anew.
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from feast import FeatureStore
 from tqdm import tqdm
 
+from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import StateError
+from prerank.core.feature_sets import manifest_of_log, manifests, needed, online_states
 from prerank.core.files import write_json
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS, History
-from prerank.online.store import apply, online_name
+from prerank.online.probes import Probes, evictions
+from prerank.online.sentinel import REMEDY, Sentinel, write_sentinel
+from prerank.online.store import apply, forget, online_name
+from prerank.online.watch import broken
 from prerank.online.writer import HistoryWriter
 
 HISTORY_BATCH = 1_000
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
-"""What must agree for materialisation to resume instead of starting over."""
+"""What must agree for materialisation to resume instead of writing every row again."""
 
 
 def materialise(home: Home, until_us: int | None = None, progress: bool = True) -> dict[str, Any]:
     """Bring the online store to what was known at ``until_us``: rows stamped at or before it.
+
+    What live writers acknowledged is merged into the histories of a store that is filled anew.
+    Features of schemas that neither the log nor a model version in the home needs are removed.
 
     Args:
         home: features must be built there.
@@ -36,76 +56,187 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         progress: show bars.
 
     Returns:
-        What is written to ``materialised.json``: until_us, cutoff_us (the latest snapshot's),
-        schema_hash, fingerprint, schema, online_store, users.
+        What is written to ``materialised-<schema hash>.json``: until_us, cutoff_us (the latest
+        snapshot's), schema_hash, fingerprint, schema, cross_features, views, history_codes,
+        project, online_store, users, epoch, probes, evictions. Also ``removed``: hashes of the
+        schemas that were removed.
 
     Raises:
-        StateError: no features, or those of a log that was replaced since, or the online store
-            already holds a later state.
+        StateError: no log, no features, the online store already holds a later state, or it did
+            not keep what was written.
     """
-    features = home.read_json(home.features / "manifest.json", "prerank features")
-    if not home.has_made(features):
-        raise StateError(
-            f"{home.features} is of a log that was replaced since. Run `prerank features` again."
+    features, schema = manifest_of_log(home), LogManifest.load(home).schema
+    filling = _Filling(home, apply(home), features, schema, progress)
+    state = filling.fill(filling.last_us if until_us is None else until_us)
+    for other in needed(home) - {schema.hash()}:
+        _keep_whole(home, filling.store, other, progress)
+    return state | {"removed": _remove_unneeded(home, filling.store)}
+
+
+def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: bool) -> None:
+    """Bring another schema's features, which a model needs, to a store that has not all of them.
+
+    From the tables that are left of it: the log has another schema now.
+    """
+    features = manifests(home).get(schema_hash)
+    if features is None:
+        return
+    try:
+        schema = FeatureSchema.from_dict(features["schema"])
+    except TypeError:
+        # Of an earlier release: this one cannot load its model either.
+        return
+    if schema.hash() != schema_hash:
+        return
+    filling = _Filling(home, store, features, schema, progress)
+    before = filling.before()
+    if broken(store, schema, before):
+        filling.fill(before.get("until_us", filling.last_us))
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A schema's feature tables, on their way to the online store."""
+
+    home: Home
+    store: FeatureStore
+    features: Mapping[str, Any]
+    schema: FeatureSchema
+    progress: bool
+
+    @property
+    def last_us(self) -> int:
+        """When the last snapshot was published, microseconds."""
+        return int(self.features["last_cutoff_us"]) + self._lag_us
+
+    @property
+    def _lag_us(self) -> int:
+        return int(self.features["lag_minutes"]) * 60_000_000
+
+    def before(self) -> dict[str, Any]:
+        """The state of the last filling, empty if there was none."""
+        path = self.home.materialised_of(self.schema.hash())
+        return self.home.read_json(path, "") if path.exists() else {}
+
+    def fill(self, until: int) -> dict[str, Any]:
+        """Write rows stamped at or before ``until`` and all histories; returns the state."""
+        before, view = self.before(), self.schema.engagement_view
+        wrong = broken(self.store, self.schema, before)
+        start = 0 if wrong else self._start(before, until)
+        sentinel = Sentinel(
+            epoch=secrets.token_hex(8) if wrong else before["epoch"],
+            filled=True,
+            until_us=until,
+            schema_hash=self.features["schema_hash"],
+            fingerprint=self.features["fingerprint"],
         )
-    lag = features["lag_minutes"] * 60_000_000
-    until = features["last_cutoff_us"] + lag if until_us is None else until_us
-    start = _start(home, features, until)
-    store = apply(home)
-    with muted():
-        # Inclusive at both ends, as the offline join is at its right end.
-        store.materialize(utc(start), utc(until), feature_views=["engagement"])
-    users = _backfill(home, store, until, progress)
-    cadence = features["cadence_hours"] * HOUR_US
-    cutoff = min(features["last_cutoff_us"], (until - lag) // cadence * cadence)
-    state = {
-        "until_us": until,
-        "cutoff_us": cutoff,
-        **{name: features[name] for name in SAME_FEATURES},
-        "schema": features["schema"],
-        "online_store": online_name(),
-        "users": users,
+        if wrong:
+            if before and self.progress:
+                what = f"features of schema {self.schema.hash()} are filled anew"
+                tqdm.write(f"The online {what}: {wrong.removesuffix(REMEDY)}")
+            write_sentinel(self.store, view, replace(sentinel, filled=False))
+        with muted():
+            # Inclusive at both ends, as the offline join is at its right end.
+            self.store.materialize(utc(start), utc(until), feature_views=[view])
+        writer = HistoryWriter.backfill(self.home, self.store, self.schema)
+        users = self._merge_histories(writer, until)
+        state = self._state(sentinel, users)
+        path = self.home.materialised_of(self.schema.hash())
+        if wrong:
+            # Live writers that see the state write to these histories themselves, so an event that
+            # they acknowledged earlier is in the journal.
+            write_json(path, state)
+            writer.replay()
+        # The store first: what it has beyond the home's state is no loss, the reverse is one.
+        write_sentinel(self.store, view, sentinel)
+        write_json(path, state)
+        return state
+
+    def _start(self, before: Mapping[str, Any], until: int) -> int:
+        """Where a whole store is filled from; zero for other features than before."""
+        if before["until_us"] > until:
+            raise StateError(
+                f"the online store already holds the state of {utc(before['until_us'])}, later "
+                f"than {utc(until)}: it cannot forget. Remove {self.home.feast} (with Redis: use "
+                "an empty one) and materialise again."
+            )
+        same = all(before.get(name) == self.features[name] for name in SAME_FEATURES)
+        return int(before["until_us"]) if same else 0
+
+    def _state(self, sentinel: Sentinel, users: int) -> dict[str, Any]:
+        features, until = self.features, sentinel.until_us
+        cadence = features["cadence_hours"] * HOUR_US
+        cutoff = (until - self._lag_us) // cadence * cadence
+        return {
+            "epoch": sentinel.epoch,
+            "until_us": until,
+            "cutoff_us": min(features["last_cutoff_us"], cutoff),
+            **{name: features[name] for name in SAME_FEATURES},
+            "schema": features["schema"],
+            "cross_features": self.schema.cross,
+            "views": features["views"],
+            "history_codes": self.schema.history_codes,
+            "project": self.store.project,
+            "online_store": online_name(),
+            "users": users,
+            "probes": asdict(self._kept(until)),
+            "evictions": evictions(self.store),
+        }
+
+    def _kept(self, until: int) -> Probes:
+        """Probes of what was written.
+
+        Raises:
+            StateError: one is not there.
+        """
+        probes = Probes.drawn(self.home.features_of(self.schema.hash()), until)
+        if lost := probes.lost(self.store, self.schema):
+            raise StateError(
+                f"{lost} It does not keep what is written: with Redis, set `maxmemory-policy` to "
+                "noeviction and give it more memory first."
+            )
+        return probes
+
+    def _merge_histories(self, writer: HistoryWriter, until: int) -> int:
+        """Merge every user's latest history at ``until`` into the store; number of users."""
+        tables = self.home.features_of(self.schema.hash())
+        files = sorted(str(p) for p in (tables / "user_history").glob("*.parquet"))
+        if not files:
+            return 0
+        columns = ", ".join(HISTORY_FIELDS)
+        users = 0
+        with connection() as db:
+            latest = db.execute(
+                f"""SELECT user_id, {columns} FROM read_parquet(?)
+                WHERE event_timestamp <= make_timestamptz(?)
+                QUALIFY row_number()
+                    OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1""",
+                [files, until],
+            )
+            with tqdm(desc="histories", unit="user", disable=not self.progress) as bar:
+                while rows := latest.fetchmany(HISTORY_BATCH):
+                    writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
+                    users += len(rows)
+                    bar.update(len(rows))
+        return users
+
+
+def _remove_unneeded(home: Home, store: FeatureStore) -> list[str]:
+    """Remove tables, rows and state of every schema that nothing in the home needs."""
+    keep, tables = needed(home), manifests(home)
+    views = {
+        r["schema_hash"]: set(r["views"].values()) for r in (*online_states(home), *tables.values())
     }
-    write_json(home.materialised, state)
-    return state
-
-
-def _start(home: Home, features: dict[str, Any], until: int) -> int:
-    """Where materialisation may resume; zero for another store than before, or other features."""
-    path = home.materialised
-    if not path.exists():
-        return 0
-    before = home.read_json(path, "prerank materialise")
-    if before.get("online_store") != online_name():
-        return 0
-    if before["until_us"] > until:
-        raise StateError(
-            f"the online store already holds the state of {utc(before['until_us'])}, later than "
-            f"{utc(until)}: it cannot forget. Remove {home.feast} (with Redis: use an empty one) "
-            "and materialise again."
-        )
-    same = all(before.get(name) == features[name] for name in SAME_FEATURES)
-    return int(before["until_us"]) if same else 0
-
-
-def _backfill(home: Home, store: FeatureStore, until: int, progress: bool) -> int:
-    """Merge every user's latest history at ``until`` into the online store; number of users."""
-    files = sorted(str(p) for p in (home.features / "user_history").glob("*.parquet"))
-    if not files:
-        return 0
-    writer = HistoryWriter.backfill(home, store)
-    columns = ", ".join(HISTORY_FIELDS)
-    users = 0
-    with connection() as db:
-        latest = db.execute(
-            f"""SELECT user_id, {columns} FROM read_parquet(?)
-            WHERE event_timestamp <= make_timestamptz(?)
-            QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1""",
-            [files, until],
-        )
-        with tqdm(desc="histories", unit="user", disable=not progress) as bar:
-            while rows := latest.fetchmany(HISTORY_BATCH):
-                writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
-                users += len(rows)
-                bar.update(len(rows))
-    return users
+    # Live writers stop writing to a history when its state is gone.
+    gone = sorted(views.keys() - keep)
+    for schema_hash in gone:
+        home.materialised_of(schema_hash).unlink(missing_ok=True)
+    kept = {view for schema_hash in views.keys() & keep for view in views[schema_hash]}
+    forget(store, set().union(*views.values()) - kept)
+    for schema_hash in gone:
+        shutil.rmtree(home.features_of(schema_hash), ignore_errors=True)
+    # What earlier releases wrote down of the store, under names that held a hash of its password.
+    for path in (*home.feast.glob("replayed-redis-*"), *home.feast.glob("replayed-sqlite-*")):
+        path.unlink(missing_ok=True)
+    (home.feast / "materialised.json").unlink(missing_ok=True)
+    return gone

@@ -7,7 +7,6 @@ the candidates.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +20,14 @@ from interactrank.features.schema import (
     HISTORY_TTL_DAYS,
     MAX_BYTES_PER_REQUEST,
     MAX_KEYS_PER_REQUEST,
+    FeatureSchema,
 )
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
+from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.core.times import DAY_US
+from prerank.online.breaker import AWAY, Breaker
 from prerank.online.history import (
     HISTORY_FIELDS,
     NO_HISTORY,
@@ -33,11 +35,13 @@ from prerank.online.history import (
     as_histories,
     read_histories,
 )
-from prerank.online.store import open_store
+from prerank.online.sentinel import KEY, read_rows
+from prerank.online.store import Patience, open_store
+from prerank.online.watch import StoreWatch
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
-ROW = ["engagement:row"]
+TIMEOUT_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +51,11 @@ class OnlineRead:
     """Inputs of one request, and what reading them cost.
 
     Attributes:
-        keys: keys read, the user's included.
+        keys: keys read, the user's included, the sentinel's not.
         bytes: bytes of packed rows and history; the budget is ``BYTES_BUDGET``.
         cutoff_us: cutoff of the snapshot online, microseconds since 1970; None if unknown.
-        degraded: which features are missing because the store failed; empty when all is well.
+        degraded: which features are missing because the store failed, and ``online_store`` where
+            the store is not what was materialised; empty when all is well.
     """
 
     inputs: FeatureInputs
@@ -61,16 +66,36 @@ class OnlineRead:
 
 
 class OnlineFeatures:
-    """Reader of the online store of ``home``. Safe to share between threads.
+    """Reader of one schema's features in the online store of ``home``.
+
+    Safe to share between threads. A read of the store takes no longer than its time-out, and none
+    is tried while the store is known to be away (``prerank.online.breaker``).
+
+    Args:
+        home: where they were materialised.
+        schema: of the model that reads them.
+        store: as opened for a reader; opened here where left out.
+        timeout_s: for a connection, and for a reply.
 
     Raises:
-        NotReadyError: nothing was materialised.
+        NotReadyError: nothing was materialised, or not this schema.
     """
 
-    def __init__(self, home: Home, store: FeatureStore | None = None) -> None:
-        self.store = open_store(home) if store is None else store
-        self._state = home.materialised
-        self._cutoff: tuple[int, int | None] = (-1, None)
+    def __init__(
+        self,
+        home: Home,
+        schema: FeatureSchema,
+        store: FeatureStore | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._view, self._history_view = views = schema.engagement_view, schema.history_view
+        if store is None:
+            # Opened anew for each schema: an open store learns of new views a minute late.
+            store = open_store(home, *views, patience=Patience(timeout_s, timeout_s))
+        self.store = store
+        self._watch = StoreWatch(home, schema)
+        self._breaker = Breaker(self._look)
+        self._problem = ""
 
     def read(
         self, query: str, user_id: str, now_us: int, context: Mapping[str, str] = NO_CONTEXT
@@ -85,20 +110,25 @@ class OnlineFeatures:
         """
         searches = Searches.one(query, context)
         (keys,) = searches.keys
-        assert len(keys) < MAX_KEYS_PER_REQUEST, "schema.LEVELS allow more keys than the budget"
+        # The user's and the sentinel's come on top.
+        assert len(keys) + 2 <= MAX_KEYS_PER_REQUEST, (
+            "schema.LEVELS allow more keys than the budget"
+        )
         degraded = []
         rows, history, seen = [b""] * len(keys), NO_HISTORY, NO_HISTORY
+        # A ranking without counts beats no ranking; the answer and the metric say so.
         try:
-            rows = self._rows(keys)
-        except Exception:
-            # A ranking without counts beats no ranking; the answer and the metric say so.
-            logger.exception("engagement rows could not be read")
+            *rows, sentinel = self._breaker.call(lambda: self._rows([*keys, KEY]))
+            if self._watch.problem(sentinel):
+                degraded.append("online_store")
+        except Exception as error:
+            _log("engagement rows", error)
             degraded.append("engagement")
         try:
-            history = read_histories(self.store, [user_id])[user_id]
+            history = self._breaker.call(lambda: self._history(user_id))
             seen = visible(history, now_us)
-        except Exception:
-            logger.exception("the user's history could not be read")
+        except Exception as error:
+            _log("the user's history", error)
             degraded.append("user_history")
         inputs = FeatureInputs.of(
             searches,
@@ -109,22 +139,46 @@ class OnlineFeatures:
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
 
-    def cutoff_us(self) -> int | None:
-        """Cutoff of the snapshot online, re-read when the file changes."""
+    def look(self) -> None:
+        """See whether the store is there and whole, off the request path; never raises."""
         try:
-            stamp = self._state.stat().st_mtime_ns
-            if stamp != self._cutoff[0]:
-                self._cutoff = stamp, int(json.loads(self._state.read_text())["cutoff_us"])
-        except FileNotFoundError:
-            return None
-        return self._cutoff[1]
+            if not self._breaker.open:
+                self._breaker.call(self._look)
+        except Exception as error:
+            logger.exception("the online store could not be looked at")
+            self._problem = f"the online store cannot be read: {type(error).__name__}."
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the store, with the remedy; empty if nothing is."""
+        if self._breaker.open:
+            return f"{AWAY}: requests are answered without its features. Start it again."
+        return self._problem
+
+    def close(self) -> None:
+        """End the thread that waits for a store that is away."""
+        self._breaker.close()
+
+    def cutoff_us(self) -> int | None:
+        """Cutoff of the snapshot online, microseconds since 1970; None if nothing is."""
+        state = self._watch.state()
+        return int(state["cutoff_us"]) if state else None
+
+    def _look(self) -> None:
+        self._problem = self._watch.look(self.store)
 
     def _rows(self, keys: list[str]) -> list[bytes]:
         """Packed row of each key, empty where it has none."""
-        answer = self.store.get_online_features(ROW, [{"engagement_key": k} for k in keys]).proto
-        at = list(answer.metadata.feature_names.val).index("row")
-        # The proto's bytes directly: to_dict() costs another tenth of a millisecond.
-        return [value.bytes_val for value in answer.results[at].values]
+        return read_rows(self.store, self._view, keys)
+
+    def _history(self, user_id: str) -> History:
+        return read_histories(self.store, self._history_view, [user_id])[user_id]
+
+
+def _log(what: str, error: Exception) -> None:
+    if not isinstance(error, NotReadyError):
+        # The breaker has said already that the store is left alone.
+        logger.error("%s could not be read", what, exc_info=error)
 
 
 def visible(history: History, now_us: int) -> History:

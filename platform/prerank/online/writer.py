@@ -5,6 +5,9 @@ Merging is by event id, so an event that is repeated or replayed counts once, an
 a late event takes its place among the older ones and a newer state is never lost. Whatever is
 written online is the whole merged history, since SQLite lets the last write win, old or new.
 
+Several schemas may be online, of the live model and of the next: an event enters the histories of
+each, under the code that its action has there.
+
 A user belongs to one of N writers (``writer_of``); a back-fill shares their lock, so two
 processes never read, merge and write the same user at once. The lock is a file's: on several hosts
 it needs a file system that honours ``flock``.
@@ -18,7 +21,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -28,13 +31,21 @@ from feast.data_source import PushMode
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError
-from prerank.core.files import read_json_or_nothing, write_json
+from prerank.core.feature_sets import online_states
+from prerank.core.files import write_json
 from prerank.core.home import Home
-from prerank.online.history import Event, History, as_frame, merged, read_histories
+from prerank.online.history import (
+    Event,
+    History,
+    HistoryTable,
+    as_frame,
+    merged,
+    online_tables,
+    read_histories,
+)
 from prerank.online.journal import Journal, replay
 from prerank.online.store import online_name
 
-PUSH_SOURCE = "user_history_push"
 CHECKPOINT_EVERY = 256
 
 logger = logging.getLogger(__name__)
@@ -70,8 +81,9 @@ class HistoryWriter:
     Args:
         home: holds the journal.
         store: Feast's store, applied.
-        schema: names the actions; passive ones are acknowledged and journaled, but no history.
+        schema: of the log; passive actions are acknowledged and journaled, but no history.
         shard, shards: which users are this writer's.
+        exclusive: a back-fill, which writes everybody's histories of ``schema`` alone.
     """
 
     home: Home
@@ -80,7 +92,7 @@ class HistoryWriter:
     shard: int = 0
     shards: int = 1
     exclusive: bool = False
-    _codes: dict[str, int] = field(init=False)
+    _views: frozenset[str] = field(default=frozenset(), init=False)
     _pending: list[Event] = field(default_factory=list, init=False)
     _queue: list[_Ticket] = field(default_factory=list, init=False)
     _queue_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -88,17 +100,17 @@ class HistoryWriter:
     _commits: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._codes = {a: self.schema.actions.index(a) for a in self.schema.engagements}
         self._journal = Journal(self.home.journal / f"writer-{self.shard:03d}.jsonl")
         self._lock_path = self.home.feast / "history.lock"
-        name = f"replayed-{online_name()}-{self.shard}-of-{self.shards}.json"
+        store = f"{self.store.project}-{online_name()}"
+        name = f"replayed-{store}-{self.shard}-of-{self.shards}.json"
         # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
         self._checkpoint = self.home.feast / name
 
     @classmethod
-    def backfill(cls, home: Home, store: FeatureStore) -> HistoryWriter:
+    def backfill(cls, home: Home, store: FeatureStore, schema: FeatureSchema) -> HistoryWriter:
         """A writer for every user, which keeps the live writers out batch by batch."""
-        return cls(home, store, FeatureSchema((), (), ()), exclusive=True)
+        return cls(home, store, schema, exclusive=True)
 
     def write(self, events: Sequence[Event]) -> Written:
         """Acknowledge ``events`` and merge them into their users' histories.
@@ -107,9 +119,10 @@ class HistoryWriter:
             DataError: an action is unknown; nothing of the batch was written.
             OSError: the journal cannot be written; nothing is acknowledged.
         """
-        for event in events:
-            if event.action not in self.schema.actions:
-                raise DataError(f"action {event.action!r} is unknown: {list(self.schema.actions)}")
+        for action in {e.action for e in events}.difference(self.schema.actions):
+            # A schema that came online since this writer started may know it.
+            if all(action not in s["schema"]["actions"] for s in online_states(self.home)):
+                raise DataError(f"action {action!r} is unknown: {list(self.schema.actions)}")
         ticket = _Ticket(events)
         with self._queue_lock:
             self._queue.append(ticket)
@@ -120,31 +133,34 @@ class HistoryWriter:
                 self._commit(waiting)
         if ticket.error is not None:
             raise ticket.error
-        passive = sum(e.action not in self._codes for e in events)
+        passive = sum(e.action in self.schema.passive for e in events)
         return Written(len(events), passive, bool(ticket.online))
 
     def replay(self) -> int:
         """Merge what the journals hold beyond the last checkpoint; number of events read.
 
-        Every journal is read: the number of writers, and so a user's writer, may have changed.
+        Every journal is read: the number of writers, and so a user's writer, may have changed. A
+        back-fill reads them from the start and leaves the live writers' checkpoints alone.
         """
         with self._lock:
-            done = read_json_or_nothing(self._checkpoint)
+            known = self._checkpoint.exists() and not self.exclusive
+            done = self.home.read_json(self._checkpoint, "") if known else {}
             count, ends = 0, {}
             for path in sorted(self.home.journal.glob("writer-*.jsonl")):
                 for batch, end in replay(path, int(done.get(path.name, 0))):
                     events = [Event(**r) for r in batch]
                     mine = [e for e in events if writer_of(e.user_id, self.shards) == self.shard]
-                    self._merge(self._histories(mine))
+                    self._merge_events(mine)
                     count += len(events)
                     ends[path.name] = end
-            write_json(self._checkpoint, {**done, **ends})
+            if not self.exclusive:
+                write_json(self._checkpoint, {**done, **ends})
         return count
 
     def merge_histories(self, histories: Mapping[str, History]) -> None:
-        """Merge whole histories, for a back-fill."""
+        """Merge whole histories, coded as the schema codes them, for a back-fill."""
         with self._lock:
-            self._merge(histories)
+            self._merge(self.schema.history_view, histories)
 
     def _commit(self, waiting: list[_Ticket]) -> None:
         events = [e for ticket in waiting for e in ticket.events]
@@ -154,10 +170,9 @@ class HistoryWriter:
             for ticket in waiting:
                 ticket.error = error
             return
-        online = True
         self._pending += events
         try:
-            self._merge(self._histories(self._pending))
+            online = self._merge_events(self._pending)
             self._pending = []
         except Exception:
             # Acknowledged all the same: the journal has it, the next batch or restart retries.
@@ -167,28 +182,37 @@ class HistoryWriter:
             ticket.online = online
         self._commits += 1
         if online and self._commits % CHECKPOINT_EVERY == 0:
-            done = read_json_or_nothing(self._checkpoint)
+            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
             write_json(self._checkpoint, {**done, self._journal.path.name: end})
 
-    def _histories(self, events: Iterable[Event]) -> dict[str, History]:
-        """The engagements among ``events``, by user."""
-        found: dict[str, list[Event]] = {}
-        for e in events:
-            # A journal may hold an action that a rebuilt schema no longer knows.
-            if e.action in self._codes:
-                found.setdefault(e.user_id, []).append(e)
-        return {user: History.of(own, self._codes) for user, own in found.items()}
+    def _merge_events(self, events: Sequence[Event]) -> bool:
+        """Merge ``events`` into every history that is online; whether there is any."""
+        tables = self._tables()
+        for table in tables:
+            self._merge(table.view, table.histories(events))
+        return bool(tables)
 
-    def _merge(self, new: Mapping[str, History]) -> None:
+    def _tables(self) -> list[HistoryTable]:
+        if self.exclusive:
+            return [HistoryTable.of(self.schema)]
+        tables = online_tables(self.home)
+        views = frozenset(table.view for table in tables)
+        if not views <= self._views:
+            # An open store would learn of new views a minute late.
+            self.store.refresh_registry()
+        self._views = views
+        return tables
+
+    def _merge(self, view: str, new: Mapping[str, History]) -> None:
         """Read, merge and write the histories of some users; repeats write nothing."""
         if not new:
             return
         with self._shared_with_backfill():
-            before = read_histories(self.store, list(new))
+            before = read_histories(self.store, view, list(new))
             after = {user: merged(before[user], told) for user, told in new.items()}
             rows = {user: h for user, h in after.items() if len(h) and h != before[user]}
             if rows:
-                self.store.push(PUSH_SOURCE, as_frame(rows), to=PushMode.ONLINE)
+                self.store.push(f"{view}_push", as_frame(rows), to=PushMode.ONLINE)
 
     @contextmanager
     def _shared_with_backfill(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ import httpx
 
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
+from prerank.core.redact import redact
 
 EXPERIMENT = "prerank"
 SERVER_SECONDS = 60.0
@@ -27,7 +28,14 @@ def tracking_uri(home: Home) -> str:
     return f"sqlite:///{home.mlflow / 'mlflow.db'}"
 
 
-def _await_server(uri: str) -> None:
+def await_server(uri: str) -> None:
+    """Wait for an MLflow server that is only just starting; other URIs need none.
+
+    Raises:
+        NotReadyError: it does not answer within a minute.
+    """
+    if not uri.startswith("http"):
+        return
     deadline = time.monotonic() + SERVER_SECONDS
     while True:
         try:
@@ -37,8 +45,8 @@ def _await_server(uri: str) -> None:
             pass
         if time.monotonic() > deadline:
             raise NotReadyError(
-                f"no MLflow server answers at MLFLOW_TRACKING_URI={uri}: start one as the README "
-                "says, or unset the variable to use the embedded store."
+                f"no MLflow server answers at MLFLOW_TRACKING_URI={redact(uri)}: start one as the "
+                "README says, or unset the variable to use the embedded store."
             )
         time.sleep(0.5)
 
@@ -61,8 +69,7 @@ def connect(home: Home) -> str:
     import mlflow
 
     uri = tracking_uri(home)
-    if uri.startswith("http"):
-        _await_server(uri)
+    await_server(uri)
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         # Without a server there is nobody to proxy artifacts, and MLflow's own default is a

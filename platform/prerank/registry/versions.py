@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
+from prerank.core.feature_sets import REBUILD, online_states
 from prerank.core.files import locked, read_json_or_nothing, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.quiet import muted
+from prerank.core.redact import redact
 from prerank.registry.bundle import DIGEST, META, WEIGHTS, Version, read_meta
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def _asked(ask: Callable[[], ModelVersion], what: str) -> Version | None:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise RegistryAwayError(
+        message = (
             f"MLflow at {MlflowClient().tracking_uri} cannot be asked for {MODEL_NAME}@{what}: "
             f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
-        ) from None
+        )
+        raise RegistryAwayError(redact(message)) from None
     return Version(str(found.version), found.run_id or "")
 
 
@@ -155,7 +157,8 @@ def download(home: Home, version: Version) -> Path:
                     shutil.move(path, out / path.name)
                 shutil.rmtree(out / "fetched")
         except (MlflowException, OSError) as error:
-            raise NotReadyError(f"model version {version} cannot be fetched: {error}") from None
+            message = f"model version {version} cannot be fetched: {error}"
+            raise NotReadyError(redact(message)) from None
     return folder
 
 
@@ -221,14 +224,12 @@ def servable(home: Home, version: Version) -> Path:
     schema, meta = read_meta(folder)
     if DIGEST in meta:
         check_weights(index, version, meta[DIGEST])
-    online = home.read_json(home.materialised, "prerank materialise")
-    if online["schema_hash"] != schema.hash():
-        there = FeatureSchema.from_dict(online["schema"])
-        missing = sorted(set(schema.cross) - set(there.cross)) or ["(same names, other layout)"]
+    if not home.materialised_of(schema.hash()).exists():
+        there = {name for state in online_states(home) for name in state["cross_features"]}
+        missing = sorted(set(schema.cross) - there) or ["(same names, other layout)"]
         raise StateError(
             f"version {version} needs feature columns that are not materialised: "
-            f"{', '.join(missing)}. Run `prerank features` and `prerank materialise`, "
-            "or train again."
+            f"{', '.join(missing)}. Run {REBUILD}, or train again."
         )
     return folder
 

@@ -27,12 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version that is being served. Never changed, only exchanged."""
+    """A version that is being served. Never changed, only exchanged.
+
+    ``features`` reads the online features of the version's own schema, which is ``limits.schema``.
+    """
 
     wanted: registry.Wanted
     scorer: Scorer
     limits: Limits
-    schema_hash: str
+    features: OnlineFeatures
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ class Answer:
     non_finite: int = 0
 
 
-def answer(request: PrerankRequest, loaded: Loaded, features: OnlineFeatures) -> Answer:
+def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     """Score a request with ``loaded``; without what is damaged or of another schema."""
+    scorer, features = loaded.scorer, loaded.features
     read = features.read(request.query, request.user_id, request.time_us, request.context)
-    scorer = loaded.scorer
     scored, read = _score(request, scorer, read)
     if scored.non_finite:
         read = _degraded(read, "scores")

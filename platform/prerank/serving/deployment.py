@@ -109,11 +109,10 @@ class PreRanker:
         results = await asyncio.gather(*calls, return_exceptions=True)
         failed = [r for r in results if isinstance(r, BaseException)]
         if failed:
-            cause = getattr(failed[0], "cause", None) or failed[0]
             logger.error("events were not acknowledged", exc_info=failed[0])
             raise NotReadyError(
-                f"not every event was acknowledged ({cause}). Send the batch again: an event that "
-                "is repeated counts once."
+                "not every event was acknowledged; the replica's log has the cause. Send the batch "
+                "again: an event that is repeated counts once."
             )
         done: list[Written] = [r for r in results if isinstance(r, Written)]
         return Written(

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,10 +26,12 @@ from pydantic import Field
 from interactrank.model.scorer import Scorer
 from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.feature_sets import state_files
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.redact import redact
 from prerank.core.times import iso
-from prerank.online.reader import OnlineFeatures
+from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.index import META as INDEX_META
@@ -50,7 +53,10 @@ class ServeConfig:
         home: PRERANK_HOME of the replicas; the environment's when left out.
         clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
-        poll_seconds: how often the registry is asked for the champion.
+        poll_seconds: how often the registry is asked for the champion, and the online store for
+            its state.
+        store_timeout_ms: how long a read of the online store may wait for a connection, and for
+            a reply.
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
@@ -68,6 +74,7 @@ class ServeConfig:
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    store_timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
@@ -106,15 +113,13 @@ class Engine:
 
     Args:
         config: of the deployment.
-        features: reader of the online store; the home's when left out, as soon as there is one.
     """
 
-    def __init__(self, config: ServeConfig, features: OnlineFeatures | None = None) -> None:
+    def __init__(self, config: ServeConfig) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
-        self._features = features
         self._loaded: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
@@ -128,8 +133,10 @@ class Engine:
         threading.Thread(target=self._follow, name="champion", daemon=True).start()
 
     def stop(self) -> None:
-        """End the background thread."""
+        """End the background threads."""
         self._stop.set()
+        if self._loaded is not None:
+            self._loaded.features.close()
 
     def _follow(self) -> None:
         while not self._stop.wait(self.config.poll_seconds):
@@ -139,31 +146,30 @@ class Engine:
         """Look once whether another version is to be served, and serve it."""
         note = ""
         try:
-            if self._features is None:
-                self._features = OnlineFeatures(self.home)
+            if self._loaded is not None:
+                self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
             if now is None or now.wanted.version != wanted.version:
-                note = self._follow_to(wanted, self._features)
+                note = self._follow_to(wanted)
             else:
-                self._loaded = dataclasses.replace(now, wanted=wanted)
+                self.serve(dataclasses.replace(now, wanted=wanted))
             if not note:
                 self._promoted.remember(wanted)
                 note = wanted.note
-        except PrerankError as error:
-            note = str(error)
         except Exception as error:
             # The thread must live on: the next poll may find the cause gone.
-            logger.exception("the model could not be refreshed")
+            if not isinstance(error, PrerankError):
+                logger.exception("the model could not be refreshed")
             note = _said(error)
         self._note = note
 
-    def _follow_to(self, wanted: registry.Wanted, features: OnlineFeatures) -> str:
+    def _follow_to(self, wanted: registry.Wanted) -> str:
         """Serve another version; if it cannot be served, the reason why."""
         tried = (wanted.version, *map(_stamp, self._decisive(wanted.version)))
         if reason := self._back_off.reason_to_wait(tried, time.monotonic()):
             return reason
         try:
-            self._loaded = self._load(wanted, features)
+            self.serve(self._load(wanted))
         except Exception as error:
             if not isinstance(error, PrerankError):
                 logger.exception("model version %s could not be loaded", wanted.version)
@@ -175,9 +181,15 @@ class Engine:
     def _decisive(self, version: Version) -> tuple[Path, ...]:
         """The files that decide whether a version can be served."""
         home = self.home
-        return home.index / version.name / INDEX_META, home.materialised, home.manifest
+        return home.index / version.name / INDEX_META, home.manifest, *state_files(home)
 
-    def _load(self, wanted: registry.Wanted, features: OnlineFeatures) -> Loaded:
+    def serve(self, loaded: Loaded) -> None:
+        """Answer with ``loaded`` from now on."""
+        before, self._loaded = self._loaded, loaded
+        if before is not None and before.features is not loaded.features:
+            before.features.close()
+
+    def _load(self, wanted: registry.Wanted) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
         version = wanted.version
         logger.info("looking at model version %s", version)
@@ -189,9 +201,15 @@ class Engine:
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
-        loaded = Loaded(wanted, scorer, limits, bundle.schema.hash())
-        for request in _warm_requests(self.home, loaded):
-            answer(request, loaded, features)
+        timeout_s = self.config.store_timeout_ms / 1e3
+        with ExitStack() as unless_loaded:
+            features = OnlineFeatures(self.home, bundle.schema, timeout_s=timeout_s)
+            unless_loaded.callback(features.close)
+            features.look()
+            loaded = Loaded(wanted, scorer, limits, features)
+            for request in _warm_requests(self.home, loaded):
+                answer(request, loaded)
+            unless_loaded.pop_all()
         self._event_limits = of_log
         return loaded
 
@@ -211,9 +229,14 @@ class Engine:
         Raises:
             NotReadyError: no version is loaded; the message holds the remedy.
         """
-        return self._current().limits
+        return self.current().limits
 
-    def _current(self) -> Loaded:
+    def current(self) -> Loaded:
+        """The version that is served now.
+
+        Raises:
+            NotReadyError: none is loaded; the message holds the remedy.
+        """
         if self._loaded is None:
             raise NotReadyError(self._note)
         return self._loaded
@@ -224,24 +247,22 @@ class Engine:
         Raises:
             NotReadyError: no version is loaded.
         """
-        loaded = self._current()
-        assert self._features is not None
-        return answer(request, loaded, self._features)
+        return answer(request, self.current())
 
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
-        loaded, features = self._loaded, self._features
+        loaded = self._loaded
         return {
             "code_version": __version__,
             "model_version": loaded.wanted.version.number if loaded else None,
             "run_id": loaded.wanted.version.run_id if loaded else None,
             "alias": loaded.wanted.alias if loaded else None,
             "confirmed": not loaded.wanted.note if loaded else None,
-            "schema_hash": loaded.schema_hash if loaded else None,
+            "schema_hash": loaded.limits.schema.hash() if loaded else None,
             "items": len(loaded.scorer.table) if loaded else 0,
-            "snapshot_cutoff": iso(features.cutoff_us()) if features else None,
+            "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
-            "notes": [self._note] if self._note else [],
+            "notes": [note for note in (self._note, loaded and loaded.features.problem) if note],
         }
 
     def ready(self) -> tuple[bool, str]:
@@ -250,7 +271,10 @@ class Engine:
 
 
 def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, PrerankError) else f"{type(error).__name__}: {error}"
+    """What a caller may know of an error."""
+    if isinstance(error, PrerankError):
+        return redact(str(error))
+    return "the model could not be loaded; the replica's log has the cause"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -12,11 +12,11 @@ import pytest
 from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.online_log import empty_tables, mark_online
 
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
-from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
 from prerank.online.journal import Journal, replay
@@ -39,9 +39,7 @@ def entries(*rows: tuple[int, int, int, int, int]) -> History:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     home = Home.at(tmp_path / "home")
-    for table in ("engagement", "user_history"):
-        (home.features / table).mkdir(parents=True)
-    write_json(home.features / "manifest.json", {})
+    empty_tables(home, SCHEMA)
     return home
 
 
@@ -51,6 +49,7 @@ def store(
 ) -> FeatureStore:
     if online_store == "redis":
         monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+    mark_online(home, SCHEMA)
     return apply(home)
 
 
@@ -59,8 +58,12 @@ def writer(home: Home, store: FeatureStore) -> HistoryWriter:
     return HistoryWriter(home, store, SCHEMA)
 
 
+def history_of(store: FeatureStore, user: str = "ann", of: FeatureSchema = SCHEMA) -> History:
+    return read_histories(store, of.history_view, [user])[user]
+
+
 def ids(store: FeatureStore, user: str = "ann") -> list[int]:
-    return read_histories(store, [user])[user].event_ids.tolist()
+    return history_of(store, user).event_ids.tolist()
 
 
 def test_an_event_is_read_back_with_its_action_and_time(
@@ -68,7 +71,7 @@ def test_an_event_is_read_back_with_its_action_and_time(
 ) -> None:
     written = writer.write([event(1, action="save")])
     assert (written.accepted, written.passive, written.online) == (1, 0, True)
-    assert read_histories(store, ["ann"])["ann"] == entries((101, 2, T0 + 1, 1, 0))
+    assert history_of(store) == entries((101, 2, T0 + 1, 1, 0))
 
 
 def test_a_late_event_takes_its_place_and_loses_nothing(
@@ -191,7 +194,7 @@ def test_a_backfill_over_live_events_forgets_none(
 ) -> None:
     writer.write([event(9)])
     old = entries((101, 1, T0 + 1, 1, 7), (102, 1, T0 + 2, 2, 0))
-    HistoryWriter.backfill(home, store).merge_histories({"ann": old})
+    HistoryWriter.backfill(home, store, SCHEMA).merge_histories({"ann": old})
     assert ids(store) == [1, 2, 9]
 
 
@@ -201,7 +204,7 @@ def test_a_repeat_tells_the_query_that_the_first_telling_left_out(
     told = replace(event(1), query="red shoe")
     for said in (event(1), told, event(1)):
         writer.write([said])
-    history = read_histories(store, ["ann"])["ann"]
+    history = history_of(store)
     assert history == History.of([told], {"click": 1})
     assert history.queries.tolist() == [query_code("red shoe")] != [0]
 
@@ -214,13 +217,66 @@ def test_a_history_from_before_queries_were_kept_is_read_and_learns_them(
     told = replace(event(1), query="red shoe")
     writer.write([told])
     with sqlite3.connect(store.config.online_store.path) as db:
-        (table,) = db.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_history'")
-        gone = db.execute(f"DELETE FROM {table[0]} WHERE feature_name = 'queries'")
+        table = f"{store.project}_{SCHEMA.history_view}"
+        gone = db.execute(f"DELETE FROM {table} WHERE feature_name = 'queries'")
         assert gone.rowcount == 1
-    history = read_histories(store, ["ann"])["ann"]
+    history = history_of(store)
     assert (history.event_ids.tolist(), history.queries.tolist()) == ([1], [0])
     writer.write([told])
-    assert read_histories(store, ["ann"])["ann"] == History.of([told], {"click": 1})
+    assert history_of(store) == History.of([told], {"click": 1})
+
+
+# Its codes differ from SCHEMA's: save is 3 here and 2 there; a code of one is no code of the other.
+NEXT = FeatureSchema(("buy", "click", "impression", "save"), ("impression",), ("engagement",))
+
+
+def codes(store: FeatureStore, of: FeatureSchema) -> list[str]:
+    return [of.actions[code] for code in history_of(store, of=of).actions.tolist()]
+
+
+def test_an_event_enters_the_history_of_each_schema_online_under_its_code_there(
+    home: Home, writer: HistoryWriter, store: FeatureStore
+) -> None:
+    writer.write([event(1, action="click")])
+    empty_tables(home, NEXT)
+    apply(home)
+    mark_online(home, NEXT)
+    # The writer runs on: it takes up the schema, and an action that only this one knows.
+    written = writer.write([event(2, action="save"), event(3, action="buy")])
+    assert (written.accepted, written.passive, written.online) == (2, 0, True)
+    assert codes(store, SCHEMA) == ["click", "save"]
+    assert codes(store, NEXT) == ["save", "buy"]
+    # What was acknowledged before it came online is in the journal.
+    HistoryWriter.backfill(home, store, NEXT).replay()
+    assert codes(store, NEXT) == ["click", "save", "buy"]
+    assert codes(store, SCHEMA) == ["click", "save"]
+
+
+def test_schemas_with_the_same_codes_share_histories_and_others_do_not() -> None:
+    same = replace(SCHEMA, segments=("country",), retriever=("rank",), heads=("save",))
+    assert same.hash() != SCHEMA.hash()
+    assert same.engagement_view != SCHEMA.engagement_view
+    assert same.history_view == SCHEMA.history_view
+    shifted = replace(SCHEMA, actions=("click", "impression", "save"))
+    fewer = replace(SCHEMA, passive=("impression", "click"))
+    assert len({s.history_view for s in (SCHEMA, NEXT, shifted, fewer)}) == 4
+
+
+def test_nothing_online_is_acknowledged_but_not_online(home: Home, store: FeatureStore) -> None:
+    home.materialised_of(SCHEMA.hash()).unlink()
+    written = HistoryWriter(home, store, SCHEMA).write([event(1)])
+    assert (written.accepted, written.online) == (1, False)
+    HistoryWriter.backfill(home, store, SCHEMA).replay()
+    assert ids(store) == [1]
+
+
+def test_a_checkpoint_is_one_stores_and_its_name_tells_no_secret(
+    home: Home, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, "cache:6379,db=2,password=hunter2")
+    HistoryWriter(home, store, SCHEMA).replay()
+    (path,) = home.feast.glob("replayed-*")
+    assert path.name == f"replayed-{store.project}-redis-cache-6379-db2-0-of-1.json"
 
 
 def test_merging_is_independent_of_order() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.online_log import mark_online
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import FeatureSchema
@@ -59,8 +60,7 @@ def promoted(home: Home, online: FeatureSchema, patch: pytest.MonkeyPatch) -> li
             calls.append(args)
 
     patch.setattr("mlflow.MlflowClient", Client)
-    state = {"schema_hash": online.hash(), "schema": online.to_dict()}
-    write_json(home.materialised, state)
+    mark_online(home, online)
     registry.promote(home, THREE)
     return calls
 
@@ -156,9 +156,10 @@ def test_whether_a_version_can_be_served_is_seen_without_reading_weights_or_vect
     indexed(home)
     (home.models / THREE.name / WEIGHTS).unlink()
     (home.index / THREE.name / VECTORS).unlink()
-    write_json(home.materialised, {"schema_hash": RICH.hash()})
+    mark_online(home, RICH)
     assert registry.servable(home, THREE) == home.models / THREE.name
-    write_json(home.materialised, {"schema_hash": PLAIN.hash(), "schema": PLAIN.to_dict()})
+    home.materialised_of(RICH.hash()).unlink()
+    mark_online(home, PLAIN)
     with pytest.raises(StateError, match="not materialised"):
         registry.servable(home, THREE)
 

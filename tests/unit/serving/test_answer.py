@@ -50,10 +50,13 @@ class NoFeatures:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_explain_tells_the_features_that_were_scored(k: int) -> None:
-    loaded = Loaded(Wanted("champion", Version("1", "run")), cast(Scorer, FixedScorer()), WALL, "")
+    features = cast(OnlineFeatures, NoFeatures())
+    loaded = Loaded(
+        Wanted("champion", Version("1", "run")), cast(Scorer, FixedScorer()), WALL, features
+    )
     body = {"user_id": "ann", "query": "red", "candidates": [3, 1, 2], "k": k, "explain": True}
     request = parse_json(orjson.dumps(body), WALL, NOW)
-    told = answer(request, loaded, cast(OnlineFeatures, NoFeatures())).body
+    told = answer(request, loaded).body
     assert [item["id"] for item in told["items"]] == [1, 3, 2][:k]
     for item in told["items"]:
         assert item["features"] == named(SCHEMA.cross, X[IDS.tolist().index(item["id"])])
@@ -72,7 +75,8 @@ def loaded() -> Loaded:
     with torch.no_grad():
         vectors = samples.item_vectors(model, samples.CATALOGUE)[1:].to(torch.bfloat16)
     scorer = Scorer(model, samples.CATALOGUE, samples.CATALOGUE.ids, vectors)
-    return Loaded(Wanted("1", "v1"), scorer, LIMITS, "")
+    nothing = cast(OnlineFeatures, NoFeatures())
+    return Loaded(Wanted("champion", Version("1", "run")), scorer, LIMITS, nothing)
 
 
 def told(loaded: Loaded, asked: Request, score: float | None = None) -> dict[str, Any]:
@@ -85,7 +89,8 @@ def told(loaded: Loaded, asked: Request, score: float | None = None) -> dict[str
     candidates = [{"id": i, "score": score if i == 1001 else 1.0} for i in (1000, 1001, 1002)]
     body = {"user_id": "ann", "query": "red", "candidates": candidates, "k": 1, "explain": True}
     request = parse_json(orjson.dumps(body), LIMITS, NOW)
-    return answer(request, loaded, cast(OnlineFeatures, Read())).body
+    read = dataclasses.replace(loaded, features=cast(OnlineFeatures, Read()))
+    return answer(request, read).body
 
 
 SOUND = Request({"q:red": ROW}, [(1000, 1, plain_requests.NOW - 1, 5)])

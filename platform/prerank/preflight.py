@@ -1,0 +1,89 @@
+"""What a command needs, asked for before it starts: a stage's work is not lost to a missing server.
+
+Each check raises one error that names the variable or the option, and the fix.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from prerank.core.errors import ConfigError, StateError
+from prerank.core.home import ENV, Home
+
+SPACE_PER_INPUT = 5
+"""Rough: events, feature tables, training set and online store, for each byte of the log."""
+SPACE = 200 << 20
+"""Bytes beside them: a model, its index, MLflow's files."""
+
+
+def check_inputs(files: Mapping[str, Path | None]) -> None:
+    """See that what an option names can be read; None where it was not given.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for option, path in files.items():
+        if path is None:
+            continue
+        if not path.exists():
+            raise ConfigError(f"--{option} {path}: there is no such file or folder.")
+        if not os.access(path, os.R_OK):
+            raise ConfigError(f"--{option} {path} cannot be read: check its permissions.")
+
+
+def check_home(home: Home) -> None:
+    """Make the home if need be; see that it can be written.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    home.create()
+    try:
+        with tempfile.TemporaryFile(dir=home.root):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{ENV}={home.root} cannot be written: {error.strerror}. Name another folder, or "
+            "correct its permissions."
+        ) from None
+
+
+def check_space(home: Home, *inputs: Path) -> None:
+    """See that the home's disk has room for what a stage makes of ``inputs``, roughly.
+
+    Raises:
+        StateError: it has not.
+    """
+    need = SPACE + SPACE_PER_INPUT * sum(map(_size, inputs))
+    free = shutil.disk_usage(home.root).free
+    if free < need:
+        raise StateError(
+            f"the disk of {ENV}={home.root} has {free / 1e6:,.0f} MB free; about "
+            f"{need / 1e6:,.0f} MB are needed. Make room, or name a folder on another disk."
+        )
+
+
+def check_services(home: Home, *, online: bool = False, registry: bool = False) -> None:
+    """See that the online store and the MLflow server answer, those that are needed.
+
+    Raises:
+        ConfigError: a variable is not understood.
+        NotReadyError: one does not answer, or refuses the log-in.
+    """
+    if online:
+        from prerank.online.store import check_online
+
+        check_online(home)
+    if registry:
+        from prerank.registry import tracking
+
+        tracking.await_server(tracking.tracking_uri(home))
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

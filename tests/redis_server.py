@@ -1,0 +1,66 @@
+"""A Redis server that a test starts, stops and starts again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from redis import Redis, RedisError
+
+from prerank.core.processes import free_port
+
+START_SECONDS = 20
+
+
+class RedisServer:
+    """On loopback, at a port that it keeps; nothing is written to disk. Skips without Redis."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        binary = shutil.which("redis-server")
+        if binary is None:
+            pytest.skip(
+                "there is no redis-server here; with one (apt-get install redis-server) the "
+                "tests of the online store run on Redis too"
+            )
+        self.port = free_port()
+        plain = {
+            "--bind": "127.0.0.1",
+            "--port": str(self.port),
+            "--dir": str(folder),
+            "--save": "",
+            "--appendonly": "no",
+        }
+        self._command = [binary, *(word for pair in plain.items() for word in pair), *options]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def client(self) -> Redis:
+        return Redis(port=self.port)
+
+    def start(self, password: str | None = None) -> None:
+        """Start it, empty; returns when it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        with closing(Redis(port=self.port, password=password)) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except RedisError:
+                    assert self.process.poll() is None, "redis-server ended at once"
+                    assert time.monotonic() < deadline, "redis-server does not answer"
+                    time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it at once; what it held is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(START_SECONDS)
+            self.process = None

@@ -1,0 +1,90 @@
+"""What a command needs is asked for before it does any work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from prerank import cli
+from prerank.core.home import ENV
+from prerank.core.processes import free_port
+from prerank.online.store import REDIS_ENV
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Fails:
+    """Runs a verb that must end with an exit code before any stage; returns what it says."""
+    from prerank import pipeline
+    from prerank.core import ray_tasks
+
+    def started(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a stage began")
+
+    monkeypatch.setattr(ray_tasks, "connect", started)
+    monkeypatch.setattr(pipeline, "connect", started)
+    for name in ("events", "items"):
+        (tmp_path / f"{name}.parquet").write_bytes(b"x" * 1000)
+
+    def run(code: int, verb: str, **options: object) -> str:
+        given = {"workdir": tmp_path / "home"}
+        if verb in ("run", "ingest"):
+            given |= {n: tmp_path / f"{n}.parquet" for n in ("events", "items")}
+        argv = [f"--{n}={value}" for n, value in {**given, **options}.items()]
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([verb, *argv])
+        said = capsys.readouterr().err
+        assert stopped.value.code == code, said
+        assert said.count("\n") == 1, said
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize("verb", ["run", "materialise", "demo"])
+def test_redis_is_asked_first(fails: Fails, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv(REDIS_ENV, f"{address},password=s3cret")
+    said = fails(5, verb)
+    assert REDIS_ENV in said
+    assert address in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_mlflow_is_asked_first(fails: Fails, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    from prerank.registry import tracking
+
+    monkeypatch.setattr(tracking, "SERVER_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@127.0.0.1:{free_port()}")
+    said = fails(5, verb)
+    assert "MLFLOW_TRACKING_URI=http://***@127.0.0.1" in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [("run", "events"), ("run", "items"), ("ingest", "events"), ("run", "oracles")],
+)
+def test_a_file_that_is_not_there_names_its_option(fails: Fails, verb: str, option: str) -> None:
+    assert f"--{option} absent" in fails(2, verb, **{option: "absent"})
+
+
+def test_a_home_that_cannot_be_made_is_said(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = fails(2, "run", workdir=tmp_path / "file" / "home")
+    assert f"{ENV}={tmp_path / 'file' / 'home'} cannot be made" in said
+
+
+@pytest.mark.parametrize("verb", ["run", "ingest", "features", "training-set", "train"])
+def test_a_full_disk_is_said(fails: Fails, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000))
+    said = fails(4, verb)
+    assert "10 MB free; about 210 MB are needed" in said

@@ -29,7 +29,9 @@ CHUNK = 4096
 
 _FLIP = 0xFFFFFFFF
 # Of 64 bits, as all that is computed with: the kernels give the same as plain Python, uncompiled.
-_UNIGRAM, _BIGRAM, _TRIGRAM = (np.int64(zlib.crc32(kind) ^ _FLIP) for kind in (b"w ", b"b ", b"g "))
+_UNIGRAM, _BIGRAM, _TRIGRAM = np.array(
+    [zlib.crc32(kind) ^ _FLIP for kind in (b"w ", b"b ", b"g ")], np.int64
+)
 _CRC = np.array([zlib.crc32(bytes([b]), _FLIP) ^ _FLIP for b in range(256)], np.int64)
 _BLANK, _OPEN, _CLOSE = ord(" "), ord("<"), ord(">")
 _CODES = f"utf-32-{sys.byteorder[0]}e"
@@ -140,7 +142,7 @@ def _find_words(
         # Three states side by side: the processor carries them on at the same time.
         alone, opened, pair = _UNIGRAM, _BIGRAM, before
         while at < end and is_word[codes[at]]:
-            code = np.int64(codes[at])
+            code: int = np.int64(codes[at])  # type: ignore[assignment]
             mixed = (mixed ^ code) * _MIX
             mixed ^= mixed >> 29
             alone, opened, pair = (

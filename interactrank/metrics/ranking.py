@@ -137,7 +137,7 @@ class Ragged(NamedTuple):
     ``unreachable`` int64 [R].
     """
 
-    scores: NDArray[np.floating[Any]]
+    scores: NDArray[Any]
     flags: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     unreachable: NDArray[np.int64]

@@ -94,7 +94,7 @@ def told(loaded: Loaded, asked: Request, score: float | None = None) -> dict[str
 
 
 SOUND = Request({"q:red": ROW}, [(1000, 1, plain_requests.NOW - 1, 5)])
-BAD_ROW = {"q:red": ROW[:-8]}
+BAD_ROW: dict[str, bytes | None] = {"q:red": ROW[:-8]}
 BAD_PAST = [(1000, 2**40, plain_requests.NOW - 1, 5)]
 
 

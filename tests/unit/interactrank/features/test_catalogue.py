@@ -45,6 +45,14 @@ def test_what_is_saved_is_what_is_mapped(
     assert mapped.table().rows(saved.ids).tolist() == list(range(count))
 
 
+def test_attributes_are_always_known_unless_a_time_is_given() -> None:
+    none = np.zeros((1, 0), np.float32)
+    plain = Catalogue.build(np.arange(1), ["a"], [""], none, np.zeros(1, np.int64))
+    since = plain.text_from, plain.category_from, plain.embedding_from
+    assert [start.tolist() for start in since] == [[0], [0], [0]]
+    assert plain.embedding.shape == (1, 0)
+
+
 def test_torch_takes_the_arrays_and_no_write_reaches_the_file(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.safetensors"
     catalogue(4, 2, 1).save(path)

@@ -187,7 +187,8 @@ OF_EVENTS = ("hist_items", "hist_actions", "hist_times", "hist_queries")
 def test_bounds_are_bounds(seed: int, name: str, values: list[int]) -> None:
     inputs = as_inputs([random_request(seed), random_request(seed + 1)])
     end = len(inputs.key_block if name == "key_offsets" else inputs.hist_times)
-    damaged = replace(inputs, **{name: np.array(values, np.int64)})
+    other: Any = np.array(values, np.int64)
+    damaged = replace(inputs, **{name: other})
     if len(values) == 3 and values[0] == 0 and values[-1] == end and sorted(values) == values:
         made(damaged)
         return

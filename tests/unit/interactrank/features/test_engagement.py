@@ -179,12 +179,14 @@ def test_what_the_retriever_said_enters_as_it_is_and_as_missing() -> None:
 def test_an_item_is_fresh_for_thirty_days_only() -> None:
     level = BY_PREFIX["q"]
     columns = SCHEMA.columns(level)
-    row = pack(np.arange(4), np.full((4, len(columns)), 9.0), columns, level)
-    born = {0: NOW - 30 * DAY, 1: NOW - 30 * DAY + HOUR, 2: 0, 3: NOW + HOUR}
-    x = features([Request({"q:x": row}, candidates=[0, 1, 2, 3], created=born)])
-    iqp, fresh = (x[:, SCHEMA.cross.index(c)] for c in ("q:engage:30d", "fresh:q:engage:30d"))
+    row = pack(np.arange(5), np.full((5, len(columns)), 9.0), columns, level)
+    born = {0: NOW - 30 * DAY, 1: NOW - 30 * DAY + HOUR, 2: 0, 3: NOW + HOUR, 4: -1}
+    x = features([Request({"q:x": row}, candidates=list(born), created=born)])
+    names = ("q:engage:30d", "fresh:q:engage:30d", "item:age_unknown")
+    iqp, fresh, unknown = (x[:, SCHEMA.cross.index(c)] for c in names)
     assert (iqp > 0).all()
-    assert fresh.tolist() == [0, iqp[1], 0, 0]
+    assert fresh.tolist() == [0, iqp[1], 0, 0, 0]
+    assert unknown.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_an_empty_row_says_no_more_than_no_row() -> None:

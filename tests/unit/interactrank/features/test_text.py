@@ -20,7 +20,6 @@ from interactrank.features.text import (
     MAX_TEXT_FEATURES,
     SEGMENT_BUCKETS,
     TEXT_BUCKETS,
-    WORD,
     engagement_keys,
     grams,
     normalise,
@@ -29,6 +28,7 @@ from interactrank.features.text import (
     segment_key,
     text_features,
 )
+from interactrank.features.text_hash import WORD
 
 WORDY = st.lists(st.text("abcdefgh0é漢", min_size=1, max_size=12), max_size=40).map(" ".join)
 TEXT = st.one_of(st.text(), WORDY)

@@ -184,12 +184,18 @@ def test_infinite_scores_have_an_order() -> None:
     assert one([1, -math.inf, -math.inf], [0, 1, 0])["auc"] == 0.25
 
 
+NAN_OF = {
+    True: r"request 0 has a NaN score \(candidates 0 to 2\)",
+    False: r"request 2 has a NaN score \(candidates 2 to 5\)",
+}
+
+
 @pytest.mark.parametrize("broken", [1, 3, 4])
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 1, 1]])
 def test_nan_scores_name_their_request(broken: int, labels: list[int]) -> None:
     scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     scores[broken] = math.nan
-    with pytest.raises(MetricError, match=f"request {0 if broken < 2 else 2} has a NaN score"):
+    with pytest.raises(MetricError, match=NAN_OF[broken < 2]):
         request_metrics(scores, np.array(labels, bool), np.array([0, 2, 2, 5]))
 
 
@@ -237,7 +243,9 @@ def test_bootstrap_interval_covers_and_ignores_nan(monkeypatch: pytest.MonkeyPat
     low, high = bootstrap_ci(values, seed=1)
     standard_error = values.std() / math.sqrt(len(values))
     assert (high - low) / (2 * 1.96 * standard_error) == pytest.approx(1, abs=0.1)
-    assert low < values.mean() < high
+    assert low == pytest.approx(values.mean() - 1.96 * standard_error, abs=0.15 * standard_error)
+    assert high == pytest.approx(values.mean() + 1.96 * standard_error, abs=0.15 * standard_error)
+    assert bootstrap_ci(values) == bootstrap_ci(values, n=1000, seed=0, level=0.95)
     holes = np.insert(values, [0, 7, 4000], np.nan)
     assert bootstrap_ci(holes, seed=1) == (low, high)
     narrow = bootstrap_ci(values, seed=1, level=0.5)
@@ -288,6 +296,22 @@ def test_summary_has_means_and_intervals_of_every_metric() -> None:
         assert summary[name] == pytest.approx(np.nanmean(per_request[name]))
     nothing = summarise({"mrr": np.array([math.nan])})
     assert math.isnan(nothing["mrr"])
+
+
+def test_labels_are_yes_or_no_whatever_their_number() -> None:
+    scores, offsets = np.array([3.0, 2.0, 1.0]), np.array([0, 3])
+    labels = np.array([0, 1, 1], np.int8)
+    for many in (2 * labels, -labels, labels.astype(np.int64)):
+        assert request_metrics(scores, many, offsets) == request_metrics(scores, labels, offsets)
+
+
+def test_errors_of_the_low_and_of_the_high_do_not_cancel() -> None:
+    logits = np.repeat([-2.0, 2.0], 1000)
+    rate = 1 / (1 + np.exp(-logits))
+    labels = np.concatenate((np.arange(1000) < 1000 * rate[0] + 100, np.arange(1000) < 780))
+    error = expected_calibration_error(logits, labels)
+    assert error == pytest.approx(0.1, abs=2e-3)
+    assert expected_calibration_error(logits, labels, bins=1) < 2e-3
 
 
 def test_calibration_error() -> None:

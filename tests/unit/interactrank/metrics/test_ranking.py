@@ -301,7 +301,8 @@ def test_summary_has_means_and_intervals_of_every_metric() -> None:
 def test_labels_are_yes_or_no_whatever_their_number() -> None:
     scores, offsets = np.array([3.0, 2.0, 1.0]), np.array([0, 3])
     labels = np.array([0, 1, 1], np.int8)
-    for many in (2 * labels, -labels, labels.astype(np.int64)):
+    others: list[NDArray[Any]] = [2 * labels, -labels, labels.astype(np.int64)]
+    for many in others:
         assert request_metrics(scores, many, offsets) == request_metrics(scores, labels, offsets)
 
 

@@ -23,7 +23,8 @@ from feast.types import Array, Bytes, Int64
 
 from interactrank.features.schema import HISTORY_TTL_DAYS
 
-FEATURES = Path(os.environ["PRERANK_HOME"]) / "features"
+HOME = Path(os.environ["PRERANK_HOME"])
+FEATURES = HOME / "features"
 
 engagement_key = Entity(
     name="engagement_key",
@@ -85,9 +86,17 @@ def user_history(name: str, tables: Path) -> FeatureView:
     )
 
 
+def log_id() -> str:
+    """The log that the home holds; tables of a log that was replaced name another."""
+    pointer = HOME / "log" / "current.json"
+    if not pointer.exists():
+        return "plain"
+    return str(json.loads(pointer.read_text())["folder"]).partition("-")[0]
+
+
 def age(manifest: dict[str, Any]) -> tuple[bool, int]:
     """Sorts the log's present tables last: they are the source of a view that several share."""
-    return not manifest.get("replaced"), manifest["last_cutoff_us"]
+    return manifest.get("log_id", "plain") == log_id(), manifest["last_cutoff_us"]
 
 
 def definitions() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -202,6 +203,44 @@ def test_a_bad_request_is_told_the_field(client: httpx.Client, body: Any, field:
     )
     assert 400 <= answer.status_code < 500
     assert field in answer.text
+
+
+@pytest.mark.slow
+def test_slow_uploads_stop_neither_health_nor_rankings(client: httpx.Client) -> None:
+    head = b"POST /v1/prerank HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    slow = [socket.create_connection(("127.0.0.1", 8000)) for _ in range(20)]
+    try:
+        for upload in slow:
+            upload.sendall(head)
+        deadline = time.monotonic() + 8
+        while client.get("/health").json()["waiting"]["scoring"] < 20:
+            assert time.monotonic() < deadline, "not every upload has a place"
+        assert client.get("/ready").status_code == 200
+        body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+        assert client.post("/v1/prerank", json=body).status_code == 200
+        # The deadline of a body is 10 s.
+        slow[0].settimeout(60)
+        assert b" 408 " in slow[0].recv(1000).partition(b"\r\n")[0]
+    finally:
+        for upload in slow:
+            upload.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/json", "Origin": "http://evil.example"}, 403),
+        ({"Content-Type": "application/json", "Host": "evil.example"}, 421),
+    ],
+)
+def test_a_web_page_cannot_report_events(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    answer = client.post("/v1/events", content=b'{"events": []}', headers=headers)
+    assert answer.status_code == status, answer.text
 
 
 @pytest.mark.slow

@@ -191,7 +191,7 @@ def test_a_log_that_grows_keeps_its_id_and_its_features(tmp_path: Path, before: 
     assert (log_id == PLAIN) == (before == "plain")
     publish(home, "new", False)
     assert home.log_id == log_id
-    assert home.has_made(home.read_json(home.features / "manifest.json", ""))
+    assert home.has_made(home.read_json(tables_of_log(home) / "manifest.json", ""))
 
 
 def test_what_earlier_ingests_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

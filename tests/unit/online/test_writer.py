@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +12,16 @@ import pytest
 from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.online_events import T0, NewWriter, event, ids
 
-from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.features.schema import HISTORY_LENGTH
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
-from prerank.core.home import Home, write_json
-from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
+from prerank.core.home import Home
+from prerank.online.history import NO_HISTORY, History, merged, read_histories
 from prerank.online.journal import Journal, replay
-from prerank.online.store import REDIS_ENV, apply
+from prerank.online.store import online_name
 from prerank.online.writer import HistoryWriter, writer_of
-
-SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
-T0 = 1_700_000_000_000_000
-
-
-def event(n: int, user: str = "ann", action: str = "click", time: int | None = None) -> Event:
-    return Event(user, 100 + n, action, T0 + n if time is None else time, n)
 
 
 def entries(*rows: tuple[int, int, int, int, int]) -> History:
@@ -36,30 +30,8 @@ def entries(*rows: tuple[int, int, int, int, int]) -> History:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home.at(tmp_path / "home")
-    for table in ("engagement", "user_history"):
-        (home.features / table).mkdir(parents=True)
-    write_json(home.features / "manifest.json", {})
-    return home
-
-
-@pytest.fixture
-def store(
-    home: Home, online_store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> FeatureStore:
-    if online_store == "redis":
-        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
-    return apply(home)
-
-
-@pytest.fixture
-def writer(home: Home, store: FeatureStore) -> HistoryWriter:
-    return HistoryWriter(home, store, SCHEMA)
-
-
-def ids(store: FeatureStore, user: str = "ann") -> list[int]:
-    return read_histories(store, [user])[user].event_ids.tolist()
+def writer(store: FeatureStore, new_writer: NewWriter) -> HistoryWriter:
+    return new_writer(store)
 
 
 def test_an_event_is_read_back_with_its_action_and_time(
@@ -122,39 +94,56 @@ def test_concurrent_callers_lose_no_event(writer: HistoryWriter, store: FeatureS
         assert ids(store, f"user {i}") == [10 * n + i for n in range(24)]
 
 
-def test_what_was_acknowledged_while_the_store_failed_comes_online_later(
-    writer: HistoryWriter, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+def test_a_restart_replays_the_journal(
+    home: Home, store: FeatureStore, new_writer: NewWriter
 ) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(store, "push", lambda *args, **kwargs: 1 / 0)
-        assert writer.write([event(1)]).online is False
-    assert writer.write([event(2)]).online is True
-    assert ids(store) == [1, 2]
-
-
-def test_a_restart_replays_the_journal(home: Home, store: FeatureStore) -> None:
+    # As it was written before there were segments.
     journal = Journal(home.journal / "writer-000.jsonl")
-    from dataclasses import asdict
-
     journal.append([asdict(event(1)), asdict(event(2))])
     with journal.path.open("ab") as file:
         file.write(b'{"user_id": "ann", "item')
-    writer = HistoryWriter(home, store, SCHEMA)
-    assert writer.replay() == 2
-    assert ids(store) == [1, 2]
-    assert writer.replay() == 0
-    writer.write([event(3)])
-    assert HistoryWriter(home, store, SCHEMA).replay() == 1
+    with new_writer(store) as writer:
+        assert writer.replay() == 2
+        assert ids(store) == [1, 2]
+        assert writer.replay() == 0
+        checkpoint = next(home.feast.glob("replayed-*.json"))
+        before = checkpoint.read_bytes()
+        writer.write([event(3)])
+    # A crash leaves the checkpoint where it was.
+    checkpoint.write_bytes(before)
+    with new_writer(store) as writer:
+        assert writer.replay() == 1
     assert ids(store) == [1, 2, 3]
 
 
-def test_another_number_of_writers_replays_every_journal(home: Home, store: FeatureStore) -> None:
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"writer-000.jsonl": null}'])
+def test_a_damaged_checkpoint_means_that_nothing_was_merged(
+    home: Home, embedded: FeatureStore, new_writer: NewWriter, content: bytes
+) -> None:
+    with new_writer(embedded) as writer:
+        writer.write([event(1)])
+    next(home.feast.glob("replayed-*.json")).write_bytes(content)
+    with new_writer(embedded) as writer:
+        assert writer.replay() == 1
+
+
+def test_the_checkpoint_is_named_after_the_online_store(
+    home: Home, store: FeatureStore, writer: HistoryWriter
+) -> None:
+    writer.write([event(1)])
+    writer.close()
+    (found,) = home.feast.glob("replayed-*.json")
+    assert online_name() in found.name
+
+
+def test_another_number_of_writers_replays_every_journal(
+    home: Home, store: FeatureStore, new_writer: NewWriter
+) -> None:
     users = [f"user {i}" for i in range(12)]
-    HistoryWriter(home, store, SCHEMA).write([event(i, user=u) for i, u in enumerate(users)])
-    (home.feast / "online.db").exists()
+    with new_writer(store) as writer:
+        writer.write([event(i, user=u) for i, u in enumerate(users)])
     for shard in range(3):
-        writer = HistoryWriter(home, store, SCHEMA, shard, 3)
-        assert writer.replay() == 12
+        assert new_writer(store, shard, 3).replay() == 12
     assert all(ids(store, u) == [i] for i, u in enumerate(users))
     assert {writer_of(u, 3) for u in users} == {0, 1, 2}
 
@@ -251,7 +240,10 @@ def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
     journal.append([{"n": 1}])
     with journal.path.open("ab") as file:
         file.write(b'{"n": 2')
+    with journal.path.open("rb") as file:
+        assert [batch for batch, _ in replay(file)] == [[{"n": 1}]]
     end = journal.append([{"n": 3}])
-    assert [r["n"] for batch, _ in replay(journal.path) for r in batch] == [1, 3]
+    with journal.path.open("rb") as file:
+        assert [r["n"] for batch, _ in replay(file) for r in batch] == [1, 3]
+        assert list(replay(file, end)) == []
     assert end == journal.path.stat().st_size
-    assert list(replay(journal.path, end)) == []

@@ -45,8 +45,8 @@ from prerank.online.history import (
     as_histories,
     merged,
 )
-from prerank.online.journal import replay
 from prerank.online.reader import visible
+from prerank.online.segments import journaled_events
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle
@@ -178,11 +178,10 @@ def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[
     schema, wanted = manifest.schema, set(users)
     codes = {a: schema.actions.index(a) for a in schema.engagements}
     found: dict[str, list[Event]] = defaultdict(list)
-    for path in sorted(home.journal.glob("writer-*.jsonl")):
-        for batch, _ in replay(path):
-            for e in (Event(**record) for record in batch if record["user_id"] in wanted):
-                if e.action in codes:
-                    found[e.user_id].append(e)
+    for batch in journaled_events(home.journal):
+        for e in batch:
+            if e.user_id in wanted and e.action in codes:
+                found[e.user_id].append(e)
     return {user: History.of(events, codes) for user, events in found.items()}
 
 

@@ -81,7 +81,7 @@ def many(start: int, count: int) -> list[Event]:
     return [told(n, "ann", SCHEMA.actions[n % 3], "") for n in range(start, start + count)]
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(EVENTS, min_size=1, max_size=4), st.integers(0, 400), st.integers(1, 3))
 def test_a_replay_after_compaction_gives_the_same_histories(
     parts: list[list[Event]], busy: int, times: int
@@ -119,7 +119,7 @@ def test_an_empty_redis_gets_the_same_histories_from_a_compacted_journal(
                 before = sum(s.path.stat().st_size for s in live_segments(home.journal))
                 compact_all(home.journal)
                 after = sum(s.path.stat().st_size for s in live_segments(home.journal))
-                assert after < before / 2
+                assert after < 0.6 * before
                 writer.replay()
             else:
                 for start in range(0, 900, 90):

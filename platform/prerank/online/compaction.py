@@ -15,7 +15,7 @@ import heapq
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import xxhash
 
 from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.errors import DataError
+from prerank.online.dead_letters import DeadLetters
 from prerank.online.history import Event
 from prerank.online.journal import replay, sync_folder, write_lines
 from prerank.online.records import ACKNOWLEDGED, event_of, record_of
@@ -61,7 +62,12 @@ def is_due(segments: Sequence[Segment], config: JournalConfig, now: float) -> bo
 
 
 def compact(
-    folder: Path, shard: int, number: int, passive: Collection[str], days: float | None
+    folder: Path,
+    shard: int,
+    number: int,
+    passive: Collection[str],
+    days: float | None,
+    dead: DeadLetters,
 ) -> tuple[str, int]:
     """Put one segment in the place of all of a shard's; its name and its length in bytes.
 
@@ -71,6 +77,7 @@ def compact(
         number: of the new segment, above theirs.
         passive: actions that are left out.
         days: None, or how long ago an event may have been acknowledged.
+        dead: what is no event is set aside there.
 
     Raises:
         OSError: the disk refuses; the segments are as they were.
@@ -80,10 +87,10 @@ def compact(
     since = 0.0 if days is None else time.time() - days * DAY_S
     size = sum(s.path.stat().st_size for s in segments)
     _remove_leftovers(folder, shard)
+    count = min(size // PART_BYTES + 1, MAX_PARTS)
     with TemporaryDirectory(dir=folder, prefix=_parts_prefix(shard)) as parts:
-        split = _split(
-            segments, Path(parts), min(size // PART_BYTES + 1, MAX_PARTS), passive, since
-        )
+        split = [Path(parts) / f"{i}.jsonl" for i in range(count)]
+        _split(_records(segments, dead), split, passive, since)
         length = write_lines(target, (line for part in split for line in _needed_lines(part)))
     for segment in found_segments(folder):
         if segment.shard == shard and (segment.number, segment.compact) < (number, True):
@@ -107,29 +114,30 @@ def needed(events: Sequence[Event]) -> list[int]:
     return sorted(i for rows in last for *_, i in rows)
 
 
+def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[tuple[Event, int]]:
+    """Each event with when it was acknowledged, in seconds since 1970."""
+    for segment in segments:
+        with segment.path.open("rb") as file:
+            # What was acknowledged before records told when is no younger than its file.
+            written = int(os.fstat(file.fileno()).st_mtime)
+            for records, _ in replay(file):
+                for record in records:
+                    try:
+                        yield event_of(record), record.get(ACKNOWLEDGED, written)
+                    except DataError as error:
+                        dead.add([(record, str(error))])
+
+
 def _split(
-    segments: Sequence[Segment], folder: Path, count: int, passive: Collection[str], since: float
-) -> list[Path]:
-    """The records that may be needed, in ``count`` files; a user's are in one, in their order."""
-    paths = [folder / f"{i}.jsonl" for i in range(count)]
+    records: Iterable[tuple[Event, int]], paths: list[Path], passive: Collection[str], since: float
+) -> None:
+    """Write the records that may be needed; a user's are in one of ``paths``, in their order."""
     with ExitStack() as stack:
         parts = [stack.enter_context(path.open("wb")) for path in paths]
-        for segment in segments:
-            with segment.path.open("rb") as file:
-                # What was acknowledged before records told when is no younger than its file.
-                written = int(os.fstat(file.fileno()).st_mtime)
-                for records, _ in replay(file):
-                    for record in records:
-                        try:
-                            event = event_of(record)
-                        except DataError:
-                            # It was set aside when the journal was replayed.
-                            continue
-                        at = record.get(ACKNOWLEDGED, written)
-                        if event.action not in passive and at >= since:
-                            part = xxhash.xxh3_64_intdigest(event.user_id, seed=1) % count
-                            parts[part].write(orjson.dumps(record_of(event, at)) + b"\n")
-    return paths
+        for event, at in records:
+            if event.action not in passive and at >= since:
+                part = xxhash.xxh3_64_intdigest(event.user_id, seed=1) % len(parts)
+                parts[part].write(orjson.dumps(record_of(event, at)) + b"\n")
 
 
 def _needed_lines(part: Path) -> Iterator[bytes]:
@@ -155,3 +163,5 @@ def _remove_leftovers(folder: Path, shard: int) -> None:
         for file in parts.iterdir():
             file.unlink()
         parts.rmdir()
+    for partial in folder.glob(f".writer-{shard:03d}-*.partial"):
+        partial.unlink()

@@ -59,6 +59,8 @@ def event_of(record: Any) -> Event:
     """
     if not isinstance(record, dict):
         raise DataError("the record is no JSON object")
+    if type(record.get(ACKNOWLEDGED, 0)) is not int:
+        raise DataError(f"{ACKNOWLEDGED}: {record[ACKNOWLEDGED]!r} is no number of seconds")
     fields = record.keys() - {ACKNOWLEDGED}
     if unknown := sorted(fields - _FIELDS):
         raise DataError(f"{unknown[0]}: an event has no such field")

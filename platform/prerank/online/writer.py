@@ -19,6 +19,7 @@ is kept in memory for longer than its call. The same thread compacts the journal
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -110,8 +111,9 @@ class HistoryWriter:
         # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
         name = f"replayed-{online_name()}-{shard}-of-{shards}.json"
         self._merged = Checkpoint(home.feast / name)
-        live = live_segments(home.journal)
-        self._behind = any(self._merged[s.path.name] < s.path.stat().st_size for s in live)
+        with opened(home.journal) as files:
+            lengths = {s.path.name: os.fstat(file.fileno()).st_size for s, file in files}
+        self._behind = any(self._merged[name] < length for name, length in lengths.items())
         self._queue: list[_Ticket] = []
         self._queue_lock, self._lock = threading.Lock(), threading.Lock()
         self._replaying = threading.Lock()
@@ -299,7 +301,7 @@ class HistoryWriter:
                 return
             number = self._segments.next_number() if shard == self.shard else last + 1
         name, length = compact(
-            self.home.journal, shard, number, self.schema.passive, self._config.days
+            self.home.journal, shard, number, self.schema.passive, self._config.days, self._dead
         )
         with self._lock:
             # All of it is online: it was in segments that were.

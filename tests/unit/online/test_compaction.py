@@ -21,6 +21,7 @@ from tests.online_events import SCHEMA, NewWriter, event, ids, wait_until
 from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.home import Home
 from prerank.online.compaction import DAY_S, JournalConfig, compact, is_due
+from prerank.online.dead_letters import DeadLetters, path_of
 from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
 from prerank.online.journal import Journal
 from prerank.online.records import record_of
@@ -53,7 +54,7 @@ def histories(events: Sequence[Event], engagements: Sequence[str]) -> dict[str, 
 
 def compact_all(folder: Path, days: float | None = None) -> None:
     number = max(s.number for s in live_segments(folder)) + 1
-    compact(folder, 0, number, SCHEMA.passive, days)
+    compact(folder, 0, number, SCHEMA.passive, days, DeadLetters(folder))
 
 
 def append(folder: Path, events: Sequence[Event], acknowledged: float = 1e9) -> None:
@@ -221,6 +222,15 @@ def test_whoever_reads_while_a_journal_is_compacted_sees_every_event_once(tmp_pa
         compacting.join(60)
 
 
+def test_what_is_no_event_is_set_aside_before_it_is_left_out(tmp_path: Path) -> None:
+    Segments(tmp_path, 0, 1 << 20).append(
+        [record_of(event(1), 1), {"colour": 1}, {**vars(event(2)), "acknowledged": "today"}]
+    )
+    compact_all(tmp_path)
+    assert [e.event_id for e in journaled(tmp_path)] == [1]
+    assert path_of(tmp_path).read_bytes().count(b"reason") == 2
+
+
 def test_an_open_reader_keeps_what_it_opened(tmp_path: Path) -> None:
     append(tmp_path, [event(n) for n in range(3)])
     with opened(tmp_path) as files:
@@ -236,11 +246,11 @@ def test_a_crash_at_any_step_of_a_compaction_loses_and_doubles_nothing(tmp_path:
     # Killed while it split the records, and while it wrote the new segment.
     (tmp_path / ".compact-000-killed").mkdir()
     (tmp_path / ".compact-000-killed" / "0.jsonl").write_bytes(b"{")
-    target = tmp_path / segment_name(0, number, compact=True)
+    target = tmp_path / segment_name(0, number + 1, compact=True)
     target.with_name(f".{target.name}.partial").write_bytes(b'{"user_id": "ann", "it')
     assert len(journaled(tmp_path)) == 8
     compact_all(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    assert [p.name for p in tmp_path.iterdir()] == [segment_name(0, number, compact=True)]
     # Killed before it removed the old segments.
     for path, content in old.items():
         path.write_bytes(content)

@@ -34,16 +34,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 @pytest.fixture
 def new_deployment(home: Home) -> Iterator[NewDeployment]:
+    # mypy does not see what a class decorator makes of a class.
+    deployment: Any = HistoryWriterDeployment
     started = []
 
     def new() -> Any:
-        started.append(HistoryWriterDeployment.func_or_class({"home": str(home.root)}, 0))
+        started.append(deployment.func_or_class({"home": str(home.root)}, 0))
         return started[-1]
 
     yield new
-    for deployment in started:
-        # As Serve does before it ends a replica.
-        deployment.__del__()
+    for replica in started:
+        # As Serve does before it ends one.
+        replica.__del__()
 
 
 def test_events_wait_for_the_owner_before_that_is_about_to_end(

@@ -29,6 +29,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.redact import redact
 from prerank.core.times import iso
+from prerank.online.dead_letters import count_dead_letters
 from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
@@ -56,6 +57,9 @@ class ServeConfig:
         replicas: of the scorer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
+        journal_days: an acknowledged event leaves the journal after so many days; null keeps what
+            a replay needs for ever.
+        journal_segment_mb: at this size a file of the journal ends and another one begins.
     """
 
     home: str | None = None
@@ -66,6 +70,8 @@ class ServeConfig:
     replicas: Annotated[int, Field(ge=1)] = 1
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
+    journal_days: Annotated[float, Field(gt=0)] | None = 90.0
+    journal_segment_mb: Annotated[int, Field(ge=1)] = 64
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -217,6 +223,7 @@ class Engine:
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
+            "dead_letters": count_dead_letters(self.home),
             "notes": [note for note in (self._note, loaded and loaded.features.problem) if note],
         }
 

@@ -107,14 +107,14 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
 
     users = pq.read_table(day, columns=["user_id"], partitioning=None)["user_id"].unique()
     schema, until = LogManifest.load(home).schema, filled_until(home)
-    writer = HistoryWriter(home, open_store(home), schema)
     item = int(Reader(home).catalogue.ids[0])
     # Some before what was online already, some after it: late ones take their place.
     events = [
         Event(u, item, schema.engagements[0], until - 10**9 * (i % 5) - 1, 10**6 + i)
         for i, u in enumerate(users.to_pylist())
     ]
-    writer.write(events)
+    with HistoryWriter(home, open_store(home), schema) as writer:
+        writer.write(events)
     check_parity(home, client, requests=60).check()
 
 

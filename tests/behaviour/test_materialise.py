@@ -107,8 +107,8 @@ def test_two_homes_on_one_redis_share_no_key(
         assert len(after) == len(before) > 100
         assert all(key.endswith(f"prerank_{one.id}".encode()) for key in before)
         assert all(key.endswith(f"prerank_{other.id}".encode()) for key in after)
-        writer = HistoryWriter(other, open_store(other), MANIFEST.schema)
-        assert writer.write([Event("u1", 1, "click", START + 11 * DAY, 1)]).online
+        with HistoryWriter(other, open_store(other), MANIFEST.schema) as writer:
+            assert writer.write([Event("u1", 1, "click", START + 11 * DAY, 1)]).online
         assert {key: client.hgetall(key) for key in before} == values
     lengths = [
         len(OnlineFeatures(home, MANIFEST.schema).read("red", "u1", UNTIL).inputs.hist_items)

@@ -215,9 +215,9 @@ def test_the_cutoff_is_the_last_snapshot_that_was_published(online: OnlineFeatur
 
 
 def test_events_at_or_after_the_request_are_not_seen(online: OnlineFeatures, home: Home) -> None:
-    writer = HistoryWriter(home, online.store, MANIFEST.schema)
     times = [UNTIL + 10, UNTIL + 20]
-    writer.write([Event("newcomer", n, "click", t, n) for n, t in enumerate(times)])
+    with HistoryWriter(home, online.store, MANIFEST.schema) as writer:
+        writer.write([Event("newcomer", n, "click", t, n) for n, t in enumerate(times)])
 
     def seen(now: int) -> list[int]:
         return online.read("red shoe", "newcomer", now).inputs.hist_times.tolist()
@@ -229,8 +229,8 @@ def test_events_at_or_after_the_request_are_not_seen(online: OnlineFeatures, hom
 
 def test_a_history_ends_with_its_ttl_to_the_microsecond(online: OnlineFeatures, home: Home) -> None:
     last = UNTIL - 5 * DAY
-    writer = HistoryWriter(home, online.store, MANIFEST.schema)
-    writer.write([Event("old hand", 1, "click", last, 1)])
+    with HistoryWriter(home, online.store, MANIFEST.schema) as writer:
+        writer.write([Event("old hand", 1, "click", last, 1)])
     end = last + 1 + HISTORY_TTL_DAYS * DAY
     assert len(online.read("red", "old hand", end).inputs.hist_items) == 1
     assert len(online.read("red", "old hand", end + 1).inputs.hist_items) == 0

@@ -109,7 +109,7 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> Champion:
 
 def engine_of(home: Home) -> Engine:
     """A replica that starts."""
-    engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
+    engine = Engine(ServeConfig(home=str(home.root), clock="replay", store_timeout_ms=10_000))
     engine.refresh()
     assert engine.ready() == (True, "")
     return engine
@@ -179,15 +179,15 @@ def test_other_action_codes_mislabel_no_history_and_events_reach_both(
     home: Home, champion: Champion
 ) -> None:
     live = engine_of(home)
-    writer = HistoryWriter(home, open_store(home), A)
-    writer.write([Event("newcomer", 3, "click", UNTIL + 1, 1)])
-    writer.write([Event("newcomer", 4, "save", UNTIL + 2, 2)])
-    replace_log(home)
-    materialise(home, UNTIL, progress=False)
-    version_of(home, NEXT, TWO)
-    champion[registry.CHAMPION] = TWO
-    # The writer that runs knows the first schema; the second one's action is taken all the same.
-    writer.write([Event("newcomer", 5, "buy", UNTIL + 3, 3)])
+    with HistoryWriter(home, open_store(home), A) as writer:
+        writer.write([Event("newcomer", 3, "click", UNTIL + 1, 1)])
+        writer.write([Event("newcomer", 4, "save", UNTIL + 2, 2)])
+        replace_log(home)
+        materialise(home, UNTIL, progress=False)
+        version_of(home, NEXT, TWO)
+        champion[registry.CHAMPION] = TWO
+        # The writer that runs knows the first schema; the second's action is taken all the same.
+        writer.write([Event("newcomer", 5, "buy", UNTIL + 3, 3)])
     touched = features_of(answered(engine_of(home), "newcomer"), "user:touched:")
     assert {i: list(f) for i, f in touched.items() if f} == {
         4: ["user:touched:save"],

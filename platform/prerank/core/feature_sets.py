@@ -102,3 +102,11 @@ def needed(home: Home) -> set[str]:
     for path in (*home.models.glob("*/model.json"), *home.index.glob("*/index.json")):
         found.add(str(read_json(path)["schema_hash"]))
     return found
+
+
+def engagements(home: Home) -> set[str]:
+    """Actions that enter a history of some schema: the log's, or one that has feature tables."""
+    schemas = [manifest["schema"] for manifest in manifests(home).values()]
+    if home.manifest.exists():
+        schemas.append(LogManifest.load(home).schema.to_dict())
+    return {a for schema in schemas for a in schema["actions"] if a not in schema["passive"]}

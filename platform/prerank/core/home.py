@@ -221,7 +221,7 @@ class Home:
 
     @property
     def journal(self) -> Path:
-        """Acknowledged engagement events, one file per writer."""
+        """Acknowledged engagement events, a row of files per writer."""
         return self.root / "journal"
 
     @property

@@ -46,8 +46,8 @@ from prerank.online.history import (
     as_histories,
     merged,
 )
-from prerank.online.journal import replay
 from prerank.online.reader import visible
+from prerank.online.segments import journaled_events
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle
@@ -187,9 +187,8 @@ def _as_seen(
 def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, History]:
     """Engagements of ``users`` that live writers acknowledged."""
     wanted, found = set(users), list[Event]()
-    for path in sorted(home.journal.glob("writer-*.jsonl")):
-        for batch, _ in replay(path):
-            found += [Event(**record) for record in batch if record["user_id"] in wanted]
+    for batch in journaled_events(home.journal):
+        found += [event for event in batch if event.user_id in wanted]
     return HistoryTable.of(manifest.schema).histories(found)
 
 

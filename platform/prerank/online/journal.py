@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -37,12 +37,12 @@ class Journal:
             os.fsync(file.fileno())
             end = file.seek(0, os.SEEK_END)
         if created:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         return end
 
 
-def _sync_folder(folder: Path) -> None:
-    # A new file's name is on disk only when its folder is.
+def sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to disk: a new file's name is there only when they are."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,23 +50,46 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replay(path: Path, start: int = 0) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Batches of whole records from byte ``start`` on, each with the byte where it ends."""
-    with path.open("rb") as file:
-        file.seek(start)
-        batch: list[dict[str, Any]] = []
-        end = start
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            try:
-                batch.append(orjson.loads(line))
-            except orjson.JSONDecodeError:
-                # A line torn by a crash was never acknowledged.
-                continue
-            if len(batch) == REPLAY_BATCH:
-                yield batch, end
-                batch = []
-        if batch:
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Put a file of ``lines`` in the place of ``path``, whole or not at all; its length in bytes.
+
+    Raises:
+        OSError: the disk refuses; ``path`` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            length = file.tell()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return length
+
+
+def replay(file: BinaryIO, start: int = 0) -> Iterator[tuple[list[Any], int]]:
+    """Batches of records from byte ``start`` to the file's present end, each with its end.
+
+    A record is what its line holds; a line torn by a crash was never acknowledged and is skipped.
+    """
+    stop = file.seek(0, os.SEEK_END)
+    # A file that is shorter than what was read of it is another one.
+    end = start if start <= stop else 0
+    file.seek(end)
+    batch: list[Any] = []
+    for line in file:
+        if not line.endswith(b"\n") or end >= stop:
+            break
+        end += len(line)
+        try:
+            batch.append(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue
+        if len(batch) == REPLAY_BATCH:
             yield batch, end
+            batch = []
+    if end > start or batch:
+        yield batch, end

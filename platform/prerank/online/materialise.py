@@ -32,12 +32,12 @@ from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
-from prerank.online.history import HISTORY_FIELDS, History
+from prerank.online.history import HISTORY_FIELDS, History, HistoryTable
+from prerank.online.merging import OnlineHistories
 from prerank.online.probes import Probes, evictions
 from prerank.online.sentinel import REMEDY, Sentinel, write_sentinel
 from prerank.online.store import apply, forget, online_name
 from prerank.online.watch import broken
-from prerank.online.writer import HistoryWriter
 
 HISTORY_BATCH = 1_000
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
@@ -138,15 +138,16 @@ class _Filling:
         with muted():
             # Inclusive at both ends, as the offline join is at its right end.
             self.store.materialize(utc(start), utc(until), feature_views=[view])
-        writer = HistoryWriter.backfill(self.home, self.store, self.schema)
-        users = self._merge_histories(writer, until)
+        table = HistoryTable.of(self.schema)
+        histories = OnlineHistories(self.home, self.store, table, exclusive=True)
+        users = self._merge_histories(histories, until)
         state = self._state(sentinel, users)
         path = self.home.materialised_of(self.schema.hash())
         if wrong:
             # Live writers that see the state write to these histories themselves, so an event that
             # they acknowledged earlier is in the journal.
             write_json(path, state)
-            writer.replay()
+            histories.merge_journal()
         # The store first: what it has beyond the home's state is no loss, the reverse is one.
         write_sentinel(self.store, view, sentinel)
         write_json(path, state)
@@ -197,7 +198,7 @@ class _Filling:
             )
         return probes
 
-    def _merge_histories(self, writer: HistoryWriter, until: int) -> int:
+    def _merge_histories(self, online: OnlineHistories, until: int) -> int:
         """Merge every user's latest history at ``until`` into the store; number of users."""
         tables = self.home.features_of(self.schema.hash())
         files = sorted(str(p) for p in (tables / "user_history").glob("*.parquet"))
@@ -215,7 +216,7 @@ class _Filling:
             )
             with tqdm(desc="histories", unit="user", disable=not self.progress) as bar:
                 while rows := latest.fetchmany(HISTORY_BATCH):
-                    writer.merge_histories({user: History.from_lists(own) for user, *own in rows})
+                    online.merge_histories({user: History.from_lists(own) for user, *own in rows})
                     users += len(rows)
                     bar.update(len(rows))
         return users

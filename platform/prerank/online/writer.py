@@ -1,52 +1,58 @@
 """Engagement events into users' online histories: one writer a user, and a journal.
 
-An event is acknowledged when it stands in a synced journal; the journal is replayed at restart.
-Merging is by event id, so an event that is repeated or replayed counts once, and by event time, so
-a late event takes its place among the older ones and a newer state is never lost. Whatever is
-written online is the whole merged history, since SQLite lets the last write win, old or new.
+An event is acknowledged when it stands in a synced journal. Merging is by event id, so an event
+that is repeated or replayed counts once, and by event time, so a late event takes its place among
+the older ones and a newer state is never lost. Whatever is written online is the whole merged
+history, since SQLite lets the last write win, old or new.
 
 Several schemas may be online, of the live model and of the next: an event enters the histories of
-each, under the code that its action has there.
+each, under the code that its action has there. The writer looks with every batch which are.
 
-A user belongs to one of N writers (``writer_of``); a back-fill shares their lock, so two
-processes never read, merge and write the same user at once. The lock is a file's: on several hosts
-it needs a file system that honours ``flock``.
+A user belongs to one of N writers (``writer_of``), which owns its users for its life
+(``prerank.online.ownership``). Callers that arrive while a batch is being written wait and are then
+written together, in one sync and one push.
 
-Callers that arrive while a batch is being written wait and are then written together, in one sync
-and one push.
+A writer is level with its journal, or behind it: at its start, and when the store failed or holds
+no features. While it is behind, events are only acknowledged; a background thread reads the journal
+from where the online store ends, with growing pauses while the store is away, until the two are
+level again. So no event is kept in memory for longer than its call. The same thread compacts the
+journal (``prerank.online.compaction``).
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import xxhash
 from feast import FeatureStore
-from feast.data_source import PushMode
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import DataError
-from prerank.core.feature_sets import online_states
-from prerank.core.files import write_json
+from prerank.core.errors import DataError, NotReadyError
+from prerank.core.feature_sets import engagements, online_states
 from prerank.core.home import Home
-from prerank.online.history import (
-    Event,
-    History,
-    HistoryTable,
-    as_frame,
-    merged,
-    online_tables,
-    read_histories,
-)
-from prerank.online.journal import Journal, replay
+from prerank.online.checkpoint import Checkpoint
+from prerank.online.compaction import DAY_S, JournalConfig, compact, is_due
+from prerank.online.dead_letters import DeadLetters
+from prerank.online.history import Event, online_tables
+from prerank.online.journal import replay
+from prerank.online.merging import OnlineHistories
+from prerank.online.ownership import Ownership
+from prerank.online.records import check, event_of, record_of
+from prerank.online.segments import Segments, live_segments, opened
 from prerank.online.store import online_name
 
 CHECKPOINT_EVERY = 256
+FIRST_RETRY_S, LAST_RETRY_S = 0.25, 30.0
+COMPACT_POLL_S = 60.0
+OWNER_WAIT_S = 10.0
+CLOSE_WAIT_S = 60.0
+ROUNDS = 3
+"""How often the journal is read to its end beside writers, before they wait for what is left."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,51 +80,66 @@ class _Ticket:
     error: BaseException | None = None
 
 
-@dataclass
 class HistoryWriter:
-    """The writer of one shard of users.
+    """The writer of one shard of users, until it is closed. Safe to share between threads.
 
     Args:
         home: holds the journal.
         store: Feast's store, applied.
         schema: of the log; passive actions are acknowledged and journaled, but no history.
         shard, shards: which users are this writer's.
-        exclusive: a back-fill, which writes everybody's histories of ``schema`` alone.
+        journal: how much of the journal is kept.
+        wait_s: how long to wait for another owner of these users to end.
+
+    Raises:
+        NotReadyError: another writer owns these users; the message names it.
     """
 
-    home: Home
-    store: FeatureStore
-    schema: FeatureSchema
-    shard: int = 0
-    shards: int = 1
-    exclusive: bool = False
-    _views: frozenset[str] = field(default=frozenset(), init=False)
-    _pending: list[Event] = field(default_factory=list, init=False)
-    _queue: list[_Ticket] = field(default_factory=list, init=False)
-    _queue_lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _commits: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self._journal = Journal(self.home.journal / f"writer-{self.shard:03d}.jsonl")
-        self._lock_path = self.home.feast / "history.lock"
-        store = f"{self.store.project}-{online_name()}"
-        name = f"replayed-{store}-{self.shard}-of-{self.shards}.json"
+    def __init__(
+        self,
+        home: Home,
+        store: FeatureStore,
+        schema: FeatureSchema,
+        shard: int = 0,
+        shards: int = 1,
+        journal: JournalConfig | None = None,
+        wait_s: float = OWNER_WAIT_S,
+    ) -> None:
+        self.home, self.schema, self.shard, self.shards = home, schema, shard, shards
+        self._config = JournalConfig() if journal is None else journal
+        self._owned = Ownership(home.journal, shard, shards, wait_s)
+        self._segments = Segments(home.journal, shard, self._config.segment_bytes)
+        self._dead = DeadLetters(home.journal)
+        self._store, self._views = store, frozenset[str]()
         # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
-        self._checkpoint = self.home.feast / name
+        name = f"replayed-{store.project}-{online_name()}-{shard}-of-{shards}.json"
+        self._merged = Checkpoint(home.feast / name)
+        with opened(home.journal) as files:
+            lengths = {s.path.name: os.fstat(file.fileno()).st_size for s, file in files}
+        self._behind = any(self._merged[name] < length for name, length in lengths.items())
+        self._queue: list[_Ticket] = []
+        self._queue_lock, self._lock = threading.Lock(), threading.Lock()
+        self._replaying = threading.Lock()
+        self._commits = 0
+        self._thread: threading.Thread | None = None
+        self._wake, self._closing = threading.Event(), threading.Event()
 
-    @classmethod
-    def backfill(cls, home: Home, store: FeatureStore, schema: FeatureSchema) -> HistoryWriter:
-        """A writer for every user, which keeps the live writers out batch by batch."""
-        return cls(home, store, schema, exclusive=True)
+    def __enter__(self) -> HistoryWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, events: Sequence[Event]) -> Written:
         """Acknowledge ``events`` and merge them into their users' histories.
 
         Raises:
-            DataError: an action is unknown; nothing of the batch was written.
+            DataError: an action is unknown, or a field is out of range; nothing was written.
+            NotReadyError: the writer is closed.
             OSError: the journal cannot be written; nothing is acknowledged.
         """
+        for event in events:
+            check(event)
         for action in {e.action for e in events}.difference(self.schema.actions):
             # A schema that came online since this writer started may know it.
             if all(action not in s["schema"]["actions"] for s in online_states(self.home)):
@@ -136,88 +157,170 @@ class HistoryWriter:
         passive = sum(e.action in self.schema.passive for e in events)
         return Written(len(events), passive, bool(ticket.online))
 
-    def replay(self) -> int:
-        """Merge what the journals hold beyond the last checkpoint; number of events read.
+    def start(self) -> None:
+        """Go level with the journal, and keep it small, in the background until ``close``."""
+        with self._queue_lock:
+            if self._thread is None:
+                name = f"histories-{self.shard}"
+                self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
+                self._thread.start()
 
-        Every journal is read: the number of writers, and so a user's writer, may have changed. A
-        back-fill reads them from the start and leaves the live writers' checkpoints alone.
-        """
+    def close(self) -> None:
+        """Stop the background thread, and let another writer have the users."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_WAIT_S)
+            if self._thread.is_alive():
+                logger.error("a push does not end: the users stay this process's until it ends")
+                return
         with self._lock:
-            known = self._checkpoint.exists() and not self.exclusive
-            done = self.home.read_json(self._checkpoint, "") if known else {}
-            count, ends = 0, {}
-            for path in sorted(self.home.journal.glob("writer-*.jsonl")):
-                for batch, end in replay(path, int(done.get(path.name, 0))):
-                    events = [Event(**r) for r in batch]
-                    mine = [e for e in events if writer_of(e.user_id, self.shards) == self.shard]
-                    self._merge_events(mine)
-                    count += len(events)
-                    ends[path.name] = end
-            if not self.exclusive:
-                write_json(self._checkpoint, {**done, **ends})
+            self._save_checkpoint()
+            self._owned.release()
+
+    def replay(self) -> int:
+        """Merge what the journals hold beyond the online store; number of records read.
+
+        Every journal is read: the number of writers, and so a user's writer, may have changed.
+
+        Raises:
+            NotReadyError: the writer was closed meanwhile.
+            Exception: the store's, whatever it is: it takes no rows now.
+        """
+        with self._replaying:
+            count = sum(self._replay_once() for _ in range(ROUNDS))
+            with self._lock:
+                count += self._replay_once()
+                self._behind = False
+                self._save_checkpoint()
         return count
 
-    def merge_histories(self, histories: Mapping[str, History]) -> None:
-        """Merge whole histories, coded as the schema codes them, for a back-fill."""
-        with self._lock:
-            self._merge(self.schema.history_view, histories)
+    def _replay_once(self) -> int:
+        count = 0
+        with opened(self.home.journal) as files:
+            for segment, file in files:
+                name = segment.path.name
+                for records, end in replay(file, self._merged[name]):
+                    if self._closing.is_set():
+                        raise NotReadyError("the writer is closed")
+                    self._merge_records(records, segment.shard % self.shards == self.shard)
+                    self._merged[name] = end
+                    count += len(records)
+        return count
+
+    def _merge_records(self, records: Sequence[object], own_journal: bool) -> None:
+        events = []
+        for record in records:
+            try:
+                event = event_of(record)
+            except DataError as error:
+                # Nobody knows whose it is; one writer of several sets it aside.
+                if own_journal:
+                    self._dead.add([(record, str(error))])
+                continue
+            if writer_of(event.user_id, self.shards) == self.shard:
+                events.append(event)
+        self._merge(events)
+
+    def _merge(self, events: Sequence[Event]) -> None:
+        """Merge ``events`` into every history that is online.
+
+        Raises:
+            NotReadyError: none is.
+            Exception: the store's, whatever it is: it takes no rows now.
+        """
+        tables = online_tables(self.home)
+        if not tables:
+            raise NotReadyError("no features are in this online store. Run `prerank materialise`.")
+        views = frozenset(table.view for table in tables)
+        if not views <= self._views:
+            # An open store would learn of new views a minute late.
+            self._store.refresh_registry()
+        self._views = views
+        for table in tables:
+            refused = OnlineHistories(self.home, self._store, table).merge_events(events)
+            self._dead.add([(dict(vars(event)), reason) for event, reason in refused])
 
     def _commit(self, waiting: list[_Ticket]) -> None:
+        """Write the batches of some callers; what fails is told to each of them."""
         events = [e for ticket in waiting for e in ticket.events]
         try:
-            end = self._journal.append([asdict(e) for e in events])
+            if self._closing.is_set():
+                raise NotReadyError("the history writer is closed. Send the events again.")
+            now = int(time.time())
+            name, end = self._segments.append([record_of(e, now) for e in events])
         except BaseException as error:
             for ticket in waiting:
                 ticket.error = error
             return
-        self._pending += events
-        try:
-            online = self._merge_events(self._pending)
-            self._pending = []
-        except Exception:
-            # Acknowledged all the same: the journal has it, the next batch or restart retries.
-            logger.exception("history push failed; %d events wait", len(self._pending))
-            online = False
+        if not self._behind:
+            try:
+                self._merge(events)
+                self._merged[name] = end
+            except Exception:
+                # Acknowledged all the same: the journal has it.
+                logger.exception("histories could not be written; the journal is read again later")
+                self._behind = True
         for ticket in waiting:
-            ticket.online = online
+            ticket.online = not self._behind
         self._commits += 1
-        if online and self._commits % CHECKPOINT_EVERY == 0:
-            done = self.home.read_json(self._checkpoint, "") if self._checkpoint.exists() else {}
-            write_json(self._checkpoint, {**done, self._journal.path.name: end})
+        if self._behind:
+            self.start()
+            self._wake.set()
+        elif self._commits % CHECKPOINT_EVERY == 0:
+            self._save_checkpoint()
 
-    def _merge_events(self, events: Sequence[Event]) -> bool:
-        """Merge ``events`` into every history that is online; whether there is any."""
-        tables = self._tables()
-        for table in tables:
-            self._merge(table.view, table.histories(events))
-        return bool(tables)
+    def _save_checkpoint(self) -> None:
+        self._merged.save([s.path.name for s in live_segments(self.home.journal)])
 
-    def _tables(self) -> list[HistoryTable]:
-        if self.exclusive:
-            return [HistoryTable.of(self.schema)]
-        tables = online_tables(self.home)
-        views = frozenset(table.view for table in tables)
-        if not views <= self._views:
-            # An open store would learn of new views a minute late.
-            self.store.refresh_registry()
-        self._views = views
-        return tables
+    def _follow(self) -> None:
+        pause = FIRST_RETRY_S
+        while not self._closing.is_set():
+            if self._behind:
+                pause = self._caught_up(pause)
+            else:
+                self._tidy()
+                self._wake.wait(COMPACT_POLL_S)
+                self._wake.clear()
 
-    def _merge(self, view: str, new: Mapping[str, History]) -> None:
-        """Read, merge and write the histories of some users; repeats write nothing."""
-        if not new:
-            return
-        with self._shared_with_backfill():
-            before = read_histories(self.store, view, list(new))
-            after = {user: merged(before[user], told) for user, told in new.items()}
-            rows = {user: h for user, h in after.items() if len(h) and h != before[user]}
-            if rows:
-                self.store.push(f"{view}_push", as_frame(rows), to=PushMode.ONLINE)
+    def _caught_up(self, pause: float) -> float:
+        """Try to go level with the journal; how long to pause before the next time."""
+        try:
+            self.replay()
+        except Exception as error:
+            if not self._closing.is_set():
+                logger.warning("histories wait for the online store: %s", error)
+            self._closing.wait(pause)
+            return min(2 * pause, LAST_RETRY_S)
+        return FIRST_RETRY_S
 
-    @contextmanager
-    def _shared_with_backfill(self) -> Iterator[None]:
-        # Live writers have disjoint users and share the lock; a back-fill has everybody's.
-        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX if self.exclusive else fcntl.LOCK_SH)
-            yield
+    def _tidy(self) -> None:
+        """Compact what is due, and forget what is older than is allowed."""
+        try:
+            live = live_segments(self.home.journal)
+            # Journals of more writers than there are now are looked after, too.
+            for shard in sorted({s.shard for s in live if s.shard % self.shards == self.shard}):
+                own = [s for s in live if s.shard == shard]
+                if is_due(own, self._config, time.time()):
+                    self._compact(shard, own[-1].number)
+            if self._config.days is not None:
+                self._dead.forget(time.time() - self._config.days * DAY_S)
+        except Exception:
+            logger.exception("the journal could not be compacted; it is tried again")
+
+    def _compact(self, shard: int, last: int) -> None:
+        with self._lock:
+            if self._behind:
+                return
+            number = self._segments.next_number() if shard == self.shard else last + 1
+        # A history of another schema may need what is exposure in this one.
+        passive = set(self.schema.passive) - engagements(self.home)
+        name, length = compact(
+            self.home.journal, shard, number, passive, self._config.days, self._dead
+        )
+        with self._lock:
+            # All of it is online: it was in segments that were.
+            self._merged[name] = length
+            self._save_checkpoint()

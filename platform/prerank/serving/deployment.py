@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,8 +26,10 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prerank.core.errors import NotReadyError
+from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.redact import redact
 from prerank.core.settings import typed
+from prerank.online.compaction import JournalConfig
 from prerank.online.history import Event
 from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
@@ -36,6 +39,7 @@ from prerank.serving.engine import Engine, ServeConfig, limits_of
 from prerank.serving.http import HttpApi
 
 WRITER_THREADS = 32
+OPEN_EVERY_S = 1.0
 SPARE_SLOTS = 64
 """Requests that Serve admits beyond the lanes' places, and again how many wait for a slot."""
 QUIET = {"enable_access_log": False}
@@ -49,33 +53,59 @@ logger = logging.getLogger(__name__)
     max_ongoing_requests=WRITER_THREADS, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
 )
 class HistoryWriterDeployment:
-    """The one writer of a shard of users. Opens the store when there is one to open."""
+    """The one writer of a shard of users.
+
+    It opens in the background: at once where there is a store to open and nobody else owns the
+    shard, else it tries again every second. Events that come while it opens wait for that.
+    """
 
     def __init__(self, config: dict[str, Any], shard: int) -> None:
         self._config, self._shard = ServeConfig(**config), shard
-        self._writer: HistoryWriter | None = None
         self._threads = ThreadPoolExecutor(WRITER_THREADS)
-        self._opening = asyncio.Lock()
+        self._opened: Future[HistoryWriter] = Future()
+        self._closing = threading.Event()
+        self._opener = threading.Thread(target=self._open, name="open-histories", daemon=True)
+        self._opener.start()
 
     async def write(self, events: list[Event]) -> Written:
         """Acknowledge a batch.
 
         Raises:
-            NotReadyError: nothing was materialised.
+            NotReadyError: nothing was materialised, or another writer owns the shard.
         """
-        loop = asyncio.get_running_loop()
-        async with self._opening:
-            if self._writer is None:
-                self._writer = await loop.run_in_executor(self._threads, self._open)
-        return await loop.run_in_executor(self._threads, self._writer.write, events)
+        # A caller that gives up must not end the wait of the others.
+        writer = await asyncio.shield(asyncio.wrap_future(self._opened))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, writer.write, events)
 
-    def _open(self) -> HistoryWriter:
-        home = self._config.home_folder()
-        schema = limits_of(home, self._config).schema
-        store = open_store(home)
-        writer = HistoryWriter(home, store, schema, self._shard, self._config.writers)
-        writer.replay()
-        return writer
+    def _open(self) -> None:
+        told = ""
+        while not self._closing.is_set():
+            try:
+                writer = self._new_writer()
+            except Exception as error:
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("history writer %d is not open: %s", self._shard, told)
+                self._opened.set_exception(error)
+                self._closing.wait(OPEN_EVERY_S)
+                self._opened = Future()
+            else:
+                writer.start()
+                self._opened.set_result(writer)
+                return
+
+    def _new_writer(self) -> HistoryWriter:
+        config, home = self._config, self._config.home_folder()
+        schema = limits_of(home, config).schema
+        journal = JournalConfig(config.journal_days, config.journal_segment_mb << 20)
+        return HistoryWriter(home, open_store(home), schema, self._shard, config.writers, journal)
+
+    def __del__(self) -> None:
+        # Serve calls this before it ends a replica; its successor waits for the shard.
+        self._closing.set()
+        self._opener.join()
+        if self._opened.done() and not self._opened.exception():
+            self._opened.result().close()
 
 
 @serve.deployment(logging_config=QUIET)
@@ -110,9 +140,12 @@ class PreRanker:
         failed = [r for r in results if isinstance(r, BaseException)]
         if failed:
             logger.error("events were not acknowledged", exc_info=failed[0])
+            cause = getattr(failed[0], "cause", None) or failed[0]
+            known = isinstance(cause, PrerankError)
+            why = redact(str(cause)) if known else "the replica's log has the cause"
             raise NotReadyError(
-                "not every event was acknowledged; the replica's log has the cause. Send the batch "
-                "again: an event that is repeated counts once."
+                f"not every event was acknowledged ({why}). Send the batch again: an event that "
+                "is repeated counts once."
             )
         done: list[Written] = [r for r in results if isinstance(r, Written)]
         return Written(

@@ -31,6 +31,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.redact import redact
 from prerank.core.times import iso
+from prerank.online.dead_letters import count_dead_letters
 from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, load_bundle
@@ -68,6 +69,9 @@ class ServeConfig:
             without both no token is asked for.
         allowed_hosts: names by which the deployment is called, besides loopback ones.
         allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
+        journal_days: an acknowledged event leaves the journal after so many days; null keeps what
+            a replay needs for ever.
+        journal_segment_mb: at this size a file of the journal ends and another one begins.
     """
 
     home: str | None = None
@@ -85,6 +89,8 @@ class ServeConfig:
     token_file: str | None = None
     allowed_hosts: tuple[Annotated[str, Field(pattern=r"^([\w.-]+|[0-9a-fA-F:.]+)$")], ...] = ()
     allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...] = ()
+    journal_days: Annotated[float, Field(gt=0)] | None = 90.0
+    journal_segment_mb: Annotated[int, Field(ge=1)] = 64
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -262,6 +268,7 @@ class Engine:
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
+            "dead_letters": count_dead_letters(self.home),
             "notes": [note for note in (self._note, loaded and loaded.features.problem) if note],
         }
 

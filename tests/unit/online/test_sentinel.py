@@ -20,6 +20,7 @@ from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.online.history import Event, History, read_histories
 from prerank.online.materialise import materialise
+from prerank.online.merging import OnlineHistories
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.sentinel import read_sentinel, write_sentinel
 from prerank.online.store import REDIS_ENV, open_store
@@ -107,8 +108,8 @@ def test_an_emptied_store_is_said_by_the_very_next_answer(
 def test_an_emptied_store_that_histories_are_pushed_to_does_not_look_well(home: Home) -> None:
     online = reader(home)
     lose(home, 1.0)
-    writer = HistoryWriter(home, open_store(home), SCHEMA)
-    writer.write([Event(USER, 8, "click", CUTOFF + 1, 77)])
+    with HistoryWriter(home, open_store(home), SCHEMA) as writer:
+        writer.write([Event(USER, 8, "click", CUTOFF + 1, 77)])
     found = read(online)
     assert len(found.inputs.hist_items) == 1
     assert "online_store" in found.degraded
@@ -129,9 +130,8 @@ def test_rows_that_were_lost_beside_the_sentinel_are_noticed(home: Home) -> None
 
 def test_acknowledged_events_come_back_with_the_rows(home: Home) -> None:
     store = open_store(home)
-    writer = HistoryWriter(home, store, SCHEMA)
-    writer.write([Event("newcomer", 8, "click", CUTOFF + 1, 77)])
-    writer.replay()
+    with HistoryWriter(home, store, SCHEMA) as writer:
+        writer.write([Event("newcomer", 8, "click", CUTOFF + 1, 77)])
     lose(home, 1.0)
     materialise(home, progress=False)
     assert read_histories(store, SCHEMA.history_view, ["newcomer"])[
@@ -149,7 +149,7 @@ def test_a_filling_that_broke_off_is_said_and_starts_over(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(HistoryWriter, "merge_histories", killed)
+        patch.setattr(OnlineHistories, "merge_histories", killed)
         with pytest.raises(KeyboardInterrupt):
             materialise(home, progress=False)
     assert (read(online).inputs.key_block >= 0).any(), "the rows are there, the histories are not"
@@ -202,13 +202,13 @@ def test_a_whole_store_goes_on_and_is_never_said_to_be_filled_again(
     online = reader(home)
     write_tables(home, fingerprint="two", last_cutoff_us=CUTOFF + HOUR)
     seen: list[tuple[str, ...]] = []
-    merge = HistoryWriter.merge_histories
+    merge = OnlineHistories.merge_histories
 
-    def watched(self: HistoryWriter, *args: object) -> None:
+    def watched(self: OnlineHistories, *args: object) -> None:
         seen.append(read(online).degraded)
         merge(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(HistoryWriter, "merge_histories", watched)
+    monkeypatch.setattr(OnlineHistories, "merge_histories", watched)
     before = home.read_json(home.materialised_of(SCHEMA.hash()), "")["epoch"]
     assert materialise(home, progress=False)["epoch"] == before
     assert set(seen) == {()}
@@ -267,7 +267,8 @@ def test_a_store_that_lost_its_data_is_filled_for_every_schema_that_is_needed(
 ) -> None:
     home, store = two_schemas, open_store(two_schemas)
     event = Event("newcomer", 8, "click", CUTOFF + 1, 77)
-    HistoryWriter(home, store, SCHEMA).write([event])
+    with HistoryWriter(home, store, SCHEMA) as writer:
+        writer.write([event])
     readers = [reader(home), reader(home, NEXT.schema)]
     lose(home, 1.0)
     for online in readers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +12,17 @@ import pytest
 from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.online_events import SCHEMA, T0, NewWriter, backfill, event, history_of, ids, wait_until
 from tests.online_log import empty_tables, mark_online
 
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
 from prerank.core.errors import DataError
 from prerank.core.home import Home
-from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
+from prerank.online.history import NO_HISTORY, History, merged
 from prerank.online.journal import Journal, replay
 from prerank.online.store import REDIS_ENV, apply
 from prerank.online.writer import HistoryWriter, writer_of
-
-SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
-T0 = 1_700_000_000_000_000
-
-
-def event(n: int, user: str = "ann", action: str = "click", time: int | None = None) -> Event:
-    return Event(user, 100 + n, action, T0 + n if time is None else time, n)
 
 
 def entries(*rows: tuple[int, int, int, int, int]) -> History:
@@ -37,33 +31,8 @@ def entries(*rows: tuple[int, int, int, int, int]) -> History:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    home = Home.at(tmp_path / "home")
-    empty_tables(home, SCHEMA)
-    return home
-
-
-@pytest.fixture
-def store(
-    home: Home, online_store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> FeatureStore:
-    if online_store == "redis":
-        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
-    mark_online(home, SCHEMA)
-    return apply(home)
-
-
-@pytest.fixture
-def writer(home: Home, store: FeatureStore) -> HistoryWriter:
-    return HistoryWriter(home, store, SCHEMA)
-
-
-def history_of(store: FeatureStore, user: str = "ann", of: FeatureSchema = SCHEMA) -> History:
-    return read_histories(store, of.history_view, [user])[user]
-
-
-def ids(store: FeatureStore, user: str = "ann") -> list[int]:
-    return history_of(store, user).event_ids.tolist()
+def writer(store: FeatureStore, new_writer: NewWriter) -> HistoryWriter:
+    return new_writer(store)
 
 
 def test_an_event_is_read_back_with_its_action_and_time(
@@ -126,53 +95,56 @@ def test_concurrent_callers_lose_no_event(writer: HistoryWriter, store: FeatureS
         assert ids(store, f"user {i}") == [10 * n + i for n in range(24)]
 
 
-def test_what_was_acknowledged_while_the_store_failed_comes_online_later(
-    writer: HistoryWriter, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+def test_a_restart_replays_the_journal(
+    home: Home, store: FeatureStore, new_writer: NewWriter
 ) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(store, "push", lambda *args, **kwargs: 1 / 0)
-        assert writer.write([event(1)]).online is False
-    assert writer.write([event(2)]).online is True
-    assert ids(store) == [1, 2]
-
-
-def test_a_restart_replays_the_journal(home: Home, store: FeatureStore) -> None:
+    # As it was written before there were segments.
     journal = Journal(home.journal / "writer-000.jsonl")
-    from dataclasses import asdict
-
     journal.append([asdict(event(1)), asdict(event(2))])
     with journal.path.open("ab") as file:
         file.write(b'{"user_id": "ann", "item')
-    writer = HistoryWriter(home, store, SCHEMA)
-    assert writer.replay() == 2
-    assert ids(store) == [1, 2]
-    assert writer.replay() == 0
-    writer.write([event(3)])
-    assert HistoryWriter(home, store, SCHEMA).replay() == 1
+    with new_writer(store) as writer:
+        assert writer.replay() == 2
+        assert ids(store) == [1, 2]
+        assert writer.replay() == 0
+        checkpoint = next(home.feast.glob("replayed-*.json"))
+        before = checkpoint.read_bytes()
+        writer.write([event(3)])
+    # A crash leaves the checkpoint where it was.
+    checkpoint.write_bytes(before)
+    with new_writer(store) as writer:
+        assert writer.replay() == 1
     assert ids(store) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("torn", ["", '{"writer-000.js'])
-def test_a_checkpoint_that_is_damaged_replays_the_journal_from_its_start(
-    home: Home, store: FeatureStore, torn: str
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"writer-000.jsonl": null}'])
+def test_a_damaged_checkpoint_means_that_nothing_was_merged(
+    home: Home, embedded: FeatureStore, new_writer: NewWriter, content: bytes
 ) -> None:
-    writer = HistoryWriter(home, store, SCHEMA)
-    writer.write([event(1), event(2)])
-    assert writer.replay() == 2
-    (checkpoint,) = home.feast.glob("replayed-*.json")
-    checkpoint.write_text(torn)
-    assert HistoryWriter(home, store, SCHEMA).replay() == 2
-    assert ids(store) == [1, 2]
-    assert HistoryWriter(home, store, SCHEMA).replay() == 0
+    with new_writer(embedded) as writer:
+        writer.write([event(1)])
+    next(home.feast.glob("replayed-*.json")).write_bytes(content)
+    with new_writer(embedded) as writer:
+        assert writer.replay() == 1
 
 
-def test_another_number_of_writers_replays_every_journal(home: Home, store: FeatureStore) -> None:
+def test_a_checkpoint_is_one_stores_and_its_name_tells_no_secret(
+    home: Home, embedded: FeatureStore, new_writer: NewWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, "cache:6379,db=2,password=hunter2")
+    new_writer(embedded).close()
+    (path,) = home.feast.glob("replayed-*")
+    assert path.name == f"replayed-{embedded.project}-redis-cache-6379-db2-0-of-1.json"
+
+
+def test_another_number_of_writers_replays_every_journal(
+    home: Home, store: FeatureStore, new_writer: NewWriter
+) -> None:
     users = [f"user {i}" for i in range(12)]
-    HistoryWriter(home, store, SCHEMA).write([event(i, user=u) for i, u in enumerate(users)])
-    (home.feast / "online.db").exists()
+    with new_writer(store) as writer:
+        writer.write([event(i, user=u) for i, u in enumerate(users)])
     for shard in range(3):
-        writer = HistoryWriter(home, store, SCHEMA, shard, 3)
-        assert writer.replay() == 12
+        assert new_writer(store, shard, 3).replay() == 12
     assert all(ids(store, u) == [i] for i, u in enumerate(users))
     assert {writer_of(u, 3) for u in users} == {0, 1, 2}
 
@@ -194,7 +166,7 @@ def test_a_backfill_over_live_events_forgets_none(
 ) -> None:
     writer.write([event(9)])
     old = entries((101, 1, T0 + 1, 1, 7), (102, 1, T0 + 2, 2, 0))
-    HistoryWriter.backfill(home, store, SCHEMA).merge_histories({"ann": old})
+    backfill(home, store).merge_histories({"ann": old})
     assert ids(store) == [1, 2, 9]
 
 
@@ -231,7 +203,7 @@ NEXT = FeatureSchema(("buy", "click", "impression", "save"), ("impression",), ("
 
 
 def codes(store: FeatureStore, of: FeatureSchema) -> list[str]:
-    return [of.actions[code] for code in history_of(store, of=of).actions.tolist()]
+    return [of.actions[code] for code in history_of(store, schema=of).actions.tolist()]
 
 
 def test_an_event_enters_the_history_of_each_schema_online_under_its_code_there(
@@ -247,7 +219,7 @@ def test_an_event_enters_the_history_of_each_schema_online_under_its_code_there(
     assert codes(store, SCHEMA) == ["click", "save"]
     assert codes(store, NEXT) == ["save", "buy"]
     # What was acknowledged before it came online is in the journal.
-    HistoryWriter.backfill(home, store, NEXT).replay()
+    backfill(home, store, NEXT).merge_journal()
     assert codes(store, NEXT) == ["click", "save", "buy"]
     assert codes(store, SCHEMA) == ["click", "save"]
 
@@ -262,21 +234,18 @@ def test_schemas_with_the_same_codes_share_histories_and_others_do_not() -> None
     assert len({s.history_view for s in (SCHEMA, NEXT, shifted, fewer)}) == 4
 
 
-def test_nothing_online_is_acknowledged_but_not_online(home: Home, store: FeatureStore) -> None:
-    home.materialised_of(SCHEMA.hash()).unlink()
-    written = HistoryWriter(home, store, SCHEMA).write([event(1)])
-    assert (written.accepted, written.online) == (1, False)
-    HistoryWriter.backfill(home, store, SCHEMA).replay()
-    assert ids(store) == [1]
-
-
-def test_a_checkpoint_is_one_stores_and_its_name_tells_no_secret(
-    home: Home, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+def test_nothing_online_is_acknowledged_and_comes_online_with_the_features(
+    home: Home, store: FeatureStore, new_writer: NewWriter
 ) -> None:
-    monkeypatch.setenv(REDIS_ENV, "cache:6379,db=2,password=hunter2")
-    HistoryWriter(home, store, SCHEMA).replay()
-    (path,) = home.feast.glob("replayed-*")
-    assert path.name == f"replayed-{store.project}-redis-cache-6379-db2-0-of-1.json"
+    home.materialised_of(SCHEMA.hash()).unlink()
+    writer = new_writer(store)
+    written = writer.write([event(1)])
+    assert (written.accepted, written.online) == (1, False)
+    backfill(home, store).merge_journal()
+    assert ids(store) == [1]
+    mark_online(home, SCHEMA)
+    wait_until(lambda: writer.write([event(2)]).online, "the writer did not see what is online")
+    assert ids(store) == [1, 2]
 
 
 def test_merging_is_independent_of_order() -> None:
@@ -322,7 +291,10 @@ def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
     journal.append([{"n": 1}])
     with journal.path.open("ab") as file:
         file.write(b'{"n": 2')
+    with journal.path.open("rb") as file:
+        assert [batch for batch, _ in replay(file)] == [[{"n": 1}]]
     end = journal.append([{"n": 3}])
-    assert [r["n"] for batch, _ in replay(journal.path) for r in batch] == [1, 3]
+    with journal.path.open("rb") as file:
+        assert [r["n"] for batch, _ in replay(file) for r in batch] == [1, 3]
+        assert list(replay(file, end)) == []
     assert end == journal.path.stat().st_size
-    assert list(replay(journal.path, end)) == []

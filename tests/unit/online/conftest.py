@@ -1,0 +1,53 @@
+"""A home whose schema is online without a row, and writers that are closed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feast import FeatureStore
+from tests.online_events import SCHEMA, NewWriter
+from tests.online_log import empty_tables, mark_online
+
+from prerank.core.home import Home
+from prerank.online.store import REDIS_ENV, apply
+from prerank.online.writer import HistoryWriter
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home.at(tmp_path / "home")
+    empty_tables(home, SCHEMA)
+    return home
+
+
+@pytest.fixture
+def store(
+    home: Home, online_store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> FeatureStore:
+    if online_store == "redis":
+        monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+    mark_online(home, SCHEMA)
+    return apply(home)
+
+
+@pytest.fixture
+def embedded(home: Home, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """The store of a laptop, for what does not depend on the kind of store."""
+    monkeypatch.delenv(REDIS_ENV, raising=False)
+    mark_online(home, SCHEMA)
+    return apply(home)
+
+
+@pytest.fixture
+def new_writer(home: Home) -> Iterator[NewWriter]:
+    with ExitStack() as stack:
+
+        def new(store: FeatureStore, shard: int = 0, shards: int = 1, **how: Any) -> HistoryWriter:
+            how = {"wait_s": 0, **how}
+            return stack.enter_context(HistoryWriter(home, store, SCHEMA, shard, shards, **how))
+
+        yield new

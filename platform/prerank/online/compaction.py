@@ -27,9 +27,10 @@ import xxhash
 
 from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.errors import DataError
+from prerank.core.files import sync_folder
 from prerank.online.dead_letters import DeadLetters
 from prerank.online.history import Event
-from prerank.online.journal import replay, sync_folder, write_lines
+from prerank.online.journal import replay, write_lines
 from prerank.online.records import ACKNOWLEDGED, event_of, record_of
 from prerank.online.segments import Segment, found_segments, live_segments, segment_name
 

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from prerank.core.files import sync_folder
+
 REPLAY_BATCH = 1_000
 
 
@@ -39,15 +41,6 @@ class Journal:
         if created:
             sync_folder(self.path.parent)
         return end
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to disk: a new file's name is there only when they are."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> int:

@@ -34,7 +34,7 @@ from prerank.online.history import (
     as_histories,
     read_histories,
 )
-from prerank.online.store import open_store
+from prerank.online.store import check_views, open_store
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
@@ -74,7 +74,8 @@ class OnlineFeatures:
     ) -> None:
         views = schema.engagement_view, schema.history_view
         # Opened anew for each schema: an open store learns of new views a minute late.
-        self.store = open_store(home, *views) if store is None else store
+        self.store = open_store(home) if store is None else store
+        check_views(self.store, *views)
         self._row, self._history_view = [f"{views[0]}:row"], views[1]
         self._state = home.materialised_of(schema.hash())
         self._cutoff: tuple[int, int | None] = (-1, None)

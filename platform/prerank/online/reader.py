@@ -36,7 +36,7 @@ from prerank.online.history import (
     read_histories,
 )
 from prerank.online.sentinel import KEY, read_rows
-from prerank.online.store import Patience, open_store
+from prerank.online.store import Patience, check_views, open_store
 from prerank.online.watch import StoreWatch
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
@@ -88,10 +88,11 @@ class OnlineFeatures:
         store: FeatureStore | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._view, self._history_view = views = schema.engagement_view, schema.history_view
         if store is None:
             # Opened anew for each schema: an open store learns of new views a minute late.
-            store = open_store(home, *views, patience=Patience(timeout_s, timeout_s))
+            store = open_store(home, Patience(timeout_s, timeout_s))
+        self._view, self._history_view = views = schema.engagement_view, schema.history_view
+        check_views(store, *views)
         self.store = store
         self._watch = StoreWatch(home, schema)
         self._breaker = Breaker(self._look)

@@ -94,26 +94,34 @@ def online_name() -> str:
     return re.sub(r"[^\w.-]", "-", "-".join(["redis", *nodes, f"db{options.get('db', 0)}"]))
 
 
-def open_store(home: Home, *views: str, patience: Patience = WRITER) -> FeatureStore:
+def open_store(home: Home, patience: Patience = WRITER) -> FeatureStore:
     """The feature store of ``home``; its connection is safe to share between threads.
 
     Raises:
-        NotReadyError: nothing was applied yet, or not one of the feature ``views``.
+        NotReadyError: nothing was applied yet.
     """
     config = store_config(home)
     # Feast would create an empty registry and fail later, at the first read.
     if not (home.feast / "registry.db").exists():
         raise NotReadyError(f"{home.feast} has no feature registry. Run `prerank materialise`.")
     store = FeatureStore(config=config)
+    _wait(store, patience)
+    return store
+
+
+def check_views(store: FeatureStore, *views: str) -> None:
+    """See that feature views can be read.
+
+    Raises:
+        NotReadyError: one was never applied.
+    """
     for view in views:
         try:
             store.get_feature_view(view)
         except FeatureViewNotFoundException:
             raise NotReadyError(
-                f"{home.feast} has no feature view {view}. Run `prerank materialise`."
+                f"the feature registry has no view {view}. Run `prerank materialise`."
             ) from None
-    _wait(store, patience)
-    return store
 
 
 def _wait(store: FeatureStore, patience: Patience) -> None:

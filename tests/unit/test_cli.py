@@ -163,7 +163,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["ingest", "--mapping", "map.yaml", *log, *work], 2, "`evnts`", capsys)
     fails_with(["run", "--mapping", "absent.yaml", *log, *work], 2, "absent.yaml", capsys)
     fails_with(["materialise", "--until", "soon", *work], 2, "'soon'", capsys)
-    fails_with(["materialise", *work], 4, "prerank features", capsys)
+    fails_with(["materialise", *work], 4, "`prerank ingest`", capsys)
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)

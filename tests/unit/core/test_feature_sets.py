@@ -10,6 +10,7 @@ from tests.online_log import MANIFEST, empty_tables, mark_online, start_over
 
 from prerank.core.errors import StateError
 from prerank.core.feature_sets import (
+    engagements,
     manifest_of_log,
     manifests,
     needed,
@@ -75,3 +76,9 @@ def test_the_log_and_every_version_with_files_or_an_index_need_their_schema(home
     write_json(home.models / "served.json", {"alias": "champion", "version": "1"})
     write_json(home.index / "2" / "index.json", {"schema_hash": "b" * 16})
     assert needed(home) == {NOW.hash(), "a" * 16, "b" * 16}
+
+
+def test_an_action_that_any_schema_of_the_home_counts_is_an_engagement(home: Home) -> None:
+    assert engagements(home) == {"click", "save"}
+    empty_tables(home, replace(NOW, passive=("click",)))
+    assert engagements(home) == {"impression", "click", "save"}

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureStore
 
 from interactrank.features.engagement import cross_features
 from interactrank.features.schema import FeatureSchema
@@ -20,8 +21,10 @@ from prerank.core.manifest import VERSION, LogManifest
 from prerank.features import build as features
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.publish import new_log
-from prerank.online.store import online_name
+from prerank.online.sentinel import Sentinel, write_sentinel
+from prerank.online.store import apply, online_name
 
+EPOCH = "0123456789abcdef"
 DAY = 86_400_000_000
 START = 1_600_000_000_000_000
 DAYS, EVENTS, USERS, ITEMS = 40, 6_000, 80, 150
@@ -148,8 +151,23 @@ def mark_online(home: Home, schema: FeatureSchema) -> None:
         "online_store": online_name(),
         "project": f"prerank_{home.id}",
         "until_us": 0,
+        "epoch": EPOCH,
     }
     write_json(home.materialised_of(schema.hash()), state)
+
+
+def filled(home: Home, *schemas: FeatureSchema) -> FeatureStore:
+    """The store of a home in which these schemas' empty tables were materialised."""
+    for schema in schemas:
+        mark_online(home, schema)
+    store = apply(home)
+    for schema in schemas:
+        write_sentinel(
+            store,
+            schema.engagement_view,
+            Sentinel(EPOCH, filled=True, until_us=0, schema_hash=schema.hash(), fingerprint="one"),
+        )
+    return store
 
 
 def searches() -> pd.DataFrame:

@@ -69,7 +69,7 @@ def test_seeds_differ_by_seed_alone() -> None:
 @pytest.fixture
 def home(tiny_world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """The tiny world's data with results of its own, and three variants."""
-    for name in ("manifest.json", "events", "items", "features", "training_set"):
+    for name in ("log", "features", "training_set"):
         os.symlink(tiny_world.root / name, tmp_path / name)
     whole = ablate.variants
     monkeypatch.setattr(

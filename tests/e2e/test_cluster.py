@@ -16,6 +16,8 @@ import httpx
 import psutil
 import pytest
 
+from prerank.core.home import Home
+
 ROOT = Path(__file__).resolve().parents[2]
 URL = "http://127.0.0.1:8000"
 UPLOAD_LIMIT = 5_000_000
@@ -100,7 +102,7 @@ def catalogue(home: Path) -> list[int]:
     """Item ids of the ingested catalogue."""
     import pyarrow.parquet as pq
 
-    items = pq.read_table(home / ".prerank" / "items" / "items.parquet")
+    items = pq.read_table(Home.at(home / ".prerank").items)
     ids: list[int] = items["item_id"].to_pylist()
     return ids
 
@@ -109,7 +111,7 @@ def live_user(home: Path) -> dict[str, Any]:
     """A user with a history and their last query, from the ingested log."""
     import pyarrow.parquet as pq
 
-    day = sorted((home / ".prerank" / "events").glob("day=*"))[-1]
+    day = sorted(Home.at(home / ".prerank").events.glob("day=*"))[-1]
     events = pq.read_table(day, partitioning=None).to_pandas()
     row = events[events["action"] == "click"].iloc[-1]
     items = catalogue(home)[:200]

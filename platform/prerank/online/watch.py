@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from feast import FeatureStore
 
 from interactrank.features.schema import FeatureSchema
+from prerank.core.errors import NotReadyError
+from prerank.core.feature_sets import online_states
 from prerank.core.home import Home
 from prerank.online.probes import Probes, evicted
 from prerank.online.sentinel import Sentinel, disagreement, read_sentinel
+from prerank.online.store import online_name
 
 
 def broken(store: FeatureStore, schema: FeatureSchema, state: Mapping[str, Any]) -> str:
@@ -31,6 +35,22 @@ def broken(store: FeatureStore, schema: FeatureSchema, state: Mapping[str, Any])
         or Probes.of(state).lost(store, schema)
         or evicted(state, store)
     )
+
+
+def require_whole(home: Home, store: FeatureStore) -> None:
+    """Refuse to write to a store that is not what was materialised: it would look filled.
+
+    Raises:
+        NotReadyError: naming what is wrong, with the remedy.
+        Exception: of the store, where it does not answer.
+    """
+    for state in online_states(home):
+        if state["online_store"] == online_name():
+            there = read_sentinel(store, state["views"]["engagement"])
+            # One that is being filled for this very state takes what comes live.
+            there = there and replace(there, filled=True)
+            if wrong := disagreement(state, there):
+                raise NotReadyError(wrong)
 
 
 class StoreWatch:

@@ -45,6 +45,7 @@ from prerank.online.ownership import Ownership
 from prerank.online.records import check, event_of, record_of
 from prerank.online.segments import Segments, live_segments, opened
 from prerank.online.store import online_name
+from prerank.online.watch import require_whole
 
 CHECKPOINT_EVERY = 256
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 30.0
@@ -228,7 +229,7 @@ class HistoryWriter:
         """Merge ``events`` into every history that is online.
 
         Raises:
-            NotReadyError: none is.
+            NotReadyError: none is, or the store is not what was materialised.
             Exception: the store's, whatever it is: it takes no rows now.
         """
         tables = online_tables(self.home)
@@ -239,6 +240,7 @@ class HistoryWriter:
             # An open store would learn of new views a minute late.
             self._store.refresh_registry()
         self._views = views
+        require_whole(self.home, self._store)
         for table in tables:
             refused = OnlineHistories(self.home, self._store, table).merge_events(events)
             self._dead.add([(dict(vars(event)), reason) for event, reason in refused])

@@ -273,8 +273,9 @@ class Engine:
         }
 
     def ready(self) -> tuple[bool, str]:
-        """Whether requests are answered; else the remedy."""
-        return self._loaded is not None, "" if self._loaded else self._note
+        """Whether requests are answered; and what is wrong with the online store, or why not."""
+        loaded = self._loaded
+        return loaded is not None, loaded.features.problem if loaded else self._note
 
 
 def _said(error: Exception) -> str:

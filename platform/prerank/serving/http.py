@@ -84,8 +84,11 @@ class HttpApi:
         if request.method != method:
             raise RequestError("method", f"{path} takes {method}", 405)
         if path == "/ready":
-            ready, remedy = self.engine.ready()
-            return _json({"ready": True}) if ready else _json(_error("model", remedy), 503)
+            ready, wrong = self.engine.ready()
+            if not ready:
+                return _json(_error("model", wrong), 503)
+            # Degraded answers beat none: a load balancer is not told to turn away.
+            return _json({"ready": True} | ({"degraded": wrong} if wrong else {}))
         if path == "/health":
             return await self._health()
         return await (self._prerank if path == "/v1/prerank" else self._events)(request)

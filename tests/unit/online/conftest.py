@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from feast import FeatureStore
 from tests.online_events import SCHEMA, NewWriter
-from tests.online_log import empty_tables, mark_online
+from tests.online_log import empty_tables, filled
 
 from prerank.core.home import Home
-from prerank.online.store import REDIS_ENV, apply
+from prerank.online.store import REDIS_ENV
 from prerank.online.writer import HistoryWriter
 
 
@@ -30,16 +30,14 @@ def store(
 ) -> FeatureStore:
     if online_store == "redis":
         monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
-    mark_online(home, SCHEMA)
-    return apply(home)
+    return filled(home, SCHEMA)
 
 
 @pytest.fixture
 def embedded(home: Home, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     """The store of a laptop, for what does not depend on the kind of store."""
     monkeypatch.delenv(REDIS_ENV, raising=False)
-    mark_online(home, SCHEMA)
-    return apply(home)
+    return filled(home, SCHEMA)
 
 
 @pytest.fixture

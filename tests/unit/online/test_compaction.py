@@ -17,7 +17,7 @@ from feast import FeatureStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.online_events import SCHEMA, NewWriter, backfill, event, ids, wait_until
-from tests.online_log import empty_tables, mark_online
+from tests.online_log import empty_tables, filled
 
 from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.home import Home
@@ -115,8 +115,7 @@ def test_an_empty_redis_gets_the_same_histories_from_a_compacted_journal(
     events = [event(n, USERS[n % 3], SCHEMA.actions[n % 5 % 3]) for n in range(900)]
     for compacted in (False, True):
         monkeypatch.setenv(REDIS_ENV, new_redis())
-        mark_online(home, SCHEMA)
-        store = apply(home)
+        store = filled(home, SCHEMA)
         with new_writer(store, journal=config) as writer:
             if compacted:
                 before = sum(s.path.stat().st_size for s in live_segments(home.journal))

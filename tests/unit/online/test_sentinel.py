@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from tests.online_events import wait_until
 from tests.small_tables import CUTOFF, HOUR, NEXT, QUERY, SCHEMA, USER, write_tables
 
 from interactrank.features.schema import FeatureSchema
@@ -105,14 +106,17 @@ def test_an_emptied_store_is_said_by_the_very_next_answer(
     assert_whole(online)
 
 
-def test_an_emptied_store_that_histories_are_pushed_to_does_not_look_well(home: Home) -> None:
+def test_an_emptied_store_takes_no_histories_and_does_not_look_well(home: Home) -> None:
     online = reader(home)
     lose(home, 1.0)
     with HistoryWriter(home, open_store(home), SCHEMA) as writer:
-        writer.write([Event(USER, 8, "click", CUTOFF + 1, 77)])
-    found = read(online)
-    assert len(found.inputs.hist_items) == 1
-    assert "online_store" in found.degraded
+        written = writer.write([Event(USER, 8, "click", CUTOFF + 1, 77)])
+        assert (written.accepted, written.online) == (1, False)
+        found = read(online)
+        assert len(found.inputs.hist_items) == 0
+        assert "online_store" in found.degraded
+        materialise(home, progress=False)
+        wait_until(lambda: len(read(online).inputs.hist_items) == 2, "the event came online")
 
 
 def test_rows_that_were_lost_beside_the_sentinel_are_noticed(home: Home) -> None:

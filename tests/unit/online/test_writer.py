@@ -13,7 +13,7 @@ from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.online_events import SCHEMA, T0, NewWriter, backfill, event, history_of, ids, wait_until
-from tests.online_log import empty_tables, mark_online
+from tests.online_log import empty_tables, filled, mark_online
 
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
@@ -21,7 +21,8 @@ from prerank.core.errors import DataError
 from prerank.core.home import Home
 from prerank.online.history import NO_HISTORY, History, merged
 from prerank.online.journal import Journal, replay
-from prerank.online.store import REDIS_ENV, apply
+from prerank.online.sentinel import read_sentinel, write_sentinel
+from prerank.online.store import REDIS_ENV
 from prerank.online.writer import HistoryWriter, writer_of
 
 
@@ -211,8 +212,7 @@ def test_an_event_enters_the_history_of_each_schema_online_under_its_code_there(
 ) -> None:
     writer.write([event(1, action="click")])
     empty_tables(home, NEXT)
-    apply(home)
-    mark_online(home, NEXT)
+    filled(home, SCHEMA, NEXT)
     # The writer runs on: it takes up the schema, and an action that only this one knows.
     written = writer.write([event(2, action="save"), event(3, action="buy")])
     assert (written.accepted, written.passive, written.online) == (2, 0, True)
@@ -246,6 +246,22 @@ def test_nothing_online_is_acknowledged_and_comes_online_with_the_features(
     mark_online(home, SCHEMA)
     wait_until(lambda: writer.write([event(2)]).online, "the writer did not see what is online")
     assert ids(store) == [1, 2]
+
+
+def test_a_store_that_is_not_what_was_materialised_is_not_written_to(
+    home: Home, store: FeatureStore, new_writer: NewWriter
+) -> None:
+    writer = new_writer(store)
+    assert writer.write([event(1)]).online
+    whole = read_sentinel(store, SCHEMA.engagement_view)
+    assert whole is not None
+    # Filled for another state of the home: of another copy, or while `materialise` starts over.
+    for other in (replace(whole, epoch="another"), replace(whole, epoch="another", filled=False)):
+        write_sentinel(store, SCHEMA.engagement_view, other)
+        assert not writer.write([event(2)]).online
+        assert ids(store) == [1]
+    write_sentinel(store, SCHEMA.engagement_view, replace(whole, filled=False))
+    wait_until(lambda: ids(store) == [1, 2], "what is filled for this state takes live events")
 
 
 def test_merging_is_independent_of_order() -> None:

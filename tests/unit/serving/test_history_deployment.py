@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.online_events import T0, event, ids, wait_until
-from tests.online_log import MANIFEST, empty_tables, mark_online
+from tests.online_log import MANIFEST, empty_tables, filled
 
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     home = Home.at(tmp_path / "home")
     MANIFEST.save(home)
     empty_tables(home, MANIFEST.schema)
-    mark_online(home, MANIFEST.schema)
+    filled(home, MANIFEST.schema)
     return home
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from tests.online_events import T0, event, ids, wait_until
-from tests.online_log import MANIFEST, empty_tables, filled
+from tests.online_log import MANIFEST, empty_tables, filled, mark_online
 
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.online.ownership import Ownership
-from prerank.online.store import REDIS_ENV, apply, open_store
+from prerank.online.store import REDIS_ENV, open_store
 from prerank.serving.deployment import HistoryWriterDeployment
 
 NewDeployment = Callable[[], Any]
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     home = Home.at(tmp_path / "home")
     MANIFEST.save(home)
     empty_tables(home, MANIFEST.schema)
-    filled(home, MANIFEST.schema)
+    mark_online(home, MANIFEST.schema)
     return home
 
 
@@ -50,7 +50,7 @@ def new_deployment(home: Home) -> Iterator[NewDeployment]:
 def test_events_wait_for_the_owner_before_that_is_about_to_end(
     home: Home, new_deployment: NewDeployment
 ) -> None:
-    apply(home)
+    filled(home, MANIFEST.schema)
     before = Ownership(home.journal, 0, 1, 0)
     ends = threading.Timer(0.3, before.release)
     ends.start()
@@ -67,7 +67,7 @@ def test_events_wait_for_the_owner_before_that_is_about_to_end(
 def test_a_replica_that_ends_leaves_the_users_to_its_successor(
     home: Home, new_deployment: NewDeployment
 ) -> None:
-    apply(home)
+    filled(home, MANIFEST.schema)
     for n in (1, 2):
         deployment = new_deployment()
         asyncio.run(deployment.write([event(n, time=T0 + n)]))
@@ -81,7 +81,7 @@ def test_it_opens_when_there_is_something_to_open(
     deployment = new_deployment()
     with pytest.raises(NotReadyError, match="prerank materialise"):
         asyncio.run(deployment.write([event(1)]))
-    apply(home)
+    filled(home, MANIFEST.schema)
 
     def written() -> bool:
         try:

@@ -83,7 +83,7 @@ def fit_statistics(model: InteractRank, batches: Iterable[Batch]) -> None:
         model.query_tower.numeric.fit(torch.cat([b.request for b in sample]))
 
 
-def mark_known(model: InteractRank, batch: Batch) -> None:
+def mark_trained(model: InteractRank, batch: Batch) -> None:
     """Remember the items this batch engaged: their ids are worth an embedding of their own.
 
     With several ranks, what any of them engaged: the forward pass would else take rank 0's mask.
@@ -147,7 +147,7 @@ class Trainer:
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss."""
         batch = batch.to(self.device)
-        mark_known(self.model, batch)
+        mark_trained(self.model, batch)
         loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -16,7 +16,7 @@ from tests.http_calls import api_of, client_of
 from interactrank.features.inputs import MISSING_BLOCK
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
-from interactrank.training.trainer import TrainConfig, mark_known
+from interactrank.training.trainer import TrainConfig, mark_trained
 from prerank.core.errors import NotReadyError, PrerankError, RegistryAwayError, StateError
 from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
@@ -57,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_world: Home, online_stor
     reader = Reader(home)
     model = new_model(reader, SMALL, TrainConfig())
     for table in read_split(home, "train"):
-        mark_known(model, reader.batch(table))
+        mark_trained(model, reader.batch(table))
     folder = home.models / ONE.name
     save_bundle(folder, model.eval(), reader.catalogue, {})
     build_index(home, folder, ONE)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from interactrank.model.config import ModelConfig
-from interactrank.training.trainer import TrainConfig, Trainer, mark_known
+from interactrank.training.trainer import TrainConfig, Trainer, mark_trained
 from prerank.core.home import Home
 from prerank.dataset.examples import read_split
 from prerank.evaluation.baselines.neural import finetune_on_validation
@@ -174,7 +174,7 @@ def test_two_workers_share_the_data_and_what_they_learn_of_items(
     reader = Reader(home)
     alone = new_model(reader, SMALL, SETTINGS)
     for table in read_split(home, "train"):
-        mark_known(alone, reader.batch(table))
+        mark_trained(alone, reader.batch(table))
     known = ranks[0]["known"]
     assert torch.equal(known, ranks[1]["known"])
     if requests % 2 == 0:

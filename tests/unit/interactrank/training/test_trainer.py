@@ -18,7 +18,7 @@ from interactrank.features.text import ragged
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.losses import LossConfig
-from interactrank.training.trainer import TrainConfig, Trainer, fit_statistics, mark_known
+from interactrank.training.trainer import TrainConfig, Trainer, fit_statistics, mark_trained
 
 SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 COLOURS = ["red", "blue", "green", "white", "black", "brown"]
@@ -233,11 +233,11 @@ def test_huge_gradients_are_clipped() -> None:
 
 def test_only_engaged_items_become_known() -> None:
     one, data = trainer(), batch(0, "text")
-    mark_known(one.model, data)
+    mark_trained(one.model, data)
     engaged = data.items["rows"][data.candidate_item[data.labels[:, 0] > 0]]
     assert one.model.trained.nonzero().flatten().tolist() == sorted(set(engaged.tolist()))
     unseen = data.replace(items={**data.items, "rows": torch.zeros_like(data.items["rows"])})
-    mark_known(one.model, unseen)
+    mark_trained(one.model, unseen)
     assert not one.model.trained[0]
 
 

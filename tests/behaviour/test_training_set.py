@@ -18,6 +18,8 @@ import pytest
 from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC
 from prerank.core.errors import DataError, StateError
+from prerank.core.feature_sets import tables_of_log
+from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
@@ -167,7 +169,12 @@ def test_features_of_another_log_are_refused(
     other = build_home(tmp_path, tiny_log.head(-1), tiny_items, features=None)
     with pytest.raises(StateError, match="Run `prerank features` first"):
         build_training_set(other)
-    shutil.copytree(tiny_world.features, other.features)
+    shutil.copytree(tables_of_log(tiny_world), tables_of_log(other))
+    with pytest.raises(StateError, match=r"a log that was replaced\. Run `prerank features`"):
+        build_training_set(other)
+    # Of this log, before it grew.
+    path = tables_of_log(other) / "manifest.json"
+    write_json(path, other.read_json(path, "") | {"log_id": other.log_id})
     with pytest.raises(DataError, match=r"another log\. Run `prerank features` again"):
         build_training_set(other)
     assert not other.training_set.exists()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
+from interactrank.features.catalogue import Catalogue
 from interactrank.features.engagement import cross_features
 from interactrank.features.schema import FeatureSchema
 from prerank.core.files import write_json
@@ -104,6 +105,17 @@ def build(home: Home, manifest: LogManifest = MANIFEST, events: pd.DataFrame | N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ray_map", serially)
         build_features(home, FeatureConfig(lag_minutes=20))
+
+
+def catalogue() -> Catalogue:
+    """The log's items: a title each, and nothing else."""
+    return Catalogue.build(
+        CANDIDATES,
+        [f"item {i}" for i in CANDIDATES],
+        [""] * ITEMS,
+        np.zeros((ITEMS, 0), np.float32),
+        np.zeros(ITEMS, np.int64),
+    )
 
 
 def beside(built: Home, root: Path) -> Home:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests import online_log
 from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL, beside
 
-from interactrank.features.catalogue import Catalogue
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import NotReadyError, StateError
@@ -32,13 +32,7 @@ from prerank.serving.engine import Engine, ServeConfig
 
 ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
 SCHEMA = MANIFEST.schema
-CATALOGUE = Catalogue.build(
-    CANDIDATES,
-    [f"item {i}" for i in CANDIDATES],
-    [""] * ITEMS,
-    np.zeros((ITEMS, 0), np.float32),
-    np.zeros(ITEMS, np.int64),
-)
+CATALOGUE = online_log.catalogue()
 REQUEST = PrerankRequest(
     request_id="r",
     user_id="u1",

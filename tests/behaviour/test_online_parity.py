@@ -12,6 +12,7 @@ import orjson
 import pandas as pd
 import pytest
 import torch
+from tests import online_log
 from tests.online_log import (
     CANDIDATES,
     DAY,
@@ -114,13 +115,7 @@ def test_another_context_changes_the_segmented_features_alone(
 def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank, Catalogue]:
     """An engine with an untrained model, whose context embeddings are large enough to matter."""
     schema = MANIFEST.schema
-    catalogue = Catalogue.build(
-        CANDIDATES,
-        [f"item {i}" for i in CANDIDATES],
-        [""] * ITEMS,
-        np.zeros((ITEMS, 0), np.float32),
-        np.zeros(ITEMS, np.int64),
-    )
+    catalogue = online_log.catalogue()
     torch.manual_seed(0)
     model = InteractRank(ModelConfig(), schema, catalogue).eval()
     for table in model.query_tower.segments:

@@ -23,7 +23,6 @@ from redis import Redis
 from tests import online_log
 from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL, as_table, start_over
 
-from interactrank.features.catalogue import Catalogue
 from interactrank.features.engagement import cross_features
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
@@ -58,9 +57,7 @@ ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
 
 def version_of(home: Home, manifest: LogManifest, version: Version) -> None:
     """An untrained model of the log's schema, with its index."""
-    none = np.zeros((ITEMS, 0), np.float32)
-    titles = [f"item {i}" for i in CANDIDATES]
-    catalogue = Catalogue.build(CANDIDATES, titles, [""] * ITEMS, none, np.zeros(ITEMS, np.int64))
+    catalogue = online_log.catalogue()
     torch.manual_seed(int(version.number))
     model = InteractRank(SMALL, manifest.schema, catalogue)
     if model.fusion.crosses:

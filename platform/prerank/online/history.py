@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,6 @@ from numpy.typing import NDArray
 from interactrank.features.inputs import Histories
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
-from prerank.core.feature_sets import online_states
-from prerank.core.home import Home
-from prerank.online.store import online_name
 
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
 """Lists of a feature view of user histories, in the order of ``History``."""
@@ -107,9 +105,8 @@ class HistoryTable:
         return {user: History.of(own, self.codes) for user, own in found.items()}
 
 
-def online_tables(home: Home) -> list[HistoryTable]:
-    """Tables that ``prerank materialise`` filled in the online store that the environment names."""
-    states = (s for s in online_states(home) if s["online_store"] == online_name())
+def online_tables(states: Iterable[Mapping[str, Any]]) -> list[HistoryTable]:
+    """Tables of the schemas whose ``states`` are given (``prerank.online.store.states_here``)."""
     tables = {s["views"]["user_history"]: s["history_codes"] for s in states}
     return [HistoryTable(view, codes) for view, codes in tables.items()]
 

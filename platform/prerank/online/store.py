@@ -21,7 +21,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from prerank.core.errors import ConfigError, NotReadyError, StateError
-from prerank.core.feature_sets import REBUILD, manifests
+from prerank.core.feature_sets import REBUILD, manifests, online_states
 from prerank.core.home import ENV, ID_ENV, Home
 from prerank.core.quiet import muted
 from prerank.core.redact import redact
@@ -92,6 +92,11 @@ def online_name() -> str:
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     nodes = sorted(part for part in parts if part and "=" not in part)
     return re.sub(r"[^\w.-]", "-", "-".join(["redis", *nodes, f"db{options.get('db', 0)}"]))
+
+
+def states_here(home: Home) -> list[dict[str, Any]]:
+    """What is written down of every schema in the online store that the environment names."""
+    return [state for state in online_states(home) if state["online_store"] == online_name()]
 
 
 def open_store(home: Home, patience: Patience = WRITER) -> FeatureStore:

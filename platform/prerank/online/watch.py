@@ -5,9 +5,8 @@ Each schema that is online is looked at by itself: it has views, a state and a s
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +14,10 @@ from feast import FeatureStore
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import NotReadyError
-from prerank.core.feature_sets import online_states
+from prerank.core.files import read_json
 from prerank.core.home import Home
 from prerank.online.probes import Probes, evicted
 from prerank.online.sentinel import Sentinel, disagreement, read_sentinel
-from prerank.online.store import online_name
 
 
 def broken(store: FeatureStore, schema: FeatureSchema, state: Mapping[str, Any]) -> str:
@@ -37,20 +35,23 @@ def broken(store: FeatureStore, schema: FeatureSchema, state: Mapping[str, Any])
     )
 
 
-def require_whole(home: Home, store: FeatureStore) -> None:
+def require_whole(states: Sequence[Mapping[str, Any]], store: FeatureStore) -> None:
     """Refuse to write to a store that is not what was materialised: it would look filled.
+
+    Args:
+        states: of the schemas that are online there (``store.states_here``).
+        store: to be written to.
 
     Raises:
         NotReadyError: naming what is wrong, with the remedy.
         Exception: of the store, where it does not answer.
     """
-    for state in online_states(home):
-        if state["online_store"] == online_name():
-            there = read_sentinel(store, state["views"]["engagement"])
-            # One that is being filled for this very state takes what comes live.
-            there = there and replace(there, filled=True)
-            if wrong := disagreement(state, there):
-                raise NotReadyError(wrong)
+    for state in states:
+        there = read_sentinel(store, state["views"]["engagement"])
+        # One that is being filled for this very state takes what comes live.
+        there = there and replace(there, filled=True)
+        if wrong := disagreement(state, there):
+            raise NotReadyError(wrong)
 
 
 class StoreWatch:
@@ -111,5 +112,5 @@ class StoreWatch:
             return -1, {}
         with self._lock:
             if stamp != self._state[0]:
-                self._state = stamp, json.loads(self._path.read_text())
+                self._state = stamp, read_json(self._path)
             return self._state

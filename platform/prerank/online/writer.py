@@ -44,7 +44,7 @@ from prerank.online.merging import OnlineHistories
 from prerank.online.ownership import Ownership
 from prerank.online.records import check, event_of, record_of
 from prerank.online.segments import Segments, live_segments, opened
-from prerank.online.store import online_name
+from prerank.online.store import online_name, states_here
 from prerank.online.watch import require_whole
 
 CHECKPOINT_EVERY = 256
@@ -232,7 +232,8 @@ class HistoryWriter:
             NotReadyError: none is, or the store is not what was materialised.
             Exception: the store's, whatever it is: it takes no rows now.
         """
-        tables = online_tables(self.home)
+        states = states_here(self.home)
+        tables = online_tables(states)
         if not tables:
             raise NotReadyError("no features are in this online store. Run `prerank materialise`.")
         views = frozenset(table.view for table in tables)
@@ -240,7 +241,7 @@ class HistoryWriter:
             # An open store would learn of new views a minute late.
             self._store.refresh_registry()
         self._views = views
-        require_whole(self.home, self._store)
+        require_whole(states, self._store)
         for table in tables:
             refused = OnlineHistories(self.home, self._store, table).merge_events(events)
             self._dead.add([(dict(vars(event)), reason) for event, reason in refused])

@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
+# Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 .PHONY: install demo test test-fast lint docs clean
 
 install: $(VENV)/.installed
@@ -32,10 +34,10 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint docs
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 test-fast: lint
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 clean:
 	rm -rf .venv .venv-* build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,8 @@
 """One local Ray for the session, and a small simulated world that tests read but never change.
 
-A module that starts a Ray of its own cannot do so while the shared one runs. Tests that do not use
-the shared one therefore go first.
+`make test` runs two processes. One of them has everything that starts a Ray: first the cluster of
+the README, which cannot start while another Ray runs here, then the tests on the shared one. The
+other has the rest, a file at a time, so that a module's fixtures are made once.
 """
 
 from __future__ import annotations
@@ -10,18 +11,26 @@ import itertools
 import logging
 import os
 
-# Before Ray is imported: it reads the mode once.
+# Before Ray is imported: it reads them once.
 os.environ["RAY_AUTH_MODE"] = "token"
+# Ray's workers give way to every other process unless told otherwise: here they would wait for the
+# tests beside them.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 os.environ["PRERANK_PROGRESS"] = "0"
+# Before torch is imported. Threads that wait for each other on cores that others use as well take
+# twenty times as long as one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.redis_server import RedisServer
+from xdist.scheduler import LoadScopeScheduling
 
 from prerank.core.home import Home
 from prerank.dataset.build import build_training_set
@@ -41,12 +50,28 @@ ON_MIDNIGHT = "r0000000300"
 """A request of the tiny log that is moved to a day's very first microsecond: the moment at which
 an hourly and a daily snapshot are cut and, without a lag, published."""
 
+RAY = ("tests/e2e/", "tests/behaviour/")
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: "ray_local" in getattr(item, "fixturenames", ()))
+    def lane(item: pytest.Item) -> int:
+        first = item.nodeid.startswith(RAY[0])
+        return 0 if first else 1 + ("ray_local" not in getattr(item, "fixturenames", ()))
+
+    items.sort(key=lane)
+
+
+class Lanes(LoadScopeScheduling):
+    """One process has all of the tests that start a Ray, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "Ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")

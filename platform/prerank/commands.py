@@ -98,6 +98,7 @@ def features(args: argparse.Namespace) -> Summary:
 
     config, home = JobConfig.load(args.config), _home(args)
     preflight.check_space(home)
+    preflight.check_log(home)
     connect()
     built = build_features(home, config.features)
     rows, hours = built["rows"], built["cadence_hours"]
@@ -144,6 +145,7 @@ def training_set(args: argparse.Namespace) -> Summary:
 
     home = _home(args)
     preflight.check_space(home)
+    preflight.check_log(home)
     connect()
     made = build_training_set(home)
     splits = [
@@ -210,6 +212,7 @@ def ablate(args: argparse.Namespace) -> Summary:
     config, home = JobConfig.load(args.config), _home(args)
     if args.seeds < 1:
         raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
+    preflight.check_log(home)
     connect()
     print(table(ablate(home, config.model, config.train, args.seeds, Budget(split=args.split))))
     then = _then(args, "evaluate", "its report shows these results too")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import ENV, Home
+from prerank.core.manifest import LogManifest
 
 SPACE_PER_INPUT = 5
 """Rough: events, feature tables, training set and online store, for each byte of the log."""
@@ -50,6 +51,15 @@ def check_home(home: Home) -> None:
             f"{ENV}={home.root} cannot be written: {error.strerror}. Name another folder, or "
             "correct its permissions."
         ) from None
+
+
+def check_log(home: Home) -> None:
+    """See that a log was ingested, before Ray is started to work on it.
+
+    Raises:
+        StateError: it was not, or its manifest is damaged.
+    """
+    LogManifest.load(home)
 
 
 def check_space(home: Home, *inputs: Path) -> None:

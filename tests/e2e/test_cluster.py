@@ -3,119 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+from tests.cluster import ROOT, catalogue, live_user, prerank
 
-from prerank.core.home import Home
-
-ROOT = Path(__file__).resolve().parents[2]
-URL = "http://127.0.0.1:8000"
 UPLOAD_LIMIT = 5_000_000
-
-
-def cluster_block() -> str:
-    readme = (ROOT / "README.md").read_text()
-    found = re.search(r"<!-- ci: cluster -->\n```bash\n(.*?)```", readme, re.DOTALL)
-    assert found, "the README has no block marked `ci: cluster`"
-    return found.group(1)
-
-
-def own_processes(home: Path) -> list[psutil.Process]:
-    """Every process that was started with this HOME."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("HOME") == str(home):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def stop(home: Path) -> None:
-    for process in own_processes(home):
-        process.terminate()
-    _, alive = psutil.wait_procs(own_processes(home), timeout=15)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=15)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    home = tmp_path_factory.mktemp("home")
-    mine = ("RAY_", "MLFLOW_", "PRERANK_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(mine)} | {"HOME": str(home)}
-    log = home / "block.log"
-    script = "set -euo pipefail\n" + cluster_block() + '\necho; echo "PRERANK_HOME=$PRERANK_HOME"\n'
-    try:
-        with log.open("w") as out:
-            done = subprocess.run(
-                ["bash", "-c", script],
-                cwd=ROOT,
-                env=env,
-                stdout=out,
-                stderr=out,
-                timeout=560,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-        assert done.returncode == 0, log.read_text()[-6000:]
-        yield home, log.read_text()
-    finally:
-        stop(home)
-
-
-@pytest.fixture(scope="module")
-def client(cluster: tuple[Path, str]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=URL, timeout=60) as opened:
-        yield opened
-
-
-def prerank(home: Path, *words: str) -> str:
-    """Run a command with the block's environment."""
-    line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PRERANK_"))}
-    done = subprocess.run(
-        ["bash", "-c", line],
-        cwd=ROOT,
-        env=env | {"HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    return done.stdout
-
-
-def catalogue(home: Path) -> list[int]:
-    """Item ids of the ingested catalogue."""
-    import pyarrow.parquet as pq
-
-    items = pq.read_table(Home.at(home / ".prerank").items)
-    ids: list[int] = items["item_id"].to_pylist()
-    return ids
-
-
-def live_user(home: Path) -> dict[str, Any]:
-    """A user with a history and their last query, from the ingested log."""
-    import pyarrow.parquet as pq
-
-    day = sorted(Home.at(home / ".prerank").events.glob("day=*"))[-1]
-    events = pq.read_table(day, partitioning=None).to_pandas()
-    row = events[events["action"] == "click"].iloc[-1]
-    items = catalogue(home)[:200]
-    return {"user_id": row["user_id"], "query": row["query"], "candidates": items, "k": 200}
 
 
 @pytest.mark.slow

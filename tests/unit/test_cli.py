@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from prerank import cli, commands
 from prerank.config import JobConfig, json_schema
@@ -172,7 +173,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_steps_before_their_time_name_the_missing_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_local: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = ["--workdir", str(tmp_path / "w")]
     log = ["--events", "e.parquet", "--items", "i.parquet"]
@@ -181,6 +182,7 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["training-set", *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
+    assert not ray.is_initialized(), "Ray was started for nothing"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""The README's cluster block: where it stands, its processes, and commands beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from prerank.core.home import Home
+
+ROOT = Path(__file__).resolve().parents[1]
+URL = "http://127.0.0.1:8000"
+
+
+def cluster_block() -> str:
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- ci: cluster -->\n```bash\n(.*?)```", readme, re.DOTALL)
+    assert found, "the README has no block marked `ci: cluster`"
+    return found.group(1)
+
+
+def own_processes(home: Path) -> list[psutil.Process]:
+    """Every process that was started with this HOME."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def stop(home: Path) -> None:
+    for process in own_processes(home):
+        process.terminate()
+    _, alive = psutil.wait_procs(own_processes(home), timeout=15)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=15)
+
+
+def prerank(home: Path, *words: str) -> str:
+    """Run a command with the block's environment."""
+    line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PRERANK_"))}
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=ROOT,
+        env=env | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return done.stdout
+
+
+def catalogue(home: Path) -> list[int]:
+    """Item ids of the ingested catalogue."""
+    import pyarrow.parquet as pq
+
+    items = pq.read_table(Home.at(home / ".prerank").items)
+    ids: list[int] = items["item_id"].to_pylist()
+    return ids
+
+
+def live_user(home: Path) -> dict[str, Any]:
+    """A user with a history and their last query, from the ingested log."""
+    import pyarrow.parquet as pq
+
+    day = sorted(Home.at(home / ".prerank").events.glob("day=*"))[-1]
+    events = pq.read_table(day, partitioning=None).to_pandas()
+    row = events[events["action"] == "click"].iloc[-1]
+    items = catalogue(home)[:200]
+    return {"user_id": row["user_id"], "query": row["query"], "candidates": items, "k": 200}

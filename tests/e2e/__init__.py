@@ -1,0 +1,1 @@
+"""Tests of one cluster, which stands until the last of them has run."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from redis import Redis
 from tests.online_log import (
@@ -21,7 +24,8 @@ from tests.online_log import (
     empty_tables,
 )
 
-from prerank.core.errors import NotReadyError, StateError
+from prerank.core.errors import DamagedError, NotReadyError, StateError
+from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
 from prerank.features.offline import offline_inputs
 from prerank.online.history import Event
@@ -115,3 +119,18 @@ def test_two_homes_on_one_redis_share_no_key(
         for home in (one, other)
     ]
     assert lengths == [lengths[1] - 1, lengths[0] + 1]
+
+
+def test_a_damaged_row_of_the_tables_is_named_with_the_remedy(
+    built: Home, requests: pd.DataFrame, tmp_path: Path
+) -> None:
+    own = Home.at(tmp_path / "home")
+    shutil.copytree(built.root, own.root, symlinks=True)
+    for path in (tables_of_log(own) / "engagement").rglob("*.parquet"):
+        table = pq.read_table(path)
+        at = table.schema.get_field_index("row")
+        cut = pa.array([row[:-8] for row in table["row"].to_pylist()], table.schema.field(at).type)
+        pq.write_table(table.set_column(at, table.schema.field(at), cut), path)
+    query, user, context = next(requests.itertuples(index=False))
+    with pytest.raises(DamagedError, match=r"row of level .* is damaged .*rebuild the features"):
+        offline_inputs(own, as_table(query, user, context, UNTIL))

@@ -9,10 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import MISSING_BLOCK, FeatureInputs, Histories, KeyRows
+from interactrank.features.inputs import (
+    MISSING_BLOCK,
+    FeatureInputs,
+    Histories,
+    KeyRows,
+    check_inputs,
+)
 from interactrank.features.schema import HISTORY_TTL_DAYS
+from prerank.core.errors import DamagedError
 from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.times import DAY_US, micros
 from prerank.features.asof import as_of
 from prerank.features.searches import context_columns, distinct_searches
@@ -36,6 +44,9 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
 
     ``requests`` needs ``query``, ``user_id`` and ``request_time``, and ``context`` where the log
     has segments. The tables are those of the log's present schema.
+
+    Raises:
+        DamagedError: a packed row or a history is; the message says which, and the remedy.
     """
     tables = tables_of_log(home)
     searches = distinct_searches(requests["query"], context_columns(requests))
@@ -51,7 +62,12 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     blocks, at = binary_blocks(joined.values["row"])
     rows = KeyRows(blocks, at[:-1], np.diff(at), joined.index)
     histories = _histories(tables, requests, times)
-    return FeatureInputs.of(searches, micros(requests["request_time"]), rows, histories)
+    inputs = FeatureInputs.of(searches, micros(requests["request_time"]), rows, histories)
+    try:
+        check_inputs(LogManifest.load(home).schema, inputs)
+    except ValueError as error:
+        raise DamagedError(f"{tables}: {error}") from None
+    return inputs
 
 
 def _histories(tables: Path, requests: pa.Table, times: pa.Array) -> Histories:

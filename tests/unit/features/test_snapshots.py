@@ -12,6 +12,7 @@ import pytest
 
 from interactrank.features.packed_rows import Row, unpack
 from interactrank.features.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
+from prerank.core.errors import DataError
 from prerank.features.snapshots import CHUNK_BYTES, LevelPlan, shard_rows
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
@@ -223,3 +224,11 @@ def test_an_empty_shard_has_no_rows() -> None:
     frame = stream(np.random.default_rng(0), 5, 2, HOUR).iloc[:0]
     for level in LEVELS:
         assert built(frame, level, HOUR, 100).num_rows == 0
+
+
+@pytest.mark.parametrize("code", [-1, len(SCHEMA.actions)])
+def test_an_action_that_the_log_does_not_know_is_refused(code: int) -> None:
+    frame = stream(np.random.default_rng(0), 5, 2, HOUR)
+    frame["action"] = frame["action"].where(frame.index != frame.index[3], code)
+    with pytest.raises(DataError, match=r"code is not below 3: ingest again"):
+        built(frame, LEVELS[0], HOUR, int(frame.bucket.max()) + 1)

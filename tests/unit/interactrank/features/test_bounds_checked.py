@@ -15,6 +15,10 @@ TESTS = [
     f"{FEATURES}/test_top_items.py::test_equals_a_plain_reading_of_the_rows",
     f"{FEATURES}/test_packed_rows.py::test_a_capped_row_accounts_for_everything_it_cut",
     f"{FEATURES}/test_text_hash.py::test_hard_texts_beside_each_other",
+    "tests/unit/dataset/test_negatives.py::test_hard_are_the_items_the_row_speaks_for_most",
+    "tests/unit/features/test_snapshots.py::test_an_action_that_the_log_does_not_know_is_refused",
+    "tests/unit/features/test_snapshots.py::test_a_daily_level_changes_at_midnight_only",
+    "tests/contracts/test_sweep.py::test_blocks_of_every_size",
     f"{METRICS}/test_ranking.py::test_equals_trec_eval_where_nothing_ties",
     f"{METRICS}/test_recall.py::test_any_offsets_are_refused_or_measured",
 ]

@@ -25,6 +25,12 @@ def variables(home: Home) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         # Serve's own proxy costs 4-6 ms per request, HAProxy about 1 ms.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # A replica that dies in the middle of an answer costs a second try at another one, not an
+        # error: a ranking changes nothing, and an event that is repeated counts once. A body that
+        # is to be sent again must fit the proxy's buffer: 1 MiB, 130,000 candidates as int64.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(1 << 20),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
         "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{MLFLOW_PORT}",
         URL_ENV: f"http://127.0.0.1:{SERVE_PORT}",

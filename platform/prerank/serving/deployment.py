@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
@@ -201,8 +203,14 @@ def app(args: dict[str, Any]) -> Application:
         for shard in range(config.writers)
     ]
     return scorer.options(
-        num_replicas=config.replicas,
+        num_replicas=config.replicas or _replicas_that_fit(),
         max_ongoing_requests=2 * config.max_waiting + SPARE_SLOTS,
         max_queued_requests=SPARE_SLOTS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     ).bind(settled, writers)
+
+
+def _replicas_that_fit() -> int:
+    """Two, so that one may die, where they leave as many cores to everything else."""
+    cores = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else os.cpu_count() or 1
+    return 2 if cores >= 4 else 1

@@ -58,7 +58,7 @@ class ServeConfig:
             its state.
         store_timeout_ms: how long a read of the online store may wait for a connection, and for
             a reply.
-        replicas: of the scorer.
+        replicas: of the scorer; None for two where the cluster has the cores, else one.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
         max_k: items in one answer.
@@ -79,7 +79,7 @@ class ServeConfig:
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
     store_timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1)] | None = None
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
     max_k: Annotated[int, Field(ge=1)] = 10_000

@@ -1,0 +1,111 @@
+"""Parts of the live deployment are killed under load: what callers see of it, and what is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+from tests.cluster import ROOT, URL, live_user, own_processes, prerank
+
+CALLERS, LOAD_S = 4, 12.0
+
+
+class Load:
+    """Callers that rank without a pause; ``answers`` counts what they got, by status and version.
+
+    Args:
+        ranking: body of a request.
+        raw: bytes of candidate ids, sent in the fast form as well.
+    """
+
+    def __init__(self, ranking: dict[str, Any], raw: bytes) -> None:
+        self.answers: Counter[int] = Counter()
+        self.longest = 0.0
+        self._bodies: list[dict[str, Any]] = [
+            {"json": ranking},
+            {
+                "content": raw,
+                "params": {"user_id": ranking["user_id"], "query": ranking["query"], "k": 10},
+                "headers": {"Content-Type": "application/octet-stream"},
+            },
+        ]
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self) -> None:
+        with httpx.Client(base_url=URL, timeout=60) as client:
+            while not self._stop.is_set():
+                for body in self._bodies:
+                    began = time.monotonic()
+                    status = client.post("/v1/prerank", **body).status_code
+                    with self._lock:
+                        self.answers[status] += 1
+                        self.longest = max(self.longest, time.monotonic() - began)
+
+
+def replicas(home: Path) -> list[psutil.Process]:
+    """The processes of the ranking deployment."""
+    found = []
+    for process in own_processes(home):
+        try:
+            if "ServeReplica:prerank:PreRanker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_replicas(home: Path, count: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + 90
+    while True:
+        found = replicas(home)
+        status = prerank(home, "serve status")
+        if len(found) == count and status.count("RUNNING: ") and "UPDATING" not in status:
+            return found
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+
+
+@pytest.fixture
+def two_replicas(cluster: tuple[Path, str], tmp_path: Path) -> list[psutil.Process]:
+    home = cluster[0]
+    config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
+    config["applications"][0]["args"]["replicas"] = 2
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config))
+    prerank(home, f"serve deploy {tmp_path / 'two.yaml'}")
+    return wait_for_replicas(home, 2)
+
+
+@pytest.mark.slow
+def test_a_killed_replica_costs_no_request(
+    cluster: tuple[Path, str], two_replicas: list[psutil.Process]
+) -> None:
+    body = live_user(cluster[0]) | {"k": 10}
+    # Larger than the proxy's own buffer: what it may have to send again must fit.
+    with Load(body, np.arange(30_000, dtype=np.int64).tobytes()) as load:
+        time.sleep(LOAD_S / 4)
+        two_replicas[0].kill()
+        time.sleep(LOAD_S)
+    print(f"requests {load.answers}, longest wait {load.longest:.2f} s")
+    assert set(load.answers) == {200}
+    assert load.answers[200] > 100
+    # The wait of a request that is sent again is that of two; a busy machine's may be longer.
+    assert load.longest < 5

@@ -1,18 +1,19 @@
-"""What a candidate costs once its features are at hand: the served scorer beside the trees.
+"""What a candidate costs on a log of your own: the served scorer beside the trees.
 
     python benchmarks/scoring_cost.py --home HOME [--candidates 10000] [--requests 50]
 
-HOME is an absolute path that `prerank run` has filled with `baselines: [trees]` among others;
-nothing but the registered model's bundle is written there. Requests are of the later half of
-validation, each with the same candidates: the first of the catalogue. Both rankers get one thread,
-one request at a time, and the cross features, which both need and which are timed apart.
-InteractRank's time is split into what is done once per request (the query tower) and per candidate
-(gather, dot, g).
+HOME is an absolute path that `prerank run` has filled; nothing but the registered model's bundle is
+written there, and the trees are fitted in a temporary folder. Requests are of the later half of
+validation, each with the same candidates: the first of the catalogue. Both rankers get one thread
+and one request at a time. InteractRank's time is all of a request but reading its rows, the query
+tower included. The trees need every feature of every candidate, which is timed apart.
+``benchmarks/scorer.py`` measures large catalogues.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import catalogue_candidates
 from prerank.dataset.examples import request_arrays
-from prerank.evaluation.baselines.suite import folder_of
+from prerank.evaluation.baselines.suite import FITTED
 from prerank.evaluation.baselines.trees import TreesRanker
 from prerank.evaluation.trials import measured_requests
 from prerank.features.offline import offline_inputs
@@ -37,7 +38,7 @@ from prerank.registry.index import load_index
 from prerank.serving.fields import weights_of
 
 REPEATS = 5
-PARTS = ("cross features", "InteractRank, query side", "InteractRank, candidates", "trees")
+PARTS = ("cross features of all", "trees", "InteractRank", "of which query side")
 
 
 def microseconds(work: Callable[[], object]) -> float:
@@ -55,23 +56,23 @@ def measure(home: Home, version: Version, requests: int, candidates: int) -> np.
     bundle = load_bundle(registry.download(home, version))
     index = load_index(home, version, bundle.digest)
     scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
-    trees = TreesRanker("trees", folder_of(home, "trees"))
+    with tempfile.TemporaryDirectory() as folder:
+        FITTED["trees"](home, bundle.schema, Path(folder), 0)
+        trees = TreesRanker("trees", Path(folder))
     asked = measured_requests(home, "validation", requests)
     inputs, ids = offline_inputs(home, asked), bundle.catalogue.ids[:candidates]
     bounds, rows = np.array([0, len(ids)]), scorer.table.rows(ids)
     weights, created = weights_of(None, bundle.schema), scorer.created[rows]
 
-    @torch.inference_mode()
     def parts(b: int) -> list[float]:
         one, text = inputs.slice(b, b + 1), asked["query"][b].as_py()
         chosen = catalogue_candidates(asked.slice(b, 1), ids)
         arrays = request_arrays(bundle.schema, [text], one, chosen, bundle.catalogue, trees.table)
-        made = scorer.query_side(text, one)
         return [
             microseconds(lambda: cross_features(bundle.schema, one, ids, bounds, created)),
-            microseconds(lambda: scorer.query_side(text, one)),
-            microseconds(lambda: scorer.fuse(rows, arrays.x, *made, weights)),
             microseconds(lambda: trees.score(arrays, [text])),
+            microseconds(lambda: scorer.score(text, one, ids, weights)),
+            microseconds(lambda: scorer.query_side(text, one, weights)),
         ]
 
     return np.array([parts(b) for b in range(len(asked))])
@@ -101,9 +102,9 @@ def main() -> None:
     for name, own in zip(PARTS, found.T / n, strict=True):
         low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
         print(f"{name:<26}{middle:8.4f} ({low:.4f} to {high:.4f})")
-    for name, ours in (("per candidate", found[:, 2]), ("query side too", found[:, 1:3].sum(1))):
-        low, middle, high = np.quantile(found[:, 3] / ours, (0.05, 0.5, 0.95))
-        print(f"trees / InteractRank, {name}: {middle:.1f} ({low:.1f} to {high:.1f})")
+    for name, trees in (("alone", found[:, 1]), ("with their features", found[:, :2].sum(1))):
+        low, middle, high = np.quantile(trees / found[:, 2], (0.05, 0.5, 0.95))
+        print(f"trees {name} / InteractRank: {middle:.1f} ({low:.1f} to {high:.1f})")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ that product, n / (C_q + n) times the feature.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +57,7 @@ def _add_user(
     column, touch_column = plan.user_column, plan.touch_column
     begin, end = histories.hist_offsets[b], histories.hist_offsets[b + 1]
     for e in range(end - 1, max(end - 1 - HISTORY_LENGTH, begin - 1), -1):
-        at = find(histories.hist_items[e], table.ids, table.slots, table.shift)
+        at = find(histories.hist_items[e], table.slots, table.shift)
         if at < 0:
             continue
         if x[at, column] == 0.0:
@@ -179,22 +181,41 @@ def cross_features(
         x,
     )
     if schema.retriever:
-        _add_retriever(schema, x, retriever_features)
+        x[:, -1 - len(schema.retriever) :] = retriever_columns(
+            schema, len(candidates), retriever_features
+        )
     return x
 
 
-def _add_retriever(
-    schema: FeatureSchema, x: NDArray[np.float32], retriever_features: NDArray[np.float32] | None
-) -> None:
-    """Set the last columns of x: the retriever's values (0 if missing), and where all are."""
-    width = len(schema.retriever)
-    x[:, -1] = 1.0
+def retriever_columns(
+    schema: FeatureSchema, n: int, retriever_features: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """The last columns of x for n candidates: the retriever's values (0 if missing), and where all
+    are missing. float32 [n, R + 1], from ``retriever_features`` [n, R] or nothing.
+    """
+    columns = np.zeros((n, len(schema.retriever) + 1), np.float32)
+    columns[:, -1] = 1.0
     if retriever_features is None:
-        return
+        return columns
     for column, name in enumerate(schema.retriever):
         values = np.nan_to_num(retriever_features[:, column], nan=0.0)
         limit = MAX_RETRIEVER_VALUE
         if name == "rank":
             values = np.log1p(np.clip(values, 0.0, limit))
-        x[:, column - width - 1] = np.clip(values, -limit, limit)
-    x[:, -1] = np.isnan(retriever_features).all(axis=1)
+        columns[:, column] = np.clip(values, -limit, limit)
+    columns[:, -1] = np.isnan(retriever_features).all(axis=1)
+    return columns
+
+
+@cache
+def own_columns(schema: FeatureSchema) -> tuple[NDArray[np.int64], int]:
+    """Columns of x that vary among candidates that stand in no row and no history of the request.
+
+    Returns:
+        int64 [V]: log1p of the age, age unknown, fresh, then the retriever's; and the column whose
+        value a fresh item's column repeats.
+    """
+    plan = Plan.of(schema)
+    item, last = plan.item_column, len(schema.cross)
+    given = range(last - len(schema.retriever) - 1, last) if schema.retriever else ()
+    return np.array([item, item + 1, item + 5, *given]), plan.fresh_column

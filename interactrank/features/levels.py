@@ -19,7 +19,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.features.id_table import fill, find, table_bits
+from interactrank.features.id_table import empty_slots, fill, find, table_bits
 from interactrank.features.packed_rows import (
     mass_column,
     row_codes,
@@ -83,8 +83,7 @@ def _scaled(ratio: float, scale: float) -> float:
 class CandidateTable(NamedTuple):
     """Hash table of a request's candidates: item id to position."""
 
-    ids: NDArray[np.int64]
-    slots: NDArray[np.int32]
+    slots: NDArray[np.int64]
     shift: int
 
 
@@ -92,9 +91,9 @@ class CandidateTable(NamedTuple):
 def candidate_table(ids: NDArray[np.int64]) -> CandidateTable:
     """Table of distinct ``ids`` [n]."""
     bits = table_bits(max(ids.size, 1))
-    slots, shift = np.full(1 << bits, -1, np.int32), 64 - bits
+    slots, shift = empty_slots(bits), 64 - bits
     fill(ids, slots, shift)
-    return CandidateTable(ids, slots, shift)
+    return CandidateTable(slots, shift)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -119,7 +118,7 @@ def _add_row(
             base[j] = _scaled(residual / (totals[j] + smoothing), scale)
             x[:, column + j] += np.float32(weight * base[j])
     for i in range(n):
-        at = find(items[i], table.ids, table.slots, table.shift)
+        at = find(items[i], table.slots, table.shift)
         if at >= 0:
             for j in range(f):
                 code = codes[i * f + j]

@@ -2,11 +2,14 @@
 
 Per candidate after the towers: one gather of D bf16 values, one D-wide dot, and g(x). Whatever
 depends on the item alone stands in the index; whatever depends on the request alone is computed
-once.
+once, and that is nearly all of x for a candidate that stands in no row and no history of the
+request (``interactrank.model.sweep``). ``Scorer.score_dense`` computes all of x for everybody: the
+reference that ``Scorer.score`` equals.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +19,19 @@ from torch import Tensor
 
 from interactrank.features.batch import RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.engagement import cross_features
+from interactrank.features.engagement import cross_features, own_columns, retriever_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
+from interactrank.features.reached import Reached
+from interactrank.features.schema import FeatureSchema
+from interactrank.model.fusion import Coefficients, Fusion
 from interactrank.model.interactrank import InteractRank
+from interactrank.model.sweep import Affine, Base, sweep
+from interactrank.model.top_k import best
+
+_NOTHING = np.zeros((0, 0), np.float32)
+_NONE = np.zeros(0, np.float32)
+_NO_CROSS = Base(Affine(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), _NONE), 0.0, _NONE)
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,8 @@ class Scored:
 
     ``ids`` int64 [n]; ``scores`` float32 [n], scale × dots + cross_scores + constant;
     ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does
-    not hold. ``x`` float32 [n, X] and ``request`` float32 [R] are the features that were scored.
+    not hold. ``x(positions)`` are the cross features that were scored, float32 [positions, X], and
+    ``request`` float32 [R] the statistics.
     """
 
     ids: NDArray[np.int64]
@@ -38,7 +51,7 @@ class Scored:
     unknown: NDArray[np.int64]
     scale: float
     constant: float
-    x: NDArray[np.float32]
+    x: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     request: NDArray[np.float32]
 
     @property
@@ -48,15 +61,34 @@ class Scored:
 
     def top(self, k: int) -> NDArray[np.int64]:
         """Positions of the best ``k``, best first; ties by item id. Non-finite scores come last."""
-        n = len(self.ids)
-        kept = np.arange(n)
-        # A NaN as the threshold would let nobody pass.
-        scores = np.where(np.isfinite(self.scores), self.scores, -np.inf)
-        if 0 < k < n:
-            # Every candidate tied with the k-th must be seen before ids break the tie.
-            threshold = np.partition(scores, n - k)[n - k]
-            kept = np.flatnonzero(scores >= threshold)
-        return kept[np.lexsort((self.ids[kept], -scores[kept]))][:k]
+        return best(self.scores, self.ids, k)
+
+
+@dataclass(frozen=True)
+class QuerySide:
+    """What the request alone decides of a score.
+
+    ``query`` float32 [D]: its heads' vectors, fused by the head weights. ``request`` float32 [R]:
+    its statistics, which make the fusion's ``coefficients``; ``cross`` is the factor of g(x).
+    """
+
+    query: Tensor
+    request: NDArray[np.float32]
+    coefficients: Coefficients
+    scale: float
+    cross: float
+    constant: float
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The candidates that the index holds: ids and rows int64 [n], and all features of some."""
+
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    given: NDArray[np.float32] | None
+    x: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class Scorer:
@@ -65,24 +97,28 @@ class Scorer:
     Args:
         model: in eval mode.
         catalogue: the items the model was trained with.
-        ids: int64 [n], the index's items. vectors: bf16 [n, D], unit item vectors.
+        ids: int64 [n], the index's items. vectors: [n, D], unit item vectors, bf16 or float32.
     """
 
     def __init__(
         self, model: InteractRank, catalogue: Catalogue, ids: NDArray[np.int64], vectors: Tensor
     ) -> None:
         self.model, self.catalogue, self.vectors = model.eval(), catalogue, vectors
+        self.schema: FeatureSchema = model.schema
         self.table = IdTable(ids)
         self.rows = catalogue.table()
         at = self.rows.rows(ids)
         self.created = np.where(at >= 0, catalogue.created[np.maximum(at, 0)], 0)
+        # NumPy has no bf16: the same bits as whole numbers.
+        half = vectors.dtype == torch.bfloat16
+        self.vector_bits = (vectors.view(torch.uint16) if half else vectors).numpy()
 
     @torch.inference_mode()
     def score(
         self,
         query: str,
         inputs: FeatureInputs,
-        candidates: NDArray[np.int64],
+        candidates: NDArray[np.int64] | None,
         head_weights: NDArray[np.float32],
         retriever_features: NDArray[np.float32] | None = None,
     ) -> Scored:
@@ -91,76 +127,148 @@ class Scorer:
         Args:
             query: normalised text.
             inputs: features of exactly this one request.
-            candidates: distinct item ids.
+            candidates: distinct item ids; None for every item of the index, exactly.
             head_weights: float32 [H], summing to 1; heads are fused on logits.
             retriever_features: float32 [N, R], as in ``cross_features``.
         """
-        rows = self.table.rows(candidates)
-        known = rows >= 0
-        ids, rows = candidates[known], rows[known]
-        x = cross_features(
-            self.model.schema,
-            inputs,
-            ids,
-            np.array([0, len(ids)]),
-            self.created[rows],
-            None if retriever_features is None else retriever_features[known],
-        )
-        queries, request = self.query_side(query, inputs)
-        dots, cross_scores, scale, constant = self.fuse(rows, x, queries, request, head_weights)
-        scores = scale * dots + cross_scores + constant
-        return Scored(
-            ids,
-            scores,
+        side = self.query_side(query, inputs, head_weights)
+        known = self._known(inputs, candidates, retriever_features)
+        n, somewhere = len(known.ids), Reached(self.schema, inputs)
+        base = self.base(inputs, side, somewhere.nobody())
+        given = _NOTHING
+        if base.given.size:
+            given = retriever_columns(self.schema, n, known.given) - base.given
+        dots, cross_scores = np.empty(n, np.float32), np.empty(n, np.float32)
+        sweep(
+            known.rows,
+            self.vector_bits,
+            self.created,
+            side.query.numpy(),
+            int(inputs.time[0]),
+            base.affine,
+            base.fresh_value,
+            given,
             dots,
             cross_scores,
-            candidates[~known],
-            scale,
-            constant,
-            x,
-            request[0].numpy(),
         )
+        if self.model.fusion.crosses and len(at := somewhere.among(known.ids)):
+            cross_scores[at] = self._cross_scores(side, known.x(at))
+        return _scored(known, side, dots, cross_scores)
 
     @torch.inference_mode()
-    def fuse(
+    def score_dense(
         self,
-        rows: NDArray[np.int64],
-        x: NDArray[np.float32],
-        queries: Tensor,
-        request: Tensor,
+        query: str,
+        inputs: FeatureInputs,
+        candidates: NDArray[np.int64] | None,
         head_weights: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], float, float]:
-        """All that is done per candidate once its features are at hand.
+        retriever_features: NDArray[np.float32] | None = None,
+    ) -> Scored:
+        """As ``score``, by the formula: every feature of every candidate, and plain products."""
+        side = self.query_side(query, inputs, head_weights)
+        known = self._known(inputs, candidates, retriever_features)
+        gathered = self.vectors.index_select(0, torch.from_numpy(known.rows))
+        dots = torch.mv(gathered.float(), side.query).numpy()
+        x = known.x(np.arange(len(known.ids)))
+        return _scored(known, side, dots, self._cross_scores(side, x))
 
-        Args:
-            rows: int64 [n], rows of the index. x: float32 [n, X]. head_weights: float32 [H].
-            queries: [H, D] and ``request`` [1, R], of ``query_side``.
-
-        Returns:
-            ``dots`` [n], ``cross_scores`` [n], ``scale`` and ``constant``, as in ``Scored``.
-        """
-        fusion = self.model.fusion
-        folded = fusion.fold(torch.from_numpy(head_weights))
-        coefficients = fusion.coefficients(request)
-        fused = folded.heads @ queries
-        # Ten times as fast as indexing by a tensor.
-        gathered = self.vectors.index_select(0, torch.from_numpy(rows))
-        dots = torch.mv(gathered, fused.to(gathered.dtype)).float()
-        of = torch.zeros(len(rows), dtype=torch.int64)
-        cross_scores = folded.cross * fusion.cross_score(torch.from_numpy(x), coefficients, of)
-        return dots.numpy(), cross_scores.numpy(), float(coefficients.scale), float(folded.constant)
-
-    def query_side(self, query: str, inputs: FeatureInputs) -> tuple[Tensor, Tensor]:
-        """Unit query vectors of the heads [H, D] and statistics [1, R]; no candidate enters."""
+    @torch.inference_mode()
+    def query_side(
+        self, query: str, inputs: FeatureInputs, head_weights: NDArray[np.float32]
+    ) -> QuerySide:
+        """What no candidate enters; arguments as in ``score``."""
         none = np.zeros(0, np.int64)
         arrays = RequestArrays.of(
-            self.model.schema,
+            self.schema,
             [query],
             inputs,
             candidates=none,
             offsets=np.zeros(2, np.int64),
-            x=np.zeros((0, len(self.model.schema.cross)), np.float32),
+            x=np.zeros((0, len(self.schema.cross)), np.float32),
             labels=none,
         )
-        batch = collate(arrays, self.catalogue, self.rows, len(self.model.schema.heads))
-        return self.model.encode_queries(batch)[0], batch.request
+        batch = collate(arrays, self.catalogue, self.rows, len(self.schema.heads))
+        coefficients = self.model.fusion.coefficients(batch.request)
+        folded = self.model.fusion.fold(torch.from_numpy(head_weights))
+        return QuerySide(
+            folded.heads @ self.model.encode_queries(batch)[0],
+            arrays.request[0],
+            coefficients,
+            float(coefficients.scale),
+            float(folded.cross),
+            float(folded.constant),
+        )
+
+    def _known(
+        self,
+        inputs: FeatureInputs,
+        candidates: NDArray[np.int64] | None,
+        retriever_features: NDArray[np.float32] | None,
+    ) -> _Known:
+        ids = self.table.ids if candidates is None else candidates
+        rows = np.arange(len(ids)) if candidates is None else self.table.rows(ids)
+        unknown, given, found = ids[:0], retriever_features, rows >= 0
+        if not found.all():
+            rows, ids, unknown = rows[found], ids[found], ids[~found]
+            given = None if given is None else given[found]
+
+        def x(at: NDArray[np.int64]) -> NDArray[np.float32]:
+            told = None if given is None else given[at]
+            bounds = np.array([0, len(at)])
+            return cross_features(
+                self.schema, inputs, ids[at], bounds, self.created[rows[at]], told
+            )
+
+        return _Known(ids, rows, unknown, given, x)
+
+    @torch.inference_mode()
+    def base(self, inputs: FeatureInputs, side: QuerySide, nobody: int) -> Base:
+        """What all items share that stand nowhere in the request, as the item ``nobody`` does."""
+        if not self.model.fusion.crosses:
+            return _NO_CROSS
+        one, unknown_age = np.array([nobody]), np.zeros(1, np.int64)
+        (x,) = cross_features(self.schema, inputs, one, np.array([0, 1]), unknown_age)
+        own, fresh_column = own_columns(self.schema)
+        return Base(_affine(self.model.fusion, side, x, own), float(x[fresh_column]), x[own[3:]])
+
+    def _cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """G [n] of cross features [n, X], as it enters the score."""
+        of = torch.zeros(len(x), dtype=torch.int64)
+        g = self.model.fusion.cross_score(torch.from_numpy(x), side.coefficients, of)
+        found: NDArray[np.float32] = (side.cross * g).numpy()
+        return found
+
+
+def _affine(
+    fusion: Fusion, side: QuerySide, base: NDArray[np.float32], own: NDArray[np.int64]
+) -> Affine:
+    """g, with its factor, as a function of the columns ``own`` less those of ``base`` [X]."""
+    c = side.coefficients
+    x, columns = torch.from_numpy(base), torch.from_numpy(own)
+    weights = c.weights[0]
+    linear = torch.cat(((weights @ x + c.mix[0] @ c.offset).reshape(1), weights[columns]))
+    units, unit_weight = x.new_zeros(len(own) + 1, 0), x[:0]
+    if len(c.units):
+        pre = torch.addmv(c.shift[0], c.units, x)
+        units = torch.cat((pre.unsqueeze(0), c.units[:, columns].T))
+        unit_weight = side.cross * fusion.unit_weight
+    return Affine((side.cross * linear).numpy(), units.numpy(), unit_weight.numpy())
+
+
+def _scored(
+    known: _Known, side: QuerySide, dots: NDArray[np.float32], cross_scores: NDArray[np.float32]
+) -> Scored:
+    scores = np.float32(side.scale) * dots
+    scores += cross_scores
+    scores += np.float32(side.constant)
+    return Scored(
+        known.ids,
+        scores,
+        dots,
+        cross_scores,
+        known.unknown,
+        side.scale,
+        side.constant,
+        known.x,
+        side.request,
+    )

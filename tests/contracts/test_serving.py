@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.samples import (
     CATALOGUE,
     CONTEXT,
@@ -85,7 +86,7 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     )
     expected = model(batch(source)).logits @ torch.from_numpy(WEIGHTS)
     scored = scorer_of(model).score(query, inputs, candidates, WEIGHTS, told)
-    np.testing.assert_array_equal(scored.x, source.x)
+    np.testing.assert_array_equal(scored.x(np.arange(20)), source.x)
     np.testing.assert_array_equal(scored.request, source.request[0])
     # An unknown candidate in front must not shift what was said of the others.
     shifted = scorer_of(model).score(
@@ -125,8 +126,11 @@ def test_unknown_and_no_candidates_are_answered(model: InteractRank) -> None:
 
 
 def scored_as(ids: list[int], scores: list[float]) -> Scored:
-    values = np.array(scores, np.float32)
-    x, none = np.zeros((len(ids), 0), np.float32), np.zeros(0, np.int64)
+    values, none = np.array(scores, np.float32), np.zeros(0, np.int64)
+
+    def x(at: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.zeros((len(at), 0), np.float32)
+
     return Scored(np.array(ids), values, values, values, none, 1.0, 0.0, x, values[:0])
 
 

@@ -138,7 +138,7 @@ def _parts(scorer: Scorer, scored: Scored, top: NDArray[np.int64]) -> list[dict[
         {
             "dot": float(scored.dots[at]),
             "cross_score": float(scored.cross_scores[at]),
-            "features": named(scorer.model.schema.cross, scored.x[at]),
+            "features": named(scorer.model.schema.cross, x),
         }
-        for at in top
+        for at, x in zip(top, scored.x(top), strict=True)
     ]

@@ -40,7 +40,8 @@ class FixedScorer:
 
     def score(self, *_: Any) -> Scored:
         scores = np.array([0.5, 0.9, 0.1], np.float32)
-        return Scored(IDS, scores, scores, scores, np.zeros(0, np.int64), 1.0, 0.0, X, REQUEST)
+        none = np.zeros(0, np.int64)
+        return Scored(IDS, scores, scores, scores, none, 1.0, 0.0, X.__getitem__, REQUEST)
 
 
 class NoFeatures:

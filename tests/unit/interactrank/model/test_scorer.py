@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tests.plain_requests import Request, as_inputs
 from tests.samples import CATALOGUE, SCHEMA, SHIPPED, item_vectors, new_model
 
@@ -18,11 +19,14 @@ SCORES = st.lists(
 )
 
 
+def no_features(at: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.zeros((len(at), 0), np.float32)
+
+
 def scored(scores: list[float], ids: list[int]) -> Scored:
     values, none = np.array(scores, np.float32), np.zeros(0, np.int64)
-    nothing = np.zeros((0, 0), np.float32)
     held = np.array(ids, np.int64)
-    return Scored(held, values, values, values, none, 1.0, 0.0, nothing, nothing)
+    return Scored(held, values, values, values, none, 1.0, 0.0, no_features, values[:0])
 
 
 @given(SCORES, st.integers(0, 15), st.randoms(use_true_random=False))
@@ -73,4 +77,6 @@ def test_any_finite_retriever_scores_have_an_order(
     found = scorer.score("red shoe", as_inputs([Request()]), ids, weights, features)
     assert found.non_finite == 0
     assert len(found.top(k)) == min(k, len(told))
-    assert found.x.shape == (len(told), len(SCHEMA.cross))
+    every = np.arange(len(told))
+    assert found.x(every).shape == (len(told), len(SCHEMA.cross))
+    assert np.isfinite(found.x(every)).all()

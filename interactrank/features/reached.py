@@ -1,0 +1,98 @@
+"""Which candidates stand in a packed row or in the history of a request, and which cannot.
+
+A filter of hashed bits: a candidate whose bit is not set stands nowhere. One whose bit is set
+mostly does; the few that do not cost the time of their features and nothing else.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from interactrank.features.inputs import FeatureInputs, check_inputs
+from interactrank.features.packed_rows import row_ids
+from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+
+BITS = 18
+"""log2 of the filter's bits: 32 KiB, which stays in the nearest cache."""
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@nb.njit(inline="always", cache=True)
+def _bit(item: int) -> tuple[int, int]:
+    """Word of the filter, and bit of the word."""
+    at = (np.uint64(item) * _MULTIPLIER) >> np.uint64(64 - BITS)
+    return np.int64(at >> np.uint64(6)), np.uint64(1) << (at & np.uint64(63))  # type: ignore[return-value]
+
+
+@nb.njit(cache=True, nogil=True)
+def _filter(
+    blocks: NDArray[np.uint8],
+    block_start: NDArray[np.int64],
+    key_block: NDArray[np.int64],
+    history: NDArray[np.int64],
+) -> NDArray[np.uint64]:
+    words = np.zeros(1 << (BITS - 6), np.uint64)
+    for k in range(key_block.size):
+        if key_block[k] >= 0:
+            for item in row_ids(blocks[block_start[key_block[k]] :]):
+                word, bit = _bit(item)
+                words[word] |= bit
+    for item in history:
+        word, bit = _bit(item)
+        words[word] |= bit
+    return words
+
+
+@nb.njit(cache=True, nogil=True)
+def _among(items: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    positions, found = np.empty(items.size, np.int64), 0
+    for i in range(items.size):
+        word, bit = _bit(items[i])
+        # Without a branch, which would be guessed wrong.
+        positions[found] = i
+        found += int((words[word] & bit) != 0)
+    return positions[:found]
+
+
+class Reached:
+    """The items that the rows and the history of one request may hold.
+
+    Args:
+        schema: of the features.
+        inputs: of exactly one request.
+
+    Raises:
+        ValueError: of ``check_inputs``.
+    """
+
+    def __init__(self, schema: FeatureSchema, inputs: FeatureInputs) -> None:
+        check_inputs(schema, inputs)
+        self._inputs = inputs
+        self._words = _filter(
+            inputs.blocks,
+            inputs.block_start,
+            inputs.key_block,
+            inputs.hist_items[-HISTORY_LENGTH:],
+        )
+
+    def among(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in ``items`` int64 [n] of those that may stand somewhere, ascending."""
+        found: NDArray[np.int64] = _among(items, self._words)
+        return found
+
+    def nobody(self) -> int:
+        """An id that stands nowhere in the request."""
+        one = np.zeros(1, np.int64)
+        while len(self.among(one)):
+            one += 1
+        return int(one[0])
+
+    def items(self) -> NDArray[np.int64]:
+        """Every item that stands somewhere, ascending: int64 [n]."""
+        i = self._inputs
+        rows = [i.blocks[i.block_start[block] :] for block in i.key_block if block >= 0]
+        held = [row_ids(row) for row in rows]
+        return np.unique(np.concatenate((*held, i.hist_items[-HISTORY_LENGTH:])))

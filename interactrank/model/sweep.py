@@ -1,0 +1,176 @@
+"""The compiled sweep over a request's candidates: gather, dot and g(x), in blocks kept in cache.
+
+Most candidates stand in no packed row and in no history of the request. Their cross features are
+all the same but for a few columns: the item's age, and what a retriever gave. ``sweep`` computes
+g(x) from one base x and those columns, and notes the candidates that may stand somewhere
+(``Reached``), for which the caller computes x in full.
+
+Work per candidate: the line(s) of its vector, D multiplications, and (V + 1) (J + 1) for g, where V
+columns vary and J are the hidden units. It is bound by memory beyond a few thousand candidates, so
+lines are asked for a block ahead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from interactrank.features.engagement import FRESH_DAYS
+from interactrank.features.prefetch import prefetch
+
+BLOCK = 64
+"""Candidates of a block: as many lines are on their way at a time."""
+DAY_US = 86_400e6
+FRESH_US = int(FRESH_DAYS * DAY_US)
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+"""What the compiler may do to sums, so that they are vectorised; NaN and infinity stay."""
+LINE = 64
+
+
+class Affine(NamedTuple):
+    """g(x) of candidates that differ from a base x in V columns only, as a function of how far.
+
+    ``linear`` [1 + V]: w . x of the base, and the weights of the columns. ``units`` [1 + V, J]: the
+    same of the hidden units, before the relu; ``unit_weight`` [J]. float32. A model without cross
+    features has no column.
+    """
+
+    linear: NDArray[np.float32]
+    units: NDArray[np.float32]
+    unit_weight: NDArray[np.float32]
+
+
+class Base(NamedTuple):
+    """What all candidates of a request share that stand nowhere.
+
+    ``affine`` is g as a function of their own columns. ``fresh_value``: what the fresh column of x
+    holds for a fresh item. ``given`` float32 [R + 1]: the retriever's columns where it gives
+    nothing; [0] for a log without a retriever.
+    """
+
+    affine: Affine
+    fresh_value: float
+    given: NDArray[np.float32]
+
+
+def widened(value: Any) -> Any:
+    """A stored element of an item vector as float32; bf16 is stored as uint16."""
+    return (np.uint32(value) << np.uint32(16)).view(np.float32) if value.itemsize == 2 else value
+
+
+@overload(widened, inline="always", strict=False)
+def _widened(value: Any) -> Any:
+    if value == nb.uint16:
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@nb.njit(inline="always", fastmath=FAST)
+def log1p_f32(value: np.float32) -> np.float32:
+    """log(1 + value) for value >= 0, within 2e-7 (Cephes' logf), in a form that is vectorised."""
+    one = np.float32(np.float32(1.0) + value)
+    bits = np.int32(one.view(np.int32))
+    # The mantissa in [sqrt 1/2, sqrt 2): 0x3f3504f3 is sqrt 1/2.
+    shifted = np.int32(bits - np.int32(0x3F3504F3))
+    exponent = np.float32(shifted >> np.int32(23))
+    kept = np.int32(np.int32(shifted & np.int32(0x007FFFFF)) + np.int32(0x3F3504F3))
+    z = np.float32(kept.view(np.float32) - np.float32(1.0))
+    y = np.float32(7.0376836292e-2)
+    y = y * z + np.float32(-1.1514610310e-1)
+    y = y * z + np.float32(1.1676998740e-1)
+    y = y * z + np.float32(-1.2420140846e-1)
+    y = y * z + np.float32(1.4249322787e-1)
+    y = y * z + np.float32(-1.6668057665e-1)
+    y = y * z + np.float32(2.0000714765e-1)
+    y = y * z + np.float32(-2.4999993993e-1)
+    y = y * z + np.float32(3.3333331174e-1)
+    tail = y * z * z * z - np.float32(0.5) * z * z
+    return z + tail + np.float32(0.69314718056) * exponent
+
+
+@nb.njit(inline="always", cache=True)
+def _ask_for(vectors: Any, created: Any, rows: Any, begin: int, end: int) -> None:
+    width, step = vectors.shape[1], LINE // vectors.itemsize
+    for i in range(begin, min(end, rows.size)):
+        if rows[i] >= 0:
+            for at in range(0, width, step):
+                prefetch(vectors, rows[i] * width + at)
+            prefetch(created, rows[i])
+
+
+@nb.njit(cache=True, nogil=True, fastmath=FAST)
+def sweep(
+    rows: NDArray[np.int64],
+    vectors: NDArray[Any],
+    created: NDArray[np.int64],
+    query: NDArray[np.float32],
+    now: int,
+    affine: Affine,
+    fresh_value: float,
+    given: NDArray[np.float32],
+    dots: NDArray[np.float32],
+    cross_scores: NDArray[np.float32],
+) -> None:
+    """Dots and g(x) of candidates that stand nowhere.
+
+    Args:
+        rows: int64 [n], rows of the index, none negative.
+        vectors: [items, D], float32, or bf16 as uint16.
+        created: int64 [items], microseconds since 1970, 0 where unknown.
+        query: float32 [D]. now: the request's time, microseconds since 1970.
+        affine: its V columns are those of ``engagement.own_columns``, less the base's.
+        fresh_value: what the fresh column of x holds for an item that is fresh.
+        given: float32 [n, V - 3], what a retriever gave, less the base's; [0, 0] for nothing.
+        dots, cross_scores: float32 [n], written.
+    """
+    n, width, units = rows.size, vectors.shape[1], affine.units.shape[1]
+    columns = np.empty((affine.linear.size - 1, BLOCK), np.float32)
+    pre, g = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    days = np.zeros(BLOCK, np.float32)
+    crossed, others = affine.linear.size > 1, given.shape[1]
+    _ask_for(vectors, created, rows, 0, BLOCK)
+    for begin in range(0, n, BLOCK):
+        size = min(BLOCK, n - begin)
+        _ask_for(vectors, created, rows, begin + BLOCK, begin + 2 * BLOCK)
+        for i in range(size):
+            vector = vectors[rows[begin + i]]
+            dot = np.float32(0.0)
+            for d in range(width):
+                dot += widened(vector[d]) * query[d]
+            dots[begin + i] = dot
+        if not crossed:
+            cross_scores[begin : begin + size] = affine.linear[0]
+            continue
+        for i in range(size):
+            born = created[rows[begin + i]]
+            known = (born > 0) & (born <= now)
+            age = now - born if known else 0
+            days[i] = np.float32(np.float64(age) * (1.0 / DAY_US))
+            columns[1, i] = np.float32(-1.0 if known else 0.0)
+            columns[2, i] = fresh_value if known & (age < FRESH_US) else np.float32(0.0)
+        for i in range(BLOCK):
+            columns[0, i] = log1p_f32(days[i])
+        for v in range(others):
+            for i in range(size):
+                columns[3 + v, i] = given[begin + i, v]
+        g[:] = affine.linear[0]
+        for v in range(columns.shape[0]):
+            weight = affine.linear[1 + v]
+            for i in range(BLOCK):
+                g[i] += weight * columns[v, i]
+        for j in range(units):
+            pre[:] = affine.units[0, j]
+            for v in range(columns.shape[0]):
+                weight = affine.units[1 + v, j]
+                for i in range(BLOCK):
+                    pre[i] += weight * columns[v, i]
+            weight = affine.unit_weight[j]
+            for i in range(BLOCK):
+                # Not max, which would make a zero of a NaN.
+                g[i] += np.float32(0.0) if pre[i] < 0.0 else weight * pre[i]
+        for i in range(size):
+            cross_scores[begin + i] = g[i]

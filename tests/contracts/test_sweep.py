@@ -1,0 +1,144 @@
+"""The compiled sweep scores as the formula does, whatever stands where."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.plain_requests import (
+    BY_PREFIX,
+    DAY,
+    ITEMS,
+    NOW,
+    SCHEMA,
+    SEEDS,
+    Request,
+    as_inputs,
+    random_request,
+)
+from tests.samples import SHIPPED, VARIANTS
+
+from interactrank.features.catalogue import Catalogue
+from interactrank.features.packed_rows import unpack
+from interactrank.features.reached import Reached
+from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
+from interactrank.model.interactrank import InteractRank
+from interactrank.model.scorer import Scorer
+
+UNLISTED = 40
+"""Items of the index that no row and no history ever names."""
+IDS = np.array([*ITEMS, *range(1000, 1000 + UNLISTED)], np.int64)
+RETRIEVED = replace(SCHEMA, retriever=("score", "rank"))
+BIRTHS = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY, NOW - 3000 * DAY]
+
+
+def scorer_of(name: str, schema: FeatureSchema, dtype: torch.dtype) -> Scorer:
+    rng = np.random.default_rng(4)
+    n = len(IDS)
+    catalogue = Catalogue.build(
+        IDS, ["red shoe"] * n, [""] * n, np.zeros((n, 0), np.float32), rng.choice(BIRTHS, n)
+    )
+    torch.manual_seed(3)
+    model = InteractRank(VARIANTS[name], schema, catalogue)
+    model.fusion.slope.copy_(torch.tensor([0.8, 1.5]))
+    if model.fusion.crosses:
+        model.fusion.fit(torch.rand(100, len(schema.cross)), torch.randn(100, len(REQUEST_NUMERIC)))
+        torch.nn.init.normal_(model.fusion.weight, std=0.3)
+        if model.fusion.gate is not None:
+            torch.nn.init.normal_(model.fusion.gate.weight, std=0.1)
+    vectors = torch.nn.functional.normalize(torch.randn(n, SHIPPED.width), dim=1).to(dtype)
+    return Scorer(model, catalogue, IDS, vectors)
+
+
+@pytest.fixture(scope="module", params=["default", "ungated", "linear-g", "no-cross"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def plain(request: pytest.FixtureRequest, name: str) -> Scorer:
+    return scorer_of(name, SCHEMA, request.param)
+
+
+@pytest.fixture(scope="module")
+def retrieved(name: str) -> Scorer:
+    return scorer_of(name, RETRIEVED, torch.bfloat16)
+
+
+WEIGHTS = np.array([0.6, 0.4], np.float32)
+
+
+def assert_equal(scorer: Scorer, asked: Request, *given: Any) -> None:
+    rng = np.random.default_rng(0)
+    candidates = rng.permutation(np.append(IDS, [77, 78]))
+    arguments = ("red shoe", as_inputs([asked]), candidates, WEIGHTS, *given)
+    with torch.no_grad():
+        swept, dense = scorer.score(*arguments), scorer.score_dense(*arguments)
+    np.testing.assert_array_equal(swept.ids, dense.ids)
+    np.testing.assert_array_equal(swept.unknown, dense.unknown)
+    assert (swept.scale, swept.constant) == (dense.scale, dense.constant)
+    np.testing.assert_allclose(swept.dots, dense.dots, rtol=0, atol=1e-5)
+    size = max(1.0, float(np.abs(dense.cross_scores).max(initial=0)))
+    np.testing.assert_allclose(swept.cross_scores, dense.cross_scores, rtol=0, atol=1e-5 * size)
+    size = max(size, swept.scale)
+    np.testing.assert_allclose(swept.scores, dense.scores, rtol=0, atol=1e-5 * size)
+    every = np.arange(len(swept.ids))
+    np.testing.assert_array_equal(swept.x(every), dense.x(every))
+
+
+@settings(max_examples=40)
+@given(SEEDS)
+def test_equals_the_dense_reference(plain: Scorer, seed: int) -> None:
+    assert_equal(plain, random_request(seed))
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.floats(0, 1))
+def test_equals_it_with_what_a_retriever_gave(retrieved: Scorer, seed: int, missing: float) -> None:
+    rng = np.random.default_rng(seed)
+    given_: NDArray[np.float32] = (rng.random((len(IDS) + 2, 2)) * [4, 900]).astype(np.float32)
+    given_[rng.random(given_.shape) < missing] = np.nan
+    assert_equal(retrieved, random_request(seed), given_)
+    assert_equal(retrieved, random_request(seed))
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 129])
+def test_blocks_of_every_size(n: int) -> None:
+    scorer = scorer_of("default", SCHEMA, torch.bfloat16)
+    asked = as_inputs([random_request(5)])
+    rng = np.random.default_rng(n)
+    candidates = rng.permutation(np.append(IDS, np.arange(5000, 5100)))[:n]
+    with torch.no_grad():
+        swept = scorer.score("red shoe", asked, candidates, WEIGHTS)
+        dense = scorer.score_dense("red shoe", asked, candidates, WEIGHTS)
+    np.testing.assert_allclose(swept.scores, dense.scores, rtol=0, atol=1e-3)
+    assert len(swept.ids) + len(swept.unknown) == n
+
+
+@given(SEEDS)
+def test_who_stands_somewhere_is_reached_and_others_seldom(seed: int) -> None:
+    asked = random_request(seed)
+    somewhere = Reached(SCHEMA, as_inputs([asked]))
+    found = set(IDS[somewhere.among(IDS)].tolist())
+    expected = {item for item, *_ in asked.history[-HISTORY_LENGTH:]}
+    for key, block in asked.rows.items():
+        if block is not None:
+            expected |= set(unpack(block, SCHEMA.columns(BY_PREFIX[key[0]])).ids.tolist())
+    assert expected <= found
+    assert len(found - expected) <= 3
+    assert len(somewhere.among(np.array([somewhere.nobody()]))) == 0
+
+
+def test_no_candidates_are_the_whole_index(plain: Scorer) -> None:
+    inputs = as_inputs([random_request(3)])
+    every = plain.score("red shoe", inputs, None, WEIGHTS)
+    named = plain.score("red shoe", inputs, IDS, WEIGHTS)
+    np.testing.assert_array_equal(every.ids, IDS)
+    np.testing.assert_array_equal(every.scores, named.scores)
+    assert len(every.unknown) == 0

@@ -1,0 +1,196 @@
+"""What is read past Feast's objects is what Feast itself finds, of any store that Feast filled."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import FeatureStore
+from feast.errors import FeatureViewNotFoundException
+from feast.protos.feast.types.Value_pb2 import Value
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import RedisError
+from tests.online_events import SCHEMA
+from tests.online_log import empty_tables, filled
+from tests.redis_server import RedisServer
+
+from prerank.core.errors import ConfigError
+from prerank.core.home import Home
+from prerank.online import layout
+from prerank.online.history import HISTORY_FIELDS, read_histories
+from prerank.online.layout import packed_row
+from prerank.online.sentinel import KEY, read_rows, wanted_rows
+from prerank.online.store import REDIS_ENV
+from prerank.online.values import OnlineValues, Wanted
+
+ROWS, HISTORIES = SCHEMA.engagement_view, SCHEMA.history_view
+BYTES = {
+    "q:red shoe": b"row",
+    "q:empty": b"",
+    "q:zero": b"\0",
+    "q:\u00e9t\u00e9 \u4e2d\u6587 \U0001f45f": b"\n\x03row",
+    "t:" + "x" * 127: bytes(range(128)),
+    "g:large": random.Random(0).randbytes(300_000),
+    **{f"q:{n} bytes": b"x" * n for n in (127, 128, 16_383, 16_384)},
+}
+MOST = 2**63 - 1
+LISTS: dict[str, list[int]] = {
+    "ann": [3, 2, 1],
+    "one": [0],
+    "\u00fcnal \U0001f600": [-MOST - 1, MOST, 0, -1, 127, 128],
+    "busy": [7**n for n in range(20)] * 5,
+}
+ASKED_ROWS = st.lists(st.sampled_from([*BYTES, "q:missing", KEY]) | st.text(), max_size=40)
+ASKED_USERS = st.lists(st.sampled_from([*LISTS, "nobody", "0"]) | st.text(), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def store(online_store: str, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    home = Home.at(tmp_path_factory.mktemp(f"values-{online_store}"))
+    empty_tables(home, SCHEMA)
+    store = filled(home, SCHEMA)
+    fill(store)
+    return store
+
+
+def fill(store: FeatureStore) -> None:
+    """Write by Feast's own calls; the last of two writes of a key counts, whatever its time."""
+    now = pd.Timestamp.now("UTC")
+    for stamp, rows in ((now, dict.fromkeys(BYTES, b"first")), (now - pd.Timedelta("9d"), BYTES)):
+        frame = pd.DataFrame({"engagement_key": list(rows), "row": list(rows.values())})
+        store.write_to_online_store(ROWS, frame.assign(event_timestamp=stamp))
+    columns = {name: list(LISTS.values()) for name in HISTORY_FIELDS}
+    frame = pd.DataFrame({"user_id": list(LISTS), **columns, "event_timestamp": now})
+    store.write_to_online_store(HISTORIES, frame)
+
+
+def of_feast(store: FeatureStore, wanted: Wanted) -> list[list[Value]]:
+    """The same by Feast's public call."""
+    if not wanted.keys:
+        return []
+    entity = "engagement_key" if wanted.view == ROWS else "user_id"
+    features = [f"{wanted.view}:{name}" for name in wanted.features]
+    answer = store.get_online_features(features, [{entity: k} for k in wanted.keys]).proto
+    names = list(answer.metadata.feature_names.val)
+    columns = [answer.results[names.index(name)].values for name in wanted.features]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def parsed(values: Sequence[Sequence[bytes | None]]) -> list[list[Value]]:
+    return [[Value.FromString(v) if v else Value() for v in row] for row in values]
+
+
+@given(rows=ASKED_ROWS, users=ASKED_USERS, fields=st.permutations(HISTORY_FIELDS))
+def test_what_is_read_is_what_feast_finds(
+    store: FeatureStore, rows: list[str], users: list[str], fields: list[str]
+) -> None:
+    wanted = [Wanted(ROWS, ("row",), rows), Wanted(HISTORIES, fields[:3], users)]
+    expected = [of_feast(store, w) for w in wanted]
+    values = OnlineValues.of(store)
+    for order in ([0, 1], [1, 0], [0, 1, 1, 0]):
+        found = values.read([wanted[i] for i in order], time.monotonic() + 60)
+        assert [parsed(f) for f in found] == [expected[i] for i in order]
+
+
+def test_every_row_and_history_that_was_written_is_read(store: FeatureStore) -> None:
+    keys, users = [*BYTES, "q:missing"], [*LISTS, "nobody"]
+    assert read_rows(store, ROWS, keys) == [*BYTES.values(), b""]
+    histories = read_histories(store, HISTORIES, users)
+    assert {user: h.times.tolist() for user, h in histories.items()} == LISTS | {"nobody": []}
+    assert all(column.dtype == np.int64 for h in histories.values() for column in h.columns)
+
+
+def test_a_view_that_was_never_applied_is_named(store: FeatureStore) -> None:
+    with pytest.raises(FeatureViewNotFoundException, match="no_such_view"):
+        OnlineValues.of(store).read([Wanted("no_such_view", ("row",), ["q:red"])])
+
+
+def test_another_layout_of_keys_is_refused(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serialised = layout.serialize_entity_key
+    monkeypatch.setattr(layout, "serialize_entity_key", lambda *a, **k: serialised(*a, **k) + b"\0")
+    with pytest.raises(ConfigError, match=r"Feast that is installed.*pyproject"):
+        OnlineValues.of(store).layout(ROWS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    server = RedisServer(tmp_path_factory.mktemp("values"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def on_redis(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A store on a server that no other test uses, with a thousand small rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(REDIS_ENV, server.address)
+        home = Home.at(tmp_path_factory.mktemp("values-own"))
+        empty_tables(home, SCHEMA)
+        store = filled(home, SCHEMA)
+        keys = [f"q:{n}" for n in range(1_000)]
+        frame = pd.DataFrame({"engagement_key": keys, "row": [k.encode() for k in keys]})
+        store.write_to_online_store(ROWS, frame.assign(event_timestamp=pd.Timestamp.now("UTC")))
+        yield store
+
+
+def test_several_views_are_one_round_trip(on_redis: FeatureStore, server: RedisServer) -> None:
+    values = OnlineValues.of(on_redis)
+    keys = [f"q:{n}" for n in range(24)]
+    wanted = [wanted_rows(ROWS, keys), Wanted(HISTORIES, HISTORY_FIELDS, ["ann"])]
+    values.read(wanted)
+    with server.client() as client:
+
+        def requests() -> int:
+            """How often the server found something to read; this question is one of them."""
+            stats: Any = client.info("stats")
+            return int(stats["total_reads_processed"])
+
+        before = requests()
+        values.read(wanted)
+        assert requests() - before == 2
+
+
+def test_a_reply_that_was_given_up_is_never_taken_for_another(
+    on_redis: FeatureStore, server: RedisServer
+) -> None:
+    values = OnlineValues.of(on_redis)
+    done, given_up, wrong = threading.Event(), 0, []
+
+    def reads(seed: int) -> tuple[int, int]:
+        draw, late, right = random.Random(seed), 0, 0
+        while not done.is_set() or not right:
+            keys = [f"q:{n}" for n in draw.sample(range(1_000), 5)]
+            wait = 60 if done.is_set() else draw.choice([1e-4, 3e-4, 1e-3, 0.02])
+            try:
+                (found,) = values.read([wanted_rows(ROWS, keys)], time.monotonic() + wait)
+            except (OSError, RedisError):
+                late += 1
+            else:
+                right += 1
+                wrong.extend({packed_row(v).decode() for (v,) in found} ^ set(keys))
+        return late, right
+
+    with ThreadPoolExecutor(4) as threads, server.client() as client:
+        running = [threads.submit(reads, seed) for seed in range(4)]
+        try:
+            for _ in range(10):
+                client.client_pause(30)
+                time.sleep(0.06)
+        finally:
+            done.set()
+        given_up = sum(future.result(60)[0] for future in running)
+    assert not wrong
+    assert given_up > 0, "no read was given up: the test showed nothing"

@@ -58,9 +58,9 @@ class Connections:
             TimeoutError: the deadline has passed.
             OSError, RedisError: the server is away, or refuses a command.
         """
-        return self._retry.call_with_retry(
-            lambda: self._ask(commands, count, deadline), lambda _: None
-        )
+        if deadline is not None:
+            return self._ask(commands, count, deadline)
+        return self._retry.call_with_retry(lambda: self._ask(commands, count, None), lambda _: None)
 
     def _ask(self, commands: bytes, count: int, deadline: float | None) -> list[Any]:
         connection = self._lent(deadline)

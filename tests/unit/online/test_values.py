@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 from feast.errors import FeatureViewNotFoundException
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 from hypothesis import strategies as st
-from redis import RedisError
 from tests.online_events import SCHEMA
 from tests.online_log import empty_tables, filled
 from tests.redis_server import RedisServer
@@ -116,8 +116,10 @@ def test_a_view_that_was_never_applied_is_named(store: FeatureStore) -> None:
 def test_another_layout_of_keys_is_refused(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serialised = layout.serialize_entity_key
-    monkeypatch.setattr(layout, "serialize_entity_key", lambda *a, **k: serialised(*a, **k) + b"\0")
+    def longer(*given: Any) -> bytes:
+        return serialize_entity_key(*given) + b"\0"
+
+    monkeypatch.setattr(layout, "serialize_entity_key", longer)
     with pytest.raises(ConfigError, match=r"Feast that is installed.*pyproject"):
         OnlineValues.of(store).layout(ROWS)
 
@@ -167,30 +169,26 @@ def test_a_reply_that_was_given_up_is_never_taken_for_another(
     on_redis: FeatureStore, server: RedisServer
 ) -> None:
     values = OnlineValues.of(on_redis)
-    done, given_up, wrong = threading.Event(), 0, []
 
-    def reads(seed: int) -> tuple[int, int]:
-        draw, late, right = random.Random(seed), 0, 0
-        while not done.is_set() or not right:
-            keys = [f"q:{n}" for n in draw.sample(range(1_000), 5)]
-            wait = 60 if done.is_set() else draw.choice([1e-4, 3e-4, 1e-3, 0.02])
-            try:
-                (found,) = values.read([wanted_rows(ROWS, keys)], time.monotonic() + wait)
-            except (OSError, RedisError):
-                late += 1
-            else:
-                right += 1
-                wrong.extend({packed_row(v).decode() for (v,) in found} ^ set(keys))
-        return late, right
+    def read(numbers: list[int], within_s: float) -> list[bytes]:
+        wanted = wanted_rows(ROWS, [f"q:{n}" for n in numbers])
+        (found,) = values.read([wanted], time.monotonic() + within_s)
+        return [packed_row(value) for (value,) in found]
 
-    with ThreadPoolExecutor(4) as threads, server.client() as client:
-        running = [threads.submit(reads, seed) for seed in range(4)]
-        try:
-            for _ in range(10):
-                client.client_pause(30)
-                time.sleep(0.06)
-        finally:
-            done.set()
-        given_up = sum(future.result(60)[0] for future in running)
-    assert not wrong
-    assert given_up > 0, "no read was given up: the test showed nothing"
+    others = [[n, n + 1] for n in range(10, 18, 2)]
+    assert read([0, 1], 60.0) == [b"q:0", b"q:1"]
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            read([2, 3], 0.05)
+        with ThreadPoolExecutor(len(others)) as threads:
+            # They are asked before the reply to what was given up comes.
+            answers = [threads.submit(read, numbers, 60.0) for numbers in others]
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGCONT)
+            found = [answer.result() for answer in answers]
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert found == [[f"q:{n}".encode() for n in numbers] for numbers in others]
+    assert read([4, 5], 60.0) == [b"q:4", b"q:5"]

@@ -157,10 +157,10 @@ def stored_history(values: Sequence[bytes | None]) -> History:
     """
     *told, queries = map(numbers, values)
     # What was written before histories kept queries tells none.
-    lists = (*told, queries or [0] * len(told[0]))
-    if len(set(map(len, lists))) > 1:
+    history = History(*(*told, queries if len(queries) else np.zeros_like(told[0])))
+    if len(set(map(len, history.columns))) > 1:
         raise HistoryError("the lists of an online history have different lengths")
-    return History.from_lists(lists)
+    return history
 
 
 def read_histories(store: FeatureStore, view: str, users: Sequence[str]) -> dict[str, History]:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from feast import FeatureView, RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import (
@@ -22,6 +23,7 @@ from feast.infra.online_stores.helpers import (
 )
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from numpy.typing import NDArray
 
 from prerank.core.errors import ConfigError
 
@@ -87,9 +89,9 @@ def packed_row(value: bytes | None) -> bytes:
     return Value.FromString(value).bytes_val if value else b""
 
 
-def numbers(value: bytes | None) -> list[int]:
-    """The integers of a serialised ``Value``; empty where there is none."""
-    return list(Value.FromString(value).int64_list_val.val) if value else []
+def numbers(value: bytes | None) -> NDArray[np.int64]:
+    """The integers of a serialised ``Value``, int64 [n]; empty where there is none."""
+    return np.array(Value.FromString(value).int64_list_val.val if value else (), np.int64)
 
 
 def _entity(name: str, text: str) -> EntityKey:

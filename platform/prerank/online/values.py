@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from feast import FeatureStore
+from feast.infra.online_stores.online_store import OnlineStore
 from redis import Redis
 
 from prerank.core.errors import ConfigError
@@ -25,7 +26,20 @@ from prerank.online.layout import ViewLayout
 Values = list[Sequence[bytes | None]]
 """Per key, each feature's serialised value (``feast.types.Value``); None where there is none."""
 
-_CONNECTIONS: WeakKeyDictionary[Redis, Connections] = WeakKeyDictionary()
+
+class SqliteLink(NamedTuple):
+    """A connection for reads alone: on the one that writes, what is not committed yet is seen.
+
+    Attributes:
+        patience_ms: how long a read without a deadline waits for a lock.
+    """
+
+    db: sqlite3.Connection
+    patience_ms: int
+
+
+_LINKS: WeakKeyDictionary[OnlineStore, Connections | SqliteLink] = WeakKeyDictionary()
+"""Of each online store that Feast has open: what it is read by."""
 
 
 class Wanted(NamedTuple):
@@ -50,17 +64,13 @@ class OnlineValues(ABC):
         Raises:
             ConfigError: it is neither SQLite nor one Redis.
         """
-        online_store: Any = store._get_provider().online_store
-        kind = store.config.online_store.type
-        if kind == "sqlite":
-            return SqliteValues(store, online_store._get_conn(store.config))
-        client = online_store._get_client(store.config.online_store) if kind == "redis" else None
-        if not isinstance(client, Redis):
-            raise ConfigError(
-                f"the online store of {store.config.repo_path} is neither SQLite nor one Redis "
-                "server. Configure one of these in PRERANK_FEATURE_REPO."
-            )
-        return RedisValues(store, client)
+        online_store = store._get_provider().online_store
+        link = _LINKS.get(online_store)
+        if link is None:
+            link = _LINKS[online_store] = _linked(store, online_store)
+        if isinstance(link, Connections):
+            return RedisValues(store, link)
+        return SqliteValues(store, link)
 
     @abstractmethod
     def read(self, wanted: Sequence[Wanted], deadline: float | None = None) -> list[Values]:
@@ -81,7 +91,9 @@ class OnlineValues(ABC):
         """Where the values of a view are; looked up once."""
         found = self._layouts.get(view)
         if found is None:
-            found = ViewLayout.of(self._store.config, self._store.get_feature_view(view))
+            found = ViewLayout.of(
+                self._store.config, self._store.get_feature_view(view, allow_registry_cache=True)
+            )
             self._layouts[view] = found
         return found
 
@@ -89,11 +101,9 @@ class OnlineValues(ABC):
 class RedisValues(OnlineValues):
     """One pipeline of HMGETs."""
 
-    def __init__(self, store: FeatureStore, client: Redis) -> None:
+    def __init__(self, store: FeatureStore, connections: Connections) -> None:
         super().__init__(store)
-        if client not in _CONNECTIONS:
-            _CONNECTIONS[client] = Connections(client.connection_pool)
-        self._connections = _CONNECTIONS[client]
+        self._connections = connections
 
     def read(self, wanted: Sequence[Wanted], deadline: float | None = None) -> list[Values]:
         """As ``OnlineValues.read``."""
@@ -114,9 +124,9 @@ class RedisValues(OnlineValues):
 class SqliteValues(OnlineValues):
     """One statement."""
 
-    def __init__(self, store: FeatureStore, db: sqlite3.Connection) -> None:
+    def __init__(self, store: FeatureStore, link: SqliteLink) -> None:
         super().__init__(store)
-        self._db = db
+        self._db, self._patience_ms = link
 
     def read(self, wanted: Sequence[Wanted], deadline: float | None = None) -> list[Values]:
         """As ``OnlineValues.read``: waits for locks are bounded, the disk's own time is not."""
@@ -138,16 +148,31 @@ class SqliteValues(OnlineValues):
         ]
 
     def _rows(self, statement: str, keys: list[bytes], deadline: float | None) -> list[Any]:
-        if deadline is None:
-            return self._db.execute(statement, keys).fetchall()
-        left = deadline - time.monotonic()
+        wait_ms = self._patience_ms
+        if deadline is not None:
+            wait_ms = max(int(1e3 * (deadline - time.monotonic())), 0)
         try:
-            self._db.execute(f"PRAGMA busy_timeout = {max(int(1e3 * left), 0)}")
+            self._db.execute(f"PRAGMA busy_timeout = {wait_ms}")
             return self._db.execute(statement, keys).fetchall()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise TimeoutError("the online store was locked for too long") from error
             raise
+
+
+def _linked(store: FeatureStore, online_store: Any) -> Connections | SqliteLink:
+    config = store.config.online_store
+    if config.type == "sqlite":
+        patience = online_store._get_conn(store.config).execute("PRAGMA busy_timeout").fetchone()
+        db = sqlite3.connect(config.path, isolation_level=None, check_same_thread=False)
+        return SqliteLink(db, *patience)
+    client = online_store._get_client(config) if config.type == "redis" else None
+    if not isinstance(client, Redis):
+        raise ConfigError(
+            f"the online store of {store.config.repo_path} is neither SQLite nor one Redis "
+            "server. Configure one of these in PRERANK_FEATURE_REPO."
+        )
+    return Connections(client.connection_pool)
 
 
 def _bulk(data: bytes) -> bytes:

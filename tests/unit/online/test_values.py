@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.online_events import SCHEMA
+from tests.online_events import SCHEMA, backfill, event
 from tests.online_log import empty_tables, filled
 from tests.redis_server import RedisServer
 
@@ -192,3 +194,30 @@ def test_a_reply_that_was_given_up_is_never_taken_for_another(
         server.process.send_signal(signal.SIGCONT)
     assert found == [[f"q:{n}".encode() for n in numbers] for numbers in others]
     assert read([4, 5], 60.0) == [b"q:4", b"q:5"]
+
+
+def test_a_history_is_read_whole_while_it_is_written(
+    tmp_path: Path, online_store: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if online_store == "redis":
+            patch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
+        home = Home.at(tmp_path / "home")
+        empty_tables(home, SCHEMA)
+        store = filled(home, SCHEMA)
+    online = backfill(home, store)
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for n in range(20):
+                online.merge_events([event(n)])
+        finally:
+            done.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        while not done.is_set():
+            found = read_histories(store, HISTORIES, ["ann"])["ann"]
+            assert found.event_ids.tolist() == list(range(len(found)))
+        writing.result()

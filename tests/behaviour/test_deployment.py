@@ -78,7 +78,7 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["replay", "wall"])
 def engine(request: pytest.FixtureRequest, home: Home, champion: None) -> Engine:
     # The time-out is not what is tested here, and the machine may be busy.
-    config = ServeConfig(home=str(home.root), clock=request.param, store_timeout_ms=10_000)
+    config = ServeConfig(home=str(home.root), clock=request.param, timeout_ms=10_000)
     engine = Engine(config)
     engine.refresh()
     assert engine.ready() == (True, "")

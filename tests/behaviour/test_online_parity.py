@@ -45,6 +45,7 @@ from prerank.online.history import Event
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
 from prerank.online.store import apply
+from prerank.online.values import RedisValues, SqliteValues
 from prerank.online.writer import HistoryWriter
 from prerank.registry.bundle import Bundle, Version
 from prerank.registry.index import encode_slice
@@ -234,7 +235,8 @@ def test_a_history_ends_with_its_ttl_to_the_microsecond(online: OnlineFeatures, 
 def test_a_store_that_fails_leaves_the_features_out(
     online: OnlineFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(online.store, "get_online_features", lambda *args, **kwargs: 1 / 0)
+    for kind in (RedisValues, SqliteValues):
+        monkeypatch.setattr(kind, "read", lambda *_: 1 / 0)
     read = online.read("red shoe", "u1", UNTIL)
     assert read.degraded == ("engagement", "user_history")
     counted = [n.startswith(("q:", "s:", "t:", "g:", "a:", "user:")) for n in MANIFEST.schema.cross]

@@ -106,7 +106,7 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> Champion:
 
 def engine_of(home: Home) -> Engine:
     """A replica that starts."""
-    engine = Engine(ServeConfig(home=str(home.root), clock="replay", store_timeout_ms=10_000))
+    engine = Engine(ServeConfig(home=str(home.root), clock="replay", timeout_ms=10_000))
     engine.refresh()
     assert engine.ready() == (True, "")
     return engine

@@ -11,9 +11,11 @@ import pandas as pd
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import Histories
+from interactrank.features.inputs import Histories, HistoryError
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
+from prerank.online.layout import numbers
+from prerank.online.values import OnlineValues, Wanted
 
 HISTORY_FIELDS = ("item_ids", "actions", "times", "event_ids", "queries")
 """Lists of a feature view of user histories, in the order of ``History``."""
@@ -142,22 +144,32 @@ def as_histories(histories: Sequence[History]) -> Histories:
     )
 
 
+def wanted_histories(view: str, users: Sequence[str]) -> Wanted:
+    """The histories of users in a feature view; ``stored_history`` reads each."""
+    return Wanted(view, HISTORY_FIELDS, users)
+
+
+def stored_history(values: Sequence[bytes | None]) -> History:
+    """The history of one user from its serialised ``HISTORY_FIELDS``; empty where there is none.
+
+    Raises:
+        HistoryError: it is damaged.
+    """
+    *told, queries = map(numbers, values)
+    # What was written before histories kept queries tells none.
+    history = History(*(*told, queries if len(queries) else np.zeros_like(told[0])))
+    if len(set(map(len, history.columns))) > 1:
+        raise HistoryError("the lists of an online history have different lengths")
+    return history
+
+
 def read_histories(store: FeatureStore, view: str, users: Sequence[str]) -> dict[str, History]:
     """Histories of ``users`` in a feature view, oldest first; empty where there is none.
 
     The view (``FeatureSchema.history_view``) says what the codes of actions mean.
     """
-    features = [f"{view}:{name}" for name in HISTORY_FIELDS]
-    answer = store.get_online_features(features, [{"user_id": u} for u in users]).proto
-    names = list(answer.metadata.feature_names.val)
-    fields = [answer.results[names.index(f)].values for f in HISTORY_FIELDS]
-
-    def history(i: int) -> History:
-        *told, queries = (values[i].int64_list_val.val for values in fields)
-        # What was written before histories kept queries tells none.
-        return History.from_lists((*told, queries or [0] * len(told[0])))
-
-    return {user: history(i) for i, user in enumerate(users)}
+    (values,) = OnlineValues.of(store).read([wanted_histories(view, users)])
+    return {user: stored_history(own) for user, own in zip(users, values, strict=True)}
 
 
 def as_frame(histories: Mapping[str, History]) -> pd.DataFrame:

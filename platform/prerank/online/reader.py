@@ -1,4 +1,4 @@
-"""The features of one live request: one multi-get of packed rows, one read of the user.
+"""The features of one live request: its packed rows and its user's history, in one round trip.
 
 They become features as those of ``prerank.features.offline.offline_inputs`` do: the same
 constructor, the same kernels. How many keys are read depends on the query's text alone, never on
@@ -8,6 +8,8 @@ the candidates.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,15 +35,20 @@ from prerank.online.history import (
     NO_HISTORY,
     History,
     as_histories,
-    read_histories,
+    stored_history,
+    wanted_histories,
 )
-from prerank.online.sentinel import KEY, read_rows
+from prerank.online.layout import packed_row
+from prerank.online.sentinel import KEY, wanted_rows
 from prerank.online.store import Patience, check_views, open_store
+from prerank.online.values import OnlineValues, Values
 from prerank.online.watch import StoreWatch
 
 TTL_US = HISTORY_TTL_DAYS * DAY_US
 BYTES_BUDGET = MAX_BYTES_PER_REQUEST
 TIMEOUT_S = 0.1
+FAIR_SHARE = 0.5
+"""A read that had less than this of the time-out, and did not end, says nothing of the store."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,17 +75,18 @@ class OnlineRead:
 class OnlineFeatures:
     """Reader of one schema's features in the online store of ``home``.
 
-    Safe to share between threads. A read of the store takes no longer than its time-out, and none
-    is tried while the store is known to be away (``prerank.online.breaker``).
+    Safe to share between threads. A request asks the store once, no longer than its time-out, and
+    not at all while the store is known to be away (``prerank.online.breaker``).
 
     Args:
         home: where they were materialised.
         schema: of the model that reads them.
         store: as opened for a reader; opened here where left out.
-        timeout_s: for a connection, and for a reply.
+        timeout_s: of one read, connection and reply together.
 
     Raises:
         NotReadyError: nothing was materialised, or not this schema.
+        ConfigError: the online store, or the Feast that is installed, is none that can be read.
     """
 
     def __init__(
@@ -93,13 +101,21 @@ class OnlineFeatures:
             store = open_store(home, Patience(timeout_s, timeout_s))
         self._view, self._history_view = views = schema.engagement_view, schema.history_view
         check_views(store, *views)
-        self.store = store
+        self.store, self._timeout_s = store, timeout_s
+        self._values = OnlineValues.of(store)
+        for view in views:
+            self._values.layout(view)
         self._watch = StoreWatch(home, schema)
         self._breaker = Breaker(self._look)
         self._problem = ""
 
     def read(
-        self, query: str, user_id: str, now_us: int, context: Mapping[str, str] = NO_CONTEXT
+        self,
+        query: str,
+        user_id: str,
+        now_us: int,
+        context: Mapping[str, str] = NO_CONTEXT,
+        deadline: float = math.inf,
     ) -> OnlineRead:
         """Features of a request made now.
 
@@ -108,6 +124,8 @@ class OnlineFeatures:
             user_id: may be unknown.
             now_us: the request's time, microseconds since 1970; events at or after it are unseen.
             context: value of every segment column in the schema's order, "" where missing.
+            deadline: ``time.monotonic()`` at which a read that has not ended is given up; never
+                later than after the time-out of one read.
         """
         searches = Searches.one(query, context)
         (keys,) = searches.keys
@@ -115,30 +133,15 @@ class OnlineFeatures:
         assert len(keys) + 2 <= MAX_KEYS_PER_REQUEST, (
             "schema.LEVELS allow more keys than the budget"
         )
-        degraded = []
-        rows, history, seen = [b""] * len(keys), NO_HISTORY, NO_HISTORY
-        # A ranking without counts beats no ranking; the answer and the metric say so.
-        try:
-            *rows, sentinel = self._breaker.call(lambda: self._rows([*keys, KEY]))
-            if self._watch.problem(sentinel):
-                degraded.append("online_store")
-        except Exception as error:
-            _log("engagement rows", error)
-            degraded.append("engagement")
-        try:
-            history = self._breaker.call(lambda: self._history(user_id))
-            seen = visible(history, now_us)
-        except Exception as error:
-            _log("the user's history", error)
-            degraded.append("user_history")
+        rows, history, degraded = self._stored(keys, user_id, deadline)
         inputs = FeatureInputs.of(
             searches,
             np.array([now_us], np.int64),
             _key_rows(rows),
-            as_histories([seen]),
+            as_histories([visible(history, now_us)]),
         )
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
-        return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), tuple(degraded))
+        return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), degraded)
 
     def look(self) -> None:
         """See whether the store is there and whole, off the request path; never raises."""
@@ -168,12 +171,49 @@ class OnlineFeatures:
     def _look(self) -> None:
         self._problem = self._watch.look(self.store)
 
-    def _rows(self, keys: list[str]) -> list[bytes]:
-        """Packed row of each key, empty where it has none."""
-        return read_rows(self.store, self._view, keys)
+    def _stored(
+        self, keys: list[str], user_id: str, deadline: float
+    ) -> tuple[list[bytes], History, tuple[str, ...]]:
+        """Packed row of each key, empty where it has none, the user's history, and what failed.
 
-    def _history(self, user_id: str) -> History:
-        return read_histories(self.store, self._history_view, [user_id])[user_id]
+        A ranking without counts beats no ranking; the answer and the metric say so.
+        """
+        rows, history, degraded = [b""] * len(keys), NO_HISTORY, []
+        try:
+            stored, (own,) = self._breaker.call(lambda: self._read(keys, user_id, deadline))
+        except Exception as error:
+            _log("the online store", error)
+            return rows, history, ("engagement", "user_history")
+        try:
+            *rows, sentinel = [packed_row(row) for (row,) in stored]
+            if self._watch.problem(sentinel):
+                degraded.append("online_store")
+        except Exception as error:
+            _log("engagement rows", error)
+            degraded.append("engagement")
+        try:
+            history = stored_history(own)
+        except Exception as error:
+            _log("the user's history", error)
+            degraded.append("user_history")
+        return rows, history, tuple(degraded)
+
+    def _read(self, keys: list[str], user_id: str, deadline: float) -> list[Values]:
+        """What the store holds for a request: packed rows and the sentinel, and the history."""
+        now = time.monotonic()
+        until = min(deadline, now + self._timeout_s)
+        if until <= now:
+            raise NotReadyError("no time is left to read the online store")
+        wanted = (
+            wanted_rows(self._view, [*keys, KEY]),
+            wanted_histories(self._history_view, [user_id]),
+        )
+        try:
+            return self._values.read(wanted, until)
+        except TimeoutError as error:
+            if until - now < FAIR_SHARE * self._timeout_s:
+                raise NotReadyError("the online store was given too little time") from error
+            raise
 
 
 def _log(what: str, error: Exception) -> None:

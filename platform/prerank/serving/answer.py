@@ -52,7 +52,9 @@ class Answer:
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     """Score a request with ``loaded``; without what is damaged or of another schema."""
     scorer, features = loaded.scorer, loaded.features
-    read = features.read(request.query, request.user_id, request.time_us, request.context)
+    read = features.read(
+        request.query, request.user_id, request.time_us, request.context, request.deadline
+    )
     scored, read = _score(request, scorer, read)
     if scored.non_finite:
         read = _degraded(read, "scores")

@@ -7,6 +7,8 @@ everything else in the query string.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +38,7 @@ from prerank.serving.fields import (
     request_time_of,
     shown,
     time_of,
+    timeout_of,
     weights_of,
 )
 from prerank.serving.retriever import RetrieverFeatures, raw_candidates, retriever_of
@@ -57,6 +60,7 @@ _FIELDS = {
     "context",
     "retriever_scores",
     "retriever_ranks",
+    "timeout_ms",
 }
 _EVENT_FIELDS = {
     "user_id",
@@ -82,6 +86,9 @@ class PrerankRequest:
         weights: float32 [H], summing to 1.
         context: value of every segment column in the schema's order, "" where missing.
         retriever_features: what the retriever said of each of ``keys``.
+        timeout_ms: time from ``arrived`` in which the answer is wanted; what cannot be read by
+            then is left out.
+        arrived: when the request was whole, by ``time.monotonic()``.
     """
 
     request_id: str
@@ -96,6 +103,13 @@ class PrerankRequest:
     as_text: bool = False
     context: Mapping[str, str] = field(default_factory=dict)
     retriever_features: RetrieverFeatures = None
+    timeout_ms: float = math.inf
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def deadline(self) -> float:
+        """By when the answer is wanted, by ``time.monotonic()``."""
+        return self.arrived + self.timeout_ms / 1e3
 
     def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
         """``keys`` in the caller's form; as text where JSON would lose digits."""
@@ -131,6 +145,7 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         context=context_of(data.get("context"), limits.schema),
         retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
+        timeout_ms=timeout_of(data.get("timeout_ms"), limits),
     )
 
 
@@ -168,7 +183,15 @@ def parse_raw(
         context=context_of(
             json_value(fields.get("context"), "context", '{"country": "DE"}'), limits.schema
         ),
+        timeout_ms=timeout_of(_number(fields.get("timeout_ms")), limits),
     )
+
+
+def _number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def parse_events(body: bytes, limits: Limits, now_us: int) -> list[Event]:

@@ -56,8 +56,8 @@ class ServeConfig:
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
         poll_seconds: how often the registry is asked for the champion, and the online store for
             its state.
-        store_timeout_ms: how long a read of the online store may wait for a connection, and for
-            a reply.
+        timeout_ms: time budget of a request, from when it is whole; a read of the online store that
+            has not ended by then is given up. A request may ask for less.
         replicas: of the scorer; None for two where the cluster has the cores, else one.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
@@ -78,7 +78,7 @@ class ServeConfig:
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
-    store_timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
+    timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     replicas: Annotated[int, Field(ge=1)] | None = None
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
@@ -111,6 +111,7 @@ def limits_of(home: Home, config: ServeConfig) -> Limits:
         max_candidates=config.max_candidates,
         max_k=config.max_k,
         max_explained=config.max_explained,
+        timeout_ms=config.timeout_ms,
     )
 
 
@@ -207,7 +208,7 @@ class Engine:
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
-        timeout_s = self.config.store_timeout_ms / 1e3
+        timeout_s = self.config.timeout_ms / 1e3
         with ExitStack() as unless_loaded:
             features = OnlineFeatures(self.home, bundle.schema, timeout_s=timeout_s)
             unless_loaded.callback(features.close)

@@ -44,7 +44,9 @@ class RequestError(DataError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What this deployment accepts. ``replay`` lets a request carry its time."""
+    """What this deployment accepts. ``replay`` lets a request carry its time; ``timeout_ms`` is the
+    time that it allows for one.
+    """
 
     ids: ItemIds
     schema: FeatureSchema
@@ -52,6 +54,7 @@ class Limits:
     max_candidates: int = 200_000
     max_k: int = 10_000
     max_explained: int = 1_000
+    timeout_ms: float = math.inf
 
 
 def shown(value: Any) -> str:
@@ -141,6 +144,16 @@ def count_of(value: Any, limits: Limits, explain: bool) -> int:
             "(max_explained)",
         )
     return value
+
+
+def timeout_of(value: Any, limits: Limits) -> float:
+    """In how many milliseconds the answer is wanted, at most what the deployment allows."""
+    if value is None:
+        return limits.timeout_ms
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise RequestError("timeout_ms", f"{shown(value)} is no number of milliseconds above 0")
+    return min(value, limits.timeout_ms)
 
 
 def flag_of(value: Any) -> bool:

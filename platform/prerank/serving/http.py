@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -102,16 +103,20 @@ class HttpApi:
     async def _prerank(self, request: Request) -> Response:
         kind, lane = content_type(request.headers, (JSON, RAW)), self._lanes["/v1/prerank"]
         async with lane.body(request) as body:
-            return await lane.run(self._ranked, kind, body, dict(request.query_params))
+            arrived = time.monotonic()
+            return await lane.run(self._ranked, kind, body, dict(request.query_params), arrived)
 
-    def _ranked(self, kind: str, body: bytes, fields: Mapping[str, str]) -> Response:
+    def _ranked(
+        self, kind: str, body: bytes, fields: Mapping[str, str], arrived: float
+    ) -> Response:
         """Parse, score and serialise: all of it in the lane's thread, one request at a time."""
         started = time.perf_counter()
         limits, now = self.engine.limits(), time.time_ns() // 1000
         wanted: PrerankRequest = (
             parse_raw(body, fields, limits, now) if kind == RAW else parse_json(body, limits, now)
         )
-        answer = self.engine.answer(wanted)
+        # What it waited in the lane is of its budget.
+        answer = self.engine.answer(replace(wanted, arrived=arrived))
         response = _json(answer.body)
         self._observe(answer, len(wanted.keys), time.perf_counter() - started)
         return response

@@ -19,6 +19,7 @@ from prerank.core.home import Home
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import REDIS_ENV
+from prerank.online.values import RedisValues, Values
 
 TIMEOUT_S = 0.1
 READS = 20
@@ -75,15 +76,15 @@ def wait_for(fact: Callable[[], bool]) -> None:
 def assert_short_and_then_not_asked(
     online: OnlineFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, ask = [], online.store.get_online_features
+    asked, ask = [], RedisValues.read
 
-    def counted(*args: object, **kwargs: object) -> object:
+    def counted(self: RedisValues, *args: Any) -> list[Values]:
         if threading.current_thread() is threading.main_thread():
             asked.append(args)
-        return ask(*args, **kwargs)  # type: ignore[arg-type]
+        return ask(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(online.store, "get_online_features", counted)
+        patch.setattr(RedisValues, "read", counted)
         began = time.monotonic()
         for _ in range(READS):
             assert read(online).degraded == AWAY

@@ -64,6 +64,21 @@ def test_explain_tells_the_features_that_were_scored(k: int) -> None:
     assert told["request_features"] == named(REQUEST_NUMERIC, REQUEST)
 
 
+def test_features_are_read_by_the_requests_deadline() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Asked(NoFeatures):
+        def read(self, *given: Any) -> OnlineRead:
+            asked.append(given)
+            return super().read()
+
+    champion, scorer = Wanted("champion", Version("1", "run")), cast(Scorer, FixedScorer())
+    body = {"user_id": "ann", "query": "red", "candidates": [3, 1, 2], "timeout_ms": 40}
+    request = parse_json(orjson.dumps(body), WALL, NOW)
+    answer(request, Loaded(champion, scorer, WALL, cast(OnlineFeatures, Asked())))
+    assert asked == [("red", "ann", NOW, {}, request.arrived + 0.04)]
+
+
 LEVEL = LEVELS[0]
 COLUMNS = samples.SCHEMA.columns(LEVEL)
 ROW = pack(np.arange(1000, 1005), np.full((5, len(COLUMNS)), 3.0), COLUMNS, LEVEL)

@@ -94,6 +94,10 @@ def test_a_body_that_is_no_request(body: bytes, field: str) -> None:
         ("weights", {"save": 0}, "above 0"),
         ("explain", 1, "true or false"),
         ("time", NOW, "replay"),
+        ("timeout_ms", 0, "above 0"),
+        ("timeout_ms", -5, "above 0"),
+        ("timeout_ms", "50", "above 0"),
+        ("timeout_ms", True, "above 0"),
         ("colour", "red", "known are"),
     ],
 )
@@ -102,6 +106,22 @@ def test_a_wrong_field_is_named_with_the_fix(field: str, value: Any, says: str) 
     assert error.field == field
     assert says in error.message
     assert error.status == 400
+
+
+def test_a_request_may_ask_for_less_time_than_the_deployment_allows() -> None:
+    limits = replace(WALL, timeout_ms=80.0)
+    for asked, means in ((None, 80.0), (30, 30.0), (2.5, 2.5), (500, 80.0)):
+        fields = {"user_id": "a", "query": "q"} | ({"timeout_ms": str(asked)} if asked else {})
+        for request in (
+            parsed(limits, timeout_ms=asked),
+            parse_raw(b"", fields, limits, NOW),
+        ):
+            assert request.timeout_ms == means
+            assert request.deadline == request.arrived + means / 1e3
+    for wrong in ("0", "nan", "inf", "-1", "soon", ""):
+        with pytest.raises(RequestError, match="milliseconds") as caught:
+            parse_raw(b"", {"user_id": "a", "query": "q", "timeout_ms": wrong}, limits, NOW)
+        assert caught.value.field == "timeout_ms"
 
 
 @pytest.mark.parametrize(

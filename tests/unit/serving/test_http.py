@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ class Held(NoEngine):
         super().__init__(WALL)
         self.let, self.begun = threading.Event(), threading.Event()
         self.now, self.most, self.scored = 0, 0, 0
+        self.waited: list[float] = []
 
     def answer(self, request: PrerankRequest) -> Answer:
+        self.waited.append(time.monotonic() - request.arrived)
         self.now += 1
         self.most = max(self.most, self.now)
         self.begun.set()
@@ -190,6 +193,20 @@ def test_scoring_is_one_at_a_time_and_health_does_not_wait_for_it() -> None:
         engine.let.set()
         assert [a.status_code for a in await asyncio.gather(*asked)] == [200] * 4
         assert engine.most == 1
+
+    asyncio.run(main())
+
+
+def test_the_time_that_a_request_waits_to_be_scored_is_of_its_budget() -> None:
+    async def main() -> None:
+        engine = Held()
+        api = api_of(engine)
+        asked = [asyncio.create_task(call(api, "/v1/prerank", whole(RANKING))) for _ in range(2)]
+        await until(engine.begun.is_set)
+        await asyncio.sleep(0.05)
+        engine.let.set()
+        await asyncio.gather(*asked)
+        assert engine.waited[1] >= 0.04
 
     asyncio.run(main())
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
 from prerank.serving.api import Limits, PrerankRequest, named
 
+T = TypeVar("T")
 _EMPTY = np.zeros(0, np.int64)
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,12 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     read = features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
-    scored, read = _score(request, scorer, read)
+    scored, read = sound(
+        read,
+        lambda inputs: scorer.score(
+            request.query, inputs, request.keys, request.weights, request.retriever_features
+        ),
+    )
     if scored.non_finite:
         read = _degraded(read, "scores")
     top = scored.top(request.k)
@@ -88,21 +94,18 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     return Answer(body, read, scored.non_finite)
 
 
-def _score(request: PrerankRequest, scorer: Scorer, read: OnlineRead) -> tuple[Scored, OnlineRead]:
-    """Scores, and the read they were made of: what is damaged is left out, and said to be."""
-
-    def score() -> Scored:
-        features = request.retriever_features
-        return scorer.score(request.query, read.inputs, request.keys, request.weights, features)
-
+def sound(read: OnlineRead, work: Callable[[FeatureInputs], T]) -> tuple[T, OnlineRead]:
+    """What ``work`` makes of the inputs, and the read they are of: what is damaged is left out, and
+    said to be.
+    """
     for _ in _WITHOUT:
         try:
-            return score(), read
+            return work(read.inputs), read
         except tuple(_WITHOUT) as error:
             feature, without = _WITHOUT[type(error)]
             logger.error("scoring without %s: %s", feature, error)
             read = _degraded(dataclasses.replace(read, inputs=without(read.inputs)), feature)
-    return score(), read
+    return work(read.inputs), read
 
 
 def _degraded(read: OnlineRead, what: str) -> OnlineRead:

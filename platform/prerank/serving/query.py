@@ -1,0 +1,87 @@
+"""``POST /v1/query``: a request's scores in parts, for an engine that holds the item vectors.
+
+The answer's size depends on the request's rows, not on how many items there are. With the vectors
+of the index (bf16) an engine rebuilds every score exactly; a retriever's features have no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from interactrank.model.query_parts import AgeCurve, query_parts
+from prerank.core.times import iso
+from prerank.serving.answer import Answer, Loaded, sound
+from prerank.serving.api import PrerankRequest
+from prerank.serving.fields import (
+    Limits,
+    context_of,
+    json_object,
+    name_of,
+    only_known,
+    query_of,
+    request_id_of,
+    request_time_of,
+    timeout_of,
+    weights_of,
+)
+
+_FIELDS = {"request_id", "user_id", "query", "time", "timeout_ms", "weights", "context"}
+
+
+def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
+    """Read a request that names no candidates.
+
+    Raises:
+        RequestError: naming the field and the fix.
+    """
+    data = json_object(body)
+    only_known(data, _FIELDS)
+    return PrerankRequest(
+        request_id=request_id_of(data.get("request_id")),
+        user_id=name_of(data.get("user_id"), "user_id"),
+        query=query_of(data.get("query")),
+        keys=np.zeros(0, np.int64),
+        originals=None,
+        k=1,
+        time_us=request_time_of(data.get("time"), limits, now_us),
+        weights=weights_of(data.get("weights"), limits.schema),
+        explain=False,
+        context=context_of(data.get("context"), limits.schema),
+        timeout_ms=timeout_of(data.get("timeout_ms"), limits),
+    )
+
+
+def query_answer(request: PrerankRequest, loaded: Loaded) -> Answer:
+    """The parts of the scores of ``request``; see ``interactrank.model.query_parts``."""
+    read = loaded.features.read(
+        request.query, request.user_id, request.time_us, request.context, request.deadline
+    )
+    parts, read = sound(
+        read, lambda inputs: query_parts(loaded.scorer, request.query, inputs, request.weights)
+    )
+    if not np.isfinite(parts.weights).all():
+        read = replace(read, degraded=(*read.degraded, "scores"))
+    body: dict[str, Any] = {
+        "request_id": request.request_id,
+        "model_version": loaded.wanted.version.number,
+        "vector": parts.vector.tolist(),
+        "items": request.shown(parts.items),
+        "weights": parts.weights.tolist(),
+        "others": _curve(parts.others),
+        "constant": parts.constant,
+        "degraded": list(read.degraded),
+        "snapshot_cutoff": iso(read.cutoff_us),
+    }
+    return Answer(body, read)
+
+
+def _curve(curve: AgeCurve) -> dict[str, Any]:
+    return {
+        "age_unknown": curve.unknown,
+        "fresh_days": curve.fresh_days,
+        "fresh": curve.fresh.tolist(),
+        "old": curve.old.tolist(),
+    }

@@ -1,8 +1,8 @@
 """One local Ray for the session, and a small simulated world that tests read but never change.
 
-`make test` runs two processes. One of them has everything that starts a Ray: first the cluster of
-the README, which cannot start while another Ray runs here, then the tests on the shared one. The
-other has the rest, a file at a time, so that a module's fixtures are made once.
+`make test` runs two processes. One of them has first the cluster of the README, which cannot start
+while another Ray runs here, then the tests on the shared one. The other has the rest, a file at a
+time, so that a module's fixtures are made once, and ends with trainings on a Ray of its own.
 """
 
 from __future__ import annotations
@@ -50,24 +50,32 @@ ON_MIDNIGHT = "r0000000300"
 """A request of the tiny log that is moved to a day's very first microsecond: the moment at which
 an hourly and a daily snapshot are cut and, without a lag, published."""
 
-RAY = ("tests/e2e/", "tests/behaviour/")
+RAY, LAST = ("tests/e2e/", "tests/behaviour/"), ("test_odd_logs.py", "test_training_job.py")
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def lane(item: pytest.Item) -> int:
-        first = item.nodeid.startswith(RAY[0])
-        return 0 if first else 1 + ("ray_local" not in getattr(item, "fixturenames", ()))
+        if item.nodeid.startswith(RAY[0]):
+            return 0
+        if item.path.name in LAST:
+            return 3
+        return 1 if "ray_local" in getattr(item, "fixturenames", ()) else 2
 
     items.sort(key=lane)
 
 
 class Lanes(LoadScopeScheduling):
-    """One process has all of the tests that start a Ray, in their order."""
+    """One process has the cluster and most tests that start a Ray; the other, at its end, those
+    that train.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "Ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        if file.endswith(LAST):
+            return "trainings"
+        return "Ray" if file.startswith(RAY) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httpx
 from starlette.requests import Request
@@ -98,7 +99,7 @@ def client_of(api: HttpApi) -> httpx.Client:
         got = asyncio.run(
             call(
                 api,
-                path.decode(),
+                unquote(path.decode()),
                 whole(request.content),
                 dict(request.headers),
                 request.method,

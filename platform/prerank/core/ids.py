@@ -110,7 +110,8 @@ class ItemIds:
             return value
         key = self.key_of_text(value)
         if key is None:
-            raise DataError(f"Item id {value!r} is not an integer, but this log's ids are.")
+            # A caller of the API may have sent a long one: the error repeats its beginning.
+            raise DataError(f"Item id {value[:60]!r} is not an integer, but this log's ids are.")
         return key
 
     def key_of_text(self, text: str) -> int | None:

@@ -125,13 +125,22 @@ def health(client: httpx.Client) -> dict[str, Any]:
 
 
 def _answered(response: httpx.Response) -> Any:
-    """The JSON of a response; an error of the deployment's is told in its words."""
+    """The JSON of a response; a refusal is told in the deployment's words."""
     if response.status_code == 200:
         return response.json()
-    where = response.url.copy_with(path="/", query=None)
+    where, why = response.url.copy_with(path="/", query=None), _detail(response)
     if response.status_code == 503:
-        raise NotReadyError(f"the deployment at {where} is not ready: {response.text}")
-    raise PrerankError(f"{where} answered {response.status_code}: {response.text}")
+        raise NotReadyError(f"the deployment at {where} is not ready: {why}")
+    raise PrerankError(f"{where} answered {response.status_code}: {why}")
+
+
+def _detail(response: httpx.Response) -> str:
+    """What a refusal says; that of a proxy before the deployment need not be a problem."""
+    try:
+        problem = response.json()
+        return f"{problem['field']}: {problem['detail']}"
+    except (ValueError, LookupError, TypeError):
+        return response.text
 
 
 def _nobody(client: httpx.Client, error: Exception) -> NotReadyError:

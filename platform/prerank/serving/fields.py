@@ -31,15 +31,21 @@ _BRIEF.maxstring = 60
 
 
 class RequestError(DataError):
-    """A request breaks the contract: HTTP ``status`` with the ``field`` and the fix."""
+    """A request breaks the contract: HTTP ``status`` with the ``field`` and the fix.
 
-    def __init__(self, field: str, message: str, status: int = 400) -> None:
+    ``headers`` go with the refusal (``prerank.serving.problems``), besides those of its status.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        message: str,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.field, self.message, self.status = field[:MAX_FIELD], message, status
-
-    def body(self) -> dict[str, Any]:
-        """What the caller gets."""
-        return {"error": {"field": self.field, "message": self.message}}
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True)
@@ -156,18 +162,18 @@ def timeout_of(value: Any, limits: Limits) -> float:
     return min(value, limits.timeout_ms)
 
 
-def flag_of(value: Any) -> bool:
+def flag_of(value: Any, field: str = "explain") -> bool:
     """A JSON boolean."""
     if not isinstance(value, bool):
-        raise RequestError("explain", "send true or false")
+        raise RequestError(field, "send true or false")
     return value
 
 
-def not_too_many(n: int, limits: Limits) -> None:
+def not_too_many(n: int, limits: Limits, field: str = "candidates") -> None:
     """Refuse more candidates than the deployment takes."""
     if n > limits.max_candidates:
         raise RequestError(
-            "candidates", f"{n} ids; at most {limits.max_candidates} are allowed a request", 413
+            field, f"{n} ids; at most {limits.max_candidates} are allowed a request", 413
         )
 
 
@@ -177,28 +183,28 @@ def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def candidates_of(
-    value: Any, limits: Limits
+    value: Any, limits: Limits, field: str = "candidates"
 ) -> tuple[NDArray[np.int64], dict[int, int | str] | None]:
     """Keys int64 [n] in the order sent, and key -> id as sent where the key does not spell it."""
     if not isinstance(value, list):
-        raise RequestError("candidates", "send a list of item ids (it may be empty)")
+        raise RequestError(field, "send a list of item ids (it may be empty)")
     kinds = set(map(type, value))
     if kinds - {int, str}:
         odd = next(v for v in value if type(v) not in (int, str))
         if isinstance(odd, float) and abs(odd) > JSON_SAFE:
-            raise RequestError("candidates", f"{odd:.0f} is beyond 2^53: send ids as strings")
-        raise RequestError("candidates", f"{shown(odd)} is neither an integer nor a string")
+            raise RequestError(field, f"{odd:.0f} is beyond 2^53: send ids as strings")
+        raise RequestError(field, f"{shown(odd)} is neither an integer nor a string")
     if len(kinds) > 1:
-        raise RequestError("candidates", "integers and strings are mixed; send one kind")
+        raise RequestError(field, "integers and strings are mixed; send one kind")
     if kinds == {int} and limits.ids.kind == "integer":
         # The common case is checked as an array: one call an id would cost 10 ms at 50,000 ids.
         if max(value) > JSON_SAFE or min(value) < -JSON_SAFE:
             odd = next(v for v in value if abs(v) > JSON_SAFE)
-            raise RequestError("candidates", f"{odd} is beyond 2^53: send ids as strings")
+            raise RequestError(field, f"{odd} is beyond 2^53: send ids as strings")
         return np.array(value, np.int64), None
     if limits.ids.kind == "integer" and (spelt := _spelt(value)) is not None:
         return spelt, None
-    keys = [item_key(v, "candidates", limits.ids) for v in value]
+    keys = [item_key(v, field, limits.ids) for v in value]
     originals = dict(zip(reversed(keys), reversed(value), strict=True))
     return np.array(keys, np.int64), originals
 

@@ -48,10 +48,10 @@ def retriever_of(data: Mapping[str, Any], limits: Limits) -> tuple[Any, Retrieve
                 raise RequestError(field, "only numbers and null are allowed")
             with np.errstate(over="ignore"):
                 columns[name] = np.array(values, np.float64).astype(np.float32)
-    return ids, _features(columns, n, limits.schema)
+    return ids, features_of(columns, n, limits.schema)
 
 
-def _features(
+def features_of(
     columns: Mapping[str, NDArray[Any]], n: int, schema: FeatureSchema
 ) -> RetrieverFeatures:
     """Columns by name as float32 [n, R] in the schema's order; NaN is "nothing said"."""
@@ -91,4 +91,4 @@ def raw_candidates(
     rest = np.frombuffer(body, "<f4", offset=8 * n).reshape(len(names), n)
     columns = dict(zip(names, rest, strict=True))
     ids = np.frombuffer(body, "<i8", n).astype(np.int64)
-    return ids, _features(columns, n, limits.schema)
+    return ids, features_of(columns, n, limits.schema)

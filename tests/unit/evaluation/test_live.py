@@ -28,7 +28,7 @@ def test_a_deployment_that_asks_for_a_token_says_where_it_is_taken_from(tmp_path
     file.write_text("s3cret-s3cret")
     api = api_of(NoEngine(WALL), token_file=str(file))
     with client_of(api) as client:
-        with pytest.raises(PrerankError, match=rf"answered 401: .*{TOKEN_ENV}"):
+        with pytest.raises(PrerankError, match=rf"answered 401: Authorization: .*{TOKEN_ENV}"):
             asked(client)
         client.headers["Authorization"] = "Bearer s3cret-s3cret"
         (found,) = asked(client)

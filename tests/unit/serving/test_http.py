@@ -19,6 +19,7 @@ from tests.http_calls import LOCAL, NoEngine, api_of, call, client_of, endless, 
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest
 from prerank.serving.lane import MAX_BODY, MAX_HELD
+from prerank.serving.problems import PROBLEM
 
 RANKING = orjson.dumps({"user_id": "u", "query": "red", "candidates": [3, 1], "k": 1})
 EVENT = {"user_id": "u", "item_id": 1, "action": "click", "event_time": NOW}
@@ -48,9 +49,11 @@ class Held(NoEngine):
         return super().answer(request)
 
 
-def error_of(response: Response) -> dict[str, str]:
-    error: dict[str, str] = orjson.loads(response.body)["error"]
-    return error
+def problem_of(response: Response) -> dict[str, Any]:
+    assert response.media_type == PROBLEM
+    told: dict[str, Any] = orjson.loads(response.body)
+    assert told["status"] == response.status_code
+    return told
 
 
 async def until(condition: Any) -> None:
@@ -78,7 +81,7 @@ def test_routes_answer() -> None:
         assert client.get("/v2").status_code == 404
         assert client.get("/v1/prerank").status_code == 405
         bad = client.post("/v1/prerank", content=b"{", headers=json)
-        assert (bad.status_code, bad.json()["error"]["field"]) == (400, "body")
+        assert (bad.status_code, bad.json()["field"]) == (400, "body")
 
 
 @ROUTE
@@ -86,7 +89,7 @@ def test_a_form_of_a_web_page_is_no_request(path: str) -> None:
     headers = LOCAL | {"Content-Type": "text/plain"}
     answer = asyncio.run(call(api_of(NoEngine(WALL)), path, whole(BODIES[path]), headers))
     assert answer.status_code == 415
-    assert "application/json" in error_of(answer)["message"]
+    assert "application/json" in problem_of(answer)["detail"]
 
 
 def test_events_are_json_only() -> None:
@@ -135,7 +138,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit_only(path: str) -> None
     answer = asyncio.run(call(api_of(NoEngine(WALL)), path, flood()))
     assert answer.status_code == 413
     assert answer.headers["Connection"] == "close"
-    assert error_of(answer)["field"] == "body"
+    assert problem_of(answer)["field"] == "body"
     assert read <= MAX_BODY + len(MIB)
 
 
@@ -150,7 +153,7 @@ def test_a_body_that_declares_too_much_is_not_read(path: str) -> None:
 def test_a_body_that_does_not_arrive_is_given_up(path: str) -> None:
     answer = asyncio.run(call(api_of(NoEngine(WALL), body_seconds=0.05), path, endless(b"{")))
     assert answer.status_code == 408
-    assert "body_seconds" in error_of(answer)["message"]
+    assert "body_seconds" in problem_of(answer)["detail"]
     assert answer.headers["Connection"] == "close"
 
 
@@ -171,7 +174,7 @@ def test_slow_uploads_cost_places_and_nothing_else(path: str) -> None:
         await asyncio.sleep(0)
         full = await call(api, path, whole(BODIES[path]))
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
-        assert "6 requests wait" in error_of(full)["message"]
+        assert "6 requests wait" in problem_of(full)["detail"]
         for task in slow:
             task.cancel()
         await asyncio.wait(slow)
@@ -245,7 +248,7 @@ def test_the_bodies_of_one_lane_have_a_limit_together() -> None:
         await asyncio.sleep(0)
         refused = await call(api, "/v1/events", whole(EVENTS))
         assert refused.status_code == 503
-        assert "memory" in error_of(refused)["message"]
+        assert "memory" in problem_of(refused)["detail"]
         assert (await call(api, "/v1/prerank", whole(RANKING))).status_code == 200
         for task in held:
             task.cancel()

@@ -1,0 +1,107 @@
+"""A route: its path, who may call it, what it takes and what it answers.
+
+The table of routes (``prerank.serving.http.ROUTES``) is read by ``HttpApi``, which refuses what no
+route takes, and by ``prerank.serving.openapi``, which describes what they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from prerank.serving.fields import RequestError, shown
+
+JSON, RAW = "application/json", "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
+SCORING, EVENTS = "scoring", "events"
+
+Content = Mapping[str, type[BaseModel] | str]
+"""Media type -> the model of its JSON, or in words what its bytes are."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a handler gets of a request that was admitted.
+
+    Attributes:
+        headers: of the request.
+        named: what stands at the end of the path, in place of ``{id}``.
+        kind: media type of ``body``, one that the route takes; both are empty for a GET.
+        fields: of the query string that comes with a body.
+        arrived: when the body was there, in seconds of ``time.monotonic``.
+    """
+
+    headers: Headers
+    named: str = ""
+    kind: str = ""
+    body: bytes = b""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    arrived: float = 0.0
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    Attributes:
+        method: of HTTP.
+        path: ends with ``{id}`` where any text may stand.
+        handler: method of ``HttpApi`` that answers a call.
+        summary: in one line.
+        takes: bodies; none for a GET.
+        answers: bodies of an answer with status 200.
+        lane: in which the body waits and the work is done; empty: it waits for nobody.
+        query, header: models of the query string and of the headers that are read.
+        refuses: statuses of this route beyond those that follow from the above.
+        open: anybody may call it, by any name.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Any, Call], Awaitable[Response]]
+    summary: str
+    answers: Content
+    takes: Content = field(default_factory=dict)
+    lane: str = ""
+    query: type[BaseModel] | None = None
+    header: type[BaseModel] | None = None
+    refuses: tuple[int, ...] = ()
+    open: bool = False
+
+    def match(self, path: str) -> str | None:
+        """What ``path`` has in place of ``{id}``, empty where there is none; None: no match."""
+        fixed, _, named = self.path.partition("{")
+        if not named:
+            return "" if path.rstrip("/") == fixed else None
+        return path.removeprefix(fixed) or None if path.startswith(fixed) else None
+
+    @property
+    def statuses(self) -> list[int]:
+        """Every status of a refusal, ascending."""
+        guard = set() if self.open else {401, 403, 421}
+        lane = {400, 408, 413, 415, 503} if self.lane else set()
+        return sorted({500, *guard, *lane, *self.refuses})
+
+
+def find(routes: Sequence[Route], path: str, method: str) -> tuple[Route, str]:
+    """The route that takes a request, and what its path names.
+
+    Raises:
+        RequestError: 404 where no route has the path, 405 where none has it with this method.
+    """
+    there = [(r, named) for r in routes if (named := r.match(path)) is not None]
+    if not there:
+        known = sorted({r.path for r in routes})
+        raise RequestError("path", f"{shown(path)} is unknown; routes: {known}", 404)
+    for route, named in there:
+        if route.method == method:
+            return route, named
+    methods = ", ".join(r.method for r, _ in there)
+    raise RequestError(
+        "method", f"{there[0][0].path} takes {methods}", 405, headers={"Allow": methods}
+    )

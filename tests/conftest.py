@@ -2,7 +2,7 @@
 
 `make test` runs two processes. One of them has first the cluster of the README, which cannot start
 while another Ray runs here, then the tests on the shared one. The other has the rest, a file at a
-time, so that a module's fixtures are made once, and ends with trainings on a Ray of its own.
+time, so that a module's fixtures are made once, and ends with the longest on a Ray of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ ON_MIDNIGHT = "r0000000300"
 """A request of the tiny log that is moved to a day's very first microsecond: the moment at which
 an hourly and a daily snapshot are cut and, without a lag, published."""
 
-RAY, LAST = ("tests/e2e/", "tests/behaviour/"), ("test_odd_logs.py", "test_training_job.py")
+RAY, LAST = (
+    ("tests/e2e/", "tests/behaviour/"),
+    ("test_odd_logs.py", "test_ablate.py", "test_memory.py"),
+)
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
 
@@ -67,14 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Lanes(LoadScopeScheduling):
-    """One process has the cluster and most tests that start a Ray; the other, at its end, those
-    that train.
-    """
+    """One process has the cluster and most tests that start a Ray; the other ends with a few."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         if file.endswith(LAST):
-            return "trainings"
+            return "last"
         return "Ray" if file.startswith(RAY) else file
 
 

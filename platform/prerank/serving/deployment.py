@@ -193,8 +193,9 @@ def app(args: dict[str, Any]) -> Application:
         ConfigError: a key is unknown or a value is wrong; the message names it.
     """
     config = typed(ServeConfig, args, what="args of the prerank application")
-    # The replicas' environment may differ from the builder's: the home is settled here.
-    settled = asdict(replace(config, home=str(config.home_folder().root)))
+    # The replicas' environment may differ from the builder's: the home is settled here. Of their
+    # number they know nothing, so that another one restarts none of them.
+    settled = asdict(replace(config, home=str(config.home_folder().root), replicas=None))
     # mypy does not see what a class decorator makes of a class.
     writer: Any = HistoryWriterDeployment
     scorer: Any = PreRanker

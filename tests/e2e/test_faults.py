@@ -83,7 +83,7 @@ def replicas(home: Path) -> list[psutil.Process]:
 
 
 def wait_for_replicas(home: Path, count: int) -> list[psutil.Process]:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while True:
         found = replicas(home)
         status = prerank(home, "serve status")

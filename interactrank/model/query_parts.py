@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interactrank.features.engagement import FRESH_DAYS
+from interactrank.features.engagement import FRESH_DAYS, cross_features
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.model.scorer import Scorer
@@ -74,7 +74,9 @@ def query_parts(
     """
     side = scorer.query_side(query, inputs, head_weights)
     somewhere = Reached(scorer.schema, inputs)
-    base = scorer.base(inputs, side, somewhere.nobody())
+    one, unknown_age = np.array([somewhere.nobody()]), np.zeros(1, np.int64)
+    x = cross_features(scorer.schema, inputs, one, np.array([0, 1]), unknown_age)
+    base = scorer.base(side, x[0])
     listed = scorer.score(query, inputs, somewhere.items(), head_weights)
     vector: NDArray[np.float32] = (side.scale * side.query).numpy()
     return QueryParts(vector, listed.ids, listed.cross_scores, _curve(base), side.constant)

@@ -88,7 +88,7 @@ class _Known:
     rows: NDArray[np.int64]
     unknown: NDArray[np.int64]
     given: NDArray[np.float32] | None
-    x: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    x: Callable[..., NDArray[np.float32]]
 
 
 class Scorer:
@@ -133,9 +133,13 @@ class Scorer:
         """
         side = self.query_side(query, inputs, head_weights)
         known = self._known(inputs, candidates, retriever_features)
-        n, somewhere = len(known.ids), Reached(self.schema, inputs)
-        base = self.base(inputs, side, somewhere.nobody())
-        given = _NOTHING
+        n, base, given, at = len(known.ids), _NO_CROSS, _NOTHING, known.rows[:0]
+        if self.model.fusion.crosses:
+            somewhere = Reached(self.schema, inputs)
+            at = somewhere.among(known.ids)
+            # An item that stands nowhere goes with those that do: the rows are gone over once.
+            x = known.x(at, somewhere.nobody())
+            base = self.base(side, x[0])
         if base.given.size:
             given = retriever_columns(self.schema, n, known.given) - base.given
         dots, cross_scores = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -151,8 +155,8 @@ class Scorer:
             dots,
             cross_scores,
         )
-        if self.model.fusion.crosses and len(at := somewhere.among(known.ids)):
-            cross_scores[at] = self._cross_scores(side, known.x(at))
+        if len(at):
+            cross_scores[at] = self._cross_scores(side, x[1:])
         return _scored(known, side, dots, cross_scores)
 
     @torch.inference_mode()
@@ -212,22 +216,25 @@ class Scorer:
             rows, ids, unknown = rows[found], ids[found], ids[~found]
             given = None if given is None else given[found]
 
-        def x(at: NDArray[np.int64]) -> NDArray[np.float32]:
-            told = None if given is None else given[at]
-            bounds = np.array([0, len(at)])
-            return cross_features(
-                self.schema, inputs, ids[at], bounds, self.created[rows[at]], told
-            )
+        def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
+            """Of items of unknown age that are no candidates first, then of the candidates at."""
+            some = len(others)
+            chosen = np.concatenate((np.array(others, np.int64), ids[at]))
+            created = np.concatenate((np.zeros(some, np.int64), self.created[rows[at]]))
+            told = None
+            if given is not None:
+                nothing = np.full((some, given.shape[1]), np.nan, np.float32)
+                told = np.concatenate((nothing, given[at]))
+            bounds = np.array([0, len(chosen)])
+            return cross_features(self.schema, inputs, chosen, bounds, created, told)
 
         return _Known(ids, rows, unknown, given, x)
 
     @torch.inference_mode()
-    def base(self, inputs: FeatureInputs, side: QuerySide, nobody: int) -> Base:
-        """What all items share that stand nowhere in the request, as the item ``nobody`` does."""
+    def base(self, side: QuerySide, x: NDArray[np.float32]) -> Base:
+        """What all items share that stand nowhere in the request, of which ``x`` [X] is one."""
         if not self.model.fusion.crosses:
             return _NO_CROSS
-        one, unknown_age = np.array([nobody]), np.zeros(1, np.int64)
-        (x,) = cross_features(self.schema, inputs, one, np.array([0, 1]), unknown_age)
         own, fresh_column = own_columns(self.schema)
         return Base(_affine(self.model.fusion, side, x, own), float(x[fresh_column]), x[own[3:]])
 

@@ -23,6 +23,12 @@ def cluster_block() -> str:
     return found.group(1)
 
 
+def environment(home: Path) -> dict[str, str]:
+    """This process's environment with another HOME, without what the tests set for themselves."""
+    own = ("RAY_", "MLFLOW_", "PRERANK_", "OMP_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(own)} | {"HOME": str(home)}
+
+
 def own_processes(home: Path) -> list[psutil.Process]:
     """Every process that was started with this HOME."""
     found = []
@@ -47,11 +53,10 @@ def stop(home: Path) -> None:
 def prerank(home: Path, *words: str) -> str:
     """Run a command with the block's environment."""
     line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PRERANK_"))}
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=ROOT,
-        env=env | {"HOME": str(home)},
+        env=environment(home),
         capture_output=True,
         text=True,
         timeout=300,

@@ -21,7 +21,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @nb.njit(inline="always", cache=True)
-def _slot(key: int, shift: int) -> int:
+def slot_of(key: int, shift: int) -> int:
+    """Hash of ``key``, of 64 - ``shift`` bits."""
     at: int = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(shift))  # type: ignore[assignment]
     return at
 
@@ -40,7 +41,7 @@ def fill(keys: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -> int:
     mask = slots.shape[0] - 1
     repeated = 0
     for row in range(keys.size):
-        at = _slot(keys[row], shift)
+        at = slot_of(keys[row], shift)
         while slots[at, 1] >= 0 and slots[at, 0] != keys[row]:
             at = (at + 1) & mask
         if slots[at, 1] >= 0:
@@ -54,7 +55,7 @@ def fill(keys: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -> int:
 def find(key: int, slots: NDArray[np.int64], shift: int) -> int:
     """Row of ``key``, or -1."""
     mask = slots.shape[0] - 1
-    at = _slot(key, shift)
+    at = slot_of(key, shift)
     while slots[at, 1] >= 0:
         if slots[at, 0] == key:
             return slots[at, 1]
@@ -67,10 +68,10 @@ def _find_all(wanted: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -
     n = wanted.size
     rows = np.empty(n, np.int64)
     for i in range(min(AHEAD, n)):
-        prefetch(slots, 2 * _slot(wanted[i], shift))
+        prefetch(slots, 2 * slot_of(wanted[i], shift))
     for i in range(n):
         if i + AHEAD < n:
-            prefetch(slots, 2 * _slot(wanted[i + AHEAD], shift))
+            prefetch(slots, 2 * slot_of(wanted[i + AHEAD], shift))
         rows[i] = find(wanted[i], slots, shift)
     return rows
 

@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.id_table import slot_of
 from interactrank.features.inputs import FeatureInputs, check_inputs
 from interactrank.features.packed_rows import row_ids
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
@@ -17,14 +18,12 @@ from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 BITS = 18
 """log2 of the filter's bits: 32 KiB, which stays in the nearest cache."""
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
 
 @nb.njit(inline="always", cache=True)
 def _bit(item: int) -> tuple[int, int]:
     """Word of the filter, and bit of the word."""
-    at = (np.uint64(item) * _MULTIPLIER) >> np.uint64(64 - BITS)
-    return np.int64(at >> np.uint64(6)), np.uint64(1) << (at & np.uint64(63))  # type: ignore[return-value]
+    at = slot_of(item, 64 - BITS)
+    return at >> 6, np.uint64(1) << np.uint64(at & 63)  # type: ignore[return-value]
 
 
 @nb.njit(cache=True, nogil=True)

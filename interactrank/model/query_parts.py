@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interactrank.features.engagement import FRESH_DAYS, cross_features
+from interactrank.features.engagement import FRESH_DAYS
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.model.scorer import Scorer
@@ -74,12 +74,12 @@ def query_parts(
     """
     side = scorer.query_side(query, inputs, head_weights)
     somewhere = Reached(scorer.schema, inputs)
-    one, unknown_age = np.array([somewhere.nobody()]), np.zeros(1, np.int64)
-    x = cross_features(scorer.schema, inputs, one, np.array([0, 1]), unknown_age)
-    base = scorer.base(side, x[0])
-    listed = scorer.score(query, inputs, somewhere.items(), head_weights)
+    listed = scorer.known(inputs, somewhere.items(), None)
+    # The rows are gone over once, for the items that they name and for one that they do not.
+    x = listed.x(np.arange(len(listed.ids)), somewhere.nobody())
+    base, weights = scorer.base(side, x[0]), scorer.cross_scores(side, x[1:])
     vector: NDArray[np.float32] = (side.scale * side.query).numpy()
-    return QueryParts(vector, listed.ids, listed.cross_scores, _curve(base), side.constant)
+    return QueryParts(vector, listed.ids, weights, _curve(base), side.constant)
 
 
 def _curve(base: Base) -> AgeCurve:

@@ -81,8 +81,13 @@ class QuerySide:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """The candidates that the index holds: ids and rows int64 [n], and all features of some."""
+class Known:
+    """The candidates that the index holds.
+
+    ``ids`` and ``rows`` int64 [n], ``unknown`` as in ``Scored``, ``given`` float32 [n, R] by a
+    retriever. ``x(positions, *others)`` are the cross features of the items ``others``, of unknown
+    age, then of candidates: float32 [others + positions, X].
+    """
 
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -132,7 +137,7 @@ class Scorer:
             retriever_features: float32 [N, R], as in ``cross_features``.
         """
         side = self.query_side(query, inputs, head_weights)
-        known = self._known(inputs, candidates, retriever_features)
+        known = self.known(inputs, candidates, retriever_features)
         n, base, given, at = len(known.ids), _NO_CROSS, _NOTHING, known.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
@@ -156,7 +161,7 @@ class Scorer:
             cross_scores,
         )
         if len(at):
-            cross_scores[at] = self._cross_scores(side, x[1:])
+            cross_scores[at] = self.cross_scores(side, x[1:])
         return _scored(known, side, dots, cross_scores)
 
     @torch.inference_mode()
@@ -170,11 +175,11 @@ class Scorer:
     ) -> Scored:
         """As ``score``, by the formula: every feature of every candidate, and plain products."""
         side = self.query_side(query, inputs, head_weights)
-        known = self._known(inputs, candidates, retriever_features)
+        known = self.known(inputs, candidates, retriever_features)
         gathered = self.vectors.index_select(0, torch.from_numpy(known.rows))
         dots = torch.mv(gathered.float(), side.query).numpy()
         x = known.x(np.arange(len(known.ids)))
-        return _scored(known, side, dots, self._cross_scores(side, x))
+        return _scored(known, side, dots, self.cross_scores(side, x))
 
     @torch.inference_mode()
     def query_side(
@@ -203,12 +208,13 @@ class Scorer:
             float(folded.constant),
         )
 
-    def _known(
+    def known(
         self,
         inputs: FeatureInputs,
         candidates: NDArray[np.int64] | None,
         retriever_features: NDArray[np.float32] | None,
-    ) -> _Known:
+    ) -> Known:
+        """The candidates that the index holds; arguments as in ``score``."""
         ids = self.table.ids if candidates is None else candidates
         rows = np.arange(len(ids)) if candidates is None else self.table.rows(ids)
         unknown, given, found = ids[:0], retriever_features, rows >= 0
@@ -217,7 +223,6 @@ class Scorer:
             given = None if given is None else given[found]
 
         def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
-            """Of items of unknown age that are no candidates first, then of the candidates at."""
             some = len(others)
             chosen = np.concatenate((np.array(others, np.int64), ids[at]))
             created = np.concatenate((np.zeros(some, np.int64), self.created[rows[at]]))
@@ -228,7 +233,7 @@ class Scorer:
             bounds = np.array([0, len(chosen)])
             return cross_features(self.schema, inputs, chosen, bounds, created, told)
 
-        return _Known(ids, rows, unknown, given, x)
+        return Known(ids, rows, unknown, given, x)
 
     @torch.inference_mode()
     def base(self, side: QuerySide, x: NDArray[np.float32]) -> Base:
@@ -238,7 +243,8 @@ class Scorer:
         own, fresh_column = own_columns(self.schema)
         return Base(_affine(self.model.fusion, side, x, own), float(x[fresh_column]), x[own[3:]])
 
-    def _cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    @torch.inference_mode()
+    def cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """G [n] of cross features [n, X], as it enters the score."""
         of = torch.zeros(len(x), dtype=torch.int64)
         g = self.model.fusion.cross_score(torch.from_numpy(x), side.coefficients, of)
@@ -263,7 +269,7 @@ def _affine(
 
 
 def _scored(
-    known: _Known, side: QuerySide, dots: NDArray[np.float32], cross_scores: NDArray[np.float32]
+    known: Known, side: QuerySide, dots: NDArray[np.float32], cross_scores: NDArray[np.float32]
 ) -> Scored:
     scores = np.float32(side.scale) * dots
     scores += cross_scores

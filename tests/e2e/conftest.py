@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.cluster import ROOT, URL, cluster_block, stop
+from tests.cluster import ROOT, URL, cluster_block, environment, stop
 
 
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     home = tmp_path_factory.mktemp("home")
-    mine = ("RAY_", "MLFLOW_", "PRERANK_", "OMP_")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(mine)}
     # Unlike on a user's machine, tests run beside the block: Ray's workers must not give way.
-    env |= {"HOME": str(home), "RAY_worker_niceness": "0"}
+    env = environment(home) | {"RAY_worker_niceness": "0"}
     log = home / "block.log"
     script = "set -euo pipefail\n" + cluster_block() + '\necho; echo "PRERANK_HOME=$PRERANK_HOME"\n'
     try:

@@ -11,8 +11,11 @@ import pytest
 from feast import FeatureStore
 from tests.online_events import SCHEMA, NewWriter
 from tests.online_log import empty_tables, filled
+from tests.redis_server import RedisServer
+from tests.small_tables import write_tables
 
 from prerank.core.home import Home
+from prerank.online.materialise import materialise
 from prerank.online.store import REDIS_ENV
 from prerank.online.writer import HistoryWriter
 
@@ -49,3 +52,24 @@ def new_writer(home: Home) -> Iterator[NewWriter]:
             return stack.enter_context(HistoryWriter(home, store, SCHEMA, shard, shards, **how))
 
         yield new
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, which it may stop, kill and start again."""
+    server = RedisServer(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def home_on_server(tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home with small tables, materialised on ``server``."""
+    monkeypatch.setenv(REDIS_ENV, server.address)
+    home = Home.at(tmp_path / "home")
+    write_tables(home)
+    materialise(home, progress=False)
+    return home

@@ -8,14 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from tests.redis_server import RedisServer
-from tests.small_tables import CUTOFF, HOUR, QUERY, SCHEMA, USER, write_tables
+from tests.small_tables import CUTOFF, HOUR, QUERY, SCHEMA, USER
 
 from prerank.core.home import Home
-from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import REDIS_ENV
 
@@ -27,22 +25,8 @@ LEFT_OUT = ("engagement", "user_history")
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-
-
-@pytest.fixture
-def home(tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.setenv(REDIS_ENV, server.address)
-    home = Home.at(tmp_path / "home")
-    write_tables(home)
-    materialise(home, progress=False)
-    return home
+def home(home_on_server: Home) -> Home:
+    return home_on_server
 
 
 @pytest.fixture

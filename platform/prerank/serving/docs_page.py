@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from prerank.core.environment import SERVE_PORT
-from prerank.core.pages import templates
 
 _UNITS = {
     "minLength": "at least {} characters",
@@ -24,7 +25,13 @@ _UNITS = {
 
 def docs_page(document: Mapping[str, Any]) -> str:
     """The page of an OpenAPI document that ``prerank.serving.openapi`` made."""
-    environment = templates(Path(__file__).parent)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"kind": kind_of, "meaning": meaning_of}
     schemas = document["components"]["schemas"]
     calls = {

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from prerank.core.pages import templates
 from prerank.evaluation.report import plots
 from prerank.evaluation.report.numbers import ordered
 from prerank.evaluation.report.tables import facts, tables
@@ -29,7 +29,13 @@ def write_report(path: Path, results: Results) -> None:
 
 def page(results: Results, drawn: Mapping[str, str]) -> str:
     """The HTML page; ``drawn``: name of a plot -> its SVG element."""
-    environment = templates(Path(__file__).parent)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html.j2").render(
         results=results,
         headline=headline(results),

@@ -228,10 +228,9 @@ class Bench:
         self.items = catalogue(args.items, rng)
         self.arrays = requests(args.requests, args.candidates, args.items, rng)
         grouped = collate(self.arrays, self.items, self.items.table(), len(SCHEMA.heads))
-        self.batches = {
-            False: grouped.to(self.device),
-            True: row_wise(grouped, self.items).to(self.device),
-        }
+        self.batches = {False: grouped.to(self.device)}
+        if any(name.startswith("row-wise") for name in args.only):
+            self.batches[True] = row_wise(grouped, self.items).to(self.device)
 
     def trainer(self, v: Variant, kind: type[Trainer] = Trainer) -> Trainer:
         """A fresh trainer of a variant, from the same weights."""

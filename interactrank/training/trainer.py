@@ -88,8 +88,10 @@ def mark_trained(model: InteractRank, batch: Batch) -> None:
 
     With several ranks, what any of them engaged: the forward pass would else take rank 0's mask.
     """
-    engaged = batch.labels.sum(1) > 0
-    model.trained[batch.items["rows"][batch.candidate_item[engaged]]] = True
+    # What was not engaged is sent to row 0, which stands for no item: a boolean index would make
+    # the host wait for the device.
+    rows = batch.items["rows"][batch.candidate_item]
+    model.trained[torch.where(batch.labels.sum(1) > 0, rows, 0)] = True
     if dist.is_initialized():
         # A byte an item; the gradient of its id embedding, reduced each step too, has over a
         # hundred.
@@ -124,6 +126,7 @@ class Trainer:
                 {"params": fusion, "lr": config.fusion_learning_rate, "weight_decay": 0.0},
             ],
             weight_decay=config.weight_decay,
+            fused=self.device.type == "cuda" or None,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)
@@ -144,15 +147,15 @@ class Trainer:
         full = Output(output.logits.float(), output.queries.float(), output.items.float())
         return total_loss(self.model, full, batch, log_q, self.config.loss)
 
-    def step(self, batch: Batch) -> float:
-        """One optimiser step; returns the loss."""
+    def step(self, batch: Batch) -> Tensor:
+        """One optimiser step; returns the loss, on the device, which need not have it yet."""
         batch = batch.to(self.device)
         mark_trained(self.model, batch)
         loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
-        return float(loss.detach())
+        return loss.detach()
 
     def update(self) -> None:
         """Apply the gradients, cut to ``clip_norm``, and go on in the schedule."""
@@ -174,11 +177,13 @@ class Trainer:
             if batch is None:
                 break
             losses.append(self.step(batch))
+        # Reading the losses waits for the device, and belongs to the epoch's time.
+        train_loss = float(torch.stack(losses).double().mean()) if losses else math.nan
         seconds = time.perf_counter() - began
         loss, mrr = self.validate(validation)
         return EpochReport(
             number,
-            float(np.mean(losses)) if losses else math.nan,
+            train_loss,
             loss,
             mrr,
             seconds,

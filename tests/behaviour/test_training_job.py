@@ -78,7 +78,7 @@ def dying_once(marker: Path, at_step: int) -> Worker:
     def mortal(settings: dict[str, Any]) -> None:
         step = Trainer.step
 
-        def checked(self: Trainer, batch: Any) -> float:
+        def checked(self: Trainer, batch: Any) -> torch.Tensor:
             if self.schedule.last_epoch == at_step and not marker.exists():
                 marker.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -126,7 +126,7 @@ def recording(folder: Path) -> Worker:
 
         step, seen = Trainer.step, []
 
-        def noted(self: Trainer, batch: Any) -> float:
+        def noted(self: Trainer, batch: Any) -> torch.Tensor:
             rows = batch.items["rows"].unique()
             seen.append((self, len(batch.text_offsets), rows))
             return step(self, batch)

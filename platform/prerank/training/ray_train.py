@@ -99,7 +99,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             local_shuffle_buffer_size=8 * size,
             local_shuffle_seed=config.seed + epoch,
         ):
-            yield reader.batch(table, reader.negatives(rng, config.random_negatives))
+            # Copied by the thread that made it, ahead of the step.
+            yield reader.batch(table, reader.negatives(rng, config.random_negatives)).to(device)
 
     def after_epoch(metrics: dict[str, Any], improved: bool, state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:

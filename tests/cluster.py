@@ -24,9 +24,14 @@ def cluster_block() -> str:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """This process's environment with another HOME, without what the tests set for themselves."""
+    """This process's environment with another HOME, without what the tests set for themselves.
+
+    Kernels are kept where the other tests keep them: they are named by what they are made of.
+    """
     own = ("RAY_", "MLFLOW_", "PRERANK_", "OMP_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(own)} | {"HOME": str(home)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return kept | {"HOME": str(home), "XDG_CACHE_HOME": cache}
 
 
 def own_processes(home: Path) -> list[psutil.Process]:

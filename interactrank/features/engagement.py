@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ from interactrank.features.levels import (
 )
 from interactrank.features.packed_rows import DECODE
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.kernels import kernel
 
 SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
@@ -43,7 +43,7 @@ FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _add_user(
     x: NDArray[np.float32],
     table: CandidateTable,
@@ -76,7 +76,7 @@ def _add_user(
             x[at, column + 6] = 1.0
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _add_items(
     x: NDArray[np.float32],
     created: NDArray[np.int64],
@@ -103,7 +103,7 @@ def _add_items(
             x[c, column + 5] = x[c, plan.fresh_column]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _features(
     time: NDArray[np.int64],
     query: NDArray[np.int64],

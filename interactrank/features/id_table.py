@@ -7,11 +7,11 @@ that a look-up reads one line of memory; many look-ups ask for their lines ahead
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.prefetch import prefetch
+from interactrank.kernels import kernel
 
 MISSING = -1
 AHEAD = 16
@@ -20,14 +20,14 @@ AHEAD = 16
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def slot_of(key: int, shift: int) -> int:
     """Hash of ``key``, of 64 - ``shift`` bits."""
     at: int = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(shift))  # type: ignore[assignment]
     return at
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def empty_slots(bits: int) -> NDArray[np.int64]:
     """A table of 2^bits free slots: int64 [slots, 2], id and row; a row of -1 is a free slot."""
     slots = np.empty((1 << bits, 2), np.int64)
@@ -35,7 +35,7 @@ def empty_slots(bits: int) -> NDArray[np.int64]:
     return slots
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def fill(keys: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -> int:
     """Insert ``keys`` [n] into ``slots``; return the number of repeated keys."""
     mask = slots.shape[0] - 1
@@ -51,7 +51,7 @@ def fill(keys: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -> int:
     return repeated
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def find(key: int, slots: NDArray[np.int64], shift: int) -> int:
     """Row of ``key``, or -1."""
     mask = slots.shape[0] - 1
@@ -63,7 +63,7 @@ def find(key: int, slots: NDArray[np.int64], shift: int) -> int:
     return MISSING
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _find_all(wanted: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
     n = wanted.size
     rows = np.empty(n, np.int64)
@@ -76,7 +76,7 @@ def _find_all(wanted: NDArray[np.int64], slots: NDArray[np.int64], shift: int) -
     return rows
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def table_bits(n: int) -> int:
     """log2 of the table size that keeps ``n`` keys at most half full."""
     bits = 3

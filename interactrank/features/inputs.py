@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import RowError, columns_crc, row_fits
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
+from interactrank.kernels import kernel
 
 MISSING_BLOCK = -1
 """``key_block`` of a key that has no row."""
@@ -142,7 +142,7 @@ def _layouts(schema: FeatureSchema) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.array([len(c) for c in columns]), np.array([columns_crc(c) for c in columns])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _are_bounds(offsets: NDArray[np.int64], end: int) -> bool:
     for i in range(1, offsets.size):
         if offsets[i] < offsets[i - 1]:
@@ -160,7 +160,7 @@ def check_bounds(name: str, offsets: NDArray[np.int64], count: int, end: int) ->
         raise ValueError(f"{name} must be {count + 1} bounds from 0 to {end} that never fall")
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _bad_key(
     blocks: NDArray[np.uint8],
     start: NDArray[np.int64],
@@ -211,7 +211,7 @@ def _check_rows(schema: FeatureSchema, inputs: FeatureInputs) -> None:
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _bad_event(
     time: NDArray[np.int64],
     offsets: NDArray[np.int64],

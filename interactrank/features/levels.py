@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from interactrank.features.packed_rows import (
 )
 from interactrank.features.schema import LEVELS, USER_CROSS, FeatureSchema
 from interactrank.features.searches import LEVEL_CODE
+from interactrank.kernels import kernel
 
 SCALE, SMOOTHING = 1e3, 1.0
 """S and alpha of an ordinary level."""
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
         )
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _scaled(ratio: float, scale: float) -> float:
     return np.log1p(scale * ratio) / np.log1p(scale)
 
@@ -87,7 +87,7 @@ class CandidateTable(NamedTuple):
     shift: int
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def candidate_table(ids: NDArray[np.int64]) -> CandidateTable:
     """Table of distinct ``ids`` [n]."""
     bits = table_bits(max(ids.size, 1))
@@ -96,7 +96,7 @@ def candidate_table(ids: NDArray[np.int64]) -> CandidateTable:
     return CandidateTable(slots, shift)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _add_row(
     x: NDArray[np.float32],
     column: int,
@@ -128,7 +128,7 @@ def _add_row(
 
 
 # Inlined into its one caller: as a function of its own it cost 7 % of a request's features.
-@nb.njit(inline="always", cache=True, nogil=True)
+@kernel(inline="always")
 def add_levels(
     x: NDArray[np.float32],
     table: CandidateTable,

@@ -24,11 +24,11 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.schema import ROW_VERSION, Level
+from interactrank.kernels import kernel
 
 HEADER_BYTES = 16
 _VERSION, _WIDTH = 0, 2
@@ -45,7 +45,7 @@ class RowError(ValueError):
     """A packed row has another version, other columns, a damaged length, or damaged counts."""
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def quantise(counts: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Counts >= 0 to log codes; whole numbers below 2,000 come back within rounding."""
     return np.minimum(np.rint(np.log1p(counts) * _SCALE), 65535.0).astype(np.uint16)
@@ -56,80 +56,80 @@ def columns_crc(columns: tuple[str, ...]) -> int:
     return zlib.crc32("\n".join(columns).encode())
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _truncated_at(columns: int) -> int:
     return HEADER_BYTES + 4 * columns
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _ids_at(columns: int) -> int:
     return HEADER_BYTES + 8 * columns
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _codes_at(items: int, columns: int) -> int:
     return HEADER_BYTES + 8 * columns + 8 * items
 
 
-@nb.njit(cache=True)
+@kernel
 def row_bytes(items: int, columns: int) -> int:
     """Size of a row in bytes."""
     return (_codes_at(items, columns) + 2 * items * columns + 7) & ~7
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _u16(row: NDArray[np.uint8], at: int) -> int:
     # From its bytes: a view costs more than the read, in a kernel that reads many headers.
     value: int = np.int64(row[at]) | np.int64(row[at + 1]) << 8  # type: ignore[assignment]
     return value
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _u32(row: NDArray[np.uint8], at: int) -> int:
     return _u16(row, at) | _u16(row, at + 2) << 16
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_shape(row: NDArray[np.uint8]) -> tuple[int, int]:
     """K and F of a row."""
     return _u32(row, _ITEMS), _u16(row, _WIDTH)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_distinct(row: NDArray[np.uint8]) -> int:
     """Distinct items of the key, those that were cut off included."""
     return _u32(row, _DISTINCT)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_total(blocks: NDArray[np.uint8], start: int, column: int) -> float:
     """C(key; ``column``) of the row that begins at ``start``: ``row_totals(row)[column]``."""
     at = start + HEADER_BYTES + 4 * column
     return blocks[at : at + 4].view(np.float32)[0]
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_totals(row: NDArray[np.uint8]) -> NDArray[np.float32]:
     """C(key; column): float32 [F], a view."""
     _, f = row_shape(row)
     return row[HEADER_BYTES : _truncated_at(f)].view(np.float32)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_truncated(row: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mass of the items cut off, by column: float32 [F], a view."""
     _, f = row_shape(row)
     return row[_truncated_at(f) : _ids_at(f)].view(np.float32)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_ids(row: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Item ids: int64 [K] ascending, a view."""
     n, f = row_shape(row)
     return row[_ids_at(f) : _codes_at(n, f)].view(np.int64)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_codes(row: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """Quantised counts, item by item: uint16 [K * F], a view; ``DECODE`` gives the counts."""
     n, f = row_shape(row)
@@ -137,7 +137,7 @@ def row_codes(row: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return row[at : at + 2 * n * f].view(np.uint16)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def row_fits(row: NDArray[np.uint8], columns: int, crc: int) -> bool:
     """Whether ``row`` (its bytes alone) is of this version, of F ``columns`` with this ``crc``, as
     long as its header says, and its counts can be (``counts_can_be``).
@@ -149,7 +149,7 @@ def row_fits(row: NDArray[np.uint8], columns: int, crc: int) -> bool:
     return known and row.size == row_bytes(n, f) and counts_can_be(row)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def counts_can_be(row: NDArray[np.uint8]) -> bool:
     """Whether the masses of a row that is as long as its header says are finite and not negative,
     and its items are among the distinct ones.
@@ -162,7 +162,7 @@ def counts_can_be(row: NDArray[np.uint8]) -> bool:
     return row_shape(row)[0] <= row_distinct(row)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def write_row(
     out: NDArray[np.uint8],
     crc: int,
@@ -198,7 +198,7 @@ class Row:
     distinct: int
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def kept_items(counts: NDArray[np.float64], mass_column: int, cap: int) -> NDArray[np.int64]:
     """Rows of ``counts`` [n, F] that a row capped at ``cap`` keeps, in ascending order.
 
@@ -214,7 +214,7 @@ def kept_items(counts: NDArray[np.float64], mass_column: int, cap: int) -> NDArr
     return np.sort(np.argsort(mass, kind="mergesort")[:cap])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def pack_into(
     out: NDArray[np.uint8],
     crc: int,

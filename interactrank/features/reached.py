@@ -6,7 +6,6 @@ mostly does; the few that do not cost the time of their features and nothing els
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,19 +13,20 @@ from interactrank.features.id_table import slot_of
 from interactrank.features.inputs import FeatureInputs, check_inputs
 from interactrank.features.packed_rows import row_ids
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.kernels import kernel
 
 BITS = 18
 """log2 of the filter's bits: 32 KiB, which stays in the nearest cache."""
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _bit(item: int) -> tuple[int, int]:
     """Word of the filter, and bit of the word."""
     at = slot_of(item, 64 - BITS)
     return at >> 6, np.uint64(1) << np.uint64(at & 63)  # type: ignore[return-value]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _filter(
     blocks: NDArray[np.uint8],
     block_start: NDArray[np.int64],
@@ -45,7 +45,7 @@ def _filter(
     return words
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _among(items: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.int64]:
     positions, found = np.empty(items.size, np.int64), 0
     for i in range(items.size):

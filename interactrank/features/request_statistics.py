@@ -5,7 +5,6 @@ The query tower and the fusion's gate read them (``schema.REQUEST_NUMERIC``).
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +12,10 @@ from interactrank.features.inputs import HOUR_US, FeatureInputs, check_inputs
 from interactrank.features.packed_rows import mass_column, row_distinct, row_total
 from interactrank.features.schema import HISTORY_LENGTH, LEVELS, REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.searches import LEVEL_CODE
+from interactrank.kernels import kernel
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _row_statistics(
     blocks: NDArray[np.uint8], start: NDArray[np.int64], total: int, recent: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]:

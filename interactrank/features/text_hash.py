@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import accumulate, islice
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from interactrank.kernels import kernel
 
 TEXT_BUCKETS = 1 << 15
 MAX_TEXT_FEATURES = 96
@@ -51,12 +52,12 @@ def word_characters() -> NDArray[np.uint8]:
     return table
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _byte(state: int, byte: int) -> int:
     return _CRC[(state ^ byte) & 0xFF] ^ (state >> 8)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _character(state: int, code: int) -> int:
     """Carry ``state`` over the UTF-8 bytes of a code point."""
     if code < 0x80:
@@ -73,7 +74,7 @@ def _character(state: int, code: int) -> int:
     return _byte(state, 0x80 | code & 0x3F)
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _keep(state: int, out: NDArray[np.int32], first: int, end: int, seen: NDArray[np.int64]) -> int:
     """Append a piece's feature to ``out[first:end]`` unless it is there or no more are allowed.
 
@@ -88,7 +89,7 @@ def _keep(state: int, out: NDArray[np.int32], first: int, end: int, seen: NDArra
     return end + 1
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _is_new(
     codes: NDArray[np.int32],
     words: NDArray[np.int64],
@@ -113,7 +114,7 @@ def _is_new(
     return True
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _find_words(
     codes: NDArray[np.int32],
     start: int,
@@ -159,7 +160,7 @@ def _find_words(
     return count
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _hash_words(
     codes: NDArray[np.int32],
     words: NDArray[np.int64],
@@ -186,7 +187,7 @@ def _hash_words(
     return end
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _hash_all(
     codes: NDArray[np.int32], bounds: NDArray[np.int64], is_word: NDArray[np.uint8], salt: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

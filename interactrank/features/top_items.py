@@ -6,7 +6,6 @@ and are as of the same snapshot.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from interactrank.features.packed_rows import (
     row_total,
 )
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.kernels import kernel
 
 TOP_ITEMS_LENGTH = 20
 """Items kept per query, as in the public reference code."""
@@ -28,7 +28,7 @@ _ANY = next(code for code, level in enumerate(LEVELS) if level.prefix == "a")
 _MASS = np.array([mass_column(level) for level in LEVELS])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _top_items(  # type: ignore[no-untyped-def]
     blocks,
     block_start,

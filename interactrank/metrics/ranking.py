@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from interactrank.kernels import kernel
 
 METRICS: tuple[str, ...] = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "auc", "recall@cut")
 """Keys of ``request_metrics``, in the order of the kernel's columns."""
@@ -41,7 +42,7 @@ class MetricError(ValueError):
     """Scores, labels or per-request values cannot be measured; the message says which and why."""
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def tie_groups(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Places of the positives: int64 [distinct positive scores, 3], lowest score first.
 
@@ -78,7 +79,7 @@ def tie_groups(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> NDArra
     return groups[:size]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _measure(
     groups: NDArray[np.int64],
     candidates: int,
@@ -111,7 +112,7 @@ def _measure(
     out[6] /= wanted
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _measure_all(
     scores: NDArray[np.float64],
     labels: NDArray[np.uint8],

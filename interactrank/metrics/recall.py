@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.kernels import kernel
 from interactrank.metrics.ranking import MetricError, checked, tie_groups
 
 
@@ -24,7 +24,7 @@ def tenth(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     return (np.diff(offsets) + 9) // 10
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _recall(
     scores: NDArray[np.float64],
     labels: NDArray[np.uint8],

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.engagement import FRESH_DAYS
 from interactrank.features.prefetch import prefetch
+from interactrank.kernels import kernel
 
 BLOCK = 64
 """Candidates of a block: as many lines are on their way at a time."""
@@ -69,7 +70,7 @@ def _widened(value: Any) -> Any:
     return lambda value: value
 
 
-@nb.njit(inline="always", fastmath=FAST)
+@kernel(inline="always", fastmath=FAST)
 def log1p_f32(value: np.float32) -> np.float32:
     """log(1 + value) for value >= 0, within 2e-7 (Cephes' logf), in a form that is vectorised."""
     one = np.float32(np.float32(1.0) + value)
@@ -92,7 +93,7 @@ def log1p_f32(value: np.float32) -> np.float32:
     return z + tail + np.float32(0.69314718056) * exponent
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _ask_for(vectors: Any, created: Any, rows: Any, begin: int, end: int) -> None:
     width, step = vectors.shape[1], LINE // vectors.itemsize
     for i in range(begin, min(end, rows.size)):
@@ -102,7 +103,7 @@ def _ask_for(vectors: Any, created: Any, rows: Any, begin: int, end: int) -> Non
             prefetch(created, rows[i])
 
 
-@nb.njit(cache=True, nogil=True, fastmath=FAST)
+@kernel(fastmath=FAST)
 def sweep(
     rows: NDArray[np.int64],
     vectors: NDArray[Any],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from interactrank.kernels import kernel
 
 _BINS = 1 << 16
 
 
-@nb.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _bin(score: float) -> int:
     """The upper half of a number that orders as the score does; non-finite scores come last."""
     if not np.isfinite(score):
@@ -20,7 +21,7 @@ def _bin(score: float) -> int:
     return at
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _worth_sorting(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     counts = np.zeros(_BINS, np.int32)
     for i in range(scores.size):

@@ -11,7 +11,6 @@ full one.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,11 +18,12 @@ from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs, check_bounds, check_inputs
 from interactrank.features.packed_rows import DECODE, row_codes, row_ids, row_shape, row_totals
 from interactrank.features.schema import FeatureSchema
+from interactrank.kernels import kernel
 
 HARD, NEAR, FAR = 32, 16, 32
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _draw(pool: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Move ``n`` uniform draws without replacement to the front of ``pool`` and return them."""
     n = min(n, pool.size)
@@ -33,7 +33,7 @@ def _draw(pool: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return pool[:n]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _sample(  # type: ignore[no-untyped-def]
     seeds,
     blocks,

@@ -22,12 +22,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from interactrank.kernels import kernel
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection
@@ -171,7 +171,7 @@ def _cells(files: list[str], manifest: LogManifest, before_us: int, strata: str)
         ).to_arrow_table()
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _ranks(
     scores: NDArray[np.float64],
     offsets: NDArray[np.int64],

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from interactrank.kernels import kernel
 from prerank.core.errors import StateError
 from prerank.core.shards import shard_named, shard_of
 from prerank.core.times import micros
@@ -159,7 +159,7 @@ def _fetch(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[
             yield table.take(pa.array(rows[group == number] - ends[number]))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _latest(
     codes: NDArray[np.int64],
     times: NDArray[np.int64],

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from interactrank.features.schema import HISTORY_LENGTH
+from interactrank.kernels import kernel
 
 STAMP = pa.timestamp("us", tz="UTC")
 CHUNK_EVENTS = 20_000
 """Events a chunk of histories is made of; each may carry a hundred others."""
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _states(
     users: NDArray[np.int64],
     known: NDArray[np.int64],

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import columns_crc, mass_column, pack_into, row_bytes
 from interactrank.features.schema import ENGAGE, WINDOWS, FeatureSchema, Level
+from interactrank.kernels import kernel
 from prerank.core.errors import DataError
 from prerank.core.times import DAY_US
 
@@ -59,7 +59,7 @@ class LevelPlan:
         return cls(level, columns_crc(schema.columns(level)), contribution, windows, stride)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _change_points(
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
@@ -80,7 +80,7 @@ def _change_points(
     return np.unique(points[:n])
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _grown(buffer: NDArray[np.uint8], need: int) -> NDArray[np.uint8]:
     if need <= buffer.size:
         return buffer
@@ -89,7 +89,7 @@ def _grown(buffer: NDArray[np.uint8], need: int) -> NDArray[np.uint8]:
     return larger
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _shift_counts(
     counts: NDArray[np.float64],
     item: int,
@@ -102,7 +102,7 @@ def _shift_counts(
         counts[item, group * n_windows + window] += sign * weights[group]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def build_rows(  # noqa: D103 - documented in the module; numba needs the flat signature
     starts: NDArray[np.int64],
     items: NDArray[np.int64],

@@ -24,7 +24,7 @@ def test_it_maps_every_module() -> None:
     mapped, package = set(), ""
     for named_package, modules in table:
         package = named_package or package
-        mapped |= {f"{package}/{name}" for name in re.findall(r"`(\w+\.py)`", modules)}
+        mapped |= {f"{package}/{name}".lstrip("/") for name in re.findall(r"`(\w+\.py)`", modules)}
     root = ROOT / "interactrank"
     modules_ = {p.relative_to(root).as_posix() for p in root.rglob("*.py")}
     assert {m for m in modules_ if not m.endswith("__init__.py")} == mapped

@@ -1,0 +1,118 @@
+"""How kernels are compiled, and where what was compiled is kept.
+
+numba keeps a compiled function beside its source, or by the path of its source, until the text of
+that one file changes. Neither serves here. A job of `ray job submit` runs from a copy of the code
+that no other job shares, and would compile every kernel anew, which takes a minute. And a kernel
+holds code and constants of other modules, and would outlive their change. So kernels are kept in
+the user's cache folder, by the digest of the whole package that they belong to, wherever it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba as nb
+from numba.core import caching, config
+
+VERSIONS_KEPT = 20
+"""Digests whose kernels are kept, those used last; some 6 MB each."""
+
+
+def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Compile a function with numba when it is first called, to run without the GIL.
+
+    Args:
+        function: of scalars and NumPy arrays.
+        options: of ``numba.njit``.
+
+    Examples:
+        >>> @kernel
+        ... def total(values):
+        ...     out = 0.0
+        ...     for value in values:
+        ...         out += value
+        ...     return out
+        >>> total(np.ones(3))
+        3.0
+    """
+    compiled = nb.njit(cache=True, nogil=True, **options)
+    return compiled if function is None else compiled(function)
+
+
+class KernelCache(caching.InTreeCacheLocator):
+    """Tells numba where the kernels of this package, and of one built on it, are kept.
+
+    Another module's, and all where NUMBA_CACHE_DIR is set or no cache folder can be written, are
+    left to numba.
+    """
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        super().__init__(function, file)  # type: ignore[no-untyped-call]
+        package = _package(file)
+        assert package is not None
+        within = Path(file).parent.relative_to(package.parent)
+        self._cache_path = str(_folder(package) / ".".join(within.parts))
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:
+        """A locator, or None where numba's own are to be asked."""
+        if _package(py_file) is None:
+            return None
+        try:
+            return super().from_function(py_func, py_file)  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError):  # no home folder, or one that cannot be written
+            return None
+
+
+@cache
+def _package(file: str) -> Path | None:
+    """Folder of the outermost package that a module belongs to; None for one in no package."""
+    found, folder = None, Path(file).resolve().parent
+    while (folder / "__init__.py").exists():
+        found, folder = folder, folder.parent
+    return found
+
+
+@cache
+def _folder(package: Path) -> Path:
+    """Where the kernels of a package are kept, made ready; ones long unused are removed."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    kernels = Path(base) / "interactrank" / "kernels"
+    # What lies there is run: nobody else may write it.
+    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = kernels / digest(package)
+    folder.mkdir(exist_ok=True)
+    os.utime(folder)
+    for old in sorted(kernels.iterdir(), key=_used)[:-VERSIONS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # another process was faster
+        return 0.0
+
+
+def digest(package: Path) -> str:
+    """Of all source of a package, and of this one, whose kernels it may hold."""
+    found = hashlib.sha256()
+    for root in sorted({package, Path(__file__).resolve().parent}, key=lambda p: p.name):
+        for file in sorted(root.rglob("*.py")):
+            text = file.read_bytes()
+            found.update(f"{root.name}/{file.relative_to(root)} {len(text)}\n".encode() + text)
+    return found.hexdigest()[:16]
+
+
+if not vars(config)["CACHE_LOCATOR_CLASSES"]:
+    own = [f"{c.__module__}.{c.__name__}" for c in caching.CacheImpl._locator_classes]
+    # NUMBA_CACHE_DIR, where it is set, goes first.
+    own.insert(1, f"{KernelCache.__module__}.{KernelCache.__name__}")
+    vars(config)["CACHE_LOCATOR_CLASSES"] = ",".join(own)

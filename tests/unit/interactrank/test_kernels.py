@@ -1,0 +1,92 @@
+"""What was compiled is found again by a copy of the same code, and never run by any other code."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from interactrank.kernels import VERSIONS_KEPT, digest
+
+WORK = """
+from interactrank.kernels import kernel
+
+@kernel
+def doubled(value):
+    return 2 * value
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with one kernel, and an empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    folder = tmp_path / "one" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "sizes.py").write_text("WIDTH = 3\n")
+    (folder / "work.py").write_text(WORK)
+    return folder
+
+
+def compiled(package: Path) -> bool:
+    """Whether the kernel of a package had to be compiled when a new process called it."""
+    spec = importlib.util.spec_from_file_location("tiny.work", package / "work.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.doubled(21) == 42
+    return not module.doubled.stats.cache_hits
+
+
+def copied(package: Path, name: str) -> Path:
+    copy = package.parents[1] / name / "tiny"
+    shutil.copytree(package, copy)
+    return copy
+
+
+@pytest.mark.compiled
+def test_a_copy_of_the_code_compiles_nothing(package: Path) -> None:
+    assert compiled(package)
+    assert not compiled(copied(package, "job"))
+
+
+@pytest.mark.compiled
+def test_a_change_of_any_module_compiles_anew(package: Path) -> None:
+    assert compiled(package)
+    changed = copied(package, "changed")
+    (changed / "sizes.py").write_text("WIDTH = 4\n")
+    assert digest(changed) != digest(package)
+    assert compiled(changed)
+    assert not compiled(copied(package, "unchanged"))
+
+
+@pytest.mark.compiled
+def test_without_a_cache_folder_numbas_own_is_used(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = package.parent / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert compiled(package)
+    assert list((package / "__pycache__").glob("work.doubled-*.nbi"))
+
+
+@pytest.mark.compiled
+def test_the_folder_is_the_users_alone_and_does_not_grow(package: Path, tmp_path: Path) -> None:
+    kernels = tmp_path / "cache" / "interactrank" / "kernels"
+    for n in range(VERSIONS_KEPT + 5):
+        (kernels / f"old-{n}").mkdir(parents=True)
+    kernels.chmod(0o755)
+    assert compiled(package)
+    kept = sorted(folder.name for folder in kernels.iterdir())
+    assert len(kept) == VERSIONS_KEPT
+    assert digest(package) in kept
+    shutil.rmtree(kernels)
+    assert compiled(copied(package, "fresh"))
+    assert stat.S_IMODE(kernels.stat().st_mode) == 0o700

@@ -38,18 +38,18 @@ def silent_later(events: pd.DataFrame, items: pd.DataFrame) -> Frames:
     return events[~late | (events["action"] == "impression")], items
 
 
-def one_user_one_time_new_queries(events: pd.DataFrame, items: pd.DataFrame) -> Frames:
-    plain = events.drop(columns="event_time").rename(columns={"request_time": "timestamp"})
-    return plain.assign(user_id="only", query="q" + events["request_id"].str.lstrip("r0")), items
+def one_user_one_time_new_queries_no_impressions_few_listed(
+    events: pd.DataFrame, items: pd.DataFrame
+) -> Frames:
+    engaged = events[events["action"] != "impression"].drop(columns="event_time")
+    plain = engaged.rename(columns={"request_time": "timestamp"})
+    queries = "q" + engaged["request_id"].str.lstrip("r0")
+    return plain.assign(user_id="only", query=queries), items.head(5)
 
 
 def all_at_once(events: pd.DataFrame, items: pd.DataFrame) -> Frames:
     moment = events["request_time"].iloc[0]
     return events.assign(request_time=moment, event_time=moment), items
-
-
-def no_impressions_few_listed(events: pd.DataFrame, items: pd.DataFrame) -> Frames:
-    return events[events["action"] != "impression"], items.head(5)
 
 
 def one_item(events: pd.DataFrame, items: pd.DataFrame) -> Frames:
@@ -64,8 +64,8 @@ REFUSED: dict[Callable[..., Frames], tuple[int, str]] = {
     all_at_once: (3, "label_window_hours"),
     silent_later: (3, "validation request"),
 }
-# Some odd ways at once: each run takes most of a minute, much of it Ray Train's.
-RUN = [one_user_one_time_new_queries, no_impressions_few_listed, one_item]
+# Odd in many ways at once: each run takes most of a minute, much of it Ray Train's.
+RUN = [one_user_one_time_new_queries_no_impressions_few_listed, one_item]
 
 
 @pytest.fixture(scope="module")

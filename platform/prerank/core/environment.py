@@ -36,6 +36,8 @@ def variables(home: Home) -> dict[str, str]:
         URL_ENV: f"http://127.0.0.1:{SERVE_PORT}",
         "FEAST_USAGE": "False",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Seven processes that wait for jobs of language models: 27 s of a core at each start.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # Usage statistics would look for a network that a cluster may not have.
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }

@@ -49,7 +49,7 @@ def own_processes(home: Path) -> list[psutil.Process]:
 def stop(home: Path) -> None:
     for process in own_processes(home):
         process.terminate()
-    _, alive = psutil.wait_procs(own_processes(home), timeout=15)
+    _, alive = psutil.wait_procs(own_processes(home), timeout=5)
     for process in alive:
         process.kill()
     psutil.wait_procs(alive, timeout=15)

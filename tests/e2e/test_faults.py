@@ -13,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from tests.cluster import ROOT, URL, live_user, own_processes, prerank
+from tests.cluster import ROOT, URL, live_user
 
 CALLERS, LOAD_S = 4, 12.0
+DASHBOARD, APPLICATIONS = "http://127.0.0.1:8265", "/api/serve/applications/"
 
 
 class Load:
@@ -70,37 +71,30 @@ class Load:
                         self.longest = max(self.longest, time.monotonic() - began)
 
 
-def replicas(home: Path) -> list[psutil.Process]:
-    """The processes of the ranking deployment."""
-    found = []
-    for process in own_processes(home):
-        try:
-            if "ServeReplica:prerank:PreRanker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_for_replicas(home: Path, count: int) -> list[psutil.Process]:
-    deadline = time.monotonic() + 240
-    while True:
-        found = replicas(home)
-        status = prerank(home, "serve status")
-        if len(found) == count and status.count("RUNNING: ") and "UPDATING" not in status:
-            return found
-        assert time.monotonic() < deadline, status
-        time.sleep(1)
+def running(dashboard: httpx.Client) -> list[psutil.Process]:
+    """The processes of the ranking deployment, once Serve calls the application running."""
+    found = dashboard.get(APPLICATIONS).raise_for_status().json()["applications"]["prerank"]
+    if found["status"] != "RUNNING":
+        return []
+    replicas = found["deployments"]["PreRanker"]["replicas"]
+    return [psutil.Process(r["pid"]) for r in replicas if r["state"] == "RUNNING"]
 
 
 @pytest.fixture
-def two_replicas(cluster: tuple[Path, str], tmp_path: Path) -> list[psutil.Process]:
-    home = cluster[0]
+def two_replicas(cluster: tuple[Path, str]) -> list[psutil.Process]:
     config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
     config["applications"][0]["args"]["replicas"] = 2
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(config))
-    prerank(home, f"serve deploy {tmp_path / 'two.yaml'}")
-    return wait_for_replicas(home, 2)
+    token = (cluster[0] / ".ray" / "auth_token").read_text().strip()
+    # What `serve deploy` and `serve status` ask, without the seconds in which each starts.
+    with httpx.Client(
+        base_url=DASHBOARD, headers={"Authorization": f"Bearer {token}"}, timeout=60
+    ) as dashboard:
+        dashboard.put(APPLICATIONS, json=config).raise_for_status()
+        deadline = time.monotonic() + 240
+        while len(found := running(dashboard)) < 2:
+            assert time.monotonic() < deadline, dashboard.get(APPLICATIONS).text
+            time.sleep(0.5)
+        return found
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def scorer_of_same_index(scorer: Scorer, config: ModelConfig) -> Scorer:
     from interactrank.model.interactrank import InteractRank
 
     model = InteractRank(config, SCHEMA, scorer.catalogue).eval()
-    return Scorer(model, scorer.catalogue, scorer.table.ids, scorer.vectors)
+    return Scorer(model, scorer.catalogue, scorer.table.ids, scorer.vectors).record()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def scorer_of(items: int, config: ModelConfig, rng: np.random.Generator) -> Scor
     scorer = Scorer(model, catalogue, ids, vectors)
     scorer.created[:] = NOW - rng.integers(1, 2000 * DAY, items)
     scorer.created[rng.random(items) < 0.1] = 0
-    return scorer
+    return scorer.record()
 
 
 def zipf(n: int, items: int, rng: np.random.Generator) -> NDArray[np.int64]:

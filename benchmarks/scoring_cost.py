@@ -55,7 +55,7 @@ def measure(home: Home, version: Version, requests: int, candidates: int) -> np.
     """Microseconds of each of PARTS, [requests, 4]."""
     bundle = load_bundle(registry.download(home, version))
     index = load_index(home, version, bundle.digest)
-    scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
+    scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors).record()
     with tempfile.TemporaryDirectory() as folder:
         FITTED["trees"](home, bundle.schema, Path(folder), 0)
         trees = TreesRanker("trees", Path(folder))

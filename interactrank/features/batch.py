@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -104,14 +104,13 @@ def _segments(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.int64]
     return np.zeros((len(inputs.time), len(schema.segments)), np.int64)
 
 
-@dataclass
-class Batch:
-    """Tensors of a batch; shapes as in ``interactrank.model.interactrank``.
+@dataclass(kw_only=True)
+class Requests:
+    """Tensors of B requests alone, as the query tower and the fusion's gate read them.
 
     ``query`` [B] is equal for equal queries; ``text_offsets`` [B] in EmbeddingBag's form;
     ``hist_*`` [B, L], most recent first; ``top_items`` [B, K] item rows and ``top_items_share``
-    [B, K], 0 for padding; ``items``: inputs of the U distinct items, to which ``candidate_item``
-    [N] points; ``segments`` [B, S].
+    [B, K], 0 for padding; ``request`` [B, R]; ``segments`` [B, S].
     """
 
     query: Tensor
@@ -124,20 +123,13 @@ class Batch:
     top_items: Tensor
     top_items_share: Tensor
     request: Tensor
-    x: Tensor
-    candidate_request: Tensor
-    candidate_item: Tensor
-    items: dict[str, Tensor]
-    labels: Tensor
-    weights: Tensor
-    log_q: Tensor
     segments: Tensor = field(default_factory=lambda: torch.zeros((0, 0), dtype=torch.int64))
 
-    def replace(self, **changes: Any) -> Batch:
+    def replace(self, **changes: Any) -> Self:
         """A copy with some tensors exchanged."""
         return dataclasses.replace(self, **changes)
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """Copy every tensor to ``device``."""
         moved: dict[str, Any] = {
             f.name: (
@@ -147,7 +139,23 @@ class Batch:
             )
             for f in dataclasses.fields(self)
         }
-        return Batch(**moved)
+        return type(self)(**moved)
+
+
+@dataclass(kw_only=True)
+class Batch(Requests):
+    """Tensors of requests with their candidates; shapes as in ``interactrank.model.interactrank``.
+
+    ``items``: inputs of the U distinct items, to which ``candidate_item`` [N] points.
+    """
+
+    x: Tensor
+    candidate_request: Tensor
+    candidate_item: Tensor
+    items: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor
+    log_q: Tensor
 
 
 def padded_history(
@@ -241,6 +249,26 @@ def item_codes(
     return rows * 8 + text * 4 + category * 2 + embedding
 
 
+def requests_of(arrays: RequestArrays, table: IdTable) -> Requests:
+    """The requests' own tensors; ``table`` as in ``collate``."""
+    hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
+    top_items, share = padded_top_items(arrays, table)
+    as_tensor = torch.from_numpy
+    return Requests(
+        query=as_tensor(query_codes(arrays)),
+        text=as_tensor(arrays.text.astype(np.int64)),
+        text_offsets=as_tensor(arrays.text_offsets[:-1].astype(np.int64)),
+        hist_items=as_tensor(hist_items),
+        hist_actions=as_tensor(hist_actions),
+        hist_hours=as_tensor(hist_hours),
+        hist_mask=as_tensor(mask),
+        top_items=as_tensor(top_items),
+        top_items_share=as_tensor(share),
+        request=as_tensor(arrays.request),
+        segments=as_tensor(arrays.segments),
+    )
+
+
 def collate(
     arrays: RequestArrays,
     catalogue: Catalogue,
@@ -267,20 +295,9 @@ def collate(
         code = np.concatenate((code, others))
     distinct, position = np.unique(code, return_inverse=True)
     known = [distinct // bit % 2 == 1 for bit in (4, 2, 1)]
-    hist_items, hist_actions, hist_hours, mask = padded_history(arrays, table)
-    top_items, share = padded_top_items(arrays, table)
     as_tensor = torch.from_numpy
     return Batch(
-        query=as_tensor(query_codes(arrays)),
-        text=as_tensor(arrays.text.astype(np.int64)),
-        text_offsets=as_tensor(arrays.text_offsets[:-1].astype(np.int64)),
-        hist_items=as_tensor(hist_items),
-        hist_actions=as_tensor(hist_actions),
-        hist_hours=as_tensor(hist_hours),
-        hist_mask=as_tensor(mask),
-        top_items=as_tensor(top_items),
-        top_items_share=as_tensor(share),
-        request=as_tensor(arrays.request),
+        **vars(requests_of(arrays, table)),
         x=as_tensor(arrays.x),
         candidate_request=as_tensor(request),
         candidate_item=as_tensor(position.reshape(-1)[: len(rows)].astype(np.int64)),
@@ -288,5 +305,4 @@ def collate(
         labels=as_tensor(label_matrix(arrays.labels, heads)),
         weights=as_tensor(arrays.weights.astype(np.float32)),
         log_q=as_tensor(arrays.log_q.astype(np.float32)),
-        segments=as_tensor(arrays.segments),
     )

@@ -17,17 +17,41 @@ from interactrank.kernels import kernel
 
 @kernel
 def _row_statistics(
-    blocks: NDArray[np.uint8], start: NDArray[np.int64], total: int, recent: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]:
-    """Totals of two columns, and distinct items, of the rows that begin at ``start`` [n]: [n]."""
-    n = start.size
-    totals, recents = np.empty(n, np.float32), np.empty(n, np.float32)
-    distinct = np.empty(n, np.uint32)
-    for r in range(n):
-        totals[r] = row_total(blocks, start[r], total)
-        recents[r] = row_total(blocks, start[r], recent)
-        distinct[r] = row_distinct(blocks[start[r] :])
-    return totals, recents, distinct
+    blocks: NDArray[np.uint8],
+    block_start: NDArray[np.int64],
+    key_block: NDArray[np.int64],
+    key_level: NDArray[np.int64],
+    key_offsets: NDArray[np.int64],
+    level: int,
+    total: int,
+    recent: int,
+    totals: NDArray[np.float32],
+    distinct: NDArray[np.int64],
+) -> None:
+    """Totals [B, 2] of two columns, and distinct items [B], of each request's row of a level."""
+    for b in range(key_offsets.size - 1):
+        for k in range(key_offsets[b], key_offsets[b + 1]):
+            if key_level[k] == level and key_block[k] >= 0:
+                start = block_start[key_block[k]]
+                totals[b, 0] = row_total(blocks, start, total)
+                totals[b, 1] = row_total(blocks, start, recent)
+                distinct[b] = row_distinct(blocks[start:])
+
+
+@kernel
+def _distinct_items(
+    items: NDArray[np.int64], ends: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Distinct items among the last ``lengths`` [B] events of each history: [B]."""
+    found = np.zeros(lengths.size, np.int64)
+    for b in range(lengths.size):
+        first = ends[b] - lengths[b]
+        for e in range(first, ends[b]):
+            seen = False
+            for other in range(first, e):
+                seen |= items[other] == items[e]
+            found[b] += not seen
+    return found
 
 
 def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np.float32]:
@@ -41,37 +65,32 @@ def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np
     check_inputs(schema, inputs)
     query = LEVEL_CODE["q"]
     level = LEVELS[query]
-    mass, month = mass_column(level), level.windows.index("30d")
-    out = np.zeros((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
-    of = np.repeat(np.arange(len(inputs.time)), np.diff(inputs.key_offsets))
-    found = (inputs.key_level == query) & (inputs.key_block >= 0)
-    start = inputs.block_start[inputs.key_block[found]]
-    total, recent, distinct = _row_statistics(inputs.blocks, start, mass, month)
-    rows = of[found]
-    out[rows, 0] = np.log1p(total)
-    out[rows, 1] = np.log1p(distinct)
-    out[rows, 2] = recent / np.maximum(total, 1.0)
-    out[rows, 3] = -total / (total + 3.0)
-    out[:, 3] += 1.0
-    out[:, 4] = np.log1p(inputs.tokens)
+    totals = np.zeros((len(inputs.time), 2), np.float32)
+    distinct = np.zeros(len(inputs.time), np.int64)
+    _row_statistics(
+        inputs.blocks,
+        inputs.block_start,
+        inputs.key_block,
+        inputs.key_level,
+        inputs.key_offsets,
+        query,
+        mass_column(level),
+        level.windows.index("30d"),
+        totals,
+        distinct,
+    )
+    total, recent = totals.T
+    ends = inputs.hist_offsets[1:]
     lengths = np.minimum(np.diff(inputs.hist_offsets), HISTORY_LENGTH)
-    out[:, 5] = np.log1p(lengths)
-    out[:, 6] = np.nan
     some = lengths > 0
-    last = inputs.hist_times[inputs.hist_offsets[1:][some] - 1]
-    out[some, 6] = np.log1p((inputs.time[some] - last) / HOUR_US)
-    out[:, 7] = np.nan
-    out[some, 7] = 1.0 - _distinct_items(inputs, lengths)[some] / lengths[some]
+    out = np.empty((len(inputs.time), len(REQUEST_NUMERIC)), np.float32)
+    out[:, 0] = np.log1p(total)
+    out[:, 1] = np.log1p(distinct)
+    out[:, 2] = recent / np.maximum(total, 1.0)
+    out[:, 3] = 1.0 - total / (total + 3.0)
+    out[:, 4] = np.log1p(inputs.tokens)
+    out[:, 5] = np.log1p(lengths)
+    out[:, 6:] = np.nan
+    out[some, 6] = np.log1p((inputs.time[some] - inputs.hist_times[ends[some] - 1]) / HOUR_US)
+    out[some, 7] = 1.0 - _distinct_items(inputs.hist_items, ends, lengths)[some] / lengths[some]
     return out
-
-
-def _distinct_items(inputs: FeatureInputs, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct items among the last ``lengths`` [B] events of each history, [B]."""
-    of = np.repeat(np.arange(len(lengths)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    first = inputs.hist_offsets[1:] - lengths
-    items = inputs.hist_items[np.arange(len(of)) + (first - starts)[of]]
-    order = np.lexsort((items, of))
-    new = np.ones(len(of), bool)
-    new[1:] = (np.diff(items[order]) != 0) | (np.diff(of[order]) != 0)
-    return np.bincount(of[order], weights=new, minlength=len(lengths)).astype(np.int64)

@@ -58,13 +58,19 @@ def _top_items(  # type: ignore[no-untyped-def]
             row = blocks[block_start[block] :]
             n, f = row_shape(row)
             items, codes = row_ids(row), row_codes(row)
-            counts = np.empty(n, np.float32)
+            begin = used
             for i in range(n):
-                counts[i] = decode[codes[i * f + mass[best_level]]]
-            for i in np.argsort(-counts, kind="mergesort")[:length]:
-                if counts[i] > 0:
-                    out_items[used], out_counts[used] = items[i], counts[i]
-                    used += 1
+                count = decode[codes[i * f + mass[best_level]]]
+                full = used - begin == length
+                if count <= 0 or (full and count <= out_counts[used - 1]):
+                    continue
+                # The best so far are kept in order: a later one goes behind its equals.
+                at = used - 1 if full else used
+                used = at + 1
+                while at > begin and out_counts[at - 1] < count:
+                    out_items[at], out_counts[at] = out_items[at - 1], out_counts[at - 1]
+                    at -= 1
+                out_items[at], out_counts[at] = items[i], count
         out_offsets[b + 1] = used
     return used
 

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interactrank.features.batch import Batch
+from interactrank.features.batch import Batch, Requests
 from interactrank.features.catalogue import CATEGORY_BUCKETS, Catalogue
 from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
@@ -238,23 +238,28 @@ class QueryTower(nn.Module):
         inputs += sum(part.width for part in optional if part is not None)
         self.body = TowerBody(inputs, self.heads * config.width, config)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, requests: Requests) -> Tensor:
         """[B, H, D]."""
-        out_BHD = self.layers(batch)[-1].view(-1, self.heads, self.width)
+        out_BHD = self.layers(requests)[-1].view(-1, self.heads, self.width)
         return F.normalize(out_BHD, dim=-1)
 
-    def layers(self, batch: Batch) -> list[Tensor]:
+    def layers(self, requests: Requests) -> list[Tensor]:
         """Outputs of the body's layers (``TowerBody.layers``); the last is [B, H D]."""
-        text_BT = self.text(batch.text, batch.text_offsets)
+        text_BT = self.text(requests.text, requests.text_offsets)
         parts = [text_BT]
         if self.sequence is not None:
-            history = (batch.hist_items, batch.hist_actions, batch.hist_hours, batch.hist_mask)
+            history = (
+                requests.hist_items,
+                requests.hist_actions,
+                requests.hist_hours,
+                requests.hist_mask,
+            )
             parts.append(self.sequence(text_BT, *history))
         if self.top_items is not None:
-            parts.append(self.top_items(text_BT, batch.top_items, batch.top_items_share))
+            parts.append(self.top_items(text_BT, requests.top_items, requests.top_items_share))
         if self.numeric is not None:
-            parts.append(self.numeric(batch.request))
-        parts += [table(batch.segments[:, s]) for s, table in enumerate(self.segments)]
+            parts.append(self.numeric(requests.request))
+        parts += [table(requests.segments[:, s]) for s, table in enumerate(self.segments)]
         return self.body.layers(torch.cat(parts, dim=1))
 
 
@@ -362,9 +367,9 @@ class InteractRank(nn.Module):
         items_N1D = items_UD.index_select(0, batch.candidate_item).unsqueeze(1)
         return torch.linalg.vecdot(queries_NHD, items_N1D), queries_BHD, items_UD
 
-    def encode_queries(self, batch: Batch) -> Tensor:
+    def encode_queries(self, requests: Requests) -> Tensor:
         """Unit query vectors [B, H, D]."""
-        return self.query_tower(self.mask_untrained_sequences(batch))
+        return self.query_tower(self.mask_untrained_sequences(requests))
 
     def encode_items(self, item: dict[str, Tensor]) -> Tensor:
         """Unit item vectors [U, D]."""
@@ -374,10 +379,10 @@ class InteractRank(nn.Module):
         """``item`` with ids that were never trained sent to row 0, the unknown item."""
         return {**item, "rows": item["rows"] * self.trained[item["rows"]]}
 
-    def mask_untrained_sequences(self, batch: Batch) -> Batch:
-        """``batch`` with its sequences' untrained ids sent to row 0, the unknown item."""
-        history_BL, top_items_BK = batch.hist_items, batch.top_items
-        return batch.replace(
+    def mask_untrained_sequences(self, requests: Requests) -> Requests:
+        """``requests`` with their sequences' untrained ids sent to row 0, the unknown item."""
+        history_BL, top_items_BK = requests.hist_items, requests.top_items
+        return requests.replace(
             hist_items=history_BL * self.trained[history_BL],
             top_items=top_items_BK * self.trained[top_items_BK],
         )

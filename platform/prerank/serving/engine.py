@@ -205,7 +205,7 @@ class Engine:
         logger.info("loading model version %s", version)
         bundle = load_bundle(folder)
         index = load_index(self.home, version, bundle.digest)
-        scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
+        scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors).record()
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
         timeout_s = self.config.timeout_ms / 1e3

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from prerank.core.environment import SERVE_PORT
 
@@ -32,7 +34,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"kind": kind_of, "meaning": meaning_of}
+    environment.filters |= {"kind": kind_of, "meaning": meaning_of, "prose": prose}
     schemas = document["components"]["schemas"]
     calls = {
         path: {method: curl(path, operation, schemas) for method, operation in of.items()}
@@ -66,6 +68,11 @@ def meaning_of(schema: Mapping[str, Any]) -> str:
     """The description of a schema, or of what it may be."""
     inner = (each.get("description", "") for each in schema.get("anyOf", ()))
     return str(schema.get("description") or " ".join(dict.fromkeys(filter(None, inner))))
+
+
+def prose(text: str) -> Markup:
+    """Text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def curl(path: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:

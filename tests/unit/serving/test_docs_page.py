@@ -13,7 +13,7 @@ import pytest
 from tests.api_bodies import WALL
 from tests.http_calls import NoEngine, api_of, call
 
-from prerank.serving.docs_page import docs_page, kind_of
+from prerank.serving.docs_page import docs_page, kind_of, prose
 from prerank.serving.engine import ServeConfig
 from prerank.serving.http import ROUTES
 from prerank.serving.openapi import document
@@ -82,3 +82,9 @@ def test_every_route_has_a_call_for_a_shell(route: Any) -> None:
 )
 def test_a_schema_in_words(schema: dict[str, Any], words: str) -> None:
     assert kind_of(schema) == words
+
+
+def test_names_in_prose_are_set_as_code() -> None:
+    assert "<code>field</code> names it" in PAGE
+    assert "`" not in PAGE
+    assert prose("`<b>` & so on") == "<code>&lt;b&gt;</code> &amp; so on"

@@ -52,7 +52,7 @@ async def no_writers(events: list[Event]) -> Written:
 
 def api_of(engine: Any, **config: Any) -> HttpApi:
     """The routes before ``engine``, with no writers behind the events."""
-    return HttpApi(ServeConfig(**config), cast(Engine, engine), no_writers, lambda *_: None)
+    return HttpApi(ServeConfig(**config), cast(Engine, engine), no_writers)
 
 
 async def whole(body: bytes) -> AsyncIterator[bytes]:

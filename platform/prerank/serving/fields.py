@@ -34,6 +34,7 @@ class RequestError(DataError):
     """A request breaks the contract: HTTP ``status`` with the ``field`` and the fix.
 
     ``headers`` go with the refusal (``prerank.serving.problems``), besides those of its status.
+    ``reason`` names what is wrong in a metric; empty where the status says it.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class RequestError(DataError):
         message: str,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.field, self.message, self.status = field[:MAX_FIELD], message, status
-        self.headers = headers or {}
+        self.headers, self.reason = headers or {}, reason
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ MAX_HELD = 8 * MAX_BODY
 T = TypeVar("T")
 
 
+class BusyError(NotReadyError):
+    """No place is free; the next moment there may be one."""
+
+
 class Lane:
     """Requests that are worked on one at a time, in the order in which their bodies arrived.
 
@@ -44,7 +48,7 @@ class Lane:
         """The body of ``request``, which has a place until the block ends.
 
         Raises:
-            NotReadyError: no place is free, or the bodies of the others fill the memory.
+            BusyError: no place is free, or the bodies of the others fill the memory.
             RequestError: 413 for a body beyond MAX_BODY, told as soon as that is known; 408 for
                 one that does not arrive in time.
         """
@@ -85,8 +89,8 @@ class Lane:
         except ClientDisconnect:
             raise RequestError("body", "the connection ended before the body did") from None
 
-    def _busy(self, why: str) -> NotReadyError:
-        return NotReadyError(f"{self.name} is busy: {why}. Send the request again later.")
+    def _busy(self, why: str) -> BusyError:
+        return BusyError(f"{self.name} is busy: {why}. Send the request again later.")
 
 
 def _too_large(size: str) -> RequestError:

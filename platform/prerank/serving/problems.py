@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from prerank.core.errors import PrerankError
 from prerank.serving.fields import RequestError
+from prerank.serving.lane import BusyError
 
 PROBLEM = "application/problem+json"
 MEANINGS = {
@@ -65,6 +66,30 @@ def refusal(
         headers={**_HEADERS.get(status, {}), **(headers or {})},
         media_type=PROBLEM,
     )
+
+
+REASONS = {
+    400: "bad_request",
+    401: "unknown_token",
+    403: "origin",
+    404: "not_found",
+    405: "method",
+    408: "slow_body",
+    413: "too_large",
+    415: "content_type",
+    421: "host",
+}
+"""What a status says of a request, as a value of a metric's label."""
+QUEUE_FULL, NOT_READY, INTERNAL = "queue_full", "not_ready", "internal"
+
+
+def reason_of(error: Exception) -> str:
+    """Why a request is refused; one of a few words."""
+    if isinstance(error, RequestError):
+        return error.reason or REASONS[error.status]
+    if isinstance(error, BusyError):
+        return QUEUE_FULL
+    return NOT_READY if isinstance(error, PrerankError) else INTERNAL
 
 
 def refusal_of(error: Exception) -> Response:

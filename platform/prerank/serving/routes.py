@@ -15,10 +15,13 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from prerank.serving.fields import RequestError, shown
+from prerank.serving.stages import Stages
 
 JSON, RAW = "application/json", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 SCORING, EVENTS = "scoring", "events"
+BATCH, OTHER = "batch", "other"
+"""Names in place of a route's: of many requests at once, and where no route takes the request."""
 
 Content = Mapping[str, type[BaseModel] | str]
 """Media type -> the model of its JSON, or in words what its bytes are."""
@@ -34,6 +37,8 @@ class Call:
         kind: media type of ``body``, one that the route takes; both are empty for a GET.
         fields: of the query string that comes with a body.
         arrived: when the body was there, in seconds of ``time.monotonic``.
+        route: name of the route, "batch" for many requests at once.
+        stages: of the request, from when the body was there.
     """
 
     headers: Headers
@@ -42,6 +47,8 @@ class Call:
     body: bytes = b""
     fields: Mapping[str, str] = field(default_factory=dict)
     arrived: float = 0.0
+    route: str = ""
+    stages: Stages = field(default_factory=Stages)
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Route:
     refuses: tuple[int, ...] = ()
     open: bool = False
 
+    @property
+    def name(self) -> str:
+        """In metrics and logs."""
+        return self.handler.__name__
+
     def match(self, path: str) -> str | None:
         """What ``path`` has in place of ``{id}``, empty where there is none; None: no match."""
         fixed, _, named = self.path.partition("{")
@@ -88,13 +100,18 @@ class Route:
         return sorted({500, *guard, *lane, *self.refuses})
 
 
+def at(routes: Sequence[Route], path: str) -> list[tuple[Route, str]]:
+    """The routes of a path, each with what the path names."""
+    return [(r, named) for r in routes if (named := r.match(path)) is not None]
+
+
 def find(routes: Sequence[Route], path: str, method: str) -> tuple[Route, str]:
     """The route that takes a request, and what its path names.
 
     Raises:
         RequestError: 404 where no route has the path, 405 where none has it with this method.
     """
-    there = [(r, named) for r in routes if (named := r.match(path)) is not None]
+    there = at(routes, path)
     if not there:
         known = sorted({r.path for r in routes})
         raise RequestError("path", f"{shown(path)} is unknown; routes: {known}", 404)

@@ -65,8 +65,8 @@ class ServeConfig:
         max_explained: items in one answer with `explain`.
         max_waiting: requests per replica that are read, wait or are scored; the same of events.
         body_seconds: in which the body of a request must arrive.
-        token_file: holds the token that callers must send; without it PRERANK_TOKEN does, and
-            without both no token is asked for.
+        token_file: holds the tokens of callers; without it PRERANK_TOKEN does, and without both
+            no token is asked for. It is read again when it changes.
         allowed_hosts: names by which the deployment is called, besides loopback ones.
         allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
         journal_days: an acknowledged event leaves the journal after so many days; null keeps what

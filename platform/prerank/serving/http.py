@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from prerank.core import tokens
 from prerank.core.errors import NotReadyError
 from prerank.online.history import Event
 from prerank.online.writer import Written
@@ -19,7 +20,7 @@ from prerank.serving.api import parse_events
 from prerank.serving.batch import COLUMNS
 from prerank.serving.docs_page import docs_page
 from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.guard import Guard, content_type, token_of
+from prerank.serving.guard import Guard, content_type, require
 from prerank.serving.items import item_of
 from prerank.serving.lane import Lane
 from prerank.serving.metrics import Metrics
@@ -39,6 +40,7 @@ from prerank.serving.routes import (
     at,
     find,
 )
+from prerank.serving.tokens import Tokens
 
 _PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """Nothing on a page is fetched or run."""
@@ -64,9 +66,8 @@ class HttpApi:
         self.config, self.engine = config, engine
         self.metrics = Metrics()
         self._acknowledge, self._histories_at = acknowledge, 0.0
-        self._guard = Guard(
-            token_of(config.token_file), config.allowed_hosts, config.allowed_origins
-        )
+        self._tokens = Tokens(config.token_file)
+        self._guard = Guard(self._tokens, config.allowed_hosts, config.allowed_origins)
         self._ranking = Ranking(engine, self.metrics)
         self._lanes = {
             name: Lane(name, config.max_waiting, config.body_seconds) for name in (SCORING, EVENTS)
@@ -84,9 +85,11 @@ class HttpApi:
             return refusal_of(error)
 
     async def _route(self, request: Request, there: list[tuple[Route, str]]) -> Response:
-        if not any(route.open for route, _ in there):
-            self._guard.check(request.headers)
+        token = None
+        if all(route.scope for route, _ in there):
+            token = self._guard.check(request.headers)
         route, named = find(ROUTES, request.scope["path"], request.method)
+        require(route.scope, token)
         if not route.takes:
             return await route.handler(self, Call(request.headers, named, route=route.name))
         kind = content_type(request.headers, tuple(route.takes))
@@ -165,7 +168,8 @@ class HttpApi:
         # In a thread: it may look at files or at the store, and the event loop waits for nobody.
         found = await asyncio.to_thread(self.engine.health)
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
-        return json_answer(found | {"waiting": waiting})
+        notes = [*found["notes"], *filter(None, [self._tokens.problem])]
+        return json_answer(found | {"notes": notes, "waiting": waiting})
 
     async def ready(self, call: Call) -> Response:
         """Whether requests are answered."""
@@ -187,12 +191,14 @@ class HttpApi:
         return parse_events(body, self.engine.event_limits(), now_us())
 
 
+RANK, REPORT, ADMIN, OPEN = tokens.RANK, tokens.EVENTS, tokens.ADMIN, ""
 ROUTES = (
     Route(
         "POST",
         "/v1/prerank",
         HttpApi.prerank,
         "Score candidates and return the best k.",
+        RANK,
         answers={
             JSON: answer_models.PrerankAnswer,
             ARROW: "For a request in Arrow: a row per row, with `request_id`, `items`, `scores`, "
@@ -213,6 +219,7 @@ ROUTES = (
         "/v1/rerank",
         HttpApi.rerank,
         "Rerank documents, each of them an item, in the shape of Cohere and Jina.",
+        RANK,
         answers={JSON: answer_models.RerankAnswer},
         takes={JSON: request_models.RerankBody},
         lane=SCORING,
@@ -223,6 +230,7 @@ ROUTES = (
         "/v1/query",
         HttpApi.query,
         "The parts of a request's scores, for an engine that holds the item vectors.",
+        RANK,
         answers={JSON: answer_models.QueryAnswer},
         takes={JSON: request_models.QueryBody},
         lane=SCORING,
@@ -232,6 +240,7 @@ ROUTES = (
         "/v1/items/{id}",
         HttpApi.item,
         "What is known of an item.",
+        RANK,
         answers={JSON: answer_models.Item},
         refuses=(400, 404, 503),
     ),
@@ -240,6 +249,7 @@ ROUTES = (
         "/v1/events",
         HttpApi.events,
         "Add engagement events to users' histories.",
+        REPORT,
         answers={JSON: answer_models.EventsAnswer},
         takes={JSON: request_models.EventsBody},
         lane=EVENTS,
@@ -249,6 +259,7 @@ ROUTES = (
         "/openapi.json",
         HttpApi.openapi,
         "This document.",
+        ADMIN,
         answers={JSON: "OpenAPI 3.1."},
     ),
     Route(
@@ -256,6 +267,7 @@ ROUTES = (
         "/docs",
         HttpApi.docs,
         "This document as a page.",
+        ADMIN,
         answers={"text/html": "A page that fetches nothing."},
     ),
     Route(
@@ -263,6 +275,7 @@ ROUTES = (
         "/health",
         HttpApi.health,
         "What runs here: code, schema, model version, snapshot.",
+        ADMIN,
         answers={JSON: answer_models.Health},
     ),
     Route(
@@ -270,9 +283,9 @@ ROUTES = (
         "/ready",
         HttpApi.ready,
         "Whether requests are answered; open to load balancers.",
+        OPEN,
         answers={JSON: answer_models.Ready},
         refuses=(503,),
-        open=True,
     ),
 )
 """Every route of a deployment."""

@@ -17,8 +17,8 @@ from prerank.serving.lane import BusyError
 PROBLEM = "application/problem+json"
 MEANINGS = {
     400: "A field is missing, unknown or wrong; `field` names it.",
-    401: "The token is missing or another one.",
-    403: "A web page of another origin calls.",
+    401: "The token is missing or unknown.",
+    403: "A web page of another origin calls, or the token has not the scope of the route.",
     404: "There is no such route or item.",
     405: "The route takes another method; `Allow` names it.",
     408: "The body did not arrive in time.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from prerank.serving.metrics import METRICS, Metric, Metrics, Series
 
@@ -30,12 +30,12 @@ def instrument_of(metric: Metric) -> Instrument:
     """Ray's metric."""
     from ray.util.metrics import Counter, Gauge, Histogram
 
-    about: Any = (metric.name, metric.help)
+    name, help, labels = metric.name, metric.help, metric.labels
     if metric.kind == "histogram":
-        return Histogram(*about, list(metric.edges), metric.labels).observe
+        return Histogram(name, help, list(metric.edges), labels).observe
     if metric.kind == "gauge":
-        return Gauge(*about, metric.labels).set
-    return Counter(*about, metric.labels).inc
+        return Gauge(name, help, labels).set
+    return Counter(name, help, labels).inc
 
 
 class Export:

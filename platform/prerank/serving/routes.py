@@ -60,25 +60,25 @@ class Route:
         path: ends with ``{id}`` where any text may stand.
         handler: method of ``HttpApi`` that answers a call.
         summary: in one line.
+        scope: that a caller's token must have; empty: anybody may call the route, by any name.
         takes: bodies; none for a GET.
         answers: bodies of an answer with status 200.
         lane: in which the body waits and the work is done; empty: it waits for nobody.
         query, header: models of the query string and of the headers that are read.
         refuses: statuses of this route beyond those that follow from the above.
-        open: anybody may call it, by any name.
     """
 
     method: str
     path: str
     handler: Callable[[Any, Call], Awaitable[Response]]
     summary: str
+    scope: str
     answers: Content
     takes: Content = field(default_factory=dict)
     lane: str = ""
     query: type[BaseModel] | None = None
     header: type[BaseModel] | None = None
     refuses: tuple[int, ...] = ()
-    open: bool = False
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class Route:
     @property
     def statuses(self) -> list[int]:
         """Every status of a refusal, ascending."""
-        guard = set() if self.open else {401, 403, 421}
+        guard = set() if not self.scope else {401, 403, 421}
         lane = {400, 408, 413, 415, 503} if self.lane else set()
         return sorted({500, *guard, *lane, *self.refuses})
 

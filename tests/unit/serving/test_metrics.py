@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -22,12 +22,12 @@ from prerank.online.writer import Written
 from prerank.registry.bundle import Version
 from prerank.registry.versions import Wanted
 from prerank.serving import metrics
-from prerank.serving.engine import ServeConfig
+from prerank.serving.engine import Engine, ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.lane import MAX_BODY
 from prerank.serving.metrics import METRICS, Metric, Metrics
 from prerank.serving.ray_metrics import Export, Instrument, middles_of
-from prerank.serving.routes import ARROW
+from prerank.serving.routes import ARROW, JSON
 from prerank.serving.stages import FEATURES, PARSE, ROWS, SCORE, SERIALISE, TOP_K, WAIT
 
 RANKING = {"user_id": "u", "query": "red shoe", "candidates": [1, 2, 7, 8, 9], "k": 2}
@@ -47,9 +47,12 @@ def api(engine: SmallEngine) -> HttpApi:
     return api_of(engine, max_waiting=3, body_seconds=0.05)
 
 
-def send(api: HttpApi, path: str, body: Any, status: int = 200, **headers: str) -> None:
+def send(
+    api: HttpApi, path: str, body: Any, status: int = 200, kind: str = JSON, **headers: str
+) -> None:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    answer = asyncio.run(call(api, path, whole(data), LOCAL | headers))
+    given = LOCAL | {"Content-Type": kind} | {k.replace("_", "-"): v for k, v in headers.items()}
+    answer = asyncio.run(call(api, path, whole(data), given))
     assert answer.status_code == status, answer.body
 
 
@@ -66,7 +69,7 @@ def test_candidates_and_those_that_are_unknown_are_counted_by_route(api: HttpApi
     send(api, "/v1/prerank", RANKING)
     send(api, "/v1/prerank", RANKING)
     send(api, "/v1/rerank", RERANK)
-    send(api, "/v1/prerank", arrow([1, 2], [3, 9]), **{"Content-Type": ARROW})
+    send(api, "/v1/prerank", arrow([1, 2], [3, 9]), kind=ARROW)
     found = api.metrics
     for route, candidates, unknown in (("prerank", 10, 6), ("rerank", 3, 1), ("batch", 4, 1)):
         assert found.value(metrics.CANDIDATES, route) == candidates
@@ -101,7 +104,7 @@ def test_the_parts_of_a_request_have_the_stages_without_a_top_k() -> None:
 
 
 def test_a_batch_has_a_time_as_a_whole_and_its_rows_have_their_stages(api: HttpApi) -> None:
-    send(api, "/v1/prerank", arrow([1], [2], [3]), **{"Content-Type": ARROW})
+    send(api, "/v1/prerank", arrow([1], [2], [3]), kind=ARROW)
     found = api.metrics
     assert sum(found.buckets(metrics.LATENCY, "batch")) == 1
     for stage in (WAIT, PARSE, ROWS, SERIALISE):
@@ -110,14 +113,16 @@ def test_a_batch_has_a_time_as_a_whole_and_its_rows_have_their_stages(api: HttpA
         assert sum(found.buckets(metrics.STAGE, "batch", stage)) == 3
 
 
-def test_a_stage_is_as_long_as_it_took(engine: SmallEngine, api: HttpApi) -> None:
+def test_a_stage_is_as_long_as_it_took(
+    engine: SmallEngine, api: HttpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = engine.store.read
 
     def slow(*given: Any) -> Any:
         time.sleep(0.03)
         return read(*given)
 
-    engine.store.read = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.store, "read", slow)
     send(api, "/v1/prerank", RANKING)
     for metric, labels in ((metrics.STAGE, ("prerank", FEATURES)), (metrics.LATENCY, ("prerank",))):
         (at,) = np.flatnonzero(api.metrics.buckets(metric, *labels))
@@ -151,8 +156,8 @@ def test_what_was_read_online_is_told(api: HttpApi) -> None:
 def test_refusals_are_counted_by_reason(api: HttpApi) -> None:
     send(api, "/v1/prerank", b"{", 400)
     send(api, "/v1/prerank", RANKING | {"k": 0}, 400)
-    send(api, "/v1/rerank", RERANK, 413, **{"Content-Length": str(MAX_BODY + 1)})
-    send(api, "/v1/query", {}, 415, **{"Content-Type": "text/plain"})
+    send(api, "/v1/rerank", RERANK, 413, content_length=str(MAX_BODY + 1))
+    send(api, "/v1/query", {}, 415, kind="text/plain")
     send(api, "/v1/events", {}, 421, Host="evil.example")
     send(api, "/v1/events", {}, 403, Origin="http://evil.example")
     send(api, "/v3", {}, 404)
@@ -169,7 +174,7 @@ def test_refusals_are_counted_by_reason(api: HttpApi) -> None:
 
 
 def test_a_full_queue_a_slow_body_and_a_replica_that_is_not_ready_are_other_reasons(
-    engine: SmallEngine,
+    engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full() -> HttpApi:
         api = api_of(engine, max_waiting=1, body_seconds=0.05)
@@ -186,10 +191,10 @@ def test_a_full_queue_a_slow_body_and_a_replica_that_is_not_ready_are_other_reas
     def starting() -> Any:
         raise NotReadyError("starting")
 
-    engine.limits = starting  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "limits", starting)
     send(api, "/v1/prerank", RANKING, 503)
     assert api.metrics.value(metrics.REFUSED, "prerank", "not_ready") == 1
-    engine.limits = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    monkeypatch.setattr(engine, "limits", lambda: 1 / 0)
     send(api, "/v1/prerank", RANKING, 500)
     assert api.metrics.value(metrics.REFUSED, "prerank", "internal") == 1
 
@@ -219,7 +224,7 @@ def test_events_are_counted_and_histories_are_as_fresh_as_the_last_that_entered(
     async def acknowledge(events: list[Event]) -> Written:
         return Written(len(events), 0, online)
 
-    api = HttpApi(ServeConfig(), engine, acknowledge)  # type: ignore[arg-type]
+    api = HttpApi(ServeConfig(), cast(Engine, engine), acknowledge)
     send(api, "/v1/events", {"events": [EVENT, EVENT]})
     api.sample()
     assert api.metrics.value(metrics.EVENTS, "false") == 2
@@ -249,11 +254,13 @@ def test_the_store_the_snapshot_and_the_model_are_told(engine: SmallEngine, api:
     assert api.metrics.value(metrics.MODEL, "1", "run", schema) == 0
 
 
-def test_a_replica_that_serves_nothing_tells_what_it_can(engine: SmallEngine) -> None:
+def test_a_replica_that_serves_nothing_tells_what_it_can(
+    engine: SmallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def starting() -> Any:
         raise NotReadyError("starting")
 
-    engine.current = starting  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "current", starting)
     api = api_of(engine)
     api.sample()
     told = {name for name, _ in api.metrics.snapshot()[0]}

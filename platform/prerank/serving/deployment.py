@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.logs import json_lines
 from prerank.core.redact import redact
 from prerank.core.settings import typed
 from prerank.online.compaction import JournalConfig
@@ -37,6 +38,8 @@ from prerank.online.writer import HistoryWriter, Written, writer_of
 from prerank.serving.engine import Engine, ServeConfig, limits_of
 from prerank.serving.http import HttpApi
 from prerank.serving.ray_metrics import Export
+from prerank.serving.request_ids import REQUEST_ID
+from prerank.serving.tracing import tracing_of_environment
 
 WRITER_THREADS = 32
 OPEN_EVERY_S = 1.0
@@ -61,6 +64,8 @@ class HistoryWriterDeployment:
 
     def __init__(self, config: dict[str, Any], shard: int) -> None:
         self._config, self._shard = ServeConfig(**config), shard
+        if self._config.log_format == "json":
+            json_lines()
         self._threads = ThreadPoolExecutor(WRITER_THREADS)
         self._opened: Future[HistoryWriter] = Future()
         self._closing = threading.Event()
@@ -119,13 +124,19 @@ class PreRanker:
         torch.set_num_threads(1)
         self.config, self.writers = ServeConfig(**config), writers
         engine = Engine(self.config)
-        self.http = HttpApi(self.config, engine, self._acknowledge)
+        if self.config.log_format == "json":
+            json_lines(lambda: engine.model_version)
+        self.http = HttpApi(self.config, engine, self._acknowledge, tracing_of_environment())
         engine.start()
         Export(self.http.metrics, self.http.sample).start()
 
     async def __call__(self, request: Request) -> Response:
         """Answer any route."""
-        return await self.http.answer(request)
+        answer = await self.http.answer(request)
+        # Serve adds the header that the request came with.
+        if answer.headers[REQUEST_ID] == request.headers.get(REQUEST_ID):
+            del answer.headers[REQUEST_ID]
+        return answer
 
     async def _acknowledge(self, events: list[Event]) -> Written:
         """Send each event to the writer of its user.

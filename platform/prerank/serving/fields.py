@@ -19,6 +19,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise
 from prerank.core.errors import DataError
 from prerank.core.ids import JSON_SAFE, ItemIds
+from prerank.core.logs import HANDLING
 from prerank.core.times import EPOCH, plausible, unit_advice
 
 MAX_QUERY = 1_000
@@ -101,8 +102,22 @@ def _first_unknown(given: Iterable[str], known: Container[str]) -> str | None:
 
 
 def request_id_of(value: Any) -> str:
-    """The caller's request id, or a new one."""
-    return uuid.uuid4().hex if value is None else name_of(value, "request_id")
+    """The caller's request id: of the body, else of the header, else a new one.
+
+    It is read before any other field, so that a refusal and each line of the log name it.
+    """
+    handling = HANDLING.get()
+    if value is None:
+        return handling.request_id if handling else new_id()
+    found = name_of(value, "request_id")
+    if handling:
+        handling.request_id = found
+    return found
+
+
+def new_id() -> str:
+    """A request id that nobody else has."""
+    return uuid.uuid4().hex
 
 
 def name_of(value: Any, field: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import cached_property
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from prerank.core import tokens
 from prerank.core.errors import NotReadyError
+from prerank.core.logs import HANDLING, Handling
 from prerank.online.history import Event
 from prerank.online.writer import Written
 from prerank.serving import answer_models, metrics, request_models
@@ -27,6 +29,7 @@ from prerank.serving.metrics import Metrics
 from prerank.serving.openapi import document
 from prerank.serving.problems import reason_of, refusal, refusal_of
 from prerank.serving.ranking import Ranking, json_answer, now_us
+from prerank.serving.request_ids import REQUEST_ID, as_header, id_of_header
 from prerank.serving.routes import (
     ARROW,
     BATCH,
@@ -40,7 +43,11 @@ from prerank.serving.routes import (
     at,
     find,
 )
+from prerank.serving.stages import Stages
 from prerank.serving.tokens import Tokens
+from prerank.serving.tracing import Tracing
+
+logger = logging.getLogger(__name__)
 
 _PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """Nothing on a page is fetched or run."""
@@ -55,6 +62,7 @@ class HttpApi:
         config: of the deployment.
         engine: that answers rankings.
         acknowledge: writes events and says what became of them.
+        tracing: writes the spans of requests; None for none.
     """
 
     def __init__(
@@ -62,8 +70,9 @@ class HttpApi:
         config: ServeConfig,
         engine: Engine,
         acknowledge: Callable[[list[Event]], Awaitable[Written]],
+        tracing: Tracing | None = None,
     ) -> None:
-        self.config, self.engine = config, engine
+        self.config, self.engine, self._tracing = config, engine, tracing
         self.metrics = Metrics()
         self._acknowledge, self._histories_at = acknowledge, 0.0
         self._tokens = Tokens(config.token_file)
@@ -77,27 +86,47 @@ class HttpApi:
         """Answer any route; whatever the caller did wrong is a 4xx that says so."""
         # Not request.url: that one is made with what the caller wrote into Host.
         there = at(ROUTES, request.scope["path"])
+        handling = Handling(id_of_header(request.headers), there[0][0].name if there else OTHER)
+        stages = Stages()
+        begun = stages.begun
+        context = HANDLING.set(handling)
         try:
-            return await self._route(request, there)
+            response = await self._route(request, there, handling, stages)
         except Exception as error:
-            route = there[0][0].name if there else OTHER
-            self.metrics.add(metrics.REFUSED, 1, route, reason_of(error))
-            return refusal_of(error)
+            reason = reason_of(error)
+            self.metrics.add(metrics.REFUSED, 1, handling.route, reason)
+            # Never the error's text here: it may repeat what the caller sent.
+            logger.info("refused: %s", reason)
+            response = refusal_of(error)
+        finally:
+            HANDLING.reset(context)
+        response.headers[REQUEST_ID] = as_header(handling.request_id)
+        if self._tracing is not None:
+            self._tracing.record(request.headers, handling, stages, begun, response.status_code)
+        return response
 
-    async def _route(self, request: Request, there: list[tuple[Route, str]]) -> Response:
+    async def _route(
+        self,
+        request: Request,
+        there: list[tuple[Route, str]],
+        handling: Handling,
+        stages: Stages,
+    ) -> Response:
         token = None
         if all(route.scope for route, _ in there):
             token = self._guard.check(request.headers)
+            handling.token = token.name if token else ""
         route, named = find(ROUTES, request.scope["path"], request.method)
         require(route.scope, token)
         if not route.takes:
             return await route.handler(self, Call(request.headers, named, route=route.name))
         kind = content_type(request.headers, tuple(route.takes))
-        name = BATCH if kind == ARROW else route.name
+        handling.route = BATCH if kind == ARROW else route.name
         async with self._lanes[route.lane].body(request) as body:
             # What it waits in the lane from now on is of its budget, and of its latency.
+            stages.restart()
             arrived, fields = time.monotonic(), dict(request.query_params)
-            call = Call(request.headers, named, kind, body, fields, arrived, name)
+            call = Call(request.headers, named, kind, body, fields, arrived, handling.route, stages)
             return await route.handler(self, call)
 
     def sample(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -68,7 +69,9 @@ class Lane:
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """What ``work`` returns, from the lane's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        # With the context of the request, so that lines of the log name it.
+        inside = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._thread, inside, work, *args)
 
     async def _read(self, request: Request, body: bytearray) -> None:
         try:

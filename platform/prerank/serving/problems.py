@@ -11,6 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from prerank.core.errors import PrerankError
+from prerank.core.logs import HANDLING
 from prerank.serving.fields import RequestError
 from prerank.serving.lane import BusyError
 
@@ -41,8 +42,9 @@ _HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-def problem(status: int, field: str, detail: str) -> dict[str, Any]:
-    """The members of a refusal: those of RFC 9457, and ``field``, which the remedy is about.
+def problem(status: int, field: str, detail: str, request_id: str = "") -> dict[str, Any]:
+    """The members of a refusal: those of RFC 9457, ``field``, which the remedy is about, and
+    ``request_id``, which the log names.
 
     ``type`` is about:blank, which says that the status tells the kind; the title is then its name.
     """
@@ -53,6 +55,7 @@ def problem(status: int, field: str, detail: str) -> dict[str, Any]:
         "status": status,
         "detail": detail,
         "field": field,
+        "request_id": request_id,
     }
 
 
@@ -60,8 +63,9 @@ def refusal(
     status: int, field: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A refusal with the headers that its status asks for, and ``headers``."""
+    handling = HANDLING.get()
     return Response(
-        orjson.dumps(problem(status, field, detail)),
+        orjson.dumps(problem(status, field, detail, handling.request_id if handling else "")),
         status,
         headers={**_HEADERS.get(status, {}), **(headers or {})},
         media_type=PROBLEM,

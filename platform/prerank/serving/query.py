@@ -39,9 +39,10 @@ def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         RequestError: naming the field and the fix.
     """
     data = json_object(body)
+    request_id = request_id_of(data.get("request_id"))
     only_known(data, _FIELDS)
     return PrerankRequest(
-        request_id=request_id_of(data.get("request_id")),
+        request_id=request_id,
         user_id=name_of(data.get("user_id"), "user_id"),
         query=query_of(data.get("query")),
         keys=np.zeros(0, np.int64),

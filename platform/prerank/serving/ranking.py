@@ -11,6 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from prerank.core.errors import NotReadyError
+from prerank.core.logs import HANDLING
 from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
@@ -78,6 +79,9 @@ class Ranking:
         Raises:
             NotReadyError: another version is served since.
         """
+        if handling := HANDLING.get():
+            # In the row's own copy of the context: its lines of the log have the row's id.
+            HANDLING.set(replace(handling, request_id=wanted.request_id))
         if self.engine.limits() is not limits:
             raise NotReadyError("another model version came during the batch; send it again")
         stages = Stages()

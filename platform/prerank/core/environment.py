@@ -13,7 +13,8 @@ from prerank.core.tokens import read_tokens
 
 MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
 URL_ENV = "PRERANK_URL"
-TOKEN_ENV = "PRERANK_TOKEN"
+# The variable's name, and no token.
+TOKEN_ENV = "PRERANK_TOKEN"  # nosec B105
 
 
 def variables(home: Home) -> dict[str, str]:

@@ -18,7 +18,7 @@ from prerank.core.errors import NotReadyError
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest, RequestError
 from prerank.serving.lane import MAX_BODY
-from prerank.serving.problems import MEANINGS, PROBLEM, problem, refusal_of
+from prerank.serving.problems import MEANINGS, PROBLEM, REASONS, problem, refusal_of
 
 MEMBERS = ["type", "title", "status", "detail", "field", "request_id"]
 RANKING = orjson.dumps({"user_id": "u", "query": "red", "candidates": [3]})
@@ -118,6 +118,11 @@ def test_a_path_is_repeated_in_part_only() -> None:
     answer = asyncio.run(call(api_of(NoEngine(WALL)), "/" + "x" * 100_000))
     assert told(answer)["status"] == 404
     assert len(answer.body) < 1_000
+
+
+def test_every_status_that_a_request_can_cause_has_a_reason() -> None:
+    assert REASONS.keys() == MEANINGS.keys() - {500, 503}
+    assert len(set(REASONS.values())) == len(REASONS)
 
 
 def test_every_status_has_a_meaning() -> None:

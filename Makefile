@@ -6,7 +6,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
-.PHONY: install demo test test-fast lint docs clean
+.PHONY: install demo test test-fast lint audit docs clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,12 @@ lint: install
 	$(BIN)/mypy benchmarks
 	$(BIN)/mypy tests
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
+	$(BIN)/bandit -q -c pyproject.toml -r interactrank platform
+
+audit:
+	@# An environment of its own: it asks PyPI for known flaws of the pinned versions, by network.
+	test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -q "pip-audit>=2.10,<3"; }
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 docs: install
 	@# Not quiet: a quiet build drops its warnings, and with them what --strict stops at.

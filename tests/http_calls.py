@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -52,7 +53,15 @@ async def no_writers(events: list[Event]) -> Written:
 
 def api_of(engine: Any, **config: Any) -> HttpApi:
     """The routes before ``engine``, with no writers behind the events."""
-    return HttpApi(ServeConfig(**config), cast(Engine, engine), no_writers, lambda *_: None)
+    return HttpApi(ServeConfig(**config), cast(Engine, engine), no_writers)
+
+
+def token_file(folder: Path, text: str) -> str:
+    """A file of tokens that its owner alone may read."""
+    file = folder / "tokens"
+    file.touch(mode=0o600)
+    file.write_text(text)
+    return str(file)
 
 
 async def whole(body: bytes) -> AsyncIterator[bytes]:

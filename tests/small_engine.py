@@ -27,14 +27,25 @@ SAMPLE = replace(WALL, schema=samples.SCHEMA, max_candidates=200)
 
 
 class EmptyStore:
-    """No user has a history, no key has a row; remembers whom it was asked for."""
+    """No user has a history, no key has a row; remembers whom it was asked for.
+
+    Attributes:
+        away: whether it is known not to answer.
+        degraded: what each read lacks.
+        cutoff: of its snapshot, microseconds since 1970.
+    """
 
     def __init__(self) -> None:
         self.users: list[str] = []
+        self.away, self.degraded = False, tuple[str, ...]()
+        self.cutoff: int | None = None
 
     def read(self, query: str, user_id: str, *_: Any) -> OnlineRead:
         self.users.append(user_id)
-        return OnlineRead(as_inputs([Request()]), 2, 0, None, ())
+        return OnlineRead(as_inputs([Request()]), 2, 3_000, self.cutoff, self.degraded)
+
+    def cutoff_us(self) -> int | None:
+        return self.cutoff
 
 
 @dataclass

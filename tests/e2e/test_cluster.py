@@ -129,6 +129,51 @@ def test_slow_uploads_stop_neither_health_nor_rankings(client: httpx.Client) -> 
 
 
 @pytest.mark.slow
+def test_an_answer_has_one_request_id(client: httpx.Client) -> None:
+    body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+    for headers in ({"X-Request-Id": "h7"}, {}):
+        answer = client.post("/v1/prerank", json=body, headers=headers)
+        ids = answer.headers.get_list("X-Request-Id")
+        assert ids == [answer.json()["request_id"]]
+        assert ids == [headers.get("X-Request-Id", ids[0])]
+    named = client.post("/v1/prerank", json=body | {"request_id": "b7"})
+    assert named.json()["request_id"] == named.headers.get_list("X-Request-Id")[0] == "b7"
+
+
+@pytest.mark.slow
+def test_prometheus_finds_the_metrics_under_the_names_of_the_dashboard(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    program = "import ray; ray.init('auto'); print(ray.nodes()[0]['MetricsExportPort'])"
+    port = prerank(cluster[0], f'python -c "{program}"').split()[-1]
+    body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+    client.post("/v1/prerank", json=body).raise_for_status()
+    event = {
+        "user_id": "u",
+        "item_id": catalogue(cluster[0])[0],
+        "action": "save",
+        "event_time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    client.post("/v1/events", json={"events": [event]}).raise_for_status()
+    assert client.post("/v1/prerank", json={}).status_code == 400
+    board = (ROOT / "deployments" / "grafana" / "prerank.json").read_text()
+    # What did not happen has no counter yet.
+    wanted = set(re.findall(r"\bray_prerank_\w+", board)) - {
+        "ray_prerank_degraded_total",
+        "ray_prerank_non_finite_total",
+    }
+    deadline = time.monotonic() + 60
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        missing = wanted - set(re.findall(r"^(ray_prerank_\w+)", text, re.MULTILINE))
+        if not missing:
+            break
+        # Ray tells them every ten seconds.
+        assert time.monotonic() < deadline, missing
+        time.sleep(1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, ID_ENV, Home
+from prerank.core.tokens import read_tokens
 
 MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
 URL_ENV = "PRERANK_URL"
-TOKEN_ENV = "PRERANK_TOKEN"
+# The variable's name, and no token.
+TOKEN_ENV = "PRERANK_TOKEN"  # nosec B105
 
 
 def variables(home: Home) -> dict[str, str]:
@@ -47,29 +48,16 @@ def variables(home: Home) -> dict[str, str]:
 
 
 def bearer_token() -> str | None:
-    """Token of the deployment's callers, from PRERANK_TOKEN; None where it is not set.
+    """The token that a command sends to the deployment, from PRERANK_TOKEN; None where it is not
+    set. Of several it is the first one of those with the most scopes.
 
     Raises:
         ConfigError: it is set to what is no token.
     """
     found = os.environ.get(TOKEN_ENV)
-    return None if found is None else checked_token(found, TOKEN_ENV)
-
-
-def checked_token(text: str, source: str) -> str:
-    """A bearer token from the ``text`` that ``source`` holds, without the space around it.
-
-    Raises:
-        ConfigError: it is empty, or holds what a header cannot carry.
-    """
-    token = text.strip()
-    if not token or not all("!" <= c <= "~" for c in token):
-        # Its text is a secret: the message does not repeat it.
-        raise ConfigError(
-            f"{source} holds no token: one word of printable ASCII is needed, for example what "
-            "`openssl rand -hex 32` prints."
-        )
-    return token
+    if found is None:
+        return None
+    return max(read_tokens(found, TOKEN_ENV), key=lambda token: len(token.scopes)).text
 
 
 def ensure_token() -> None:

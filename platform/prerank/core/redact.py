@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+
+from prerank.core.errors import ConfigError
+from prerank.core.tokens import read_tokens
 
 HIDDEN = "***"
 SECRET_ENVS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -12,7 +16,8 @@ _PASSWORD = re.compile(r"(?i)\b(password['\"]?\s*[=:]\s*)([^\s,;&]+)")
 
 
 def redact(text: str) -> str:
-    """``text`` without passwords: those of URLs, of ``password=`` and of the environment.
+    """``text`` without passwords: those of URLs, of ``password=`` and of the environment, where
+    the deployment's tokens may stand too.
 
     >>> redact("no server at https://ann:s3cret@mlflow:5000/")
     'no server at https://***@mlflow:5000/'
@@ -31,4 +36,7 @@ def _secrets() -> list[str]:
         name, _, value = part.partition("=")
         if name == "password":
             found.append(value)
+    if tokens := os.environ.get("PRERANK_TOKEN"):
+        with suppress(ConfigError):
+            found += [token.text for token in read_tokens(tokens, "")]
     return sorted(filter(None, found), key=len, reverse=True)

@@ -67,7 +67,7 @@ def read_yaml(path: Path, what: str) -> Any:
     """
     try:
         # The subclass of SafeLoader builds plain values only, as safe_load does.
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=OnceLoader)  # nosec B506
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

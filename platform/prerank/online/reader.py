@@ -159,6 +159,11 @@ class OnlineFeatures:
             return f"{AWAY}: requests are answered without its features. Start it again."
         return self._problem
 
+    @property
+    def away(self) -> bool:
+        """Whether the store is known not to answer, and is not asked."""
+        return self._breaker.open
+
     def close(self) -> None:
         """End the thread that waits for a store that is away."""
         self._breaker.close()

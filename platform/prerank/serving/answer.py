@@ -19,6 +19,7 @@ from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
 from prerank.serving.api import Limits, PrerankRequest, named
+from prerank.serving.stages import FEATURES, SCORE, TOP_K, Ends, Stages
 
 T = TypeVar("T")
 _EMPTY = np.zeros(0, np.int64)
@@ -41,21 +42,24 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Answer:
-    """``body`` for the caller; for the metrics, what reading the features cost, and how many scores
-    were no finite number.
+    """``body`` for the caller; for the metrics, what reading the features cost, how many scores
+    were no finite number, how many candidates are unknown, and when each stage ended.
     """
 
     body: dict[str, Any]
     read: OnlineRead
     non_finite: int = 0
+    unknown: int = 0
+    ends: Ends = ()
 
 
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     """Score a request with ``loaded``; without what is damaged or of another schema."""
-    scorer, features = loaded.scorer, loaded.features
+    scorer, features, stages = loaded.scorer, loaded.features, Stages()
     read = features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
+    stages.end(FEATURES)
     scored, read = sound(
         read,
         lambda inputs: scorer.score(
@@ -64,7 +68,9 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     )
     if scored.non_finite:
         read = _degraded(read, "scores")
+    stages.end(SCORE)
     top = scored.top(request.k)
+    stages.end(TOP_K)
     items = [
         {"id": shown, "score": score}
         for shown, score in zip(
@@ -91,7 +97,7 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
             "time": iso(request.time_us),
             "request_features": named(REQUEST_NUMERIC, scored.request),
         }
-    return Answer(body, read, scored.non_finite)
+    return Answer(body, read, scored.non_finite, len(scored.unknown), stages.ends)
 
 
 def sound(read: OnlineRead, work: Callable[[FeatureInputs], T]) -> tuple[T, OnlineRead]:

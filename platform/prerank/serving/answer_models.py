@@ -161,3 +161,4 @@ class Problem(Declared):
     status: int
     detail: Annotated[str, Field(description="What is wrong, and the remedy.")]
     field: Annotated[str, Field(description="What it is about: a field, a header, a part.")]
+    request_id: Annotated[str, Field(description="Of the request; the replica's log names it.")]

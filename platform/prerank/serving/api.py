@@ -127,13 +127,14 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         RequestError: naming the field and the fix.
     """
     data = json_object(body)
+    request_id = request_id_of(data.get("request_id"))
     only_known(data, _FIELDS)
     ids, retriever_features = retriever_of(data, limits)
     keys, originals = candidates_of(ids, limits)
     first = first_appearances(keys)
     explain = flag_of(data.get("explain", False))
     return PrerankRequest(
-        request_id=request_id_of(data.get("request_id")),
+        request_id=request_id,
         user_id=name_of(data.get("user_id"), "user_id"),
         query=query_of(data.get("query")),
         keys=keys[first],
@@ -161,6 +162,7 @@ def parse_raw(
     Raises:
         RequestError: naming the field and the fix.
     """
+    request_id = request_id_of(fields.get("request_id"))
     only_known(
         fields, _FIELDS - {"candidates", "retriever_scores", "retriever_ranks"} | {"retriever"}
     )
@@ -168,7 +170,7 @@ def parse_raw(
     first = first_appearances(ids)
     k, explain = fields.get("k", str(DEFAULT_K)), fields.get("explain", "") in ("1", "true")
     return PrerankRequest(
-        request_id=request_id_of(fields.get("request_id")),
+        request_id=request_id,
         user_id=name_of(fields.get("user_id"), "user_id"),
         query=query_of(fields.get("query")),
         keys=ids[first],

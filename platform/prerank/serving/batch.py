@@ -23,9 +23,9 @@ from prerank.serving.fields import (
     count_of,
     first_appearances,
     name_of,
+    new_id,
     only_known,
     query_of,
-    request_id_of,
     request_time_of,
     timeout_of,
     weights_of,
@@ -164,14 +164,15 @@ def _request(
     def value(name: str) -> Any:
         return row[name].as_py() if name in row else None
 
-    ids = row["candidates"].values
+    ids, given = row["candidates"].values, value("request_id")
     if ids is None or ids.null_count:
         raise RequestError("candidates", "holds a null; send item ids (the list may be empty)")
     keys, originals = (ids.to_numpy(), None) if is_int else candidates_of(ids.to_pylist(), limits)
     first = first_appearances(keys)
     retriever_features = _retriever_features(row, len(keys), limits)
     return PrerankRequest(
-        request_id=request_id_of(value("request_id")),
+        # Of the row: the id of the call is that of all rows together.
+        request_id=new_id() if given is None else name_of(given, "request_id"),
         user_id=name_of(value("user_id"), "user_id"),
         query=query_of(value("query")),
         keys=keys[first],

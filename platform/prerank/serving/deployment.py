@@ -24,21 +24,22 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 
 from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.logs import json_lines
 from prerank.core.redact import redact
 from prerank.core.settings import typed
 from prerank.online.compaction import JournalConfig
 from prerank.online.history import Event
-from prerank.online.reader import BYTES_BUDGET
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter, Written, writer_of
-from prerank.serving.answer import Answer
 from prerank.serving.engine import Engine, ServeConfig, limits_of
 from prerank.serving.http import HttpApi
+from prerank.serving.ray_metrics import Export
+from prerank.serving.request_ids import REQUEST_ID
+from prerank.serving.tracing import tracing_of_environment
 
 WRITER_THREADS = 32
 OPEN_EVERY_S = 1.0
@@ -63,6 +64,8 @@ class HistoryWriterDeployment:
 
     def __init__(self, config: dict[str, Any], shard: int) -> None:
         self._config, self._shard = ServeConfig(**config), shard
+        if self._config.log_format == "json":
+            json_lines()
         self._threads = ThreadPoolExecutor(WRITER_THREADS)
         self._opened: Future[HistoryWriter] = Future()
         self._closing = threading.Event()
@@ -121,12 +124,19 @@ class PreRanker:
         torch.set_num_threads(1)
         self.config, self.writers = ServeConfig(**config), writers
         engine = Engine(self.config)
-        self.http = HttpApi(self.config, engine, self._acknowledge, _Metrics().observe)
+        if self.config.log_format == "json":
+            json_lines(lambda: engine.model_version)
+        self.http = HttpApi(self.config, engine, self._acknowledge, tracing_of_environment())
         engine.start()
+        Export(self.http.metrics, self.http.sample).start()
 
     async def __call__(self, request: Request) -> Response:
         """Answer any route."""
-        return await self.http.answer(request)
+        answer = await self.http.answer(request)
+        # Serve adds the header that the request came with.
+        if answer.headers[REQUEST_ID] == request.headers.get(REQUEST_ID):
+            del answer.headers[REQUEST_ID]
+        return answer
 
     async def _acknowledge(self, events: list[Event]) -> Written:
         """Send each event to the writer of its user.
@@ -155,35 +165,6 @@ class PreRanker:
             passive=sum(w.passive for w in done),
             online=all(w.online for w in done),
         )
-
-
-class _Metrics:
-    """What a replica exports beside Serve's own metrics."""
-
-    def __init__(self) -> None:
-        edges: list[float] = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]
-        self.latency = Histogram("prerank_latency_ms", "Parsing to answer.", edges)
-        self.candidates = Counter("prerank_candidates_total", "Candidates scored.")
-        self.keys = Gauge("prerank_online_keys", "Online keys read by the last request.")
-        self.bytes = Histogram(
-            "prerank_online_bytes",
-            "Bytes read online by a request.",
-            [BYTES_BUDGET * share / 8 for share in (0.25, 0.5, 1, 2, 4, 8, 16)],
-        )
-        self.degraded = Counter("prerank_degraded_total", "Requests scored without features.")
-        self.non_finite = Counter("prerank_non_finite_total", "Scores that were NaN or infinite.")
-
-    def observe(self, answer: Answer, candidates: int, seconds: float) -> None:
-        """Count one answered request."""
-        self.latency.observe(seconds * 1e3)
-        if candidates:
-            self.candidates.inc(candidates)
-        self.keys.set(answer.read.keys)
-        self.bytes.observe(max(answer.read.bytes, 1))
-        if answer.read.degraded:
-            self.degraded.inc()
-        if answer.non_finite:
-            self.non_finite.inc(answer.non_finite)
 
 
 def app(args: dict[str, Any]) -> Application:

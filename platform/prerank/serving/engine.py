@@ -65,13 +65,15 @@ class ServeConfig:
         max_explained: items in one answer with `explain`.
         max_waiting: requests per replica that are read, wait or are scored; the same of events.
         body_seconds: in which the body of a request must arrive.
-        token_file: holds the token that callers must send; without it PRERANK_TOKEN does, and
-            without both no token is asked for.
+        token_file: holds the tokens of callers; without it PRERANK_TOKEN does, and without both
+            no token is asked for. It is read again when it changes.
         allowed_hosts: names by which the deployment is called, besides loopback ones.
         allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
         journal_days: an acknowledged event leaves the journal after so many days; null keeps what
             a replay needs for ever.
         journal_segment_mb: at this size a file of the journal ends and another one begins.
+        log_format: "text" leaves logging as it is; "json" writes a JSON object per record to
+            standard error.
     """
 
     home: str | None = None
@@ -91,6 +93,7 @@ class ServeConfig:
     allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...] = ()
     journal_days: Annotated[float, Field(gt=0)] | None = 90.0
     journal_segment_mb: Annotated[int, Field(ge=1)] = 64
+    log_format: Literal["text", "json"] = "text"
 
     def home_folder(self) -> Home:
         """Where state lives."""
@@ -248,6 +251,11 @@ class Engine:
             raise NotReadyError(self._note)
         return self._loaded
 
+    @property
+    def model_version(self) -> str | None:
+        """Number of the version that is served now; None if none is."""
+        return self._loaded.wanted.version.number if self._loaded else None
+
     def answer(self, request: PrerankRequest) -> Answer:
         """Score a request with the version of the moment.
 
@@ -261,7 +269,7 @@ class Engine:
         loaded = self._loaded
         return {
             "code_version": __version__,
-            "model_version": loaded.wanted.version.number if loaded else None,
+            "model_version": self.model_version,
             "run_id": loaded.wanted.version.run_id if loaded else None,
             "alias": loaded.wanted.alias if loaded else None,
             "confirmed": not loaded.wanted.note if loaded else None,

@@ -19,6 +19,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise
 from prerank.core.errors import DataError
 from prerank.core.ids import JSON_SAFE, ItemIds
+from prerank.core.logs import HANDLING
 from prerank.core.times import EPOCH, plausible, unit_advice
 
 MAX_QUERY = 1_000
@@ -34,6 +35,7 @@ class RequestError(DataError):
     """A request breaks the contract: HTTP ``status`` with the ``field`` and the fix.
 
     ``headers`` go with the refusal (``prerank.serving.problems``), besides those of its status.
+    ``reason`` names what is wrong in a metric; empty where the status says it.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class RequestError(DataError):
         message: str,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.field, self.message, self.status = field[:MAX_FIELD], message, status
-        self.headers = headers or {}
+        self.headers, self.reason = headers or {}, reason
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,22 @@ def _first_unknown(given: Iterable[str], known: Container[str]) -> str | None:
 
 
 def request_id_of(value: Any) -> str:
-    """The caller's request id, or a new one."""
-    return uuid.uuid4().hex if value is None else name_of(value, "request_id")
+    """The caller's request id: of the body, else of the header, else a new one.
+
+    It is read before any other field, so that a refusal and each line of the log name it.
+    """
+    handling = HANDLING.get()
+    if value is None:
+        return handling.request_id if handling else new_id()
+    found = name_of(value, "request_id")
+    if handling:
+        handling.request_id = found
+    return found
+
+
+def new_id() -> str:
+    """A request id that nobody else has."""
+    return uuid.uuid4().hex
 
 
 def name_of(value: Any, field: str) -> str:

@@ -8,18 +8,17 @@ the Host. A token keeps out everybody else who can reach the port.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from starlette.datastructures import Headers
 
-from prerank.core.environment import TOKEN_ENV, bearer_token, checked_token
-from prerank.core.errors import ConfigError
+from prerank.core.environment import TOKEN_ENV
+from prerank.core.tokens import Token
 from prerank.serving.fields import RequestError, shown
+from prerank.serving.tokens import Tokens
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 _CONFIGURATION = "in `args` of the deployment's configuration"
@@ -30,21 +29,21 @@ class Guard:
     """What a request must show before anything else of it is read.
 
     Attributes:
-        token: that callers must send; None admits callers without one.
+        tokens: one of which callers must send; None, or where it holds none, admits them without.
         hosts: names in the Host header besides loopback ones; without port.
         origins: of pages that may call besides the deployment's own; "https://host[:port]".
     """
 
-    token: str | None = None
+    tokens: Tokens | None = None
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
 
-    def check(self, headers: Headers) -> None:
-        """Admit a request.
+    def check(self, headers: Headers) -> Token | None:
+        """Admit a request: the token that it brought, None where none is asked for.
 
         Raises:
-            RequestError: 421 for another host's request, 403 for another page's, 401 without the
-                token; each names the fix.
+            RequestError: 421 for another host's request, 403 for another page's, 401 without a
+                token of the deployment; each names the fix.
         """
         host = self._host(headers)
         origin = headers.get("origin")
@@ -55,13 +54,20 @@ class Guard:
                 f"{_CONFIGURATION} if they should",
                 403,
             )
-        if self.token is not None and not self._knows(headers.get("authorization", "")):
+        if self.tokens is None or not self.tokens.asked:
+            return None
+        sent = headers.get("authorization", "")
+        scheme, _, given = sent.partition(" ")
+        token = self.tokens.holder(given.strip()) if scheme.lower() == "bearer" else None
+        if token is None:
             raise RequestError(
                 "Authorization",
-                "send `Authorization: Bearer TOKEN` with this deployment's token; `prerank parity` "
-                f"takes it from the variable {TOKEN_ENV}",
+                "send `Authorization: Bearer TOKEN` with a token of this deployment; `prerank "
+                f"parity` takes it from the variable {TOKEN_ENV}",
                 401,
+                reason="unknown_token" if sent else "no_token",
             )
+        return token
 
     def _host(self, headers: Headers) -> str:
         """The one Host of a request, if it is a name of this deployment."""
@@ -81,25 +87,21 @@ class Guard:
         own = origin.lower() in {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
         return own or origin.lower() in {o.lower() for o in self.origins}
 
-    def _knows(self, authorization: str) -> bool:
-        scheme, _, given = authorization.partition(" ")
-        # Both sides in bytes: compare_digest takes no text beyond ASCII, a header may hold some.
-        same = hmac.compare_digest(given.strip().encode(), (self.token or "").encode())
-        return same and scheme.lower() == "bearer"
 
-
-def token_of(file: str | None) -> str | None:
-    """The token of this deployment: that of ``file``, else of PRERANK_TOKEN, else None.
+def require(scope: str, token: Token | None) -> None:
+    """See that a token opens ``scope``; None, where none is asked for, opens everything.
 
     Raises:
-        ConfigError: the file cannot be read, or there is no token in it or in the variable.
+        RequestError: 403, it does not.
     """
-    if file is None:
-        return bearer_token()
-    try:
-        return checked_token(Path(file).read_text(), f"`token_file` {file}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`token_file` {file} cannot be read: {error}") from None
+    if token is not None and scope and scope not in token.scopes:
+        raise RequestError(
+            "Authorization",
+            f"the token {shown(token.name)} has not the scope {scope!r}, which this route needs: "
+            "send another one, or add the scope to its line",
+            403,
+            reason="scope",
+        )
 
 
 def content_type(headers: Headers, allowed: Sequence[str]) -> str:

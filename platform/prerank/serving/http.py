@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from prerank.core import tokens
 from prerank.core.errors import NotReadyError
+from prerank.core.logs import HANDLING, Handling
 from prerank.online.history import Event
 from prerank.online.writer import Written
-from prerank.serving import answer_models, request_models
-from prerank.serving.answer import Answer
-from prerank.serving.api import Limits, PrerankRequest, parse_events, parse_json, parse_raw
-from prerank.serving.batch import COLUMNS, parse_batch
+from prerank.serving import answer_models, metrics, request_models
+from prerank.serving.api import parse_events
+from prerank.serving.batch import COLUMNS
 from prerank.serving.docs_page import docs_page
 from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.guard import Guard, content_type, token_of
+from prerank.serving.guard import Guard, content_type, require
 from prerank.serving.items import item_of
 from prerank.serving.lane import Lane
+from prerank.serving.metrics import Metrics
 from prerank.serving.openapi import document
-from prerank.serving.problems import refusal, refusal_of
-from prerank.serving.query import parse_query, query_answer
-from prerank.serving.rerank import USER_HEADER, parse_rerank
-from prerank.serving.routes import ARROW, EVENTS, JSON, RAW, SCORING, Call, Route, find
+from prerank.serving.problems import reason_of, refusal, refusal_of
+from prerank.serving.ranking import Ranking, json_answer, now_us
+from prerank.serving.request_ids import REQUEST_ID, as_header, id_of_header
+from prerank.serving.routes import (
+    ARROW,
+    BATCH,
+    EVENTS,
+    JSON,
+    OTHER,
+    RAW,
+    SCORING,
+    Call,
+    Route,
+    at,
+    find,
+)
+from prerank.serving.stages import Stages
+from prerank.serving.tokens import Tokens
+from prerank.serving.tracing import Tracing
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
 _PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """Nothing on a page is fetched or run."""
 
@@ -39,11 +56,13 @@ _PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inlin
 class HttpApi:
     """What the routes of ``ROUTES`` do, and what each may cost: work is done in a lane.
 
+    ``metrics`` are counted up with each request; ``sample`` sets those that are gauges.
+
     Args:
         config: of the deployment.
         engine: that answers rankings.
         acknowledge: writes events and says what became of them.
-        observe: told of each ranking: the answer, how many candidates, seconds.
+        tracing: writes the spans of requests; None for none.
     """
 
     def __init__(
@@ -51,66 +70,109 @@ class HttpApi:
         config: ServeConfig,
         engine: Engine,
         acknowledge: Callable[[list[Event]], Awaitable[Written]],
-        observe: Callable[[Answer, int, float], None],
+        tracing: Tracing | None = None,
     ) -> None:
-        self.config, self.engine = config, engine
-        self._acknowledge, self._observe = acknowledge, observe
-        self._guard = Guard(
-            token_of(config.token_file), config.allowed_hosts, config.allowed_origins
-        )
+        self.config, self.engine, self._tracing = config, engine, tracing
+        self.metrics = Metrics()
+        self._acknowledge, self._histories_at = acknowledge, 0.0
+        self._tokens = Tokens(config.token_file)
+        self._guard = Guard(self._tokens, config.allowed_hosts, config.allowed_origins)
+        self._ranking = Ranking(engine, self.metrics)
         self._lanes = {
             name: Lane(name, config.max_waiting, config.body_seconds) for name in (SCORING, EVENTS)
         }
 
     async def answer(self, request: Request) -> Response:
         """Answer any route; whatever the caller did wrong is a 4xx that says so."""
-        try:
-            return await self._route(request)
-        except Exception as error:
-            return refusal_of(error)
-
-    async def _route(self, request: Request) -> Response:
         # Not request.url: that one is made with what the caller wrote into Host.
-        path = request.scope["path"]
-        if not any(route.open and route.match(path) is not None for route in ROUTES):
-            self._guard.check(request.headers)
-        route, named = find(ROUTES, path, request.method)
+        there = at(ROUTES, request.scope["path"])
+        handling = Handling(id_of_header(request.headers), there[0][0].name if there else OTHER)
+        stages = Stages()
+        begun = stages.begun
+        context = HANDLING.set(handling)
+        try:
+            response = await self._route(request, there, handling, stages)
+        except Exception as error:
+            reason = reason_of(error)
+            self.metrics.add(metrics.REFUSED, 1, handling.route, reason)
+            # Never the error's text here: it may repeat what the caller sent.
+            logger.info("refused: %s", reason)
+            response = refusal_of(error)
+        finally:
+            HANDLING.reset(context)
+        response.headers[REQUEST_ID] = as_header(handling.request_id)
+        if self._tracing is not None:
+            self._tracing.record(request.headers, handling, stages, begun, response.status_code)
+        return response
+
+    async def _route(
+        self,
+        request: Request,
+        there: list[tuple[Route, str]],
+        handling: Handling,
+        stages: Stages,
+    ) -> Response:
+        token = None
+        if all(route.scope for route, _ in there):
+            token = self._guard.check(request.headers)
+            handling.token = token.name if token else ""
+        route, named = find(ROUTES, request.scope["path"], request.method)
+        require(route.scope, token)
         if not route.takes:
-            return await route.handler(self, Call(request.headers, named))
+            return await route.handler(self, Call(request.headers, named, route=route.name))
         kind = content_type(request.headers, tuple(route.takes))
+        handling.route = BATCH if kind == ARROW else route.name
         async with self._lanes[route.lane].body(request) as body:
-            # What it waits in the lane from now on is of its budget.
-            call = Call(
-                request.headers, named, kind, body, dict(request.query_params), time.monotonic()
-            )
+            # What it waits in the lane from now on is of its budget, and of its latency.
+            stages.restart()
+            arrived, fields = time.monotonic(), dict(request.query_params)
+            call = Call(request.headers, named, kind, body, fields, arrived, handling.route, stages)
             return await route.handler(self, call)
+
+    def sample(self) -> None:
+        """Set the gauges to what they are now; looks at a file."""
+        for lane in self._lanes.values():
+            self.metrics.set(metrics.WAITING, lane.taken, lane.name)
+        self.metrics.set(metrics.WAITING_LIMIT, self.config.max_waiting)
+        if self._histories_at:
+            age = time.monotonic() - self._histories_at
+            self.metrics.set(metrics.HISTORY_FRESHNESS, age)
+        try:
+            loaded = self.engine.current()
+        except NotReadyError:
+            return
+        version, schema = loaded.wanted.version, loaded.limits.schema.hash()
+        self.metrics.tell(metrics.MODEL, version.number, version.run_id, schema)
+        self.metrics.set(metrics.BREAKER, float(loaded.features.away))
+        if (cutoff := loaded.features.cutoff_us()) is not None:
+            self.metrics.set(metrics.FEATURE_FRESHNESS, (now_us() - cutoff) / 1e6)
 
     async def prerank(self, call: Call) -> Response:
         """Score candidates."""
-        run = self._lanes[SCORING].run
+        run, ranking = self._lanes[SCORING].run, self._ranking
         if call.kind != ARROW:
-            return await run(self._ranked, call)
+            return await run(ranking.prerank, call)
         limits = self.engine.limits()
-        batch = await run(parse_batch, call.body, limits, _now_us())
+        batch = await run(ranking.batch, call, limits)
         # One by one: requests of other callers take their turns in between.
-        bodies = [await run(self._scored, request, limits) for request in batch.requests]
-        return Response(await run(batch.answer, bodies), media_type=ARROW)
+        bodies = [await run(ranking.row, call, request, limits) for request in batch.requests]
+        return await run(ranking.rows, call, batch, bodies)
 
     async def rerank(self, call: Call) -> Response:
         """Score documents, each of them an item."""
-        return await self._lanes[SCORING].run(self._reranked, call)
+        return await self._lanes[SCORING].run(self._ranking.rerank, call)
 
     async def query(self, call: Call) -> Response:
         """The parts of a request's scores."""
-        return await self._lanes[SCORING].run(self._parts, call)
+        return await self._lanes[SCORING].run(self._ranking.query, call)
 
     async def item(self, call: Call) -> Response:
         """What is known of an item; two look-ups, for which nobody waits."""
-        return _json(item_of(call.named, self.engine.current()))
+        return json_answer(item_of(call.named, self.engine.current()))
 
     async def openapi(self, call: Call) -> Response:
         """What the routes take and answer, for programs."""
-        return _json(self._document)
+        return json_answer(self._document)
 
     async def docs(self, call: Call) -> Response:
         """The same for people."""
@@ -119,7 +181,10 @@ class HttpApi:
     async def events(self, call: Call) -> Response:
         """Take events back."""
         written = await self._acknowledge(await self._lanes[EVENTS].run(self._parsed, call.body))
-        return _json(
+        if written.online and written.accepted > written.passive:
+            self._histories_at = time.monotonic()
+        self.metrics.add(metrics.EVENTS, written.accepted, str(written.online).lower())
+        return json_answer(
             {
                 "accepted": written.accepted,
                 "passive": written.passive,
@@ -132,7 +197,8 @@ class HttpApi:
         # In a thread: it may look at files or at the store, and the event loop waits for nobody.
         found = await asyncio.to_thread(self.engine.health)
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
-        return _json(found | {"waiting": waiting})
+        notes = [*found["notes"], *filter(None, [self._tokens.problem])]
+        return json_answer(found | {"notes": notes, "waiting": waiting})
 
     async def ready(self, call: Call) -> Response:
         """Whether requests are answered."""
@@ -140,7 +206,7 @@ class HttpApi:
         if not ready:
             return refusal(503, "model", wrong)
         # Degraded answers beat none: a load balancer is not told to turn away.
-        return _json({"ready": True} | ({"degraded": wrong} if wrong else {}))
+        return json_answer({"ready": True} | ({"degraded": wrong} if wrong else {}))
 
     @cached_property
     def _document(self) -> dict[str, Any]:
@@ -150,70 +216,18 @@ class HttpApi:
     def _docs(self) -> str:
         return docs_page(self._document)
 
-    def _ranked(self, call: Call) -> Response:
-        """Parse, score and serialise: all of it in the lane's thread, one request at a time."""
-        started = time.perf_counter()
-        limits, now = self.engine.limits(), _now_us()
-        wanted: PrerankRequest = (
-            parse_raw(call.body, call.fields, limits, now)
-            if call.kind == RAW
-            else parse_json(call.body, limits, now)
-        )
-        return self._told(replace(wanted, arrived=call.arrived), _json, started)
-
-    def _reranked(self, call: Call) -> Response:
-        started = time.perf_counter()
-        user = call.headers.get(USER_HEADER)
-        wanted = parse_rerank(call.body, user, self.engine.limits(), _now_us())
-        request = replace(wanted.request, arrived=call.arrived)
-        return self._told(request, lambda body: _json(wanted.answer(body)), started)
-
-    def _parts(self, call: Call) -> Response:
-        started = time.perf_counter()
-        wanted = parse_query(call.body, self.engine.limits(), _now_us())
-        answer = query_answer(replace(wanted, arrived=call.arrived), self.engine.current())
-        response = _json(answer.body)
-        self._observe(answer, 0, time.perf_counter() - started)
-        return response
-
-    def _scored(self, wanted: PrerankRequest, limits: Limits) -> dict[str, Any]:
-        """The body of the answer to a request that was read with ``limits``.
-
-        Raises:
-            NotReadyError: another version is served since.
-        """
-        if self.engine.limits() is not limits:
-            raise NotReadyError("another model version came during the batch; send it again")
-        request = replace(wanted, arrived=time.monotonic())
-        return self._told(request, lambda body: body, time.perf_counter())
-
-    def _told(
-        self, wanted: PrerankRequest, tell: Callable[[dict[str, Any]], T], started: float
-    ) -> T:
-        """What ``tell`` makes of the answer to a request; it is counted when it is told."""
-        answer = self.engine.answer(wanted)
-        told = tell(answer.body)
-        self._observe(answer, len(wanted.keys), time.perf_counter() - started)
-        return told
-
     def _parsed(self, body: bytes) -> list[Event]:
-        return parse_events(body, self.engine.event_limits(), _now_us())
+        return parse_events(body, self.engine.event_limits(), now_us())
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def _json(data: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(data), media_type=JSON)
-
-
+RANK, REPORT, ADMIN, OPEN = tokens.RANK, tokens.EVENTS, tokens.ADMIN, ""
 ROUTES = (
     Route(
         "POST",
         "/v1/prerank",
         HttpApi.prerank,
         "Score candidates and return the best k.",
+        RANK,
         answers={
             JSON: answer_models.PrerankAnswer,
             ARROW: "For a request in Arrow: a row per row, with `request_id`, `items`, `scores`, "
@@ -234,6 +248,7 @@ ROUTES = (
         "/v1/rerank",
         HttpApi.rerank,
         "Rerank documents, each of them an item, in the shape of Cohere and Jina.",
+        RANK,
         answers={JSON: answer_models.RerankAnswer},
         takes={JSON: request_models.RerankBody},
         lane=SCORING,
@@ -244,6 +259,7 @@ ROUTES = (
         "/v1/query",
         HttpApi.query,
         "The parts of a request's scores, for an engine that holds the item vectors.",
+        RANK,
         answers={JSON: answer_models.QueryAnswer},
         takes={JSON: request_models.QueryBody},
         lane=SCORING,
@@ -253,6 +269,7 @@ ROUTES = (
         "/v1/items/{id}",
         HttpApi.item,
         "What is known of an item.",
+        RANK,
         answers={JSON: answer_models.Item},
         refuses=(400, 404, 503),
     ),
@@ -261,6 +278,7 @@ ROUTES = (
         "/v1/events",
         HttpApi.events,
         "Add engagement events to users' histories.",
+        REPORT,
         answers={JSON: answer_models.EventsAnswer},
         takes={JSON: request_models.EventsBody},
         lane=EVENTS,
@@ -270,6 +288,7 @@ ROUTES = (
         "/openapi.json",
         HttpApi.openapi,
         "This document.",
+        ADMIN,
         answers={JSON: "OpenAPI 3.1."},
     ),
     Route(
@@ -277,6 +296,7 @@ ROUTES = (
         "/docs",
         HttpApi.docs,
         "This document as a page.",
+        ADMIN,
         answers={"text/html": "A page that fetches nothing."},
     ),
     Route(
@@ -284,6 +304,7 @@ ROUTES = (
         "/health",
         HttpApi.health,
         "What runs here: code, schema, model version, snapshot.",
+        ADMIN,
         answers={JSON: answer_models.Health},
     ),
     Route(
@@ -291,9 +312,9 @@ ROUTES = (
         "/ready",
         HttpApi.ready,
         "Whether requests are answered; open to load balancers.",
+        OPEN,
         answers={JSON: answer_models.Ready},
         refuses=(503,),
-        open=True,
     ),
 )
 """Every route of a deployment."""

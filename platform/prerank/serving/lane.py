@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,6 +19,10 @@ MAX_HELD = 8 * MAX_BODY
 """Bytes of all bodies that one lane holds."""
 
 T = TypeVar("T")
+
+
+class BusyError(NotReadyError):
+    """No place is free; the next moment there may be one."""
 
 
 class Lane:
@@ -44,7 +49,7 @@ class Lane:
         """The body of ``request``, which has a place until the block ends.
 
         Raises:
-            NotReadyError: no place is free, or the bodies of the others fill the memory.
+            BusyError: no place is free, or the bodies of the others fill the memory.
             RequestError: 413 for a body beyond MAX_BODY, told as soon as that is known; 408 for
                 one that does not arrive in time.
         """
@@ -64,7 +69,9 @@ class Lane:
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """What ``work`` returns, from the lane's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        # With the context of the request, so that lines of the log name it.
+        inside = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._thread, inside, work, *args)
 
     async def _read(self, request: Request, body: bytearray) -> None:
         try:
@@ -85,8 +92,8 @@ class Lane:
         except ClientDisconnect:
             raise RequestError("body", "the connection ended before the body did") from None
 
-    def _busy(self, why: str) -> NotReadyError:
-        return NotReadyError(f"{self.name} is busy: {why}. Send the request again later.")
+    def _busy(self, why: str) -> BusyError:
+        return BusyError(f"{self.name} is busy: {why}. Send the request again later.")
 
 
 def _too_large(size: str) -> RequestError:

@@ -18,7 +18,11 @@ from prerank.serving.routes import Content, Route
 _REF = "#/components/schemas/"
 _LIMITS = ("maximum", "maxItems")
 """Keywords whose value may name a key of the configuration."""
-_TOKEN = {"type": "http", "scheme": "bearer", "description": "Where the deployment has a token."}
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "Where the deployment has tokens: one with the scope that the route names.",
+}
 
 
 def document(routes: Sequence[Route], config: ServeConfig) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def _operation(route: Route, config: ServeConfig) -> dict[str, Any]:
         "summary": route.summary,
         "operationId": route.handler.__name__,
         # An empty requirement: without a token, where the deployment has none.
-        "security": [] if route.open else [{"token": []}, {}],
+        "security": [{"token": [route.scope]}, {}] if route.scope else [],
         "parameters": [
             *_path_parameters(route),
             *_parameters(route.query, "query", config),

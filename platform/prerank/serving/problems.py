@@ -11,13 +11,15 @@ import orjson
 from starlette.responses import Response
 
 from prerank.core.errors import PrerankError
+from prerank.core.logs import HANDLING
 from prerank.serving.fields import RequestError
+from prerank.serving.lane import BusyError
 
 PROBLEM = "application/problem+json"
 MEANINGS = {
     400: "A field is missing, unknown or wrong; `field` names it.",
-    401: "The token is missing or another one.",
-    403: "A web page of another origin calls.",
+    401: "The token is missing or unknown.",
+    403: "A web page of another origin calls, or the token has not the scope of the route.",
     404: "There is no such route or item.",
     405: "The route takes another method; `Allow` names it.",
     408: "The body did not arrive in time.",
@@ -40,8 +42,9 @@ _HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-def problem(status: int, field: str, detail: str) -> dict[str, Any]:
-    """The members of a refusal: those of RFC 9457, and ``field``, which the remedy is about.
+def problem(status: int, field: str, detail: str, request_id: str = "") -> dict[str, Any]:
+    """The members of a refusal: those of RFC 9457, ``field``, which the remedy is about, and
+    ``request_id``, which the log names.
 
     ``type`` is about:blank, which says that the status tells the kind; the title is then its name.
     """
@@ -52,6 +55,7 @@ def problem(status: int, field: str, detail: str) -> dict[str, Any]:
         "status": status,
         "detail": detail,
         "field": field,
+        "request_id": request_id,
     }
 
 
@@ -59,12 +63,37 @@ def refusal(
     status: int, field: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A refusal with the headers that its status asks for, and ``headers``."""
+    handling = HANDLING.get()
     return Response(
-        orjson.dumps(problem(status, field, detail)),
+        orjson.dumps(problem(status, field, detail, handling.request_id if handling else "")),
         status,
         headers={**_HEADERS.get(status, {}), **(headers or {})},
         media_type=PROBLEM,
     )
+
+
+REASONS = {
+    400: "bad_request",
+    401: "unknown_token",
+    403: "origin",
+    404: "not_found",
+    405: "method",
+    408: "slow_body",
+    413: "too_large",
+    415: "content_type",
+    421: "host",
+}
+"""What a status says of a request, as a value of a metric's label."""
+QUEUE_FULL, NOT_READY, INTERNAL = "queue_full", "not_ready", "internal"
+
+
+def reason_of(error: Exception) -> str:
+    """Why a request is refused; one of a few words."""
+    if isinstance(error, RequestError):
+        return error.reason or REASONS[error.status]
+    if isinstance(error, BusyError):
+        return QUEUE_FULL
+    return NOT_READY if isinstance(error, PrerankError) else INTERNAL
 
 
 def refusal_of(error: Exception) -> Response:

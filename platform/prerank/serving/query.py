@@ -27,6 +27,7 @@ from prerank.serving.fields import (
     timeout_of,
     weights_of,
 )
+from prerank.serving.stages import FEATURES, SCORE, Stages
 
 _FIELDS = {"request_id", "user_id", "query", "time", "timeout_ms", "weights", "context"}
 
@@ -38,9 +39,10 @@ def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         RequestError: naming the field and the fix.
     """
     data = json_object(body)
+    request_id = request_id_of(data.get("request_id"))
     only_known(data, _FIELDS)
     return PrerankRequest(
-        request_id=request_id_of(data.get("request_id")),
+        request_id=request_id,
         user_id=name_of(data.get("user_id"), "user_id"),
         query=query_of(data.get("query")),
         keys=np.zeros(0, np.int64),
@@ -56,14 +58,17 @@ def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
 
 def query_answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     """The parts of the scores of ``request``; see ``interactrank.model.query_parts``."""
+    stages = Stages()
     read = loaded.features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
+    stages.end(FEATURES)
     parts, read = sound(
         read, lambda inputs: query_parts(loaded.scorer, request.query, inputs, request.weights)
     )
     if not np.isfinite(parts.weights).all():
         read = replace(read, degraded=(*read.degraded, "scores"))
+    stages.end(SCORE)
     body: dict[str, Any] = {
         "request_id": request.request_id,
         "model_version": loaded.wanted.version.number,
@@ -75,7 +80,7 @@ def query_answer(request: PrerankRequest, loaded: Loaded) -> Answer:
         "degraded": list(read.degraded),
         "snapshot_cutoff": iso(read.cutoff_us),
     }
-    return Answer(body, read)
+    return Answer(body, read, ends=stages.ends)
 
 
 def _curve(curve: AgeCurve) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def parse_rerank(body: bytes, user: str | None, limits: Limits, now_us: int) -> 
         RequestError: naming the field and the fix.
     """
     data = json_object(body)
+    request_id = request_id_of(data.get("request_id"))
     only_known(data, _FIELDS)
     documents = data.get("documents")
     if not isinstance(documents, list):
@@ -171,7 +172,7 @@ def parse_rerank(body: bytes, user: str | None, limits: Limits, now_us: int) -> 
     top_n = _top_n(data.get("top_n"), len(documents), limits)
     returned = data.get("return_documents")
     request = PrerankRequest(
-        request_id=request_id_of(data.get("request_id")),
+        request_id=request_id,
         user_id=_user_of(data.get("user_id"), user),
         query=query_of(data.get("query")),
         keys=keys[first_appearances(keys)],

@@ -15,10 +15,13 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from prerank.serving.fields import RequestError, shown
+from prerank.serving.stages import Stages
 
 JSON, RAW = "application/json", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 SCORING, EVENTS = "scoring", "events"
+BATCH, OTHER = "batch", "other"
+"""Names in place of a route's: of many requests at once, and where no route takes the request."""
 
 Content = Mapping[str, type[BaseModel] | str]
 """Media type -> the model of its JSON, or in words what its bytes are."""
@@ -34,6 +37,8 @@ class Call:
         kind: media type of ``body``, one that the route takes; both are empty for a GET.
         fields: of the query string that comes with a body.
         arrived: when the body was there, in seconds of ``time.monotonic``.
+        route: name of the route, "batch" for many requests at once.
+        stages: of the request, from when the body was there.
     """
 
     headers: Headers
@@ -42,6 +47,8 @@ class Call:
     body: bytes = b""
     fields: Mapping[str, str] = field(default_factory=dict)
     arrived: float = 0.0
+    route: str = ""
+    stages: Stages = field(default_factory=Stages)
 
 
 @dataclass(frozen=True)
@@ -53,25 +60,30 @@ class Route:
         path: ends with ``{id}`` where any text may stand.
         handler: method of ``HttpApi`` that answers a call.
         summary: in one line.
+        scope: that a caller's token must have; empty: anybody may call the route, by any name.
         takes: bodies; none for a GET.
         answers: bodies of an answer with status 200.
         lane: in which the body waits and the work is done; empty: it waits for nobody.
         query, header: models of the query string and of the headers that are read.
         refuses: statuses of this route beyond those that follow from the above.
-        open: anybody may call it, by any name.
     """
 
     method: str
     path: str
     handler: Callable[[Any, Call], Awaitable[Response]]
     summary: str
+    scope: str
     answers: Content
     takes: Content = field(default_factory=dict)
     lane: str = ""
     query: type[BaseModel] | None = None
     header: type[BaseModel] | None = None
     refuses: tuple[int, ...] = ()
-    open: bool = False
+
+    @property
+    def name(self) -> str:
+        """In metrics and logs."""
+        return self.handler.__name__
 
     def match(self, path: str) -> str | None:
         """What ``path`` has in place of ``{id}``, empty where there is none; None: no match."""
@@ -83,9 +95,14 @@ class Route:
     @property
     def statuses(self) -> list[int]:
         """Every status of a refusal, ascending."""
-        guard = set() if self.open else {401, 403, 421}
+        guard = set() if not self.scope else {401, 403, 421}
         lane = {400, 408, 413, 415, 503} if self.lane else set()
         return sorted({500, *guard, *lane, *self.refuses})
+
+
+def at(routes: Sequence[Route], path: str) -> list[tuple[Route, str]]:
+    """The routes of a path, each with what the path names."""
+    return [(r, named) for r in routes if (named := r.match(path)) is not None]
 
 
 def find(routes: Sequence[Route], path: str, method: str) -> tuple[Route, str]:
@@ -94,7 +111,7 @@ def find(routes: Sequence[Route], path: str, method: str) -> tuple[Route, str]:
     Raises:
         RequestError: 404 where no route has the path, 405 where none has it with this method.
     """
-    there = [(r, named) for r in routes if (named := r.match(path)) is not None]
+    there = at(routes, path)
     if not there:
         known = sorted({r.path for r in routes})
         raise RequestError("path", f"{shown(path)} is unknown; routes: {known}", 404)

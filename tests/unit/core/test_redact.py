@@ -29,4 +29,8 @@ def test_the_environments_own_secrets_are_hidden_wherever_they_stand(
 ) -> None:
     monkeypatch.setenv("PRERANK_REDIS", "redis:6379,password=pa ss #1,db=2")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    monkeypatch.setenv("PRERANK_TOKEN", "shop rank s3cret\nops admin other1")
     assert redact("AUTH pa ss #1 failed; Bearer t0ken") == "AUTH *** failed; Bearer ***"
+    assert redact("shop sent s3cret, ops other1") == "shop sent ***, ops ***"
+    monkeypatch.setenv("PRERANK_TOKEN", "no token at all")
+    assert redact("no token at all") == "no token at all"

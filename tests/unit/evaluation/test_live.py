@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.api_bodies import WALL
-from tests.http_calls import URL, NoEngine, api_of, client_of
+from tests.http_calls import URL, NoEngine, api_of, client_of, token_file
 
 from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import NotReadyError, PrerankError
@@ -24,9 +24,7 @@ def asked(client: httpx.Client) -> list[Asked]:
 
 
 def test_a_deployment_that_asks_for_a_token_says_where_it_is_taken_from(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("s3cret-s3cret")
-    api = api_of(NoEngine(WALL), token_file=str(file))
+    api = api_of(NoEngine(WALL), token_file=token_file(tmp_path, "s3cret-s3cret"))
     with client_of(api) as client:
         with pytest.raises(PrerankError, match=rf"answered 401: Authorization: .*{TOKEN_ENV}"):
             asked(client)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from starlette.datastructures import Headers
 
 from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
-from prerank.evaluation.live import open_client
 from prerank.serving.api import RequestError
 from prerank.serving.engine import ServeConfig
-from prerank.serving.guard import Guard, content_type, token_of
+from prerank.serving.guard import Guard, content_type
+from prerank.serving.tokens import Tokens
 
 OPEN = Guard()
-SECRET = Guard(token="s3cret-s3cret")
 NAMED = Guard(hosts=("Rank.example",), origins=("https://Shop.example",))
+
+
+@pytest.fixture
+def secret(monkeypatch: pytest.MonkeyPatch) -> Guard:
+    """Asks for a token."""
+    monkeypatch.setenv(TOKEN_ENV, "s3cret-s3cret")
+    return Guard(Tokens(None))
 
 
 def refused(guard: Guard, **headers: str) -> RequestError:
@@ -91,49 +95,21 @@ def test_other_pages_may_not_call(origin: str) -> None:
     assert "allowed_origins" in error.message
 
 
-def test_a_token_is_asked_for_where_there_is_one() -> None:
+def test_a_token_is_asked_for_where_there_is_one(secret: Guard) -> None:
     OPEN.check(Headers({"host": "localhost"}))
     for given in ("Bearer s3cret-s3cret", "bearer  s3cret-s3cret"):
-        SECRET.check(Headers({"host": "localhost", "authorization": given}))
+        secret.check(Headers({"host": "localhost", "authorization": given}))
 
 
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer s3cret", "Basic s3cret-s3cret", "s3cret-s3cret", "Bearer sé"]
 )
-def test_another_token_is_refused_with_the_way_to_send_it(given: str) -> None:
-    error = refused(SECRET, authorization=given)
+def test_another_token_is_refused_with_the_way_to_send_it(given: str, secret: Guard) -> None:
+    error = refused(secret, authorization=given)
     assert (error.status, error.field) == (401, "Authorization")
+    assert error.reason == ("unknown_token" if given else "no_token")
     assert "Bearer" in error.message
     assert "s3cret" not in error.message
-
-
-def test_a_token_comes_from_a_file_or_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(TOKEN_ENV, raising=False)
-    assert token_of(None) is None
-    monkeypatch.setenv(TOKEN_ENV, "of-the-environment")
-    assert token_of(None) == "of-the-environment"
-    file = tmp_path / "token"
-    file.write_text("of-the-file\n")
-    assert token_of(str(file)) == "of-the-file"
-    with open_client("http://127.0.0.1:1") as client:
-        assert client.headers["Authorization"] == "Bearer of-the-environment"
-
-
-@pytest.mark.parametrize("text", ["", " \n", "two words", "schlüssel", "a\nb"])
-def test_what_is_no_token_admits_nobody_by_accident(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "token"
-    file.write_text(text)
-    monkeypatch.setenv(TOKEN_ENV, text)
-    for source, name in ((str(file), "token_file"), (None, TOKEN_ENV)):
-        with pytest.raises(ConfigError, match=name) as caught:
-            token_of(source)
-        assert "schlüssel" not in str(caught.value)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        token_of(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(

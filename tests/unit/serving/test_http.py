@@ -14,7 +14,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 from tests.api_bodies import NOW, WALL
-from tests.http_calls import LOCAL, NoEngine, api_of, call, client_of, endless, whole
+from tests.http_calls import LOCAL, NoEngine, api_of, call, client_of, endless, token_file, whole
 
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest
@@ -99,9 +99,7 @@ def test_events_are_json_only() -> None:
 
 
 def test_a_token_opens_everything_and_readiness_is_open(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("s3cret-s3cret\n")
-    api = api_of(NoEngine(WALL), token_file=str(file))
+    api = api_of(NoEngine(WALL), token_file=token_file(tmp_path, "s3cret-s3cret\n"))
 
     async def statuses(headers: dict[str, str]) -> list[int]:
         calls = [call(api, path, whole(body), headers) for path, body in BODIES.items()]

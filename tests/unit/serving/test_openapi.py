@@ -243,6 +243,14 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
 
 
 @OPERATIONS
+def test_the_scope_that_a_route_needs_is_declared(route: Route) -> None:
+    security = DOCUMENT["paths"][route.path][route.method.lower()]["security"]
+    # An empty requirement: a deployment without tokens asks for none.
+    assert security == ([{"token": [route.scope]}, {}] if route.scope else [])
+    assert (route.scope == "") == (route.path == "/ready")
+
+
+@OPERATIONS
 def test_the_content_types_that_are_declared_are_those_that_are_taken(route: Route) -> None:
     operation = DOCUMENT["paths"][route.path][route.method.lower()]
     declared = set(operation.get("requestBody", {"content": {}})["content"])

@@ -18,9 +18,9 @@ from prerank.core.errors import NotReadyError
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest, RequestError
 from prerank.serving.lane import MAX_BODY
-from prerank.serving.problems import MEANINGS, PROBLEM, problem, refusal_of
+from prerank.serving.problems import MEANINGS, PROBLEM, REASONS, problem, refusal_of
 
-MEMBERS = ["type", "title", "status", "detail", "field"]
+MEMBERS = ["type", "title", "status", "detail", "field", "request_id"]
 RANKING = orjson.dumps({"user_id": "u", "query": "red", "candidates": [3]})
 
 
@@ -97,7 +97,8 @@ def test_a_replica_that_is_not_ready_and_a_token_that_is_missing_are_problems(
     monkeypatch.setenv(TOKEN_ENV, "s3cret-s3cret")
     api = api_of(Fails(NotReadyError("Promote one.")), body_seconds=0.05)
     ready = asyncio.run(call(api, "/ready"))
-    assert told(ready) == problem(503, "model", "Promote one.")
+    made = ready.headers["X-Request-Id"]
+    assert told(ready) == problem(503, "model", "Promote one.", made)
     assert ready.headers["Retry-After"] == "1"
     refused = asyncio.run(call(api, "/health"))
     assert told(refused)["status"] == 401
@@ -117,6 +118,11 @@ def test_a_path_is_repeated_in_part_only() -> None:
     answer = asyncio.run(call(api_of(NoEngine(WALL)), "/" + "x" * 100_000))
     assert told(answer)["status"] == 404
     assert len(answer.body) < 1_000
+
+
+def test_every_status_that_a_request_can_cause_has_a_reason() -> None:
+    assert REASONS.keys() == MEANINGS.keys() - {500, 503}
+    assert len(set(REASONS.values())) == len(REASONS)
 
 
 def test_every_status_has_a_meaning() -> None:

@@ -1,0 +1,121 @@
+"""The work of a lane's thread for rankings: read, score, write the answer, and measure it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from prerank.core.errors import NotReadyError
+from prerank.core.logs import HANDLING
+from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
+from prerank.serving.batch import Batch, parse_batch
+from prerank.serving.engine import Engine
+from prerank.serving.metrics import Metrics
+from prerank.serving.query import parse_query, query_answer
+from prerank.serving.rerank import USER_HEADER, parse_rerank
+from prerank.serving.routes import ARROW, JSON, RAW, Call
+from prerank.serving.stages import PARSE, ROWS, SERIALISE, WAIT, Stages
+
+Body = dict[str, Any]
+
+
+class Ranking:
+    """Answers rankings in the thread that calls.
+
+    Args:
+        engine: that scores.
+        metrics: that are counted up.
+    """
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self.engine, self.metrics = engine, metrics
+
+    def prerank(self, call: Call) -> Response:
+        """The best k of the candidates."""
+        call.stages.end(WAIT)
+        limits, now = self.engine.limits(), now_us()
+        wanted: PrerankRequest = (
+            parse_raw(call.body, call.fields, limits, now)
+            if call.kind == RAW
+            else parse_json(call.body, limits, now)
+        )
+        return self._told(call, wanted, lambda body: body)
+
+    def rerank(self, call: Call) -> Response:
+        """Documents, the most relevant one first."""
+        call.stages.end(WAIT)
+        user = call.headers.get(USER_HEADER)
+        wanted = parse_rerank(call.body, user, self.engine.limits(), now_us())
+        return self._told(call, wanted.request, wanted.answer)
+
+    def query(self, call: Call) -> Response:
+        """The parts of a request's scores."""
+        call.stages.end(WAIT)
+        wanted = parse_query(call.body, self.engine.limits(), now_us())
+        call.stages.end(PARSE)
+        answer = query_answer(replace(wanted, arrived=call.arrived), self.engine.current())
+        call.stages.add(answer.ends)
+        response = json_answer(answer.body)
+        call.stages.end(SERIALISE)
+        self.metrics.answered(call.route, answer, 0)
+        self.metrics.finished(call.route, call.stages)
+        return response
+
+    def batch(self, call: Call, limits: Limits) -> Batch:
+        """The requests of a batch, which are then answered one by one."""
+        call.stages.end(WAIT)
+        batch = parse_batch(call.body, limits, now_us())
+        call.stages.end(PARSE)
+        return batch
+
+    def row(self, call: Call, wanted: PrerankRequest, limits: Limits) -> Body:
+        """The body of the answer to a request of a batch that was read with ``limits``.
+
+        Raises:
+            NotReadyError: another version is served since.
+        """
+        if handling := HANDLING.get():
+            # In the row's own copy of the context: its lines of the log have the row's id.
+            HANDLING.set(replace(handling, request_id=wanted.request_id))
+        if self.engine.limits() is not limits:
+            raise NotReadyError("another model version came during the batch; send it again")
+        stages = Stages()
+        answer = self.engine.answer(replace(wanted, arrived=time.monotonic()))
+        stages.add(answer.ends)
+        self.metrics.answered(call.route, answer, len(wanted.keys))
+        self.metrics.staged(call.route, stages)
+        return answer.body
+
+    def rows(self, call: Call, batch: Batch, bodies: Sequence[Body]) -> Response:
+        """The answer to a batch."""
+        call.stages.end(ROWS)
+        response = Response(batch.answer(bodies), media_type=ARROW)
+        call.stages.end(SERIALISE)
+        self.metrics.finished(call.route, call.stages)
+        return response
+
+    def _told(self, call: Call, wanted: PrerankRequest, tell: Callable[[Body], Body]) -> Response:
+        """The answer to a request, in the form that ``tell`` gives it."""
+        call.stages.end(PARSE)
+        answer = self.engine.answer(replace(wanted, arrived=call.arrived))
+        call.stages.add(answer.ends)
+        response = json_answer(tell(answer.body))
+        call.stages.end(SERIALISE)
+        self.metrics.answered(call.route, answer, len(wanted.keys))
+        self.metrics.finished(call.route, call.stages)
+        return response
+
+
+def now_us() -> int:
+    """The wall clock, microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def json_answer(data: Body) -> Response:
+    """An answer of status 200."""
+    return Response(orjson.dumps(data), media_type=JSON)

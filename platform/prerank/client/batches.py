@@ -18,6 +18,8 @@ from prerank.client.requests import Candidates, RankRequest
 MAX_REQUESTS = 1_000
 MAX_CANDIDATES = 200_000
 """Of one batch, where the deployment's configuration is the default; see ``Batch.halves``."""
+MAX_BYTES = 24 << 20
+"""Of the candidates of one batch; the deployment takes bodies of 32 MiB."""
 _NO_COLUMN = ("weights", "timeout_ms", "explain")
 
 
@@ -38,7 +40,21 @@ class Batch:
     as_int: bool
 
     def call(self) -> Call:
-        """The stream that asks."""
+        """The stream that asks.
+
+        Raises:
+            RefusedError: a value is of no kind that its column can hold.
+        """
+        try:
+            table = pa.table(self._columns())
+        except (pa.ArrowException, UnicodeEncodeError, TypeError) as error:
+            raise RefusedError(Problem(f"cannot be sent: {error}", field="rows")) from None
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return Call("POST", "/v1/prerank", sink.getvalue().to_pybytes(), ARROW)
+
+    def _columns(self) -> dict[str, Any]:
         columns = {
             "user_id": pa.array([str(r.user_id) for r in self.requests], pa.utf8()),
             "query": pa.array([r.query for r in self.requests], pa.utf8()),
@@ -54,10 +70,7 @@ class Batch:
             given = [c.retriever.get(name) for c in self.candidates]
             if any(values is not None for values in given):
                 columns[f"retriever_{name}s"] = pa.array(given, pa.list_(pa.float32()))
-        table, sink = pa.table(columns), pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return Call("POST", "/v1/prerank", sink.getvalue().to_pybytes(), ARROW)
+        return columns
 
     def rankings(self, body: bytes) -> list[Ranking]:
         """The answers of a stream, in the order of the requests.
@@ -119,15 +132,25 @@ def batches(requests: Sequence[RankRequest]) -> Iterator[Batch]:
         )
     # Without any candidate, an empty list of texts is what every log takes.
     as_int = kinds == {True}
-    first, size = 0, 0
+    first, ids, size = 0, 0, 0
     for at, candidates in enumerate(found):
-        n = len(candidates.ids)
-        if at > first and (at - first == MAX_REQUESTS or size + n > MAX_CANDIDATES):
+        ids, size = ids + len(candidates.ids), size + _bytes(candidates)
+        too_large = ids > MAX_CANDIDATES or size > MAX_BYTES
+        if at > first and (at - first == MAX_REQUESTS or too_large):
             yield Batch(first, requests[first:at], found[first:at], as_int)
-            first, size = at, 0
-        size += n
+            first, ids, size = at, len(candidates.ids), _bytes(candidates)
     if found:
         yield Batch(first, requests[first:], found[first:], as_int)
+
+
+def _bytes(candidates: Candidates) -> int:
+    ids = candidates.ids
+    own = (
+        ids.nbytes
+        if isinstance(ids, np.ndarray)
+        else sum(len(i.encode(errors="replace")) + 4 for i in ids)
+    )
+    return own + 4 * len(ids) * len(candidates.retriever)
 
 
 def _checked(request: RankRequest, at: int) -> RankRequest:

@@ -323,6 +323,21 @@ def test_a_server_that_does_not_end_its_answer_is_given_up_in_time(ask: Ask, rep
     assert len(server.requests) == 1
 
 
+def test_each_phase_of_a_request_has_what_the_others_left() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        limits, begin = request.extensions["timeout"], request.extensions["trace"]
+        assert 0 < limits["connect"] <= 2
+        before = dict(limits)
+        time.sleep(0.01)
+        begin("http11.receive_response_headers.started", {})
+        assert 0 < limits["read"] < before["read"] <= 5
+        assert limits["write"] < before["write"]
+        return httpx.Response(200, content=RANKED)
+
+    with Client(transport=httpx.MockTransport(answer), timeout=5.0) as client:
+        assert client.rank(RANK).ids.tolist() == [3]
+
+
 def test_a_deployment_that_asks_for_more_time_than_there_is_is_not_waited_for(ask: Ask) -> None:
     with FaultyServer(answered(503, b"{}", Retry_After="3600")) as server:
         began = time.monotonic()

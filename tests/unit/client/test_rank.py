@@ -333,6 +333,7 @@ def test_batches_are_as_large_as_a_deployment_takes() -> None:
     assert sizes(5, np.arange(100_000)) == [(0, 2), (2, 2), (4, 1)]
     assert sizes(2, np.arange(250_000)) == [(0, 1), (1, 1)]
     assert sizes(0, []) == []
+    assert sizes(3, ["ü" * 150] * 30_000) == [(0, 2), (2, 1)]
 
 
 def test_a_batch_of_texts(texts: Served, ask: Ask) -> None:
@@ -354,6 +355,8 @@ def test_a_batch_of_texts(texts: Served, ask: Ask) -> None:
         ({"candidates": [1, "a"]}, "rows[1].candidates"),
         ({"candidates": ["a"]}, "candidates"),
         ({"retriever_scores": [1.0, 2.0]}, "rows[1].retriever_scores"),
+        ({"query": "\ud800"}, "rows"),
+        ({"k": "many"}, "rows"),
     ],
 )
 def test_what_a_batch_cannot_hold_is_refused_by_its_place(

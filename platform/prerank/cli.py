@@ -70,6 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 100,
         "help": "searches of the log to ask again (default: 100)",
     },
+    "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
 
@@ -224,6 +225,17 @@ def parser() -> argparse.ArgumentParser:
         "serve deploy deployments/prerank.yaml, unless it is deployed",
         "version",
         "workdir",
+    )
+    verb(
+        "export",
+        commands.export,
+        "write the item index for a search engine that scores by itself",
+        "prerank export --vespa items.jsonl",
+        "vespa feed items.jsonl, see examples/integrations/vespa",
+        "vespa",
+        "version",
+        "workdir",
+        version={"help": "model version (default: the champion)"},
     )
     verb(
         "parity",

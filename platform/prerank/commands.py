@@ -251,6 +251,29 @@ def promote(args: argparse.Namespace) -> Summary:
     return Summary(f"model version {version}", wrote, then)
 
 
+def export(args: argparse.Namespace) -> Summary:
+    """Write the item index for a search engine."""
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.vespa import write_feed
+
+    home, out = _home(args), args.vespa.resolve()
+    if not out.parent.is_dir():
+        raise ConfigError(f"--vespa {args.vespa}: there is no folder {out.parent}.")
+    preflight.check_log(home)
+    tracking.connect(home)
+    if args.version:
+        version = registry.version_of(args.version)
+    elif (champion := registry.alias_version(registry.CHAMPION)) is not None:
+        version = champion
+    else:
+        raise ConfigError("no version is the champion: give --version, or run `prerank promote`.")
+    items, width = write_feed(home, registry.download(home, version), version, out)
+    wrote = f"{out}: {count(items, 'item')}, vectors of width {width}"
+    then = f"vespa feed {out}   (see examples/integrations/vespa)"
+    return Summary(f"model version {version}, {home.index / version.name}", wrote, then)
+
+
 def parity(args: argparse.Namespace) -> Summary:
     """Compare a live deployment with the offline tables."""
     from prerank.evaluation.live import open_client

@@ -33,6 +33,7 @@ VERBS: dict[str, list[str]] = {
     "ablate": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
     "promote": ["--version", "--workdir"],
+    "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
@@ -167,6 +168,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["materialise", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
+    fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()
@@ -181,6 +183,7 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["features", *work], 4, "`prerank ingest`", capsys)
     fails_with(["training-set", *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
     assert not ray.is_initialized(), "Ray was started for nothing"
 

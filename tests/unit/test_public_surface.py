@@ -32,7 +32,16 @@ SURFACE = {
         "Trainer",
         "collate",
     ],
-    "prerank": ["__version__"],
+    "prerank": [
+        "AsyncClient",
+        "Client",
+        "ClientError",
+        "Event",
+        "QueryRequest",
+        "RankRequest",
+        "RerankRequest",
+        "__version__",
+    ],
 }
 
 
@@ -46,8 +55,9 @@ def test_these_names_are_public_and_can_be_imported(package: str) -> None:
         assert getattr(found, "__name__", name) == name
 
 
-def test_each_public_name_of_interactrank_has_its_module() -> None:
+def test_each_public_name_has_its_module() -> None:
     assert sorted(interactrank._MODULE_OF) == interactrank.__all__
+    assert sorted([*prerank._MODULE_OF, "__version__"]) == prerank.__all__
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:

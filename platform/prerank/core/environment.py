@@ -47,17 +47,18 @@ def variables(home: Home) -> dict[str, str]:
     return kept | {ID_ENV: home.id}
 
 
-def bearer_token() -> str | None:
-    """The token that a command sends to the deployment, from PRERANK_TOKEN; None where it is not
-    set. Of several it is the first one of those with the most scopes.
+def bearer_token(given: str | None = None) -> str | None:
+    """The token that is sent to the deployment: ``given``, else PRERANK_TOKEN's; None without both.
+
+    Of several, the one with the most scopes.
 
     Raises:
         ConfigError: it is set to what is no token.
     """
-    found = os.environ.get(TOKEN_ENV)
-    if found is None:
+    text, source = (os.environ.get(TOKEN_ENV), TOKEN_ENV) if given is None else (given, "`token`")
+    if text is None:
         return None
-    return max(read_tokens(found, TOKEN_ENV), key=lambda token: len(token.scopes)).text
+    return max(read_tokens(text, source), key=lambda token: len(token.scopes)).text
 
 
 def ensure_token() -> None:

@@ -1,0 +1,1 @@
+"""Callers of a deployment: ``prerank.Client`` and ``prerank.AsyncClient``."""

@@ -9,7 +9,8 @@ Several schemas may be online, of the live model and of the next: an event enter
 each, under the code that its action has there. The writer looks with every batch which are.
 
 A user belongs to one of N writers (``writer_of``), which owns its users for its life. Callers that
-arrive while a batch is being written wait and are then written together, in one sync and one push.
+arrive while a batch is being written wait and are then written together, in one sync and one push
+(``prerank.online.group_commit``).
 
 A writer is level with its journal, or behind it: at its start, and when the store failed or holds
 no features. While it is behind, events are only acknowledged; a background thread reads the journal
@@ -34,6 +35,7 @@ from prerank.core.errors import DataError, NotReadyError
 from prerank.core.feature_sets import engagements, online_states
 from prerank.core.home import Home
 from prerank.online.compaction import JournalConfig
+from prerank.online.group_commit import GroupCommit
 from prerank.online.history import Event, online_tables
 from prerank.online.logs import open_log
 from prerank.online.merging import OnlineHistories
@@ -67,15 +69,6 @@ def writer_of(user_id: str, shards: int) -> int:
     return xxhash.xxh3_64_intdigest(user_id) % shards
 
 
-@dataclass
-class _Ticket:
-    """A caller's batch, waiting to be written."""
-
-    events: Sequence[Event]
-    online: bool | None = None
-    error: BaseException | None = None
-
-
 class HistoryWriter:
     """The writer of one shard of users, until it is closed. Safe to share between threads.
 
@@ -105,9 +98,8 @@ class HistoryWriter:
         self._log = open_log(home, shard, shards, journal or JournalConfig(), wait_s)
         self._store, self._views = store, frozenset[str]()
         self._behind = False
-        self._queue: list[_Ticket] = []
-        self._queue_lock, self._lock = threading.Lock(), threading.Lock()
-        self._replaying = threading.Lock()
+        self._written_together = GroupCommit(self._commit)
+        self._lock, self._replaying, self._starting = (threading.Lock() for _ in range(3))
         self._commits = 0
         self._thread: threading.Thread | None = None
         self._wake, self._closing = threading.Event(), threading.Event()
@@ -133,22 +125,13 @@ class HistoryWriter:
             # A schema that came online since this writer started may know it.
             if all(action not in s["schema"]["actions"] for s in online_states(self.home)):
                 raise DataError(f"action {action!r} is unknown: {list(self.schema.actions)}")
-        ticket = _Ticket(events)
-        with self._queue_lock:
-            self._queue.append(ticket)
-        with self._lock:
-            if ticket.online is None and ticket.error is None:
-                with self._queue_lock:
-                    waiting, self._queue = self._queue, []
-                self._commit(waiting)
-        if ticket.error is not None:
-            raise ticket.error
+        online = self._written_together(events)
         passive = sum(e.action in self.schema.passive for e in events)
-        return Written(len(events), passive, bool(ticket.online))
+        return Written(len(events), passive, online)
 
     def start(self) -> None:
         """Go level with the journal, and keep it small, in the background until ``close``."""
-        with self._queue_lock:
+        with self._starting:
             if self._thread is None:
                 name = f"histories-{self.shard}"
                 self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
@@ -231,35 +214,34 @@ class HistoryWriter:
             refused = OnlineHistories(self.home, self._store, table).merge_events(events)
             self._log.set_aside([(dict(vars(event)), reason) for event, reason in refused])
 
-    def _commit(self, waiting: list[_Ticket]) -> None:
-        """Write the batches of some callers; what fails is told to each of them."""
-        events = [e for ticket in waiting for e in ticket.events]
-        try:
+    def _commit(self, batches: Sequence[Sequence[Event]]) -> bool:
+        """Acknowledge the batches of some callers; whether they are online.
+
+        Raises:
+            NotReadyError, OSError: nothing is acknowledged.
+        """
+        events = [e for batch in batches for e in batch]
+        with self._lock:
             if self._closing.is_set():
                 raise NotReadyError("the history writer is closed. Send the events again.")
             now = int(time.time())
             merged = self._log.append([record_of(e, now) for e in events])
-        except BaseException as error:
-            for ticket in waiting:
-                ticket.error = error
-            return
-        self._behind = self._behind or self._log.stale
-        if not self._behind:
-            try:
-                self._merge(events)
-                merged()
-            except Exception:
-                # Acknowledged all the same: the journal has it.
-                logger.exception("histories could not be written; the journal is read again later")
-                self._behind = True
-        for ticket in waiting:
-            ticket.online = not self._behind
-        self._commits += 1
-        if self._behind:
-            self.start()
-            self._wake.set()
-        elif self._commits % CHECKPOINT_EVERY == 0:
-            self._log.save()
+            self._behind = self._behind or self._log.stale
+            if not self._behind:
+                try:
+                    self._merge(events)
+                    merged()
+                except Exception:
+                    # Acknowledged all the same: the journal has it.
+                    logger.exception("histories could not be written; they are read again later")
+                    self._behind = True
+            self._commits += 1
+            if self._behind:
+                self.start()
+                self._wake.set()
+            elif self._commits % CHECKPOINT_EVERY == 0:
+                self._log.save()
+            return not self._behind
 
     def _follow(self) -> None:
         pause = FIRST_RETRY_S

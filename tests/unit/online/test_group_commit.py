@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from tests.online_events import wait_until
@@ -29,13 +30,17 @@ class Disk:
         return len(items)
 
 
+def is_waiting(commit: GroupCommit[int, int], count: int) -> bool:
+    return commit.waiting == count
+
+
 def started(disk: Disk, commit: GroupCommit[int, int], threads: ThreadPoolExecutor) -> list:
-    """Calls of 1 to 16: the first writes, the others wait."""
+    """Calls of 0 to 15: the first writes, the others wait."""
     calls = [threads.submit(commit, 0)]
     wait_until(lambda: disk.batches == [[0]], "nobody writes")
     for n in range(1, CALLERS):
         calls.append(threads.submit(commit, n))
-        wait_until(lambda n=n: commit.waiting == n, "a caller does not wait")
+        wait_until(partial(is_waiting, commit, n), "a caller does not wait")
     return calls
 
 

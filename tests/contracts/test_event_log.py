@@ -245,6 +245,8 @@ def test_a_record_that_is_no_event_is_set_aside_once_and_holds_up_nobody(
         for path in home.feast.glob("replayed-*.json"):
             path.unlink()
     assert ids(store) == [1, 3, 4]
+    with owned(home) as log:
+        log.set_aside([(poison, "told again")])
     assert look(home) == (1, "")
     config = JournalConfig(days=1e-9)
     time.sleep(1.1)

@@ -103,7 +103,9 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """PRERANK_REDIS of an empty database, at each call, on a server of the session's own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--databases", "1000")
+    # With an append-only file, as one that keeps a journal has: without, /health says so.
+    durable = ("--appendonly", "yes")
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--databases", "1000", *durable)
     try:
         server.start()
         numbers = itertools.count()

@@ -17,7 +17,10 @@ START_SECONDS = 20
 
 
 class RedisServer:
-    """On loopback, at a port that it keeps; nothing is written to disk. Skips without Redis."""
+    """On loopback, at a port that it keeps. Skips without Redis.
+
+    Nothing is written to disk, unless the ``options`` (of redis-server) say so.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
         binary = shutil.which("redis-server")
@@ -45,7 +48,7 @@ class RedisServer:
         return Redis(port=self.port)
 
     def start(self, password: str | None = None) -> None:
-        """Start it, empty; returns when it answers."""
+        """Start it, with what it wrote to disk; returns when it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         with closing(Redis(port=self.port, password=password)) as client:
@@ -59,7 +62,7 @@ class RedisServer:
                     time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it at once; what it held is gone."""
+        """End it at once; what it held in memory alone is gone."""
         if self.process is not None:
             self.process.kill()
             self.process.wait(START_SECONDS)

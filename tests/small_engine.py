@@ -73,7 +73,11 @@ def sample_scorer() -> Scorer:
     model = samples.new_model(samples.SHIPPED)
     with torch.no_grad():
         vectors = samples.item_vectors(model, samples.CATALOGUE)[1:].to(torch.bfloat16)
-    return Scorer(model, samples.CATALOGUE, samples.CATALOGUE.ids, vectors)
+    scorer = Scorer(model, samples.CATALOGUE, samples.CATALOGUE.ids, vectors)
+    # Kernels are compiled here, and in no caller's time-out.
+    weights = np.eye(1, len(samples.SCHEMA.heads), dtype=np.float32)[0]
+    scorer.score("red", as_inputs([Request()]), samples.CATALOGUE.ids, weights).top(1)
+    return scorer
 
 
 class SmallEngine(NoEngine):

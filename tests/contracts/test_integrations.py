@@ -42,6 +42,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         file = folder / "token"
         file.write_text(TOKEN)
+        file.chmod(0o600)
         self.engine = SmallEngine(WALL, GivenScores(SCORES))
         self.api = api_of(self.engine, token_file=str(file), allowed_hosts=("prerank.example",))
 

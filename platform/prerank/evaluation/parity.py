@@ -46,8 +46,8 @@ from prerank.online.history import (
     as_histories,
     merged,
 )
+from prerank.online.logs import acknowledged_events
 from prerank.online.reader import visible
-from prerank.online.segments import journaled_events
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Bundle, load_bundle
@@ -187,7 +187,7 @@ def _as_seen(
 def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[str, History]:
     """Engagements of ``users`` that live writers acknowledged."""
     wanted, found = set(users), list[Event]()
-    for batch in journaled_events(home.journal):
+    for batch in acknowledged_events(home):
         found += [event for event in batch if event.user_id in wanted]
     return HistoryTable.of(manifest.schema).histories(found)
 

@@ -1,41 +1,30 @@
-"""Making journals small: what no replay needs is left out, and what is older than is allowed.
-
-A replay needs, of each user and action, the last HISTORY_LENGTH events: whichever actions a schema
-counts as engagements, the last HISTORY_LENGTH of them are among these. What is exposure in every
-schema of the home enters no history.
+"""Making journals of files small: what no replay needs (``replay_needs``) and what is older than is
+allowed is left out.
 
 All segments of a shard are read and one takes their place. The cost of that is kept linear: it is
-done when as much was appended as is kept, and once a day so that old events go. Memory holds a part
-of the users at a time. A crash leaves the old segments, or the new one with old ones beside it that
-no reader takes (``segments.live_segments``).
+done when as much was appended as is kept, and once a day so that old events go. A crash leaves the
+old segments, or the new one with old ones beside it that no reader takes
+(``segments.live_segments``).
 """
 
 from __future__ import annotations
 
-import heapq
 import os
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import orjson
-import xxhash
-
-from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.errors import DataError
 from prerank.core.files import sync_folder
 from prerank.online.dead_letters import DeadLetters
-from prerank.online.history import Event
 from prerank.online.journal import replay, write_lines
-from prerank.online.records import ACKNOWLEDGED, event_of, record_of
+from prerank.online.records import ACKNOWLEDGED, event_of
+from prerank.online.replay_needs import Acknowledged, needed_lines, split_by_user
 from prerank.online.segments import Segment, found_segments, live_segments, segment_name
 
 DAY_S = 86_400
-PART_BYTES, MAX_PARTS = 16 << 20, 256
 
 
 @dataclass(frozen=True)
@@ -45,11 +34,16 @@ class JournalConfig:
     Attributes:
         days: an event is removed this long after it was acknowledged, within two days; None keeps
             what a replay needs for ever.
-        segment_bytes: at this length a segment ends and another one begins.
+        segment_bytes: at this length a segment ends and another one begins. In Redis: a journal
+            that has grown by as much may be compacted.
     """
 
     days: float | None = 90.0
     segment_bytes: int = 64 << 20
+
+    def since(self) -> float:
+        """What was acknowledged before it may be removed now, seconds since 1970."""
+        return 0.0 if self.days is None else time.time() - self.days * DAY_S
 
 
 def is_due(segments: Sequence[Segment], config: JournalConfig, now: float) -> bool:
@@ -86,14 +80,13 @@ def compact(
     """
     target = folder / segment_name(shard, number, compact=True)
     segments = [s for s in live_segments(folder) if s.shard == shard and s.number < number]
-    since = 0.0 if days is None else time.time() - days * DAY_S
+    since = JournalConfig(days).since()
     size = sum(s.path.stat().st_size for s in segments)
     _remove_leftovers(folder, shard)
-    count = min(size // PART_BYTES + 1, MAX_PARTS)
-    with TemporaryDirectory(dir=folder, prefix=_parts_prefix(shard)) as parts:
-        split = [Path(parts) / f"{i}.jsonl" for i in range(count)]
-        _split(_records(segments, dead), split, passive, since)
-        length = write_lines(target, (line for part in split for line in _needed_lines(part)))
+    with TemporaryDirectory(dir=folder, prefix=_parts_prefix(shard)) as name:
+        parts = split_by_user(_records(segments, dead), Path(name), size, passive, since)
+        kept = (line for part in parts for _, line in needed_lines(part))
+        length = write_lines(target, kept)
     for segment in found_segments(folder):
         if segment.shard == shard and (segment.number, segment.compact) < (number, True):
             segment.path.unlink()
@@ -101,23 +94,7 @@ def compact(
     return target.name, length
 
 
-def needed(events: Sequence[Event]) -> list[int]:
-    """Which of one user's events, in the order in which they were told, a replay needs."""
-    # As in history.merged: the first telling counts, or the first that tells the query.
-    told: dict[int, int] = {}
-    for i, event in enumerate(events):
-        first = told.setdefault(event.event_id, i)
-        if event.query and not events[first].query:
-            told[event.event_id] = i
-    by_action: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    for i in told.values():
-        by_action[events[i].action].append((events[i].time, events[i].event_id, i))
-    last = (heapq.nlargest(HISTORY_LENGTH, rows) for rows in by_action.values())
-    return sorted(i for rows in last for *_, i in rows)
-
-
-def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[tuple[Event, int]]:
-    """Each event with when it was acknowledged, in seconds since 1970."""
+def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[Acknowledged]:
     for segment in segments:
         with segment.path.open("rb") as file:
             # What was acknowledged before records told when is no younger than its file.
@@ -125,34 +102,9 @@ def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[tuple[E
             for records, _ in replay(file):
                 for record in records:
                     try:
-                        yield event_of(record), record.get(ACKNOWLEDGED, written)
+                        yield Acknowledged(event_of(record), record.get(ACKNOWLEDGED, written))
                     except DataError as error:
                         dead.add([(record, str(error))])
-
-
-def _split(
-    records: Iterable[tuple[Event, int]], paths: list[Path], passive: Collection[str], since: float
-) -> None:
-    """Write the records that may be needed; a user's are in one of ``paths``, in their order."""
-    with ExitStack() as stack:
-        parts = [stack.enter_context(path.open("wb")) for path in paths]
-        for event, at in records:
-            if event.action not in passive and at >= since:
-                part = xxhash.xxh3_64_intdigest(event.user_id, seed=1) % len(parts)
-                parts[part].write(orjson.dumps(record_of(event, at)) + b"\n")
-
-
-def _needed_lines(part: Path) -> Iterator[bytes]:
-    by_user: dict[str, tuple[list[Event], list[bytes]]] = {}
-    with part.open("rb") as file:
-        for line in file:
-            event = event_of(orjson.loads(line))
-            events, lines = by_user.setdefault(event.user_id, ([], []))
-            events.append(event)
-            lines.append(line)
-    for events, lines in by_user.values():
-        for i in needed(events):
-            yield lines[i]
 
 
 def _parts_prefix(shard: int) -> str:

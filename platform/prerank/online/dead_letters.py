@@ -42,7 +42,7 @@ class DeadLetters:
 
     def __init__(self, folder: Path) -> None:
         self._path = path_of(folder)
-        self._known = {_digest(letter["record"]) for letter in self._letters()}
+        self._known = {digest(letter["record"]) for letter in self._letters()}
 
     def add(self, letters: Sequence[tuple[Any, str]]) -> None:
         """Set records aside, each with its reason.
@@ -50,8 +50,8 @@ class DeadLetters:
         Raises:
             OSError: the disk refuses; nothing was set aside.
         """
-        new = {_digest(record): (record, reason) for record, reason in letters}
-        new = {digest: letter for digest, letter in new.items() if digest not in self._known}
+        new = {digest(record): (record, reason) for record, reason in letters}
+        new = {key: letter for key, letter in new.items() if key not in self._known}
         if not new:
             return
         at = int(time.time())
@@ -93,5 +93,6 @@ class DeadLetters:
             yield
 
 
-def _digest(record: Any) -> int:
+def digest(record: Any) -> int:
+    """Tells records apart."""
     return xxhash.xxh3_64_intdigest(orjson.dumps(record, option=orjson.OPT_SORT_KEYS))

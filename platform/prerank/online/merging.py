@@ -26,7 +26,7 @@ from prerank.online.history import (
     merged,
     read_histories,
 )
-from prerank.online.segments import journaled_events
+from prerank.online.logs import acknowledged_events
 
 PROBE_USER = "\0probe"
 """No user: the row that is written to learn whether the store takes rows at all."""
@@ -89,7 +89,7 @@ class OnlineHistories:
         Raises:
             Exception: the store's, whatever it is: it takes no rows now.
         """
-        for events in journaled_events(self._home.journal):
+        for events in acknowledged_events(self._home):
             self.merge_events(events)
 
     def _in_halves(

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -46,11 +47,7 @@ class Ownership:
         deadline = time.monotonic() + wait_s
         while owner := self._taken():
             if time.monotonic() >= deadline:
-                raise NotReadyError(
-                    f"user histories of {folder.parent} are written by {owner}: two writers of the "
-                    "same users would lose each other's updates. Stop that deployment, or give "
-                    "this one a home of its own."
-                )
+                raise refused(str(folder.parent), owner)
             time.sleep(POLL_S)
 
     def release(self) -> None:
@@ -86,10 +83,32 @@ class Ownership:
                 _described(self._path, file),
             )
         file.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
+        json.dump(signature(), file)
         file.flush()
         self._file = file
+
+
+def signature() -> dict[str, Any]:
+    """Who this process is, to those whom it keeps out."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def described(owner: Mapping[str, Any], users: str) -> str:
+    """An owner in words, from its ``signature``."""
+    here = "this host" if owner["host"] == socket.gethostname() else "another host"
+    return (
+        f"process (pid) {owner['pid']} on host {owner['host']} ({here}) "
+        f"since {owner['since']}, {users}"
+    )
+
+
+def refused(home: str, owner: str) -> NotReadyError:
+    """Why there is no second writer of users that have an owner."""
+    return NotReadyError(
+        f"user histories of {home} are written by {owner}: two writers of the same users would "
+        "lose each other's updates. Stop that deployment, or give this one a home of its own."
+    )
 
 
 def _locked(file: IO[str], wait: bool = False) -> bool:
@@ -119,8 +138,4 @@ def _described(path: Path, file: IO[str]) -> str:
     owner = _named(file)
     if not owner:
         return f"the owner of {path.name}, which did not sign it"
-    here = "this host" if owner["host"] == socket.gethostname() else "another host"
-    return (
-        f"process (pid) {owner['pid']} on host {owner['host']} ({here}) since {owner['since']}, "
-        f"{path.stem}"
-    )
+    return described(owner, path.stem)

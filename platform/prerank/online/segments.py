@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -92,7 +92,7 @@ class Segments:
         self._open: Journal | None = None
         self._length = 0
 
-    def append(self, records: Sequence[dict[str, Any]]) -> tuple[str, int]:
+    def append(self, records: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
         """Append and sync; the segment's name, and its length in bytes.
 
         Raises:

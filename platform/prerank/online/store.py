@@ -162,8 +162,7 @@ def check_online(home: Home) -> None:
             f"{REDIS_ENV} is not `host:port`, then `,name=value` where needed, as in "
             "redis:6379,password=secret. A password must not hold a comma."
         )
-    client = RedisOnlineStore()._get_client(config.online_store)
-    _wait_redis(client, config, WRITER)
+    client, _ = redis_client(home)
     try:
         client.ping()
     except AuthenticationError as error:
@@ -178,6 +177,14 @@ def check_online(home: Home) -> None:
         ) from None
     finally:
         client.close()
+
+
+def redis_client(home: Home, patience: Patience = WRITER) -> tuple[Any, str]:
+    """A client of its own for the Redis that PRERANK_REDIS names, and the home's Feast project."""
+    config = store_config(home)
+    client = RedisOnlineStore()._get_client(config.online_store)
+    _wait_redis(client, config, patience)
+    return client, config.project
 
 
 def _wait_redis(client: Any, config: RepoConfig, patience: Patience) -> None:

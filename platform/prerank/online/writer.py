@@ -1,28 +1,27 @@
 """Engagement events into users' online histories: one writer a user, and a journal.
 
-An event is acknowledged when it stands in a synced journal. Merging is by event id, so an event
-that is repeated or replayed counts once, and by event time, so a late event takes its place among
-the older ones and a newer state is never lost. Whatever is written online is the whole merged
-history, since SQLite lets the last write win, old or new.
+An event is acknowledged when it stands in the journal (``prerank.online.event_log``). Merging is by
+event id, so an event that is repeated or replayed counts once, and by event time, so a late event
+takes its place among the older ones and a newer state is never lost. Whatever is written online is
+the whole merged history, since the online store lets the last write win, old or new.
 
 Several schemas may be online, of the live model and of the next: an event enters the histories of
 each, under the code that its action has there. The writer looks with every batch which are.
 
-A user belongs to one of N writers (``writer_of``), which owns its users for its life
-(``prerank.online.ownership``). Callers that arrive while a batch is being written wait and are then
-written together, in one sync and one push.
+A user belongs to one of N writers (``writer_of``), which owns its users for its life. Callers that
+arrive while a batch is being written wait and are then written together, in one sync and one push
+(``prerank.online.group_commit``).
 
 A writer is level with its journal, or behind it: at its start, and when the store failed or holds
 no features. While it is behind, events are only acknowledged; a background thread reads the journal
 from where the online store ends, with growing pauses while the store is away, until the two are
-level again. So no event is kept in memory for longer than its call. The same thread compacts the
-journal (``prerank.online.compaction``).
+level again. So no event is kept in memory for longer than its call. The same thread keeps the
+journal small.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -35,21 +34,19 @@ from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError, NotReadyError
 from prerank.core.feature_sets import engagements, online_states
 from prerank.core.home import Home
-from prerank.online.checkpoint import Checkpoint
-from prerank.online.compaction import DAY_S, JournalConfig, compact, is_due
-from prerank.online.dead_letters import DeadLetters
+from prerank.online.compaction import JournalConfig
+from prerank.online.group_commit import GroupCommit
 from prerank.online.history import Event, online_tables
-from prerank.online.journal import replay
+from prerank.online.logs import open_log
 from prerank.online.merging import OnlineHistories
-from prerank.online.ownership import Ownership
 from prerank.online.records import check, event_of, record_of
-from prerank.online.segments import Segments, live_segments, opened
-from prerank.online.store import online_name, states_here
+from prerank.online.store import states_here
 from prerank.online.watch import require_whole
 
 CHECKPOINT_EVERY = 256
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 30.0
-COMPACT_POLL_S = 60.0
+POLL_S = 10.0
+"""How often a writer that is level looks whether its journal is, and whether to make it smaller."""
 OWNER_WAIT_S = 10.0
 CLOSE_WAIT_S = 60.0
 ROUNDS = 3
@@ -72,20 +69,11 @@ def writer_of(user_id: str, shards: int) -> int:
     return xxhash.xxh3_64_intdigest(user_id) % shards
 
 
-@dataclass
-class _Ticket:
-    """A caller's batch, waiting to be written."""
-
-    events: Sequence[Event]
-    online: bool | None = None
-    error: BaseException | None = None
-
-
 class HistoryWriter:
     """The writer of one shard of users, until it is closed. Safe to share between threads.
 
     Args:
-        home: holds the journal.
+        home: holds the journal, where that is in files.
         store: Feast's store, applied.
         schema: of the log; passive actions are acknowledged and journaled, but no history.
         shard, shards: which users are this writer's.
@@ -93,7 +81,7 @@ class HistoryWriter:
         wait_s: how long to wait for another owner of these users to end.
 
     Raises:
-        NotReadyError: another writer owns these users; the message names it.
+        NotReadyError: another writer owns these users, or the journal cannot be reached.
     """
 
     def __init__(
@@ -107,20 +95,11 @@ class HistoryWriter:
         wait_s: float = OWNER_WAIT_S,
     ) -> None:
         self.home, self.schema, self.shard, self.shards = home, schema, shard, shards
-        self._config = JournalConfig() if journal is None else journal
-        self._owned = Ownership(home.journal, shard, shards, wait_s)
-        self._segments = Segments(home.journal, shard, self._config.segment_bytes)
-        self._dead = DeadLetters(home.journal)
+        self._log = open_log(home, shard, shards, journal or JournalConfig(), wait_s)
         self._store, self._views = store, frozenset[str]()
-        # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
-        name = f"replayed-{store.project}-{online_name()}-{shard}-of-{shards}.json"
-        self._merged = Checkpoint(home.feast / name)
-        with opened(home.journal) as files:
-            lengths = {s.path.name: os.fstat(file.fileno()).st_size for s, file in files}
-        self._behind = any(self._merged[name] < length for name, length in lengths.items())
-        self._queue: list[_Ticket] = []
-        self._queue_lock, self._lock = threading.Lock(), threading.Lock()
-        self._replaying = threading.Lock()
+        self._behind = False
+        self._written_together = GroupCommit(self._commit)
+        self._lock, self._replaying, self._starting = (threading.Lock() for _ in range(3))
         self._commits = 0
         self._thread: threading.Thread | None = None
         self._wake, self._closing = threading.Event(), threading.Event()
@@ -136,7 +115,8 @@ class HistoryWriter:
 
         Raises:
             DataError: an action is unknown, or a field is out of range; nothing was written.
-            NotReadyError: the writer is closed.
+            NotReadyError: the writer is closed, or lost its users, or its journal is away;
+                nothing is acknowledged.
             OSError: the journal cannot be written; nothing is acknowledged.
         """
         for event in events:
@@ -145,22 +125,13 @@ class HistoryWriter:
             # A schema that came online since this writer started may know it.
             if all(action not in s["schema"]["actions"] for s in online_states(self.home)):
                 raise DataError(f"action {action!r} is unknown: {list(self.schema.actions)}")
-        ticket = _Ticket(events)
-        with self._queue_lock:
-            self._queue.append(ticket)
-        with self._lock:
-            if ticket.online is None and ticket.error is None:
-                with self._queue_lock:
-                    waiting, self._queue = self._queue, []
-                self._commit(waiting)
-        if ticket.error is not None:
-            raise ticket.error
+        online = self._written_together(events)
         passive = sum(e.action in self.schema.passive for e in events)
-        return Written(len(events), passive, bool(ticket.online))
+        return Written(len(events), passive, online)
 
     def start(self) -> None:
         """Go level with the journal, and keep it small, in the background until ``close``."""
-        with self._queue_lock:
+        with self._starting:
             if self._thread is None:
                 name = f"histories-{self.shard}"
                 self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
@@ -178,37 +149,34 @@ class HistoryWriter:
                 logger.error("a push does not end: the users stay this process's until it ends")
                 return
         with self._lock:
-            self._save_checkpoint()
-            self._owned.release()
+            self._log.save()
+            self._log.close()
 
     def replay(self) -> int:
         """Merge what the journals hold beyond the online store; number of records read.
 
-        Every journal is read: the number of writers, and so a user's writer, may have changed.
-
         Raises:
-            NotReadyError: the writer was closed meanwhile.
+            NotReadyError: the writer was closed meanwhile, or the journal cannot be reached.
             Exception: the store's, whatever it is: it takes no rows now.
         """
         with self._replaying:
+            with self._lock:
+                self._behind = True
             count = sum(self._replay_once() for _ in range(ROUNDS))
             with self._lock:
                 count += self._replay_once()
                 self._behind = False
-                self._save_checkpoint()
+                self._log.save()
         return count
 
     def _replay_once(self) -> int:
         count = 0
-        with opened(self.home.journal) as files:
-            for segment, file in files:
-                name = segment.path.name
-                for records, end in replay(file, self._merged[name]):
-                    if self._closing.is_set():
-                        raise NotReadyError("the writer is closed")
-                    self._merge_records(records, segment.shard % self.shards == self.shard)
-                    self._merged[name] = end
-                    count += len(records)
+        for batch in self._log.unmerged():
+            if self._closing.is_set():
+                raise NotReadyError("the writer is closed")
+            self._merge_records(batch.records, batch.own)
+            batch.merged()
+            count += len(batch.records)
         return count
 
     def _merge_records(self, records: Sequence[object], own_journal: bool) -> None:
@@ -219,7 +187,7 @@ class HistoryWriter:
             except DataError as error:
                 # Nobody knows whose it is; one writer of several sets it aside.
                 if own_journal:
-                    self._dead.add([(record, str(error))])
+                    self._log.set_aside([(record, str(error))])
                 continue
             if writer_of(event.user_id, self.shards) == self.shard:
                 events.append(event)
@@ -244,48 +212,45 @@ class HistoryWriter:
         require_whole(states, self._store)
         for table in tables:
             refused = OnlineHistories(self.home, self._store, table).merge_events(events)
-            self._dead.add([(dict(vars(event)), reason) for event, reason in refused])
+            self._log.set_aside([(dict(vars(event)), reason) for event, reason in refused])
 
-    def _commit(self, waiting: list[_Ticket]) -> None:
-        """Write the batches of some callers; what fails is told to each of them."""
-        events = [e for ticket in waiting for e in ticket.events]
-        try:
+    def _commit(self, batches: Sequence[Sequence[Event]]) -> bool:
+        """Acknowledge the batches of some callers; whether they are online.
+
+        Raises:
+            NotReadyError, OSError: nothing is acknowledged.
+        """
+        events = [e for batch in batches for e in batch]
+        with self._lock:
             if self._closing.is_set():
                 raise NotReadyError("the history writer is closed. Send the events again.")
             now = int(time.time())
-            name, end = self._segments.append([record_of(e, now) for e in events])
-        except BaseException as error:
-            for ticket in waiting:
-                ticket.error = error
-            return
-        if not self._behind:
-            try:
-                self._merge(events)
-                self._merged[name] = end
-            except Exception:
-                # Acknowledged all the same: the journal has it.
-                logger.exception("histories could not be written; the journal is read again later")
-                self._behind = True
-        for ticket in waiting:
-            ticket.online = not self._behind
-        self._commits += 1
-        if self._behind:
-            self.start()
-            self._wake.set()
-        elif self._commits % CHECKPOINT_EVERY == 0:
-            self._save_checkpoint()
-
-    def _save_checkpoint(self) -> None:
-        self._merged.save([s.path.name for s in live_segments(self.home.journal)])
+            merged = self._log.append([record_of(e, now) for e in events])
+            self._behind = self._behind or self._log.stale
+            if not self._behind:
+                try:
+                    self._merge(events)
+                    merged()
+                except Exception:
+                    # Acknowledged all the same: the journal has it.
+                    logger.exception("histories could not be written; they are read again later")
+                    self._behind = True
+            self._commits += 1
+            if self._behind:
+                self.start()
+                self._wake.set()
+            elif self._commits % CHECKPOINT_EVERY == 0:
+                self._log.save()
+            return not self._behind
 
     def _follow(self) -> None:
         pause = FIRST_RETRY_S
         while not self._closing.is_set():
-            if self._behind:
+            if self._behind or self._log.stale:
                 pause = self._caught_up(pause)
             else:
                 self._tidy()
-                self._wake.wait(COMPACT_POLL_S)
+                self._wake.wait(POLL_S)
                 self._wake.clear()
 
     def _caught_up(self, pause: float) -> float:
@@ -300,30 +265,13 @@ class HistoryWriter:
         return FIRST_RETRY_S
 
     def _tidy(self) -> None:
-        """Compact what is due, and forget what is older than is allowed."""
+        """Remove from the journal what no replay needs, and what is older than is allowed."""
         try:
-            live = live_segments(self.home.journal)
-            # Journals of more writers than there are now are looked after, too.
-            for shard in sorted({s.shard for s in live if s.shard % self.shards == self.shard}):
-                own = [s for s in live if s.shard == shard]
-                if is_due(own, self._config, time.time()):
-                    self._compact(shard, own[-1].number)
-            if self._config.days is not None:
-                self._dead.forget(time.time() - self._config.days * DAY_S)
+            with self._lock:
+                if self._behind or self._log.stale:
+                    return
+                self._log.cut()
+            # A history of another schema may need what is exposure in this one.
+            self._log.tidy(set(self.schema.passive) - engagements(self.home))
         except Exception:
-            logger.exception("the journal could not be compacted; it is tried again")
-
-    def _compact(self, shard: int, last: int) -> None:
-        with self._lock:
-            if self._behind:
-                return
-            number = self._segments.next_number() if shard == self.shard else last + 1
-        # A history of another schema may need what is exposure in this one.
-        passive = set(self.schema.passive) - engagements(self.home)
-        name, length = compact(
-            self.home.journal, shard, number, passive, self._config.days, self._dead
-        )
-        with self._lock:
-            # All of it is online: it was in segments that were.
-            self._merged[name] = length
-            self._save_checkpoint()
+            logger.exception("the journal could not be made smaller; it is tried again")

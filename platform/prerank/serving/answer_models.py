@@ -124,7 +124,7 @@ class Item(Declared):
 class EventsAnswer(Declared):
     """What became of the events."""
 
-    accepted: Annotated[int, Field(description="In a journal on disk.")]
+    accepted: Annotated[int, Field(description="In the journal.")]
     passive: Annotated[int, Field(description="Of those, exposure, which enters no history.")]
     online: Annotated[bool, Field(description="Whether the histories contain them already.")]
 

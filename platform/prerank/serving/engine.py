@@ -31,7 +31,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.redact import redact
 from prerank.core.times import iso
-from prerank.online.dead_letters import count_dead_letters
+from prerank.online import logs
 from prerank.online.reader import TIMEOUT_S, OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, load_bundle
@@ -71,7 +71,8 @@ class ServeConfig:
         allowed_origins: of pages that may call it, besides its own: "https://host[:port]".
         journal_days: an acknowledged event leaves the journal after so many days; null keeps what
             a replay needs for ever.
-        journal_segment_mb: at this size a file of the journal ends and another one begins.
+        journal_segment_mb: at this size a file of the journal ends and another one begins; in Redis
+            a journal that grew by as much may be compacted.
         log_format: "text" leaves logging as it is; "json" writes a JSON object per record to
             standard error.
     """
@@ -267,6 +268,8 @@ class Engine:
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
         loaded = self._loaded
+        dead_letters, journal = logs.look(self.home)
+        about = (self._note, loaded and loaded.features.problem, journal)
         return {
             "code_version": __version__,
             "model_version": self.model_version,
@@ -277,8 +280,8 @@ class Engine:
             "items": len(loaded.scorer.table) if loaded else 0,
             "snapshot_cutoff": iso(loaded.features.cutoff_us()) if loaded else None,
             "clock": self.config.clock,
-            "dead_letters": count_dead_letters(self.home),
-            "notes": [note for note in (self._note, loaded and loaded.features.problem) if note],
+            "dead_letters": dead_letters,
+            "notes": [note for note in about if note],
         }
 
     def ready(self) -> tuple[bool, str]:

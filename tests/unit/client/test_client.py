@@ -117,7 +117,7 @@ def writers() -> Writers:
 @pytest.fixture
 def with_writers(writers: Writers) -> Iterator[Served]:
     engine: Any = Reporting(WALL, GivenScores({}))
-    with served(HttpApi(ServeConfig(), engine, writers, lambda *_: None)) as found:
+    with served(HttpApi(ServeConfig(), engine, writers)) as found:
         yield found
 
 

@@ -108,24 +108,29 @@ def test_a_replay_after_compaction_gives_the_same_histories(
 
 
 def test_an_empty_redis_gets_the_same_histories_from_a_compacted_journal(
-    home: Home, new_redis: Any, new_writer: NewWriter, monkeypatch: pytest.MonkeyPatch
+    home: Home,
+    embedded: FeatureStore,
+    new_redis: Any,
+    new_writer: NewWriter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = []
     config = JournalConfig(segment_bytes=1 << 30)
     events = [event(n, USERS[n % 3], SCHEMA.actions[n % 5 % 3]) for n in range(900)]
+    # Written while the home's online store was an embedded one.
+    with new_writer(embedded, journal=config) as writer:
+        for start in range(0, 900, 90):
+            writer.write(events[start : start + 90])
     for compacted in (False, True):
         monkeypatch.setenv(REDIS_ENV, new_redis())
         store = filled(home, SCHEMA)
+        if compacted:
+            before = sum(s.path.stat().st_size for s in live_segments(home.journal))
+            compact_all(home.journal)
+            after = sum(s.path.stat().st_size for s in live_segments(home.journal))
+            assert after < 0.6 * before
         with new_writer(store, journal=config) as writer:
-            if compacted:
-                before = sum(s.path.stat().st_size for s in live_segments(home.journal))
-                compact_all(home.journal)
-                after = sum(s.path.stat().st_size for s in live_segments(home.journal))
-                assert after < 0.6 * before
-                writer.replay()
-            else:
-                for start in range(0, 900, 90):
-                    writer.write(events[start : start + 90])
+            writer.replay()
         found.append(read_histories(store, SCHEMA.history_view, USERS))
     assert found[0] == found[1]
     assert len(found[0]["ann"]) == HISTORY_LENGTH

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.online_events import SCHEMA, T0, NewWriter, backfill, event, history_of, ids, wait_until
 from tests.online_log import empty_tables, filled, mark_online
+from tests.redis_server import RedisServer
 
 from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
 from interactrank.features.text import query_code
@@ -97,25 +98,25 @@ def test_concurrent_callers_lose_no_event(writer: HistoryWriter, store: FeatureS
 
 
 def test_a_restart_replays_the_journal(
-    home: Home, store: FeatureStore, new_writer: NewWriter
+    home: Home, embedded: FeatureStore, new_writer: NewWriter
 ) -> None:
     # As it was written before there were segments.
     journal = Journal(home.journal / "writer-000.jsonl")
     journal.append([asdict(event(1)), asdict(event(2))])
     with journal.path.open("ab") as file:
         file.write(b'{"user_id": "ann", "item')
-    with new_writer(store) as writer:
+    with new_writer(embedded) as writer:
         assert writer.replay() == 2
-        assert ids(store) == [1, 2]
+        assert ids(embedded) == [1, 2]
         assert writer.replay() == 0
         checkpoint = next(home.feast.glob("replayed-*.json"))
         before = checkpoint.read_bytes()
         writer.write([event(3)])
     # A crash leaves the checkpoint where it was.
     checkpoint.write_bytes(before)
-    with new_writer(store) as writer:
+    with new_writer(embedded) as writer:
         assert writer.replay() == 1
-    assert ids(store) == [1, 2, 3]
+    assert ids(embedded) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"writer-000.jsonl": null}'])
@@ -132,10 +133,16 @@ def test_a_damaged_checkpoint_means_that_nothing_was_merged(
 def test_a_checkpoint_is_one_stores_and_its_name_tells_no_secret(
     home: Home, embedded: FeatureStore, new_writer: NewWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(REDIS_ENV, "cache:6379,db=2,password=hunter2")
-    new_writer(embedded).close()
+    server = RedisServer(home.root, "--requirepass", "hunter2")
+    try:
+        server.start(password="hunter2")
+        monkeypatch.setenv(REDIS_ENV, f"{server.address},db=2,password=hunter2")
+        new_writer(embedded).close()
+    finally:
+        server.kill()
     (path,) = home.feast.glob("replayed-*")
-    assert path.name == f"replayed-{embedded.project}-redis-cache-6379-db2-0-of-1.json"
+    place = f"redis-127.0.0.1-{server.port}-db2"
+    assert path.name == f"replayed-{embedded.project}-{place}-0-of-1.json"
 
 
 def test_another_number_of_writers_replays_every_journal(
@@ -151,15 +158,16 @@ def test_another_number_of_writers_replays_every_journal(
 
 
 def test_a_disk_that_refuses_acknowledges_nothing(
-    writer: HistoryWriter, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+    embedded: FeatureStore, new_writer: NewWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> int:
         raise OSError("no space left")
 
+    writer = new_writer(embedded)
     monkeypatch.setattr(Journal, "append", full)
     with pytest.raises(OSError, match="no space"):
         writer.write([event(1)])
-    assert ids(store) == []
+    assert ids(embedded) == []
 
 
 def test_a_backfill_over_live_events_forgets_none(

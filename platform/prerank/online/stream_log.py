@@ -233,7 +233,7 @@ class StreamLog:
         script: str,
         keys: Sequence[str],
         args: Sequence[Any],
-        token: str = "",
+        token: str | None = None,
         replicas: int = 0,
     ) -> Any:
         """Run a script that only the owner may run, and wait for as many replicas.

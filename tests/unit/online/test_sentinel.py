@@ -53,12 +53,17 @@ def redis_of_environment() -> Redis:
 
 
 def lose(home: Home, share: float) -> None:
-    """Delete rows behind the store's back: all, or a share of those that are not the sentinel."""
+    """Delete rows behind the store's back: all, or a share of those that are not the sentinel.
+
+    The journal stays, in Redis too: what of it is lost with a Redis that kept nothing on disk is
+    for nobody to bring back.
+    """
     spared = b"_sentinel" if share < 1 else b"\0nothing"
     draw = random.Random(1).random
     if os.environ.get(REDIS_ENV):
         with closing(redis_of_environment()) as client:
-            client.delete(*(k for k in client.scan_iter() if spared not in k and draw() < share))
+            rows = (key for key in client.scan_iter() if b":journal:" not in key)
+            client.delete(*(key for key in rows if spared not in key and draw() < share))
         return
     with closing(sqlite3.connect(home.feast / "online.db")) as db:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

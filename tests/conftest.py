@@ -52,7 +52,7 @@ an hourly and a daily snapshot are cut and, without a lag, published."""
 
 RAY, LAST = (
     ("tests/e2e/", "tests/behaviour/"),
-    ("test_training_job.py", "test_odd_logs.py", "test_ablate.py", "test_memory.py"),
+    ("test_training_job.py", "test_odd_logs.py"),
 )
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]

@@ -20,7 +20,7 @@ MAX_CANDIDATES = 200_000
 """Of one batch, where the deployment's configuration is the default; see ``Batch.halves``."""
 MAX_BYTES = 24 << 20
 """Of the candidates of one batch; the deployment takes bodies of 32 MiB."""
-_NO_COLUMN = ("weights", "timeout_ms", "explain")
+_NO_COLUMN = ("weights", "timeout_ms", "explain", "exclude", "exclude_engaged")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +154,11 @@ def _bytes(candidates: Candidates) -> int:
 
 
 def _checked(request: RankRequest, at: int) -> RankRequest:
-    for name in _NO_COLUMN:
-        if getattr(request, name):
+    given = {name: getattr(request, name) for name in _NO_COLUMN}
+    if request.candidates is None:
+        given["candidates"] = True  # a batch asks for no whole index
+    for name, value in given.items():
+        if value is not None and value is not False:
             raise RefusedError(
                 Problem(
                     "has no place in a batch; send such requests one by one",

@@ -116,7 +116,10 @@ class RankRequest(Search):
     Attributes:
         user_id: may be unknown to the log.
         candidates: item ids: integers (best as an int64 array) or texts. On a log with text ids
-            send texts; an integer is taken there for the int64 key of an id.
+            send texts; an integer is taken there for the int64 key of an id. None: every item of
+            the index, on a log with integer ids.
+        exclude: items that are not to be returned.
+        exclude_engaged: whether to return no item that is in the user's history.
         k: how many items to return.
         retriever_scores, retriever_ranks: what the retriever gave each candidate, where the model
             was trained with it; None or NaN: nothing.
@@ -124,7 +127,9 @@ class RankRequest(Search):
     """
 
     user_id: str | int
-    candidates: Sequence[int] | Sequence[str] | NDArray[np.int64]
+    candidates: Sequence[int] | Sequence[str] | NDArray[np.int64] | None = None
+    exclude: Sequence[int] | Sequence[str] | NDArray[np.int64] | None = None
+    exclude_engaged: bool = False
     k: int = 100
     retriever_scores: ArrayLike | Sequence[float | None] | None = None
     retriever_ranks: ArrayLike | Sequence[float | None] | None = None
@@ -132,8 +137,9 @@ class RankRequest(Search):
 
     def fields(self, left: float) -> dict[str, Any]:
         """Fields of the JSON form without the candidates and the retriever's."""
-        explain = {"explain": True} if self.explain else {}
-        return super().fields(left) | {"user_id": self.user_id, "k": self.k} | explain
+        flags = {"explain": self.explain, "exclude_engaged": self.exclude_engaged}
+        told = {name: True for name, value in flags.items() if value}
+        return super().fields(left) | {"user_id": self.user_id, "k": self.k} | told
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +149,14 @@ class Candidates:
     Attributes:
         ids: int64 [n], or n texts.
         retriever: "score" or "rank" -> float32 [n], NaN: nothing.
+        exclude: as ``ids``, not to be returned; None for nothing.
+        whole: every item of the index is asked for, and ``ids`` is empty.
     """
 
     ids: Ids
     retriever: Mapping[str, NDArray[np.float32]]
+    exclude: Ids | None = None
+    whole: bool = False
 
     @classmethod
     def of(cls, request: RankRequest, where: str = "") -> Candidates:
@@ -157,22 +167,31 @@ class Candidates:
                 values as candidates.
         """
         request_id = str(request.request_id)
-        ids = ids_of(request.candidates, f"{where}candidates", request_id)
+        whole = request.candidates is None
+        ids = ids_of([] if whole else request.candidates, f"{where}candidates", request_id)
+        exclude = None
+        if request.exclude is not None:
+            exclude = ids_of(request.exclude, f"{where}exclude", request_id)
         given = {"score": request.retriever_scores, "rank": request.retriever_ranks}
         columns = {
             name: column(values, len(ids), f"{where}retriever_{name}s", request_id)
             for name, values in given.items()
             if values is not None
         }
-        return cls(ids, columns)
+        return cls(ids, columns, exclude, whole)
 
     def call(self, request: RankRequest, left: float) -> Call:
         """The request in its fastest form: ids as raw int64 where they are integers, else JSON."""
         fields = request.fields(left)
-        if isinstance(self.ids, np.ndarray) and (raw := self._raw(fields)) is not None:
+        has_raw_form = isinstance(self.ids, np.ndarray) and self.exclude is None and not self.whole
+        if has_raw_form and (raw := self._raw(fields)) is not None:
             return raw
-        listed = {f"retriever_{name}s": values for name, values in self.retriever.items()}
-        return json_call("/v1/prerank", fields | {"candidates": json_ids(self.ids)} | listed)
+        listed: dict[str, Any] = {f"retriever_{n}s": v for n, v in self.retriever.items()}
+        if not self.whole:
+            listed["candidates"] = json_ids(self.ids)
+        if self.exclude is not None:
+            listed["exclude"] = json_ids(self.exclude)
+        return json_call("/v1/prerank", fields | listed)
 
     def _raw(self, fields: Mapping[str, Any]) -> Call | None:
         """None: its query string is longer than proxies let pass."""

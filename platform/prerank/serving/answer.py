@@ -18,7 +18,7 @@ from interactrank.model.scorer import Scored, Scorer
 from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
-from prerank.serving.api import Limits, PrerankRequest, named
+from prerank.serving.api import Limits, PrerankRequest, RequestError, named
 from prerank.serving.stages import FEATURES, SCORE, TOP_K, Ends, Stages
 
 T = TypeVar("T")
@@ -43,19 +43,28 @@ class Loaded:
 @dataclass(frozen=True)
 class Answer:
     """``body`` for the caller; for the metrics, what reading the features cost, how many scores
-    were no finite number, how many candidates are unknown, and when each stage ended.
+    were no finite number, how many candidates there were, how many of them are unknown, and when
+    each stage ended.
     """
 
     body: dict[str, Any]
     read: OnlineRead
     non_finite: int = 0
+    candidates: int = 0
     unknown: int = 0
     ends: Ends = ()
 
 
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
-    """Score a request with ``loaded``; without what is damaged or of another schema."""
+    """Score a request with ``loaded``; without what is damaged or of another schema.
+
+    Raises:
+        RequestError: the whole index is asked for, and has more items than may be scored.
+    """
     scorer, features, stages = loaded.scorer, loaded.features, Stages()
+    if request.whole:
+        _check_size(loaded)
+    keys = None if request.whole else request.keys
     read = features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
@@ -63,13 +72,13 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     scored, read = sound(
         read,
         lambda inputs: scorer.score(
-            request.query, inputs, request.keys, request.weights, request.retriever_features
+            request.query, inputs, keys, request.weights, request.retriever_features
         ),
     )
     if scored.non_finite:
         read = _degraded(read, "scores")
     stages.end(SCORE)
-    top = scored.top(request.k)
+    top = _best(request, scored, read)
     stages.end(TOP_K)
     items = [
         {"id": shown, "score": score}
@@ -97,7 +106,29 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
             "time": iso(request.time_us),
             "request_features": named(REQUEST_NUMERIC, scored.request),
         }
-    return Answer(body, read, scored.non_finite, len(scored.unknown), stages.ends)
+    unknown = len(scored.unknown)
+    return Answer(body, read, scored.non_finite, len(scored.ids) + unknown, unknown, stages.ends)
+
+
+def _check_size(loaded: Loaded) -> None:
+    """Refuse to score the whole index where that is more than a request may ask for."""
+    items, most = len(loaded.scorer.table), loaded.limits.max_candidates
+    if items > most:
+        raise RequestError(
+            "candidates",
+            f"missing: without them all {items} items of the index are scored, and at most {most} "
+            "are allowed a request (max_candidates)",
+            413,
+        )
+
+
+def _best(request: PrerankRequest, scored: Scored, read: OnlineRead) -> NDArray[np.int64]:
+    """Positions of the best k that are not excluded."""
+    unwanted = request.exclude
+    if request.exclude_engaged:
+        unwanted = np.concatenate((unwanted, read.inputs.hist_items))
+    top = scored.top(request.k + len(unwanted))
+    return top[~np.isin(scored.ids[top], unwanted)][: request.k] if len(unwanted) else top
 
 
 def sound(read: OnlineRead, work: Callable[[FeatureInputs], T]) -> tuple[T, OnlineRead]:

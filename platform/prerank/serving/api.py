@@ -26,6 +26,7 @@ from prerank.serving.fields import (
     candidates_of,
     context_of,
     count_of,
+    excluded_of,
     first_appearances,
     flag_of,
     item_key,
@@ -53,6 +54,8 @@ _FIELDS = {
     "user_id",
     "query",
     "candidates",
+    "exclude",
+    "exclude_engaged",
     "k",
     "time",
     "weights",
@@ -80,6 +83,9 @@ class PrerankRequest:
     Attributes:
         query: normalised.
         keys: int64 [n] distinct candidates, in the order of first appearance.
+        whole: every item of the index is a candidate, and ``keys`` is empty.
+        exclude: int64 [m], items that are not to be returned.
+        exclude_engaged: nor are the items of the user's history.
         originals: int64 key -> the id as the caller sent it; None when the keys are those.
         as_text: the caller sent integer ids as text.
         time_us: microseconds since 1970, of this deployment's clock.
@@ -101,6 +107,9 @@ class PrerankRequest:
     weights: NDArray[np.float32]
     explain: bool
     as_text: bool = False
+    whole: bool = False
+    exclude: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    exclude_engaged: bool = False
     context: Mapping[str, str] = field(default_factory=dict)
     retriever_features: RetrieverFeatures = None
     timeout_ms: float = math.inf
@@ -129,7 +138,13 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     data = json_object(body)
     request_id = request_id_of(data.get("request_id"))
     only_known(data, _FIELDS)
-    ids, retriever_features = retriever_of(data, limits)
+    whole = "candidates" not in data
+    if whole and limits.ids.kind != "integer":
+        raise RequestError(
+            "candidates",
+            "missing: this log's ids are text, so send a list of item ids (it may be empty)",
+        )
+    ids, retriever_features = retriever_of(data | {"candidates": []} if whole else data, limits)
     keys, originals = candidates_of(ids, limits)
     first = first_appearances(keys)
     explain = flag_of(data.get("explain", False))
@@ -146,6 +161,9 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         context=context_of(data.get("context"), limits.schema),
         retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
+        whole=whole,
+        exclude=excluded_of(data.get("exclude"), limits),
+        exclude_engaged=flag_of(data.get("exclude_engaged", False), "exclude_engaged"),
         timeout_ms=timeout_of(data.get("timeout_ms"), limits),
     )
 
@@ -164,7 +182,8 @@ def parse_raw(
     """
     request_id = request_id_of(fields.get("request_id"))
     only_known(
-        fields, _FIELDS - {"candidates", "retriever_scores", "retriever_ranks"} | {"retriever"}
+        fields,
+        _FIELDS - {"candidates", "exclude", "retriever_scores", "retriever_ranks"} | {"retriever"},
     )
     ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
     first = first_appearances(ids)
@@ -176,6 +195,7 @@ def parse_raw(
         keys=ids[first],
         retriever_features=None if retriever_features is None else retriever_features[first],
         originals=None,
+        exclude_engaged=fields.get("exclude_engaged", "") in ("1", "true"),
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k, limits, explain),
         time_us=request_time_of(fields.get("time"), limits, now_us),
         weights=weights_of(

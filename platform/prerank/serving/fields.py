@@ -226,6 +226,15 @@ def candidates_of(
     return np.array(keys, np.int64), originals
 
 
+def excluded_of(value: Any, limits: Limits) -> NDArray[np.int64]:
+    """Keys int64 [m] of items that are not to be returned."""
+    if value is None:
+        return np.zeros(0, np.int64)
+    if isinstance(value, list):
+        not_too_many(len(value), limits, "exclude")
+    return candidates_of(value, limits, "exclude")[0]
+
+
 def _spelt(texts: list[str]) -> NDArray[np.int64] | None:
     """The integers that ``texts`` spell, a fifth of the cost of one look at each; None if unsure.
 

@@ -158,13 +158,13 @@ class Metrics:
             self._values |= {s: 0.0 for s in self._values if s[0] == metric.name}
             self._values[metric.name, labels] = 1.0
 
-    def answered(self, route: str, answer: Answer, candidates: int) -> None:
+    def answered(self, route: str, answer: Answer) -> None:
         """Count one ranking."""
         read = answer.read
         with self._lock:
             self._values[KEYS.name, ()] = read.keys
             self._observe(BYTES, read.bytes, ())
-            self._add(CANDIDATES, candidates, (route,))
+            self._add(CANDIDATES, answer.candidates, (route,))
             self._add(UNKNOWN_IDS, answer.unknown, (route,))
             self._add(NON_FINITE, answer.non_finite, ())
             for cause in read.degraded:

@@ -62,7 +62,7 @@ class Ranking:
         call.stages.add(answer.ends)
         response = json_answer(answer.body)
         call.stages.end(SERIALISE)
-        self.metrics.answered(call.route, answer, 0)
+        self.metrics.answered(call.route, answer)
         self.metrics.finished(call.route, call.stages)
         return response
 
@@ -87,7 +87,7 @@ class Ranking:
         stages = Stages()
         answer = self.engine.answer(replace(wanted, arrived=time.monotonic()))
         stages.add(answer.ends)
-        self.metrics.answered(call.route, answer, len(wanted.keys))
+        self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
         return answer.body
 
@@ -106,7 +106,7 @@ class Ranking:
         call.stages.add(answer.ends)
         response = json_answer(tell(answer.body))
         call.stages.end(SERIALISE)
-        self.metrics.answered(call.route, answer, len(wanted.keys))
+        self.metrics.answered(call.route, answer)
         self.metrics.finished(call.route, call.stages)
         return response
 

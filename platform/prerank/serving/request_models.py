@@ -69,6 +69,9 @@ RequestId = Annotated[
 User = Annotated[Name, Field(description="May be unknown to the log.")]
 Searched = Annotated[Query, Field(description="The text that the user searched for.")]
 Ignored = Annotated[Any, Field(description="Ignored: it has no meaning for items.")]
+ExcludeEngaged = Annotated[
+    bool, Field(description="Returns no item that is in the user's history.")
+]
 _LISTED = Field(json_schema_extra={"maxItems": "max_candidates"})
 _JSON: JsonDict = {"contentMediaType": "application/json"}
 
@@ -110,8 +113,17 @@ class PrerankBody(Declared):
         Annotated[list[SafeInteger], _LISTED]
         | Annotated[list[ItemText], _LISTED]
         | Annotated[list[Candidate], _LISTED],
-        Field(description="Item ids of one kind, or objects. May be empty; repeats count once."),
+        Field(
+            default=None,
+            description="Item ids of one kind, or objects. May be empty; repeats count once. Left "
+            "out: every item of the index, if it has at most `max_candidates`; not on a log with "
+            "text ids.",
+        ),
     ]
+    exclude: Annotated[list[SafeInteger], _LISTED] | Annotated[list[ItemText], _LISTED] | None = (
+        Field(default=None, description="Items that are not to be returned.")
+    )
+    exclude_engaged: ExcludeEngaged = False
     k: K = DEFAULT_K
     context: Context | None = None
     retriever_scores: Annotated[
@@ -149,6 +161,7 @@ class RawQuery(Declared):
         ),
     ] = "null"
     explain: Literal["0", "1", "true", "false"] = "0"
+    exclude_engaged: Literal["0", "1", "true", "false"] = "0"
     request_id: RequestId = None
     time: RequestTime = None
     timeout_ms: TimeoutMs = None

@@ -108,6 +108,14 @@ def test_texts_go_as_json_and_come_back(texts: Served, ask: Ask) -> None:
     assert ranking.unknown_ids.tolist() == ["x"]
 
 
+def test_the_whole_index_and_what_is_left_out_of_it(deployment: Served, ask: Ask) -> None:
+    listed = ask(deployment.url, "rank", RankRequest(**SEARCH, candidates=range(1000, 1030)))
+    whole = ask(deployment.url, "rank", RankRequest(**SEARCH))
+    assert whole.ids.tolist() == listed.ids.tolist()
+    without = RankRequest(**SEARCH, exclude=whole.ids[:3], exclude_engaged=True, k=2)
+    assert ask(deployment.url, "rank", without).ids.tolist() == whole.ids[3:5].tolist()
+
+
 @pytest.fixture(scope="module")
 def client(deployment: Served) -> Iterator[Client]:
     with Client(deployment.url) as found:
@@ -352,6 +360,9 @@ def test_a_batch_of_texts(texts: Served, ask: Ask) -> None:
         ({"weights": {"engagement": 1.0}}, "rows[1].weights"),
         ({"explain": True}, "rows[1].explain"),
         ({"timeout_ms": 5.0}, "rows[1].timeout_ms"),
+        ({"exclude": [1, 2]}, "rows[1].exclude"),
+        ({"exclude_engaged": True}, "rows[1].exclude_engaged"),
+        ({"candidates": None}, "rows[1].candidates"),
         ({"candidates": [1, "a"]}, "rows[1].candidates"),
         ({"candidates": ["a"]}, "candidates"),
         ({"retriever_scores": [1.0, 2.0]}, "rows[1].retriever_scores"),

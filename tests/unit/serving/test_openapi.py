@@ -88,10 +88,14 @@ def test_what_is_declared_as_a_ranking_is_read(
     limits: Limits, as_id: Callable[[Any], int | str], data: st.DataObject
 ) -> None:
     body = of_the_log(data.draw(values(SCHEMAS["PrerankBody"], SCHEMAS)), limits)
-    body["candidates"] = [
-        c | {"id": as_id(c["id"])} if isinstance(c, dict) else as_id(c) for c in body["candidates"]
-    ]
-    n = len(body["candidates"])
+    if limits.ids.kind == "string":
+        body.setdefault("candidates", [])
+    for field in ("candidates", "exclude"):
+        if body.get(field) is not None:
+            body[field] = [
+                c | {"id": as_id(c["id"])} if isinstance(c, dict) else as_id(c) for c in body[field]
+            ]
+    n = len(body.get("candidates", []))
     for field in ("retriever_scores", "retriever_ranks"):
         if body.get(field) is not None:
             body[field] = (body[field] + [None] * n)[:n]

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from numba.core import caching, config
 
 VERSIONS_KEPT = 20
 """Digests whose kernels are kept, those used last; some 6 MB each."""
+_FILES = set[str]()
+"""Modules that have kernels."""
 
 
 def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -30,26 +32,18 @@ def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     Args:
         function: of scalars and NumPy arrays.
         options: of ``numba.njit``.
-
-    Examples:
-        >>> @kernel
-        ... def total(values):
-        ...     out = 0.0
-        ...     for value in values:
-        ...         out += value
-        ...     return out
-        >>> total(np.ones(3))
-        3.0
     """
-    compiled = nb.njit(cache=True, nogil=True, **options)
-    return compiled if function is None else compiled(function)
+    if function is None:
+        return partial(kernel, **options)
+    _FILES.add(function.__code__.co_filename)
+    return nb.njit(cache=True, nogil=True, **options)(function)
 
 
 class KernelCache(caching.InTreeCacheLocator):
-    """Tells numba where the kernels of this package, and of one built on it, are kept.
+    """Tells numba where each ``kernel`` of a package is kept.
 
-    Another module's, and all where NUMBA_CACHE_DIR is set or no cache folder can be written, are
-    left to numba.
+    What other libraries compile is left to numba, and so are kernels of a module in no package, and
+    all where NUMBA_CACHE_DIR is set or no cache folder can be written.
     """
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
@@ -62,7 +56,7 @@ class KernelCache(caching.InTreeCacheLocator):
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:
         """A locator, or None where numba's own are to be asked."""
-        if _package(py_file) is None:
+        if py_file not in _FILES or _package(py_file) is None:
             return None
         try:
             return super().from_function(py_func, py_file)  # type: ignore[no-untyped-call]

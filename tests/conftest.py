@@ -7,7 +7,6 @@ time, so that a module's fixtures are made once, and ends with the longest on a 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 
@@ -29,7 +28,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.redis_server import RedisServer
+from tests.redis_server import databases
 from xdist.scheduler import LoadScopeScheduling
 
 from prerank.core.home import Home
@@ -104,14 +103,8 @@ def ray_local() -> Iterator[None]:
 def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """PRERANK_REDIS of an empty database, at each call, on a server of the session's own."""
     # With an append-only file, as one that keeps a journal has: without, /health says so.
-    durable = ("--appendonly", "yes")
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--databases", "1000", *durable)
-    try:
-        server.start()
-        numbers = itertools.count()
-        yield lambda: f"{server.address},db={next(numbers)}"
-    finally:
-        server.kill()
+    with databases(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])

@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.online_events import event
 
-from prerank.core.errors import PrerankError
+from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
 from prerank.online.compaction import JournalConfig
 from prerank.online.event_log import EventLog
@@ -62,6 +62,20 @@ def owned(
 def records(events: Sequence[Event], at: int = 1_700_000_000) -> list[dict[str, Any]]:
     """What a writer appends."""
     return [record_of(e, at) for e in events]
+
+
+def append(log: EventLog, *numbers: int) -> None:
+    """Append the events of these numbers."""
+    log.append(records([event(n) for n in numbers]))
+
+
+def appends_again(log: EventLog, n: int) -> bool:
+    """Append one; whether the log takes it."""
+    try:
+        append(log, n)
+    except NotReadyError:
+        return False
+    return True
 
 
 def unmerged(log: EventLog, merge: bool = False) -> list[int]:

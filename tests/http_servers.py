@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
 import uvicorn
 from starlette.requests import Request
 
@@ -135,3 +136,18 @@ class _Handler(socketserver.BaseRequestHandler):
                 connection.sendall(b" ")
         elif reply == HANG:
             self.server.stopping.wait()
+
+
+RANKED = orjson.dumps(
+    {
+        "request_id": "r1",
+        "model_version": "1",
+        "items": [{"id": 3, "score": 0.5}],
+        "k": 100,
+        "unknown_ids": [1],
+        "degraded": [],
+        "snapshot_cutoff": "2024-03-01T12:00:00Z",
+    }
+)
+"""Of a ranking whose best item is 3."""
+BUSY = answered(503, b'{"detail": "busy", "field": "service"}', Retry_After="0")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 from feast import FeatureStore
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.home import Home
-from prerank.online.history import Event, History, HistoryTable, read_histories
+from prerank.online.history import NO_HISTORY, Event, History, HistoryTable, merged, read_histories
 from prerank.online.merging import OnlineHistories
 from prerank.online.writer import HistoryWriter
 
@@ -21,6 +22,16 @@ T0 = 1_700_000_000_000_000
 
 def event(n: int, user: str = "ann", action: str = "click", time: int | None = None) -> Event:
     return Event(user, 100 + n, action, T0 + n if time is None else time, n)
+
+
+def replayed(events: Sequence[Event], engagements: Sequence[str]) -> dict[str, History]:
+    """What a replay of ``events`` gives, each merged alone."""
+    codes = {action: code for code, action in enumerate(engagements)}
+    found: dict[str, History] = defaultdict(lambda: NO_HISTORY)
+    for e in events:
+        if e.action in codes:
+            found[e.user_id] = merged(found[e.user_id], History.of([e], codes))
+    return dict(found)
 
 
 def backfill(home: Home, store: FeatureStore, schema: FeatureSchema = SCHEMA) -> OnlineHistories:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from redis import Redis, RedisError
 from prerank.core.processes import free_port
 
 START_SECONDS = 20
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of a server that syncs every write."""
 
 
 class RedisServer:
@@ -67,3 +71,15 @@ class RedisServer:
             self.process.kill()
             self.process.wait(START_SECONDS)
             self.process = None
+
+
+@contextmanager
+def databases(folder: Path, *options: str) -> Iterator[Callable[[], str]]:
+    """PRERANK_REDIS of an empty database, at each call, on one server that ends with the block."""
+    server = RedisServer(folder, "--databases", "1000", *options)
+    try:
+        server.start()
+        numbers = itertools.count()
+        yield lambda: f"{server.address},db={next(numbers)}"
+    finally:
+        server.kill()

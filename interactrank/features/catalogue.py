@@ -94,6 +94,10 @@ class Catalogue:
         """Look-up from id to position in the arrays."""
         return IdTable(self.ids)
 
+    def created_at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``created`` [n] of items at ``rows`` [n] of ``table``; 0 for one that is not there."""
+        return np.where(rows >= 0, self.created[np.maximum(rows, 0)], 0)
+
     def save(self, path: Path) -> None:
         """Write as one safetensors file."""
         save_file({f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}, path)

@@ -97,8 +97,7 @@ class Scorer:
         self.schema: FeatureSchema = model.schema
         self.table = IdTable(ids)
         self.rows = catalogue.table()
-        at = self.rows.rows(ids)
-        self.created = np.where(at >= 0, catalogue.created[np.maximum(at, 0)], 0)
+        self.created = catalogue.created_at(self.rows.rows(ids))
         # NumPy has no bf16: the same bits as whole numbers.
         half = vectors.dtype == torch.bfloat16
         self.vector_bits = (vectors.view(torch.uint16) if half else vectors).numpy()

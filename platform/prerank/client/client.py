@@ -106,8 +106,9 @@ class Client(Caller[httpx.Client]):
         The requests of one call are scored with one model version; another call may find another.
 
         Args:
-            requests: without ``weights``, ``explain`` and ``timeout_ms``, which the form lacks;
-                the candidates of all are integers, or those of all are texts.
+            requests: with ``candidates``, and without ``weights``, ``explain``, ``timeout_ms``,
+                ``exclude`` and ``exclude_engaged``, which the form lacks; the candidates of all are
+                integers, or those of all are texts.
             timeout, require_features: as in ``rank``, of all calls together.
 
         Raises:

@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 from prerank.core.home import ENV, ID_ENV, Home
-from prerank.core.tokens import read_tokens
+from prerank.core.tokens import TOKEN_ENV, read_tokens
 
 MLFLOW_PORT, DASHBOARD_PORT, SERVE_PORT = 5000, 8265, 8000
 URL_ENV = "PRERANK_URL"
-# The variable's name, and no token.
-TOKEN_ENV = "PRERANK_TOKEN"  # nosec B105
 
 
 def variables(home: Home) -> dict[str, str]:

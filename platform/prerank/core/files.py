@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prerank.core.errors import DamagedError
 
@@ -108,17 +108,30 @@ def _settle(folder: Path) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, and a crash leaves one of them.
+    """Write JSON as ``written`` does, into a folder that is made if there is none.
 
     Raises:
         OSError: the disk refuses; the old file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as file:
+        file.write((json.dumps(data, indent=2, default=str) + "\n").encode())
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A fresh file that takes the place of ``path`` when the block ends without an error.
+
+    A reader sees the old file or the new one, and a crash leaves one of them.
+
+    Raises:
+        OSError: the disk refuses; the old file stays.
+    """
     _remove_stale(path)
     partial = _beside(path, "tmp")
     try:
-        with partial.open("w") as file:
-            file.write(json.dumps(data, indent=2, default=str) + "\n")
+        with partial.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 
 from prerank.core.errors import ConfigError
-from prerank.core.tokens import read_tokens
+from prerank.core.tokens import TOKEN_ENV, read_tokens
 
 HIDDEN = "***"
 SECRET_ENVS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -36,7 +36,7 @@ def _secrets() -> list[str]:
         name, _, value = part.partition("=")
         if name == "password":
             found.append(value)
-    if tokens := os.environ.get("PRERANK_TOKEN"):
+    if tokens := os.environ.get(TOKEN_ENV):
         with suppress(ConfigError):
             found += [token.text for token in read_tokens(tokens, "")]
     return sorted(filter(None, found), key=len, reverse=True)

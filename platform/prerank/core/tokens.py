@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from prerank.core.errors import ConfigError
 
+# The variable's name, and no token.
+TOKEN_ENV = "PRERANK_TOKEN"  # nosec B105
 RANK, EVENTS, ADMIN = "rank", "events", "admin"
 SCOPES = (RANK, EVENTS, ADMIN)
 """Rankings and what they need; reported events; health, and what describes the deployment."""

@@ -96,8 +96,7 @@ def request_arrays(
     table: IdTable,
 ) -> RequestArrays:
     """Compute x and the request statistics, and put the arrays of B requests together."""
-    rows = table.rows(candidates.ids)
-    created = np.where(rows >= 0, catalogue.created[np.maximum(rows, 0)], 0)
+    created = catalogue.created_at(table.rows(candidates.ids))
     return RequestArrays.of(
         schema,
         queries,

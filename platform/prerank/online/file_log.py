@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prerank.online.checkpoint import Checkpoint
-from prerank.online.compaction import DAY_S, JournalConfig, compact, is_due
+from prerank.online.compaction import JournalConfig, compact, is_due
 from prerank.online.dead_letters import DeadLetters, path_of
 from prerank.online.event_log import Batch, Merged
 from prerank.online.journal import replay
@@ -136,5 +136,5 @@ class FileLog:
             # All of it is online: it was in segments that were.
             self._replay.merged(name, length)()
             self.save()
-        if self._config.days is not None:
-            self._dead.forget(time.time() - self._config.days * DAY_S)
+        if since := self._config.since():
+            self._dead.forget(since)

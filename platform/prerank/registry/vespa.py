@@ -6,7 +6,6 @@ answers; ``examples/integrations/vespa`` has the rank profile.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from prerank.core.errors import StateError
+from prerank.core.files import written
 from prerank.core.home import Home
-from prerank.registry.bundle import Bundle, Version, load_bundle
+from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.index import ItemIndex, load_index
 
 NAMESPACE, DOCUMENT_TYPE = "prerank", "item"
@@ -40,13 +40,10 @@ def write_feed(home: Home, bundle_folder: Path, version: Version, out: Path) -> 
     bundle = load_bundle(bundle_folder)
     index = load_index(home, version, bundle.digest)
     texts = _texts(home, index)
-    partial = out.with_name(f".{out.name}.partial")
-    with partial.open("wb") as file:
-        for line in feed_lines(index, _created(bundle, index), texts, version):
-            file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(out)
+    # As the model knows it.
+    created_us = bundle.catalogue.created_at(bundle.catalogue.table().rows(index.ids))
+    with written(out) as file:
+        file.writelines(feed_lines(index, created_us, texts, version))
     return len(index.ids), index.vectors.shape[1]
 
 
@@ -103,9 +100,3 @@ def _texts(home: Home, index: ItemIndex) -> list[str]:
             "another log. Train and index a version on this one, or name the home of the version."
         )
     return [found[key] for key in ids]
-
-
-def _created(bundle: Bundle, index: ItemIndex) -> NDArray[np.int64]:
-    """When each item of the index was created, as the model knows it; 0: not known."""
-    rows: NDArray[np.int64] = bundle.catalogue.table().rows(index.ids)
-    return np.where(rows >= 0, bundle.catalogue.created[np.maximum(rows, 0)], 0)

@@ -187,7 +187,7 @@ def parse_raw(
     )
     ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
     first = first_appearances(ids)
-    k, explain = fields.get("k", str(DEFAULT_K)), fields.get("explain", "") in ("1", "true")
+    k, explain = fields.get("k", str(DEFAULT_K)), _is_set(fields, "explain")
     return PrerankRequest(
         request_id=request_id,
         user_id=name_of(fields.get("user_id"), "user_id"),
@@ -195,7 +195,7 @@ def parse_raw(
         keys=ids[first],
         retriever_features=None if retriever_features is None else retriever_features[first],
         originals=None,
-        exclude_engaged=fields.get("exclude_engaged", "") in ("1", "true"),
+        exclude_engaged=_is_set(fields, "exclude_engaged"),
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k, limits, explain),
         time_us=request_time_of(fields.get("time"), limits, now_us),
         weights=weights_of(
@@ -207,6 +207,10 @@ def parse_raw(
         ),
         timeout_ms=timeout_of(_number(fields.get("timeout_ms")), limits),
     )
+
+
+def _is_set(fields: Mapping[str, str], name: str) -> bool:
+    return fields.get(name, "") in ("1", "true")
 
 
 def _number(text: str | None) -> float | str | None:

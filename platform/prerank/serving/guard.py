@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 
-from prerank.core.environment import TOKEN_ENV
-from prerank.core.tokens import Token
+from prerank.core.tokens import TOKEN_ENV, Token
 from prerank.serving.fields import RequestError, shown
 from prerank.serving.tokens import Tokens
 

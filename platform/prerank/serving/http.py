@@ -116,7 +116,7 @@ class HttpApi:
         if all(route.scope for route, _ in there):
             token = self._guard.check(request.headers)
             handling.token = token.name if token else ""
-        route, named = find(ROUTES, request.scope["path"], request.method)
+        route, named = find(ROUTES, there, request.scope["path"], request.method)
         require(route.scope, token)
         if not route.takes:
             return await route.handler(self, Call(request.headers, named, route=route.name))

@@ -105,13 +105,14 @@ def at(routes: Sequence[Route], path: str) -> list[tuple[Route, str]]:
     return [(r, named) for r in routes if (named := r.match(path)) is not None]
 
 
-def find(routes: Sequence[Route], path: str, method: str) -> tuple[Route, str]:
-    """The route that takes a request, and what its path names.
+def find(
+    routes: Sequence[Route], there: Sequence[tuple[Route, str]], path: str, method: str
+) -> tuple[Route, str]:
+    """The one of ``there``, the ``routes`` at ``path``, that takes a request; what its path names.
 
     Raises:
         RequestError: 404 where no route has the path, 405 where none has it with this method.
     """
-    there = at(routes, path)
     if not there:
         known = sorted({r.path for r in routes})
         raise RequestError("path", f"{shown(path)} is unknown; routes: {known}", 404)

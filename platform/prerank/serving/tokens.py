@@ -10,9 +10,8 @@ import stat
 import time
 from collections.abc import Callable
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import ConfigError
-from prerank.core.tokens import Token, read_tokens
+from prerank.core.tokens import TOKEN_ENV, Token, read_tokens
 
 LOOK_S = 1.0
 FOR_OTHERS = stat.S_IRWXO | stat.S_IWGRP

@@ -12,7 +12,8 @@ from tests.http_servers import Served, served
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
 from prerank import AsyncClient, Client
-from prerank.core.environment import TOKEN_ENV, URL_ENV
+from prerank.core.environment import URL_ENV
+from prerank.core.tokens import TOKEN_ENV
 
 Ask = Callable[..., Any]
 

@@ -5,24 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from prerank.core.logs import HANDLING, Handling, json_lines
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """What is written while the process logs as JSON; afterwards it logs as before."""
-    stream, ours = io.StringIO(), logging.getLogger("prerank")
-    level = ours.level
-    handler = json_lines(lambda: "7", stream)
-    yield stream
-    logging.getLogger().removeHandler(handler)
-    ours.setLevel(level)
+from prerank.core.logs import HANDLING, Handling
 
 
 def told(stream: io.StringIO) -> list[dict[str, Any]]:

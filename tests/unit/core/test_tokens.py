@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prerank.core.environment import TOKEN_ENV, bearer_token
+from prerank.core.environment import bearer_token
 from prerank.core.errors import ConfigError
-from prerank.core.tokens import SCOPES, Token, read_tokens
+from prerank.core.tokens import SCOPES, TOKEN_ENV, Token, read_tokens
 
 ALL = frozenset(SCOPES)
 

@@ -11,8 +11,8 @@ import pytest
 from tests.api_bodies import WALL
 from tests.http_calls import URL, NoEngine, api_of, client_of, token_file
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.tokens import TOKEN_ENV
 from prerank.evaluation.live import Asked, ask
 
 SEARCHES = pa.table({"query": ["red"], "user_id": ["u"]})

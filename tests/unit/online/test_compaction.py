@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,14 @@ import pytest
 from feast import FeatureStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.online_events import SCHEMA, NewWriter, backfill, event, ids, wait_until
+from tests.online_events import SCHEMA, NewWriter, backfill, event, ids, replayed, wait_until
 from tests.online_log import empty_tables, filled
 
 from interactrank.features.schema import HISTORY_LENGTH
 from prerank.core.home import Home
 from prerank.online.compaction import DAY_S, JournalConfig, compact, is_due
 from prerank.online.dead_letters import DeadLetters, path_of
-from prerank.online.history import NO_HISTORY, Event, History, merged, read_histories
+from prerank.online.history import Event, read_histories
 from prerank.online.journal import Journal
 from prerank.online.records import record_of
 from prerank.online.segments import (
@@ -41,16 +41,6 @@ USERS = ("ann", "bob", "cy")
 
 def journaled(folder: Path) -> list[Event]:
     return [e for batch in journaled_events(folder) for e in batch]
-
-
-def histories(events: Sequence[Event], engagements: Sequence[str]) -> dict[str, History]:
-    """What a replay of ``events`` gives, each merged alone."""
-    codes = {action: code for code, action in enumerate(engagements)}
-    found: dict[str, History] = defaultdict(lambda: NO_HISTORY)
-    for e in events:
-        if e.action in codes:
-            found[e.user_id] = merged(found[e.user_id], History.of([e], codes))
-    return dict(found)
 
 
 def compact_all(folder: Path, days: float | None = None) -> None:
@@ -99,7 +89,7 @@ def test_a_replay_after_compaction_gives_the_same_histories(
         after = journaled(folder)
         # Whichever actions a schema counts as engagements.
         for engagements in (["click", "save"], ["click"], ["save"]):
-            assert histories(after, engagements) == histories(before, engagements)
+            assert replayed(after, engagements) == replayed(before, engagements)
         assert max(Counter((e.user_id, e.action) for e in after).values(), default=0) <= (
             HISTORY_LENGTH
         )

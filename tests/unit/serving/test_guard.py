@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
+from prerank.core.tokens import TOKEN_ENV
 from prerank.serving.api import RequestError
 from prerank.serving.engine import ServeConfig
 from prerank.serving.guard import Guard, content_type

@@ -6,16 +6,13 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 from tests.api_bodies import WALL
 from tests.http_calls import LOCAL, NoEngine, api_of, call, client_of, token_file, whole
 
-from prerank.core.logs import json_lines
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest
 from prerank.serving.http import HttpApi
@@ -34,16 +31,6 @@ class Talks(NoEngine):
         if self.error is not None:
             raise self.error
         return super().answer(request)
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    stream, ours = io.StringIO(), logging.getLogger("prerank")
-    level = ours.level
-    handler = json_lines(lambda: "7", stream)
-    yield stream
-    logging.getLogger().removeHandler(handler)
-    ours.setLevel(level)
 
 
 def send(api: HttpApi, path: str, body: Any, token: str = "r4nk-r4nk", **headers: str) -> int:

@@ -26,9 +26,9 @@ from tests.http_calls import LOCAL, NoEngine, api_of, call, endless, whole
 from tests.json_schemas import values
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import NotReadyError
 from prerank.core.ids import ItemIds
+from prerank.core.tokens import TOKEN_ENV
 from prerank.serving import answer_models as models
 from prerank.serving.api import Limits, RequestError, parse_events, parse_json, parse_raw
 from prerank.serving.engine import Engine, ServeConfig

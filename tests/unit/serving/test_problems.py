@@ -13,8 +13,8 @@ from starlette.responses import Response
 from tests.api_bodies import WALL
 from tests.http_calls import LOCAL, NoEngine, api_of, call, endless, whole
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import NotReadyError
+from prerank.core.tokens import TOKEN_ENV
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest, RequestError
 from prerank.serving.lane import MAX_BODY

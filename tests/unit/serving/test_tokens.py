@@ -14,8 +14,8 @@ from starlette.responses import Response
 from tests.api_bodies import NOW, WALL
 from tests.http_calls import LOCAL, NoEngine, api_of, call, token_file, whole
 
-from prerank.core.environment import TOKEN_ENV
 from prerank.core.errors import ConfigError
+from prerank.core.tokens import TOKEN_ENV
 from prerank.evaluation.live import open_client
 from prerank.serving import metrics, tokens
 from prerank.serving.http import ROUTES, HttpApi

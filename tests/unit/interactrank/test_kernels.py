@@ -90,3 +90,12 @@ def test_the_folder_is_the_users_alone_and_does_not_grow(package: Path, tmp_path
     shutil.rmtree(kernels)
     assert compiled(copied(package, "fresh"))
     assert stat.S_IMODE(kernels.stat().st_mode) == 0o700
+
+
+@pytest.mark.compiled
+def test_what_is_no_kernel_is_kept_where_numba_keeps_it(package: Path, tmp_path: Path) -> None:
+    plain = WORK.replace("from interactrank.kernels import kernel", "import numba as nb")
+    (package / "work.py").write_text(plain.replace("@kernel", "@nb.njit(cache=True)"))
+    assert compiled(package)
+    assert list((package / "__pycache__").glob("work.doubled-*.nbi"))
+    assert not (tmp_path / "cache").exists()

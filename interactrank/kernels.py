@@ -5,25 +5,31 @@ that one file changes. Neither serves here. A job of `ray job submit` runs from 
 that no other job shares, and would compile every kernel anew, which takes a minute. And a kernel
 holds code and constants of other modules, and would outlive their change. So kernels are kept in
 the user's cache folder, by the digest of the whole package that they belong to, wherever it lies.
+And the workers of a job, which meet the same kernel at the same time, let one of them compile it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numba as nb
 from numba.core import caching, config
+from numba.core.compiler_lock import global_compiler_lock
 
 VERSIONS_KEPT = 20
 """Digests whose kernels are kept, those used last; some 6 MB each."""
 _FILES = set[str]()
 """Modules that have kernels."""
+_COMPILING = set[str]()
+"""Kernels that this process has to itself."""
 
 
 def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -36,7 +42,38 @@ def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     if function is None:
         return partial(kernel, **options)
     _FILES.add(function.__code__.co_filename)
-    return nb.njit(cache=True, nogil=True, **options)(function)
+    dispatcher = nb.njit(cache=True, nogil=True, **options)(function)
+    if vars(config)["DISABLE_JIT"]:
+        return dispatcher
+    compile_now = dispatcher.compile
+
+    def compile_once(signature: Any) -> Any:
+        with _alone(dispatcher.stats.cache_path, function):
+            return compile_now(signature)
+
+    # What numba calls for types that it has not met; it looks into its cache first.
+    dispatcher.compile = compile_once
+    return dispatcher
+
+
+@contextmanager
+def _alone(folder: str | None, function: Callable[..., Any]) -> Iterator[None]:
+    """Keep other processes from compiling a kernel meanwhile: they then find it in ``folder``.
+
+    Kernels call each other in no circle, so no two processes wait for each other. A process that
+    dies lets go.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    # numba's own lock first: of two threads, one would else hold it and wait for the file.
+    with global_compiler_lock, ExitStack() as until_compiled:
+        if folder is not None and name not in _COMPILING:
+            # A folder that is not there, or cannot be written, keeps no kernel either.
+            with suppress(OSError):
+                file = until_compiled.enter_context((Path(folder) / f"{name}.lock").open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _COMPILING.add(name)
+                until_compiled.callback(_COMPILING.remove, name)
+        yield
 
 
 class KernelCache(caching.InTreeCacheLocator):

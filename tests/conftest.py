@@ -7,7 +7,6 @@ time, so that a module's fixtures are made once, and ends with the longest on a 
 
 from __future__ import annotations
 
-import logging
 import os
 
 # Before Ray is imported: it reads them once.
@@ -15,6 +14,8 @@ os.environ["RAY_AUTH_MODE"] = "token"
 # Ray's workers give way to every other process unless told otherwise: here they would wait for the
 # tests beside them.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
+# How often Ray's agents look at every process of the machine, in milliseconds.
+os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
 os.environ["PRERANK_PROGRESS"] = "0"
 # Before torch is imported. Threads that wait for each other on cores that others use as well take
 # twenty times as long as one thread.
@@ -32,6 +33,7 @@ from tests.redis_server import databases
 from xdist.scheduler import LoadScopeScheduling
 
 from prerank.core.home import Home
+from prerank.core.ray_tasks import start_local
 from prerank.dataset.build import build_training_set
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
@@ -87,14 +89,10 @@ def ray_local() -> Iterator[None]:
     """A Ray of two cores whose workers import this checkout."""
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}"}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Not a runtime environment, which every worker would first start a process to set up.
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'platform'}")
+        start_local(num_cpus=2)
     yield
     ray.shutdown()
 

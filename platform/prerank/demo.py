@@ -25,7 +25,8 @@ from prerank.core.errors import NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port, mlflow_server
-from prerank.core.quiet import muted, ray_options
+from prerank.core.quiet import muted
+from prerank.core.ray_tasks import start_local
 from prerank.core.times import DAY_US
 from prerank.evaluation.live import open_client
 from prerank.ingest.mapping import LogMapping
@@ -55,7 +56,7 @@ def ray_cluster() -> Iterator[None]:
     from ray import serve
 
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    ray.init("local", include_dashboard=False, **ray_options())
+    start_local()
     try:
         yield
     finally:

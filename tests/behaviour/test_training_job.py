@@ -37,7 +37,7 @@ SMALL = ModelConfig(
     dropout=0.1,
     id_dropout=0.2,
 )
-SETTINGS = TrainConfig(epochs=2, batch_requests=32, patience=9, warmup_steps=5)
+SETTINGS = TrainConfig(epochs=2, batch_requests=64, patience=9, warmup_steps=5)
 Worker = Callable[[dict[str, Any]], None]
 
 

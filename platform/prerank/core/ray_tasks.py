@@ -27,11 +27,24 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    options = ray_options()
-    if not os.environ.get("RAY_ADDRESS"):
-        # Said outright: Ray would else join any cluster it finds on this machine.
-        options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**ray_options())
+    else:
+        start_local()
+
+
+def start_local(num_cpus: int | None = None) -> None:
+    """Start a Ray of this process's own, which ends with it and has no dashboard.
+
+    Args:
+        num_cpus: cores of its tasks; None for all of this machine.
+    """
+    import ray
+
+    # Watches for nodes that a cloud takes back, in a process of its own for each training.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # "local" said outright: Ray would else join any cluster it finds on this machine.
+    ray.init("local", num_cpus=num_cpus, include_dashboard=False, **ray_options())
 
 
 def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ray._private.worker import get_dashboard_url
 from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from interactrank.features.batch import Batch
 from interactrank.model.config import ModelConfig
@@ -57,6 +60,21 @@ class MlflowCallback(UserCallback):
         )
         with self.progress.open("a") as file:
             file.write(json.dumps(first) + "\n")
+
+
+class JobTrainer(TorchTrainer):
+    """Ray Train's, without its cleaner of placement groups where no dashboard runs.
+
+    The cleaner asks the dashboard whether the controller lives. Where there is none it is still
+    asking when the job ends, and the job waits twelve seconds for it. A Ray without a dashboard is
+    a process's own, and takes its placement groups along.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found: list[Any] = super()._create_default_callbacks()
+        if get_dashboard_url():
+            return found
+        return [c for c in found if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -174,7 +192,6 @@ def run_training(
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     examples = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     if not examples["validation_positives"]:
@@ -185,8 +202,11 @@ def run_training(
     gpus = int(ray.cluster_resources().get("GPU", 0))
     progress = home.runs / name / "progress.jsonl"
     progress.parent.mkdir(parents=True, exist_ok=True)
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    trainer = TorchTrainer(
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    # The newer reader starts up to 32 actors at every epoch, to read the same footers again.
+    context.use_datasource_v2 = False
+    trainer = JobTrainer(
         train_worker,
         train_loop_config={
             "home": str(home.root),

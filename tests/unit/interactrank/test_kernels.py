@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from interactrank.kernels import VERSIONS_KEPT, digest
 
+ROOT = Path(__file__).parents[3]
 WORK = """
+import numpy as np
 from interactrank.kernels import kernel
 
 @kernel
@@ -54,6 +59,41 @@ def copied(package: Path, name: str) -> Path:
 def test_a_copy_of_the_code_compiles_nothing(package: Path) -> None:
     assert compiled(package)
     assert not compiled(copied(package, "job"))
+
+
+@pytest.mark.compiled
+def test_of_processes_that_need_it_at_the_same_time_one_compiles_it(package: Path) -> None:
+    # Compiling this takes longer than the three differ in starting.
+    (package / "work.py").write_text(WORK.replace("2 * value", "np.median(value) + np.sort(value)"))
+    program = """
+import sys
+import numpy as np
+from tiny.work import doubled
+print("imported", flush=True)
+sys.stdin.readline()
+doubled(np.arange(3.0))
+print(sum(doubled.stats.cache_misses.values()))
+"""
+    path = f"{package.parent}:{ROOT}"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "imported\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    said = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert sorted(said) == ["0\n", "0\n", "1\n"]
 
 
 @pytest.mark.compiled

@@ -16,6 +16,8 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 # How often Ray's agents look at every process of the machine, in milliseconds.
 os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"
+# How often a training's controller looks whether its workers are done, in seconds.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ["PRERANK_PROGRESS"] = "0"
 # Before torch is imported. Threads that wait for each other on cores that others use as well take
 # twenty times as long as one thread.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from ray._private.worker import get_dashboard_url
 from ray.train import UserCallback
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from interactrank.features.batch import Batch
 from interactrank.model.config import ModelConfig

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.train.v2.api import config as ray_config
 from safetensors.torch import load_file
 
 from interactrank.model.config import ModelConfig
@@ -154,11 +155,9 @@ def recording(folder: Path) -> Worker:
 def test_two_workers_share_the_data_and_what_they_learn_of_items(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray.train
-
     # Two workers and the data's tasks on a Ray of two cores.
-    scaling = functools.partial(ray.train.ScalingConfig, resources_per_worker={"CPU": 0.5})
-    monkeypatch.setattr(ray.train, "ScalingConfig", scaling)
+    scaling = functools.partial(ray_config.ScalingConfig, resources_per_worker={"CPU": 0.5})
+    monkeypatch.setattr(ray_config, "ScalingConfig", scaling)
     monkeypatch.setattr(train, "train_worker", recording(tmp_path))
     _, history, _ = job(home, "pair", workers=2)
     ranks = [torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in range(2)]

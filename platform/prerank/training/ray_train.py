@@ -191,7 +191,12 @@ def run_training(
         DataError: no validation request has a positive.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.config import (
+        CheckpointConfig,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+    )
 
     examples = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     if not examples["validation_positives"]:
@@ -223,8 +228,7 @@ def run_training(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="validation_mrr"
             ),
-            # RunConfig is Ray Train's second at run time; its first is what a type checker sees.
-            callbacks=[MlflowCallback(uri, run_id, progress)],  # type: ignore[list-item]
+            callbacks=[MlflowCallback(uri, run_id, progress)],
         ),
     )
     done = threading.Event()

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interactrank.features.batch import item_inputs
+from interactrank.features.catalogue import Catalogue
+from interactrank.model.scorer import Scorer
 from prerank.core.errors import NotReadyError, StateError
 from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
@@ -39,12 +41,17 @@ class ItemIndex:
     meta: dict[str, Any]
 
 
+def known_at(catalogue: Catalogue, count: int, as_of_us: int) -> list[NDArray[np.bool_]]:
+    """Whether text, category and embedding are known at a time: bool [count] each."""
+    since = (catalogue.text_from, catalogue.category_from, catalogue.embedding_from)
+    return [np.full(count, as_of_us >= start[0]) for start in since]
+
+
 def encode_slice(bundle: Bundle, start: int, stop: int, as_of_us: int) -> Tensor:
     """Unit vectors bf16 [stop - start, D] of catalogue items, as known at a time."""
     rows = np.arange(start + 1, stop + 1)
     catalogue = bundle.catalogue
-    since = (catalogue.text_from, catalogue.category_from, catalogue.embedding_from)
-    known = [np.full(len(rows), as_of_us >= start[0]) for start in since]
+    known = known_at(catalogue, len(rows), as_of_us)
     with torch.inference_mode():
         vectors = bundle.model.encode_items(item_inputs(catalogue, rows, *known))
     return vectors.to(torch.bfloat16)
@@ -148,6 +155,11 @@ def load_index(home: Home, version: Version, digest: str) -> ItemIndex:
         raise StateError(f"{path} does not match its checksum. {again}")
     vectors = torch.from_file(str(path), shared=False, size=size, dtype=torch.bfloat16)
     return ItemIndex(np.load(folder / IDS), vectors.view(meta["items"], meta["width"]), meta)
+
+
+def scorer_of(bundle: Bundle, index: ItemIndex) -> Scorer:
+    """The model of a version over its index."""
+    return Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors)
 
 
 def check_weights(meta: dict[str, Any], version: Version, digest: str) -> None:

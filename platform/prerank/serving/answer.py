@@ -32,12 +32,14 @@ class Loaded:
     """A version that is being served. Never changed, only exchanged.
 
     ``features`` reads the online features of the version's own schema, which is ``limits.schema``.
+    ``note`` says what is not certain of the version; empty where nothing is.
     """
 
     wanted: registry.Wanted
     scorer: Scorer
     limits: Limits
     features: OnlineFeatures
+    note: str = ""
 
 
 @dataclass(frozen=True)

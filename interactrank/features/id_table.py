@@ -110,6 +110,22 @@ class IdTable:
         return found
 
 
+def overlaid(
+    ids: NDArray[np.int64], others: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What stands where when the items ``others`` [m] join ``ids`` [n], or take their places.
+
+    Returns:
+        The distinct ids of both, ascending, and the row of each: of ``others`` plus n, where it
+        stands there, else of ``ids``.
+    """
+    kept = np.flatnonzero(IdTable(others).rows(ids) < 0)
+    both = np.concatenate((ids[kept], others))
+    rows = np.concatenate((kept, len(ids) + np.arange(len(others))))
+    order = np.argsort(both, kind="stable")
+    return both[order], rows[order]
+
+
 def rows_reference(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     """The same answer as ``IdTable.rows``, by sorting."""
     if not len(ids):

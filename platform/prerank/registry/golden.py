@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interactrank.features.catalogue import Catalogue
 from interactrank.features.inputs import FeatureInputs, check_bounds, check_inputs
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scored, Scorer
@@ -154,18 +154,13 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="numpy") as file:
         queries = json.loads((file.metadata() or {})["queries"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    inputs = {name: arrays.pop(f"inputs.{name}") for name in _INPUTS}
-    for name, array in inputs.items():
-        if array.dtype != (np.uint8 if name == "blocks" else np.int64):
-            raise ValueError(f"{name} has numbers of another type: {array.dtype}")
+    inputs = FeatureInputs.restored({name: arrays.pop(f"inputs.{name}") for name in _INPUTS})
     for name, dtype in _OWN.items():
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} has numbers of another type: {arrays[name].dtype}")
     if not all(isinstance(query, str) for query in queries):
         raise ValueError("a query is no text")
-    # As the online store's are: numba compiles a kernel anew for an array that may be written.
-    inputs["blocks"].flags.writeable = False
-    return Golden(tuple(queries), FeatureInputs(**inputs), **arrays)
+    return Golden(tuple(queries), inputs, **arrays)
 
 
 def _check(golden: Golden, schema: FeatureSchema) -> None:
@@ -177,9 +172,6 @@ def _check(golden: Golden, schema: FeatureSchema) -> None:
     requests, n = len(golden), len(golden.candidates)
     if not 0 < requests <= MAX_REQUESTS:
         raise ValueError(f"it must hold 1 to {MAX_REQUESTS} requests, found {requests}")
-    flat = [getattr(golden.inputs, name) for name in _INPUTS if name != "segments"]
-    if any(array.ndim != 1 for array in flat):
-        raise ValueError("an array of the inputs has more than one dimension")
     check_inputs(schema, golden.inputs)
     check_bounds("offsets", golden.offsets, requests, n)
     if not np.diff(golden.offsets).all():
@@ -205,7 +197,7 @@ def _check(golden: Golden, schema: FeatureSchema) -> None:
 
 
 def replay(
-    golden: Golden, scorer: Scorer, version: Version, changed: Collection[int] = ()
+    golden: Golden, scorer: Scorer, version: Version, changed: Catalogue | None = None
 ) -> Replay:
     """Score the golden requests as callers' are scored, compare, and then measure.
 
@@ -213,12 +205,13 @@ def replay(
         golden: of the version.
         scorer: over the version's index.
         version: for messages.
-        changed: items whose attributes are other ones than at training; not compared.
+        changed: items of the index that are not as at training; not compared.
 
     Raises:
         StateError: they do not score as at training.
     """
-    wrong = [what for b in range(len(golden)) if (what := _difference(golden, b, scorer, changed))]
+    others = np.zeros(0, np.int64) if changed is None else changed.ids
+    wrong = [what for b in range(len(golden)) if (what := _difference(golden, b, scorer, others))]
     if wrong:
         raise StateError(
             f"model version {version} does not score as it did at training: {len(wrong)} of its "
@@ -246,7 +239,7 @@ def _score(golden: Golden, b: int, scorer: Scorer) -> Scored:
     )
 
 
-def _difference(golden: Golden, b: int, scorer: Scorer, changed: Collection[int]) -> str:
+def _difference(golden: Golden, b: int, scorer: Scorer, changed: NDArray[np.int64]) -> str:
     """How request ``b`` scores other than it did; empty if it does not."""
     scored, request = _score(golden, b, scorer), f"Request {b + 1}"
     if n := len(scored.unknown):
@@ -255,7 +248,7 @@ def _difference(golden: Golden, b: int, scorer: Scorer, changed: Collection[int]
         return f"{request}: {n} of its {len(scored.ids)} scores are no finite numbers"
     expected = golden.scores[golden.offsets[b] : golden.offsets[b + 1]]
     gap = np.abs(scored.scores - expected)
-    gap[np.isin(scored.ids, list(changed))] = 0.0
+    gap[np.isin(scored.ids, changed)] = 0.0
     worst = int(gap.argmax())
     if gap[worst] > golden.tolerance[b]:
         return (

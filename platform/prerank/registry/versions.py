@@ -254,5 +254,5 @@ def promote(home: Home, version: Version) -> None:
     bundle = load_bundle(folder)
     index = load_index(home, version, bundle.digest)
     if golden := load_golden(folder, bundle.schema, bundle.meta):
-        replay(golden, scorer_of(bundle, index), version)
+        replay(golden, scorer_of(bundle, index), version, index.others)
     MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.number)

@@ -6,6 +6,9 @@ downloaded, loaded, joined with its index, warmed and put to the gate there, off
 the new one, never parts of both. A version that cannot be served, or does not pass the gate, leaves
 the old one in place, and ``Engine.health`` says why. It is tried again later and later, or at once
 when it, or a file that decides whether it can be served, has changed.
+
+An index that was built anew is loaded as another version is. Items that were added to the index
+join it: neither the model nor the index is read again.
 """
 
 from __future__ import annotations
@@ -32,11 +35,11 @@ from prerank.online import logs
 from prerank.online.reader import TIMEOUT_S
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, Version
-from prerank.registry.index import META as INDEX_META
+from prerank.registry.delta import INDEX_META
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 from prerank.serving.backoff import BackOff
-from prerank.serving.loading import load
+from prerank.serving.loading import join, load, rebuilt, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -161,11 +164,11 @@ class Engine:
             if self._loaded is not None:
                 self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
-            if now is None or now.wanted.version != wanted.version:
-                note = self.refused = self._follow_to(wanted)
-            else:
-                self.serve(dataclasses.replace(now, wanted=wanted))
+            if now and now.wanted.version == wanted.version and not rebuilt(self.home, now):
+                self.serve(join(self.home, dataclasses.replace(now, wanted=wanted)))
                 self.refused = ""
+            else:
+                note = self.refused = self._follow_to(wanted)
             if not note:
                 self._promoted.remember(wanted)
                 note = wanted.note
@@ -178,7 +181,7 @@ class Engine:
 
     def _follow_to(self, wanted: registry.Wanted) -> str:
         """Serve another version; if it cannot be served, the reason why."""
-        tried = (wanted.version, *map(_stamp, self._decisive(wanted.version)))
+        tried = (wanted.version, *map(stamp, self._decisive(wanted.version)))
         if reason := self._back_off.reason_to_wait(tried, time.monotonic()):
             return reason
         try:
@@ -256,7 +259,7 @@ class Engine:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
         loaded = self._loaded
         dead_letters, journal = logs.look(self.home)
-        of_loaded = (loaded.note, loaded.features.problem) if loaded else ()
+        of_loaded = (loaded.note, loaded.index.problem, loaded.features.problem) if loaded else ()
         about = (self._note, *of_loaded, journal)
         return {
             "code_version": __version__,
@@ -284,12 +287,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, PrerankError):
         return redact(str(error))
     return "the model could not be loaded; the replica's log has the cause"
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tells one content of a file from another; None where there is no file."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_ino

@@ -9,18 +9,20 @@ import dataclasses
 import logging
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from prerank.core.errors import NotReadyError
+from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
 from prerank.online.reader import OnlineFeatures
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
+from prerank.registry.delta import INDEX_META, POINTER, load_delta
 from prerank.registry.golden import load_golden, replay
 from prerank.registry.index import load_index, scorer_of
-from prerank.serving.answer import Loaded, answer
+from prerank.serving.answer import Loaded, OfIndex, Stamp, answer
 from prerank.serving.api import Limits, PrerankRequest
 
 WARM_CANDIDATES = 1_000
@@ -47,6 +49,8 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
     # What needs no large file read comes first.
     folder = registry.servable(home, version)
     logger.info("loading model version %s", version)
+    # Before it is read: what changes meanwhile is noticed afterwards.
+    built = stamp(home.index / version.name / INDEX_META)
     bundle = load_bundle(folder)
     golden = load_golden(folder, bundle.schema, bundle.meta)
     index = load_index(home, version, bundle.digest)
@@ -59,7 +63,7 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
         )
         logger.warning(note)
     else:
-        found = replay(golden, scorer, version)
+        found = replay(golden, scorer, version, index.others)
         logger.info(
             "model version %s scores %d golden requests as training did, one in %.2f ms",
             version,
@@ -78,11 +82,50 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
         features = OnlineFeatures(home, bundle.schema, timeout_s=of_log.timeout_ms / 1e3)
         unless_loaded.callback(features.close)
         features.look()
-        loaded = Loaded(wanted, scorer, limits, features, note)
+        loaded = Loaded(wanted, scorer, limits, features, note, OfIndex(built))
+        loaded = join(home, loaded)
         for request in _warm_requests(home, loaded):
             answer(request, loaded)
         unless_loaded.pop_all()
     return loaded
+
+
+def rebuilt(home: Home, loaded: Loaded) -> bool:
+    """Whether another index stands where that of ``loaded`` stood."""
+    now = stamp(home.index / loaded.wanted.version.name / INDEX_META)
+    return now is not None and now != loaded.index.built
+
+
+def join(home: Home, loaded: Loaded) -> Loaded:
+    """The same version with what was added to its index since; itself where nothing was.
+
+    The model and the index stay loaded. What cannot be read leaves what joined before, and
+    ``index.problem`` says so.
+    """
+    version, index = loaded.wanted.version, loaded.index
+    folder = home.index / version.name
+    now = stamp(folder / POINTER)
+    if now is None or now == index.added:
+        return loaded
+    try:
+        delta = load_delta(folder)
+        scorer = loaded.scorer if delta is None else loaded.scorer.joined(delta.added)
+    except (PrerankError, ValueError) as error:
+        problem = f"items that were added to model version {version} are not scored: {error}"
+        logger.error(problem)
+        return dataclasses.replace(loaded, index=OfIndex(index.built, now, problem))
+    if delta is not None:
+        logger.info("model version %s scores %d items that were added", version, len(delta.items))
+    return dataclasses.replace(loaded, scorer=scorer, index=OfIndex(index.built, now))
+
+
+def stamp(path: Path) -> Stamp:
+    """Tells one content of a file from another; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:

@@ -37,7 +37,9 @@ from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
+from prerank.registry.additions import add_items
 from prerank.registry.bundle import Version, load_bundle, save_bundle
+from prerank.registry.delta import PATTERN, POINTER
 from prerank.registry.golden import load_golden, replay, save_golden
 from prerank.registry.index import build_index, load_index, scorer_of
 from prerank.serving.api import Limits, PrerankRequest, parse_raw
@@ -119,6 +121,25 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
     with HistoryWriter(home, open_store(home), schema) as writer:
         writer.write(events)
     check_parity(home, client, requests=60).check()
+
+
+def test_items_that_were_added_are_no_difference(home: Home, engine: Engine) -> None:
+    folder = home.index / ONE.name
+    bundle = load_bundle(home.models / ONE.name)
+    # As if their titles had been exchanged.
+    own = bundle.catalogue.take(np.arange(0, 60))
+    add_items(home, bundle, ONE, replace(bundle.catalogue.take(np.arange(60, 120)), ids=own.ids))
+    try:
+        engine.refresh()
+        with client_of(api_of(engine)) as client:
+            found = check_parity(home, client, requests=20)
+        found.check()
+        (folder / POINTER).unlink()
+        with client_of(api_of(engine)) as client, pytest.raises(PrerankError, match="differ"):
+            check_parity(home, client, requests=20).check()
+    finally:
+        for path in (folder / POINTER, *folder.glob(PATTERN)):
+            path.unlink(missing_ok=True)
 
 
 def test_a_store_that_was_changed_is_noticed(home: Home, engine: Engine) -> None:

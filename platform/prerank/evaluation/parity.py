@@ -49,6 +49,7 @@ from prerank.online.reader import visible
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import load_bundle
+from prerank.registry.delta import all_others
 
 MAX_CANDIDATES = 200
 FEATURE_TOLERANCE = 1e-5
@@ -102,6 +103,8 @@ def compared(
 ) -> Parity:
     """Compare what a deployment ``asked`` answered with what offline tables give.
 
+    Items that were added to a version's index are left out: training knows them not, or otherwise.
+
     Args:
         home: of the deployment.
         searches: as they were asked, with the time of the fill as ``request_time``.
@@ -113,13 +116,29 @@ def compared(
     versions = sorted({a.answer["model_version"] for a in asked})
     tracking.use(home)
     for version in versions:
-        bundle = load_bundle(registry.download(home, registry.version_of(version)))
-        sent = [(a.candidates, a.retriever_features) for a in asked]
+        registered = registry.version_of(version)
+        bundle = load_bundle(registry.download(home, registered))
+        others = all_others(home.index / registered.name)
+        known = asked if others is None else [_without(a, others.ids) for a in asked]
+        sent = [(a.candidates, a.retriever_features) for a in known]
         expected = training_side(bundle, searches["query"].to_pylist(), inputs, sent)
-        for request, values in zip(asked, expected, strict=True):
+        for request, values in zip(known, expected, strict=True):
             if request.answer["model_version"] == version:
                 _compare(found, request, values)
     return found
+
+
+def _without(asked: Asked, items: NDArray[np.int64]) -> Asked:
+    """The same search as if ``items`` had not been asked for."""
+    kept, said = ~np.isin(asked.candidates, items), asked.retriever_features
+    gone = set(items.tolist())
+    answered = [item for item in asked.answer["items"] if int(item["id"]) not in gone]
+    return dataclasses.replace(
+        asked,
+        candidates=asked.candidates[kept],
+        retriever_features=None if said is None else said[kept],
+        answer=asked.answer | {"items": answered},
+    )
 
 
 def _sample(home: Home, manifest: LogManifest, count: int, seed: int) -> pa.Table:

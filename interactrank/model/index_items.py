@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interactrank.features.id_table import MISSING, IdTable, overlaid
+from interactrank.features.id_table import IdTable, overlaid
 from interactrank.model.sweep import Base, sweep
 
 Swept = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -39,7 +39,7 @@ class IndexItems:
     """Items of an index, ready to be swept over.
 
     Attributes:
-        table: of the ids of all items; ascending where some were added.
+        table: of the ids of all items, ascending where some were added, and their rows.
         vectors: [n, D], of the index. ``vector_bits``: the same, bf16 as uint16.
         created: int64, by row.
 
@@ -62,14 +62,14 @@ class IndexItems:
     ) -> None:
         self._ids, self.vectors, self._added = ids, vectors, added
         self.vector_bits = _bits(vectors)
-        self.created, self._place = created, None
+        self.created = created
         if added is None:
-            self.table = IdTable(ids)
+            self.table, self._every = IdTable(ids), None
             return
         if added.vectors.shape[1] != vectors.shape[1] or added.vectors.dtype != vectors.dtype:
             raise ValueError("the vectors that are added have another width or type than the index")
-        both, self._place = overlaid(ids, added.ids)
-        self.table = IdTable(both)
+        both, self._every = overlaid(ids, added.ids)
+        self.table = IdTable(both, self._every)
         self.created = np.concatenate((created, added.created))
 
     def joined(self, added: Added) -> IndexItems:
@@ -81,16 +81,9 @@ class IndexItems:
         n = len(self._ids)
         return IndexItems(self._ids, self.vectors, self.created[:n], added)
 
-    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of ``ids`` [n] as int64 [n]; -1 where the id is unknown."""
-        at = self.table.rows(ids)
-        if self._place is None:
-            return at
-        return np.where(at >= 0, self._place[np.maximum(at, 0)], MISSING)
-
     def every_row(self) -> NDArray[np.int64]:
         """Rows of ``table.ids``."""
-        return np.arange(len(self.table)) if self._place is None else self._place
+        return np.arange(len(self.table)) if self._every is None else self._every
 
     def gathered(self, rows: NDArray[np.int64]) -> Tensor:
         """Vectors [n, D] of ``rows`` [n]; copies the index where items were added."""

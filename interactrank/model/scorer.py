@@ -118,7 +118,7 @@ class Scorer:
 
     @property
     def table(self) -> IdTable:
-        """Of the items that can be scored."""
+        """Of the items that can be scored, with their rows."""
         return self.items.table
 
     @property
@@ -225,7 +225,7 @@ class Scorer:
     ) -> Known:
         """The candidates that the index holds; arguments as in ``score``."""
         ids = self.table.ids if candidates is None else candidates
-        rows = self.items.every_row() if candidates is None else self.items.rows(ids)
+        rows = self.items.every_row() if candidates is None else self.table.rows(ids)
         unknown, given, found = ids[:0], retriever_features, rows >= 0
         if not found.all():
             rows, ids, unknown = rows[found], ids[found], ids[~found]

@@ -127,7 +127,11 @@ def test_damaged_additions_are_said_and_what_joined_before_is_scored(
     another.refresh()
     assert len(scores(another)) == ITEMS
     assert another.health()["notes"] == [note]
+    # Whoever removes it, as they are told, does without until items are added again.
     pointer.unlink()
+    engine.refresh()
+    assert engine.health()["notes"] == []
+    assert scores(engine) == found
     add(model_home, ONE, items(NEW.tolist(), "a red shoe"))
     for either in (engine, another):
         either.refresh()

@@ -26,7 +26,7 @@ def item_of(id: str, loaded: Loaded) -> dict[str, Any]:
     ids, scorer = loaded.limits.ids, loaded.scorer
     key = item_key(id, "id", ids)
     one = np.array([key], np.int64)
-    at, row = int(scorer.items.rows(one)[0]), int(scorer.rows.rows(one)[0])
+    at, row = int(scorer.table.rows(one)[0]), int(scorer.rows.rows(one)[0])
     if at < 0 and row < 0:
         raise RequestError(
             "id",

@@ -18,9 +18,9 @@ from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
 from prerank.online.reader import OnlineFeatures
 from prerank.registry import versions as registry
-from prerank.registry.bundle import load_bundle
+from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.delta import INDEX_META, POINTER, load_delta
-from prerank.registry.golden import load_golden, replay
+from prerank.registry.golden import Replay, load_golden, replay
 from prerank.registry.index import load_index, scorer_of
 from prerank.serving.answer import Loaded, OfIndex, Stamp, answer
 from prerank.serving.api import Limits, PrerankRequest
@@ -63,20 +63,7 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
         )
         logger.warning(note)
     else:
-        found = replay(golden, scorer, version, index.others)
-        logger.info(
-            "model version %s scores %d golden requests as training did, one in %.2f ms",
-            version,
-            found.requests,
-            found.median_ms,
-        )
-        if found.median_ms > golden_ms:
-            raise NotReadyError(
-                f"model version {version} is too slow: one of its golden requests takes "
-                f"{found.median_ms:.1f} ms in the median, and golden_ms allows {golden_ms:g}. It "
-                "is tried again; if the machine is not merely busy, raise golden_ms or promote "
-                "another version."
-            )
+        _check_time(replay(golden, scorer, version, index.others), version, golden_ms)
     limits = dataclasses.replace(of_log, schema=bundle.schema)
     with ExitStack() as unless_loaded:
         features = OnlineFeatures(home, bundle.schema, timeout_s=of_log.timeout_ms / 1e3)
@@ -88,6 +75,22 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
             answer(request, loaded)
         unless_loaded.pop_all()
     return loaded
+
+
+def _check_time(found: Replay, version: Version, golden_ms: float) -> None:
+    logger.info(
+        "model version %s scores %d golden requests as training did, one in %.2f ms",
+        version,
+        found.requests,
+        found.median_ms,
+    )
+    if found.median_ms > golden_ms:
+        raise NotReadyError(
+            f"model version {version} is too slow: one of its golden requests takes "
+            f"{found.median_ms:.1f} ms in the median, and golden_ms allows {golden_ms:g}. It is "
+            "tried again; if the machine is not merely busy, raise golden_ms or promote another "
+            "version."
+        )
 
 
 def rebuilt(home: Home, loaded: Loaded) -> bool:
@@ -105,8 +108,10 @@ def join(home: Home, loaded: Loaded) -> Loaded:
     version, index = loaded.wanted.version, loaded.index
     folder = home.index / version.name
     now = stamp(folder / POINTER)
-    if now is None or now == index.added:
+    if now == index.added:
         return loaded
+    if now is None:  # somebody removed it, as they were told to
+        return dataclasses.replace(loaded, index=OfIndex(index.built))
     try:
         delta = load_delta(folder)
         scorer = loaded.scorer if delta is None else loaded.scorer.joined(delta.added)

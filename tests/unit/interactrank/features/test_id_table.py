@@ -75,4 +75,10 @@ def test_what_is_laid_over_takes_the_place_of_what_was(ids: list[int], others: l
     both, rows = overlaid(np.array(ids, np.int64), np.array(others, np.int64))
     last = {key: row for row, key in enumerate([*ids, *others])}
     assert dict(zip(both.tolist(), rows.tolist(), strict=True)) == last
+    # A table may be told the rows.
+    wanted = np.array(
+        [*ids, *others, *(key for key in range(-50, 50) if key not in last)], np.int64
+    )
+    found = IdTable(both, rows).rows(wanted)
+    assert found.tolist() == [last.get(key, -1) for key in wanted.tolist()]
     assert both.tolist() == sorted(last)

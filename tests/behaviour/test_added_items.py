@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from tests.following import ONE, REQUEST, TWO, engine_of, servable
+from tests.following import ONE, REQUEST, TWO, engine_of, save_model, servable
+from tests.following import build_index as make_index
 from tests.online_log import CANDIDATES, ITEMS, START
 
 from interactrank.features.catalogue import Catalogue
-from prerank.core.home import Home
+from prerank.cli import main
+from prerank.core.home import ENV, Home
 from prerank.core.times import iso
 from prerank.registry import index as registry_index
+from prerank.registry import tracking
+from prerank.registry import versions as registry
 from prerank.registry.additions import AddedItems, add_items
 from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.delta import POINTER
+from prerank.registry.golden import GOLDEN
 from prerank.registry.index import build_index
 from prerank.serving.engine import Engine
 from prerank.serving.items import item_of
@@ -137,6 +144,47 @@ def test_damaged_additions_are_said_and_what_joined_before_is_scored(
         either.refresh()
         assert either.health()["notes"] == []
         assert scores(either) == found
+
+
+# MLflow's, of the loader of a registered version.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
+def test_the_command_adds_items_to_the_champion_and_says_how_many(
+    model_home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv(ENV, str(model_home.root))
+    file = tmp_path / "new.parquet"
+    pd.DataFrame({"item_id": [5, *NEW], "title": "a red shoe"}).to_parquet(file)
+    command = ["add-items", "--items", str(file), "--workdir", str(model_home.root)]
+    try:
+        tracking.connect(model_home)
+        with tracking.job_run(model_home, "train", {}, {}) as run_id:
+            pass
+        bundle = save_model(tmp_path / "bundle", 1)
+        version = registry.register(bundle, run_id, {}, {})
+        fetched = registry.download(model_home, version)
+        assert (fetched / GOLDEN).exists()
+        make_index(model_home, fetched, version)
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "no version is the champion: give --version" in capsys.readouterr().err
+        registry.promote(model_home, version)
+        main(command)
+        said = capsys.readouterr().out
+        assert "2 new items, 1 changed, 0 as they were" in said
+        assert "prerank index --version 1" in said
+        main(command)
+        assert "0 new items, 0 changed, 3 as they were" in capsys.readouterr().out
+        # Promotion looks at the index alone, whose golden requests are as they were.
+        registry.promote(model_home, version)
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_each_version_has_items_of_its_own(

@@ -72,7 +72,7 @@ def routes_of(scorer: Scorer, two_tower: Scorer, rng: np.random.Generator) -> di
         "two-tower": lambda i, c: two_tower.score(QUERY, i, c, WEIGHTS).top(1000),
         "plain": lambda i, c: plain.score(i, c, WEIGHTS),
         "trees": ranked_by_trees,
-        "floor": lambda i, c: floor(scorer.table, scorer.vector_bits, c),
+        "floor": lambda i, c: floor(scorer.table, scorer.items.vector_bits, c),
         "query side": lambda i, c: scorer.query_side(QUERY, i, WEIGHTS),
     }
 

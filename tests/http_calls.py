@@ -27,6 +27,8 @@ LOCAL = {"Host": "127.0.0.1:8000", "Content-Type": "application/json"}
 class NoEngine:
     """Answers every request with its candidates, and is ready."""
 
+    refused = ""
+
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from interactrank.features.text import ragged
 CATEGORY_BUCKETS = 4096
 OUT_OF_VOCABULARY = 0
 
+_OF_ITEMS = ("ids", "category", "numeric", "created", "embedding")
 _DTYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32}
 
 
@@ -97,6 +98,44 @@ class Catalogue:
     def created_at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """``created`` [n] of items at ``rows`` [n] of ``table``; 0 for one that is not there."""
         return np.where(rows >= 0, self.created[np.maximum(rows, 0)], 0)
+
+    def take(self, rows: NDArray[np.int64]) -> Catalogue:
+        """The items at ``rows`` [m], in that order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+        at = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        items = {name: getattr(self, name)[rows] for name in _OF_ITEMS}
+        return replace(self, text=self.text[at], offsets=offsets, **items)
+
+    def updated(self, later: Catalogue) -> Catalogue:
+        """These items and those of ``later``; an item of both is as ``later`` has it."""
+        kept = self.take(np.flatnonzero(later.table().rows(self.ids) < 0))
+        parts = (kept, later)
+        items = {n: np.concatenate([getattr(p, n) for p in parts]) for n in _OF_ITEMS}
+        both = replace(
+            later,
+            text=np.concatenate((kept.text, later.text)),
+            offsets=np.concatenate((kept.offsets, kept.offsets[-1] + later.offsets[1:])),
+            **items,
+        )
+        return both.take(np.argsort(both.ids, kind="stable"))
+
+    def differs(self, other: Catalogue) -> NDArray[np.bool_]:
+        """Which items [n] ``other`` lacks, or knows otherwise; columns are as many in both."""
+        rows = other.table().rows(self.ids)
+        found = np.flatnonzero(rows >= 0)
+        a, b = self.take(found), other.take(rows[found])
+        same = (a.category == b.category) & (a.created == b.created)
+        for one, two in ((a.numeric, b.numeric), (a.embedding, b.embedding)):
+            same &= ((one == two) | (np.isnan(one) & np.isnan(two))).all(axis=1)
+        same &= np.diff(a.offsets) == np.diff(b.offsets)
+        # Of texts that are equally long, word by word.
+        a, b = a.take(np.flatnonzero(same)), b.take(np.flatnonzero(same))
+        owner = np.repeat(np.arange(len(a)), np.diff(a.offsets))
+        same[same] = np.bincount(owner[a.text != b.text], minlength=len(a)) == 0
+        changed = np.ones(len(self), np.bool_)
+        changed[found] = ~same
+        return changed
 
     def save(self, path: Path) -> None:
         """Write as one safetensors file."""

@@ -86,19 +86,26 @@ def table_bits(n: int) -> int:
 
 
 class IdTable:
-    """Immutable map from item id (int64) to its row in the array it was built from.
+    """Immutable map from item id (int64) to its row: where it stands in the array, or as given.
+
+    Args:
+        ids: int64 [n].
+        rows: int64 [n], of each id, none negative; its place in ``ids`` where left out.
 
     Raises:
         ValueError: an id stands twice.
     """
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> None:
         bits = table_bits(max(len(ids), 1))
         self.ids = np.ascontiguousarray(ids, dtype=np.int64)
         self._slots = empty_slots(bits)
         self._shift = 64 - bits
         if repeated := fill(self.ids, self._slots, self._shift):
             raise ValueError(f"item ids must be unique: {repeated} stand more than once")
+        if rows is not None:
+            taken = np.flatnonzero(self._slots[:, 1] >= 0)
+            self._slots[taken, 1] = rows[self._slots[taken, 1]]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,6 +115,22 @@ class IdTable:
         wanted = np.ascontiguousarray(wanted, dtype=np.int64)
         found: NDArray[np.int64] = _find_all(wanted, self._slots, self._shift)
         return found
+
+
+def overlaid(
+    ids: NDArray[np.int64], others: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What stands where when the items ``others`` [m] join ``ids`` [n], or take their places.
+
+    Returns:
+        The distinct ids of both, ascending, and the row of each: of ``others`` plus n, where it
+        stands there, else of ``ids``.
+    """
+    kept = np.flatnonzero(IdTable(others).rows(ids) < 0)
+    both = np.concatenate((ids[kept], others))
+    rows = np.concatenate((kept, len(ids) + np.arange(len(others))))
+    order = np.argsort(both, kind="stable")
+    return both[order], rows[order]
 
 
 def rows_reference(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

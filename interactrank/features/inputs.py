@@ -7,9 +7,10 @@ a request alone, ``interactrank.features.engagement`` the cross features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,25 @@ class FeatureInputs:
             tokens=searches.token_counts(),
             segments=searches.segments(),
         )
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, NDArray[Any]]) -> FeatureInputs:
+        """Inputs from their arrays by name, as they were stored; ``check_inputs`` says if they fit.
+
+        Raises:
+            ValueError: an array is missing, or has another type or number of dimensions.
+        """
+        found = {}
+        for of in fields(cls):
+            array = arrays.get(of.name)
+            dtype = np.dtype(np.uint8 if of.name == "blocks" else np.int64)
+            ndim = 2 if of.name == "segments" else 1
+            if array is None or array.dtype != dtype or array.ndim != ndim:
+                raise ValueError(f"{of.name} must be {dtype} of {ndim} dimensions")
+            found[of.name] = array
+        # As the online store's are: numba compiles a kernel anew for an array that may be written.
+        found["blocks"].flags.writeable = False
+        return cls(**found)
 
     @property
     def histories(self) -> Histories:

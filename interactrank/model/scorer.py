@@ -9,6 +9,7 @@ reference that ``Scorer.score`` equals.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,9 +26,10 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.fusion import Coefficients, Fusion
+from interactrank.model.index_items import Added, IndexItems
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.query_side import QueryHalf, QuerySide, recorded
-from interactrank.model.sweep import Affine, Base, sweep
+from interactrank.model.sweep import Affine, Base
 from interactrank.model.top_k import best
 
 _NOTHING = np.zeros((0, 0), np.float32)
@@ -84,29 +86,56 @@ class Known:
 class Scorer:
     """A model version with its item vectors, ready to score.
 
+    Attributes:
+        items: that can be scored. ``rows``: of the catalogue.
+
     Args:
         model: in eval mode.
         catalogue: the items the model was trained with.
         ids: int64 [n], the index's items. vectors: [n, D], unit item vectors, bf16 or float32.
+        created: int64 [n], microseconds since 1970; the catalogue's where left out.
     """
 
     def __init__(
-        self, model: InteractRank, catalogue: Catalogue, ids: NDArray[np.int64], vectors: Tensor
+        self,
+        model: InteractRank,
+        catalogue: Catalogue,
+        ids: NDArray[np.int64],
+        vectors: Tensor,
+        created: NDArray[np.int64] | None = None,
     ) -> None:
-        self.model, self.catalogue, self.vectors = model.eval(), catalogue, vectors
+        self.model, self.catalogue = model.eval(), catalogue
         self.schema: FeatureSchema = model.schema
-        self.table = IdTable(ids)
         self.rows = catalogue.table()
-        self.created = catalogue.created_at(self.rows.rows(ids))
-        # NumPy has no bf16: the same bits as whole numbers.
-        half = vectors.dtype == torch.bfloat16
-        self.vector_bits = (vectors.view(torch.uint16) if half else vectors).numpy()
+        known = catalogue.created_at(self.rows.rows(ids)) if created is None else created
+        self.items = IndexItems(ids, vectors, known)
         self._query_half: Callable[..., tuple[Tensor, ...]] = QueryHalf(self.model)
 
     def record(self) -> Scorer:
         """Make requests cheaper, at the price of a quarter of a second now; returns itself."""
         self._query_half = recorded(self.model)
         return self
+
+    @property
+    def table(self) -> IdTable:
+        """Of the items that can be scored, with their rows."""
+        return self.items.table
+
+    @property
+    def vectors(self) -> Tensor:
+        """Of the index's items, without those that were added."""
+        return self.items.vectors
+
+    @property
+    def created(self) -> NDArray[np.int64]:
+        """When items were created, by their row: microseconds since 1970, 0 where unknown."""
+        return self.items.created
+
+    def joined(self, added: Added) -> Scorer:
+        """Another scorer of the same index, as ``IndexItems.joined`` has it."""
+        new = copy.copy(self)
+        new.items = self.items.joined(added)
+        return new
 
     @torch.inference_mode()
     def score(
@@ -137,19 +166,8 @@ class Scorer:
             base = self.base(side, x[0])
         if base.given.size:
             given = retriever_columns(self.schema, n, known.given) - base.given
-        dots, cross_scores = np.empty(n, np.float32), np.empty(n, np.float32)
-        sweep(
-            known.rows,
-            self.vector_bits,
-            self.created,
-            side.query.numpy(),
-            int(inputs.time[0]),
-            base.affine,
-            base.fresh_value,
-            given,
-            dots,
-            cross_scores,
-        )
+        fused, now = side.query.numpy(), int(inputs.time[0])
+        dots, cross_scores = self.items.swept(known.rows, fused, now, base, given)
         if len(at):
             cross_scores[at] = self.cross_scores(side, x[1:])
         return _scored(known, side, dots, cross_scores)
@@ -166,7 +184,7 @@ class Scorer:
         """As ``score``, by the formula: every feature of every candidate, and plain products."""
         side = self.query_side(query, inputs, head_weights)
         known = self.known(inputs, candidates, retriever_features)
-        gathered = self.vectors.index_select(0, torch.from_numpy(known.rows))
+        gathered = self.items.gathered(known.rows)
         dots = torch.mv(gathered.float(), side.query).numpy()
         x = known.x(np.arange(len(known.ids)))
         return _scored(known, side, dots, self.cross_scores(side, x))
@@ -207,7 +225,7 @@ class Scorer:
     ) -> Known:
         """The candidates that the index holds; arguments as in ``score``."""
         ids = self.table.ids if candidates is None else candidates
-        rows = np.arange(len(ids)) if candidates is None else self.table.rows(ids)
+        rows = self.items.every_row() if candidates is None else self.table.rows(ids)
         unknown, given, found = ids[:0], retriever_features, rows >= 0
         if not found.all():
             rows, ids, unknown = rows[found], ids[found], ids[~found]

@@ -211,11 +211,22 @@ def parser() -> argparse.ArgumentParser:
     verb(
         "index",
         commands.index,
-        "encode the catalogue with a registered version",
+        "encode the catalogue with a registered version, and what was added to it",
         "prerank index --version 3",
         "prerank promote",
         "version",
         "workdir",
+    )
+    verb(
+        "add-items",
+        commands.add_items,
+        "let live replicas score items that joined the catalogue or changed, within seconds",
+        "prerank add-items --items new_items.parquet",
+        "prerank index, when many were added; prerank ingest, for the next training",
+        "items",
+        "version",
+        "workdir",
+        version={"help": "model version (default: the champion)"},
     )
     verb(
         "promote",

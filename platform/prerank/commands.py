@@ -50,6 +50,17 @@ def _version(args: argparse.Namespace) -> Version:
     return version
 
 
+def _version_or_champion(args: argparse.Namespace) -> Version:
+    from prerank.registry import versions as registry
+
+    if args.version:
+        return registry.version_of(args.version)
+    champion = registry.alias_version(registry.CHAMPION)
+    if champion is None:
+        raise ConfigError("no version is the champion: give --version, or run `prerank promote`.")
+    return champion
+
+
 def _at(micros: int) -> str:
     return f"{datetime.fromtimestamp(micros / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
@@ -237,6 +248,36 @@ def index(args: argparse.Namespace) -> Summary:
     return Summary(f"model version {version}, {home.items}", wrote, _then(args, "promote"))
 
 
+def add_items(args: argparse.Namespace) -> Summary:
+    """Make items scorable that joined the catalogue, or changed."""
+    from prerank.ingest.additions import read_items
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.additions import add_items
+    from prerank.registry.bundle import load_bundle
+
+    home = _home(args)
+    preflight.check_inputs({"items": args.items})
+    preflight.check_log(home)
+    items, remarks = read_items(args.items.resolve(), home)
+    for remark in remarks:
+        print(f"note: {remark}")
+    tracking.connect(home)
+    version = _version_or_champion(args)
+    made = add_items(home, load_bundle(registry.download(home, version)), version, items)
+    wrote = (
+        f"{count(made.new, 'new item')}, {made.changed:,} changed, {made.same:,} as they were\n"
+        f"{home.index / version.name}: {count(made.total, 'item')} added to the index\n"
+        f"replicas that serve version {version} score them within seconds"
+    )
+    also = "makes one index of it; ingest the items too, for the next training"
+    return Summary(
+        f"{args.items}: {count(len(items), 'item')}",
+        wrote,
+        _then(args, f"index --version {version}", also),
+    )
+
+
 def promote(args: argparse.Namespace) -> Summary:
     """Make a version the champion."""
     from prerank.registry import tracking
@@ -262,12 +303,7 @@ def export(args: argparse.Namespace) -> Summary:
         raise ConfigError(f"--vespa {args.vespa}: there is no folder {out.parent}.")
     preflight.check_log(home)
     tracking.connect(home)
-    if args.version:
-        version = registry.version_of(args.version)
-    elif (champion := registry.alias_version(registry.CHAMPION)) is not None:
-        version = champion
-    else:
-        raise ConfigError("no version is the champion: give --version, or run `prerank promote`.")
+    version = _version_or_champion(args)
     items, width = write_feed(home, registry.download(home, version), version, out)
     wrote = f"{out}: {count(items, 'item')}, vectors of width {width}"
     then = f"vespa feed {out}   (see examples/integrations/vespa)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from tests import online_log
+from tests.online_log import UNTIL, beside
 
 from prerank.core.home import Home
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
+from prerank.online.materialise import materialise
+from prerank.online.store import REDIS_ENV
+from prerank.registry import versions as registry
+from prerank.registry.bundle import Version
 
 START = pd.Timestamp("2024-03-01T23:59:00Z")
 
@@ -90,3 +97,29 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def requests() -> pd.DataFrame:
     """Searches of that log. Read only."""
     return online_log.searches()
+
+
+@pytest.fixture(scope="session")
+def online_features(tmp_path_factory: pytest.TempPathFactory, built: Home) -> Home:
+    """A home with features online and no model. Read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(REDIS_ENV, raising=False)
+        home = beside(built, tmp_path_factory.mktemp("following"))
+        materialise(home, UNTIL, progress=False)
+    return home
+
+
+@pytest.fixture
+def model_home(online_features: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A copy of it, for model versions."""
+    monkeypatch.delenv(REDIS_ENV, raising=False)
+    shutil.copytree(online_features.root, tmp_path / "home", symlinks=True)
+    return Home.at(tmp_path / "home")
+
+
+@pytest.fixture
+def promote(monkeypatch: pytest.MonkeyPatch) -> Callable[[Version], None]:
+    """Moves the alias of a registry."""
+    aliases: dict[str, Version] = {}
+    monkeypatch.setattr(registry, "alias_version", aliases.get)
+    return lambda version: aliases.update({registry.CHAMPION: version})

@@ -26,6 +26,7 @@ from prerank.core.processes import free_port
 from prerank.core.times import DAY_US
 from prerank.dataset.examples import read_split
 from prerank.evaluation import parity
+from prerank.evaluation.golden import CANDIDATES, REQUESTS, golden_requests
 from prerank.evaluation.live import URL, ask, open_client
 from prerank.evaluation.parity import check_parity, compared
 from prerank.evaluation.parity_report import Parity
@@ -36,8 +37,11 @@ from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.online.store import open_store
 from prerank.online.writer import HistoryWriter
 from prerank.registry import versions as registry
-from prerank.registry.bundle import Version, save_bundle
-from prerank.registry.index import build_index
+from prerank.registry.additions import add_items
+from prerank.registry.bundle import Version, load_bundle, save_bundle
+from prerank.registry.delta import PATTERN, POINTER
+from prerank.registry.golden import load_golden, replay, save_golden
+from prerank.registry.index import build_index, load_index, scorer_of
 from prerank.serving.api import Limits, PrerankRequest, parse_raw
 from prerank.serving.engine import Engine, ServeConfig
 from prerank.training.reader import Reader, new_model
@@ -60,6 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_world: Home, online_stor
         mark_trained(model, reader.batch(table))
     folder = home.models / ONE.name
     save_bundle(folder, model.eval(), reader.catalogue, {})
+    save_golden(folder, golden_requests(home, load_bundle(folder)))
     build_index(home, folder, ONE)
     return home
 
@@ -116,6 +121,25 @@ def test_acknowledged_events_are_part_of_the_comparison(home: Home, client: http
     with HistoryWriter(home, open_store(home), schema) as writer:
         writer.write(events)
     check_parity(home, client, requests=60).check()
+
+
+def test_items_that_were_added_are_no_difference(home: Home, engine: Engine) -> None:
+    folder = home.index / ONE.name
+    bundle = load_bundle(home.models / ONE.name)
+    # As if their titles had been exchanged.
+    own = bundle.catalogue.take(np.arange(0, 60))
+    add_items(home, bundle, ONE, replace(bundle.catalogue.take(np.arange(60, 120)), ids=own.ids))
+    try:
+        engine.refresh()
+        with client_of(api_of(engine)) as client:
+            found = check_parity(home, client, requests=20)
+        found.check()
+        (folder / POINTER).unlink()
+        with client_of(api_of(engine)) as client, pytest.raises(PrerankError, match="differ"):
+            check_parity(home, client, requests=20).check()
+    finally:
+        for path in (folder / POINTER, *folder.glob(PATTERN)):
+            path.unlink(missing_ok=True)
 
 
 def test_a_store_that_was_changed_is_noticed(home: Home, engine: Engine) -> None:
@@ -205,6 +229,24 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None
         np.testing.assert_array_equal(request.keys, keys)
         np.testing.assert_array_equal(request.retriever_features, told)
         np.testing.assert_array_equal(answered.retriever_features, told)
+
+
+def test_golden_requests_of_the_validation_split_score_over_the_index_as_at_training(
+    home: Home,
+) -> None:
+    bundle = load_bundle(home.models / ONE.name)
+    golden = load_golden(home.models / ONE.name, bundle.schema, bundle.meta)
+    assert golden is not None
+    splits = home.read_json(home.training_set / "manifest.json", "")["splits"]
+    assert splits["validation_from"] <= golden.inputs.time.min()
+    assert golden.inputs.time.max() < splits["test_from"]
+    # They are scored from what there was: rows and histories, and what no row names.
+    assert len(golden) == REQUESTS
+    assert (np.diff(golden.offsets) <= CANDIDATES).all()
+    assert (golden.inputs.key_block != MISSING_BLOCK).any()
+    assert len(golden.inputs.hist_items)
+    index = load_index(home, ONE, bundle.digest)
+    assert replay(golden, scorer_of(bundle, index), ONE).requests == REQUESTS
 
 
 def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:

@@ -12,110 +12,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tests import online_log
-from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL, beside
+from tests.following import ONE, SCHEMA, TWO, build_index, engine_of, save_model, scores, servable
 
-from interactrank.model.config import ModelConfig
-from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import NotReadyError, StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
-from prerank.online.materialise import materialise
-from prerank.online.store import REDIS_ENV
 from prerank.registry import tracking
 from prerank.registry import versions as registry
-from prerank.registry.bundle import Version, load_bundle, save_bundle
-from prerank.registry.index import SliceTask, encode_task, load_index, write_index
-from prerank.serving.api import PrerankRequest
-from prerank.serving.engine import Engine, ServeConfig
-
-ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
-SCHEMA = MANIFEST.schema
-CATALOGUE = online_log.catalogue()
-REQUEST = PrerankRequest(
-    request_id="r",
-    user_id="u1",
-    query="red shoe",
-    keys=CANDIDATES,
-    originals=None,
-    k=ITEMS,
-    time_us=UNTIL,
-    weights=np.ones(1, np.float32),
-    explain=False,
-    context={"country": "de", "device": "tv"},
-)
-
-
-@pytest.fixture(scope="module")
-def online(tmp_path_factory: pytest.TempPathFactory, built: Home) -> Home:
-    """A home with features online and no model. Read only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(REDIS_ENV, raising=False)
-        home = beside(built, tmp_path_factory.mktemp("following"))
-        materialise(home, UNTIL, progress=False)
-    return home
+from prerank.registry.bundle import Version, load_bundle
+from prerank.registry.index import load_index
 
 
 @pytest.fixture
-def home(online: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv(REDIS_ENV, raising=False)
-    shutil.copytree(online.root, tmp_path / "home", symlinks=True)
-    return Home.at(tmp_path / "home")
-
-
-def save_model(folder: Path, seed: int) -> Path:
-    """An untrained model, another for each seed."""
-    torch.manual_seed(seed)
-    config = ModelConfig(width=16, mask_blocks=1, mask_width=16, hidden=(16,))
-    save_bundle(folder, InteractRank(config, SCHEMA, CATALOGUE).eval(), CATALOGUE, {})
-    return folder
-
-
-def build_index(home: Home, bundle: Path, version: Version) -> None:
-    """As `prerank index` does, in this process."""
-    out = home.index / version.name
-    out.mkdir(parents=True)
-    encode_task(SliceTask(bundle, 0, ITEMS, UNTIL, out / "part"))
-    write_index(out, load_bundle(bundle), version, UNTIL, [out / "part"])
-
-
-def servable(home: Home, version: Version, seed: int) -> None:
-    build_index(home, save_model(home.models / version.name, seed), version)
-
-
-@pytest.fixture
-def champion(monkeypatch: pytest.MonkeyPatch) -> Callable[[Version], None]:
-    """Moves the alias of a registry."""
-    aliases: dict[str, Version] = {}
-    monkeypatch.setattr(registry, "alias_version", aliases.get)
-
-    def promote(version: Version) -> None:
-        aliases[registry.CHAMPION] = version
-
-    return promote
-
-
-def engine_of(home: Home, poll_seconds: float = 25.0) -> Engine:
-    """An engine that nobody but the test refreshes, and that tries a failure again after a minute
-    at the earliest."""
-    return Engine(ServeConfig(home=str(home.root), clock="replay", poll_seconds=poll_seconds))
-
-
-def scores(engine: Engine) -> tuple[str, list[float]]:
-    """Version and scores of the request, by item."""
-    body = engine.answer(REQUEST).body
-    by_item = sorted(body["items"], key=lambda item: item["id"])
-    return body["model_version"], [item["score"] for item in by_item]
+def home(model_home: Home) -> Home:
+    return model_home
 
 
 def test_a_request_sees_one_version_while_another_takes_its_place(
-    home: Home, champion: Callable[[Version], None]
+    home: Home, promote: Callable[[Version], None]
 ) -> None:
     engine, expected = engine_of(home), {}
     for version in (ONE, TWO):
         servable(home, version, int(version.number))
-        champion(version)
+        promote(version)
         engine.refresh()
         number, expected[version.number] = scores(engine)
         assert number == version.number
@@ -130,7 +49,7 @@ def test_a_request_sees_one_version_while_another_takes_its_place(
     caller = threading.Thread(target=ask)
     caller.start()
     for version in 3 * (ONE, TWO):
-        champion(version)
+        promote(version)
         engine.refresh()
         before = len(seen)
         while len(seen) < before + 2 and caller.is_alive():
@@ -143,21 +62,22 @@ def test_a_request_sees_one_version_while_another_takes_its_place(
 
 
 def test_a_version_that_cannot_be_served_is_not_loaded_at_each_poll(
-    home: Home, champion: Callable[[Version], None], caplog: pytest.LogCaptureFixture
+    home: Home, promote: Callable[[Version], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "prerank")
     engine = engine_of(home)
     servable(home, ONE, 1)
-    champion(ONE)
+    promote(ONE)
     engine.refresh()
     save_model(home.models / TWO.name, 2)
-    champion(TWO)
+    promote(TWO)
     caplog.clear()
     for _ in range(5):
         engine.refresh()
         assert engine.health()["model_version"] == "1"
         assert engine.health()["notes"] == [
-            "model version 2 has no item index. Run `prerank index --version 2`."
+            "model version 2 is refused: model version 2 has no item index. "
+            "Run `prerank index --version 2`."
         ]
     assert tried(caplog) == ["looking at model version 2"]
     # What it lacked is there.
@@ -173,11 +93,11 @@ def tried(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_features_that_are_not_online_are_noticed_before_anything_large_is_read(
-    home: Home, champion: Callable[[Version], None], caplog: pytest.LogCaptureFixture
+    home: Home, promote: Callable[[Version], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "prerank")
     servable(home, ONE, 1)
-    champion(ONE)
+    promote(ONE)
     path = home.materialised_of(SCHEMA.hash())
     state = json.loads(path.read_text())
     path.unlink()

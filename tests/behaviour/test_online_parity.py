@@ -48,7 +48,7 @@ from prerank.online.store import apply
 from prerank.online.values import RedisValues, SqliteValues
 from prerank.online.writer import HistoryWriter
 from prerank.registry.bundle import Bundle, Version
-from prerank.registry.index import encode_slice
+from prerank.registry.index import encode
 from prerank.registry.versions import Wanted
 from prerank.serving.answer import Loaded
 from prerank.serving.api import Limits, named, parse_json
@@ -121,7 +121,8 @@ def served_by(home: Home, online: OnlineFeatures) -> tuple[Engine, InteractRank,
     model = InteractRank(ModelConfig(), schema, catalogue).eval()
     for table in model.query_tower.segments:
         torch.nn.init.normal_(table.get_parameter("weight"), std=3.0)
-    vectors = encode_slice(Bundle(model, schema, catalogue, {}, ""), 0, ITEMS, UNTIL)
+    bundle = Bundle(model, schema, catalogue, {}, "")
+    vectors = encode(bundle, catalogue, np.arange(ITEMS), UNTIL)
     limits = Limits(ItemIds("integer"), schema, replay=True)
     engine = Engine(ServeConfig(home=str(home.root), clock="replay"))
     scorer = Scorer(model, catalogue, CANDIDATES, vectors)

@@ -31,6 +31,7 @@ VERBS: dict[str, list[str]] = {
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
+    "add-items": ["--items*", "--version", "--workdir"],
     "promote": ["--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
@@ -168,6 +169,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
+    fails_with(["add-items", "--items", "i.parquet", *work], 2, "--items i.parquet", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()
@@ -187,6 +189,7 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["training-set", *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["add-items", "--items", str(tmp_path), *work], 4, "`prerank ingest`", capsys)
     fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 

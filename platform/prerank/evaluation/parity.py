@@ -20,21 +20,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
-from interactrank.features.batch import collate
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.errors import StateError
 from prerank.core.feature_sets import online_state, tables_of_log
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.dataset.candidates import Candidates, sampled_candidates, shown_candidates
-from prerank.dataset.examples import request_arrays
+from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.live import Asked, Sent, ask, health
 from prerank.evaluation.parity_report import Parity
+from prerank.evaluation.training_side import Expected, training_side
 from prerank.features.asof import as_of
 from prerank.features.offline import offline_inputs
 from prerank.online.history import (
@@ -50,8 +48,8 @@ from prerank.online.logs import acknowledged_events
 from prerank.online.reader import visible
 from prerank.registry import tracking
 from prerank.registry import versions as registry
-from prerank.registry.bundle import Bundle, load_bundle
-from prerank.serving.fields import weights_of
+from prerank.registry.bundle import load_bundle
+from prerank.registry.delta import all_others
 
 MAX_CANDIDATES = 200
 FEATURE_TOLERANCE = 1e-5
@@ -105,6 +103,8 @@ def compared(
 ) -> Parity:
     """Compare what a deployment ``asked`` answered with what offline tables give.
 
+    Items that were added to a version's index are left out: training knows them not, or otherwise.
+
     Args:
         home: of the deployment.
         searches: as they were asked, with the time of the fill as ``request_time``.
@@ -116,12 +116,29 @@ def compared(
     versions = sorted({a.answer["model_version"] for a in asked})
     tracking.use(home)
     for version in versions:
-        bundle = load_bundle(registry.download(home, registry.version_of(version)))
-        expected = _expected(bundle, searches, inputs, asked)
-        for request, values in zip(asked, expected, strict=True):
+        registered = registry.version_of(version)
+        bundle = load_bundle(registry.download(home, registered))
+        others = all_others(home.index / registered.name)
+        known = asked if others is None else [_without(a, others.ids) for a in asked]
+        sent = [(a.candidates, a.retriever_features) for a in known]
+        expected = training_side(bundle, searches["query"].to_pylist(), inputs, sent)
+        for request, values in zip(known, expected, strict=True):
             if request.answer["model_version"] == version:
                 _compare(found, request, values)
     return found
+
+
+def _without(asked: Asked, items: NDArray[np.int64]) -> Asked:
+    """The same search as if ``items`` had not been asked for."""
+    kept, said = ~np.isin(asked.candidates, items), asked.retriever_features
+    gone = set(items.tolist())
+    answered = [item for item in asked.answer["items"] if int(item["id"]) not in gone]
+    return dataclasses.replace(
+        asked,
+        candidates=asked.candidates[kept],
+        retriever_features=None if said is None else said[kept],
+        answer=asked.answer | {"items": answered},
+    )
 
 
 def _sample(home: Home, manifest: LogManifest, count: int, seed: int) -> pa.Table:
@@ -190,65 +207,6 @@ def _journaled(home: Home, manifest: LogManifest, users: Iterable[str]) -> dict[
     for batch in acknowledged_events(home):
         found += [event for event in batch if event.user_id in wanted]
     return HistoryTable.of(manifest.schema).histories(found)
-
-
-Expected = dict[str, Any]
-"""Of one request: ``ids`` [n], ``x`` [n, X] and its ``names``; ``cross_score``, ``dot`` and
-``score`` [n];
-``request`` statistics [R]; the fusion's ``scale``; ``slope``, how much the head weights with
-the calibration in them stretch a head's parts."""
-
-
-def _expected(
-    bundle: Bundle, searches: pa.Table, inputs: FeatureInputs, asked: Sequence[Asked]
-) -> list[Expected]:
-    """The training side of each request: its features, and the model's forward pass over them."""
-    schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
-    known = [table.rows(a.candidates) >= 0 for a in asked]
-    ids = [a.candidates[k] for a, k in zip(asked, known, strict=True)]
-    said = [
-        a.retriever_features[k]
-        for a, k in zip(asked, known, strict=True)
-        if a.retriever_features is not None
-    ]
-    lengths = np.array([len(i) for i in ids], np.int64)
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    n = int(offsets[-1])
-    candidates = Candidates(
-        np.concatenate(ids),
-        offsets,
-        np.zeros(n, np.int64),
-        np.ones(n, np.float32),
-        np.zeros(n, np.float32),
-        np.zeros(len(ids), np.int64),
-        np.concatenate(said) if said else None,
-    )
-    queries = searches["query"].to_pylist()
-    arrays = request_arrays(schema, queries, inputs, candidates, bundle.catalogue, table)
-    weights = torch.from_numpy(weights_of(None, schema))
-    with torch.inference_mode():
-        batch = collate(arrays, bundle.catalogue, table, len(schema.heads))
-        output = model(batch)
-        scores = (output.logits @ weights).numpy()
-        folded, of = model.fusion.fold(weights), batch.candidate_request
-        coefficients = model.fusion.coefficients(batch.request)
-        cross_scores = (folded.cross * model.fusion.cross_score(batch.x, coefficients, of)).numpy()
-        scale, slope = coefficients.scale.numpy(), float(folded.heads.abs().sum())
-        dots = (scores - cross_scores - float(folded.constant)) / scale[of.numpy()]
-    return [
-        {
-            "names": schema.cross,
-            "ids": arrays.candidates[low:high],
-            "x": arrays.x[low:high],
-            "cross_score": cross_scores[low:high],
-            "dot": dots[low:high],
-            "score": scores[low:high],
-            "request": arrays.request[b],
-            "scale": float(scale[b]),
-            "slope": slope,
-        }
-        for b, (low, high) in enumerate(pairwise(offsets))
-    ]
 
 
 def _compare(found: Parity, asked: Asked, expected: Expected) -> None:

@@ -75,16 +75,13 @@ def check(events: Path, items: Path, mapping: LogMapping, existing: Existing) ->
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.
         DataError: an unreadable or empty log, or ids of two kinds.
     """
-    source, item_source = _open(events, "events"), _open(items, "items")
+    source, (item_source, columns) = _open(events, "events"), open_catalogue(items, mapping)
     if not sum(source.rows):
         raise DataError(f"The log {events} is empty: its Parquet files hold no rows.")
     resolved = _same_columns(source, mapping)
-    columns = [mapping.item_columns(s.names, str(f)) for f, s in _pairs(item_source)]
-    if any(c != columns[0] for c in columns):
-        raise ConfigError(f"The catalogue files of {items} differ in their columns: unify them.")
     _check_times(source, resolved.columns, mapping.time_unit)
     actions = _check_actions(source, resolved.columns, mapping, existing)
-    catalogue = read_catalogue(list(item_source.files), columns[0], mapping)
+    catalogue = read_catalogue(list(item_source.files), columns, mapping)
     ids, log_refs = _check_ids(source, resolved.columns["item_id"], catalogue, mapping)
     checked = Checked(
         source,
@@ -101,8 +98,22 @@ def check(events: Path, items: Path, mapping: LogMapping, existing: Existing) ->
         tuple(log_refs),
         list(catalogue.warnings),
     )
-    _remark(checked, mapping, actions, set(columns[0].values()), item_source)
+    _remark(checked, mapping, actions, set(columns.values()), item_source)
     return checked
+
+
+def open_catalogue(items: Path, mapping: LogMapping) -> tuple[Source, dict[str, str]]:
+    """The files of a catalogue, and the columns to read of each.
+
+    Raises:
+        ConfigError: the path is wrong, or a column is missing or not in every file.
+        DataError: a file is unreadable, or there is none.
+    """
+    source = _open(items, "items")
+    columns = [mapping.item_columns(s.names, str(f)) for f, s in _pairs(source)]
+    if any(c != columns[0] for c in columns):
+        raise ConfigError(f"The catalogue files of {items} differ in their columns: unify them.")
+    return source, columns[0]
 
 
 def _pairs(source: Source) -> list[tuple[Path, pa.Schema]]:

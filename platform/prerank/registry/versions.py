@@ -241,13 +241,18 @@ def promote(home: Home, version: Version) -> None:
 
     Raises:
         NotReadyError: the version has no item index.
-        StateError: the version's feature columns are not those that are online, or its files are
-            damaged or not of one version.
+        StateError: the version's feature columns are not those that are online, its files are
+            damaged or not of one version, or it does not score as it did at training.
     """
     from mlflow import MlflowClient
 
     from prerank.registry.bundle import load_bundle
-    from prerank.registry.index import load_index
+    from prerank.registry.golden import load_golden, replay
+    from prerank.registry.index import load_index, scorer_of
 
-    load_index(home, version, load_bundle(servable(home, version)).digest)
+    folder = servable(home, version)
+    bundle = load_bundle(folder)
+    index = load_index(home, version, bundle.digest)
+    if golden := load_golden(folder, bundle.schema, bundle.meta):
+        replay(golden, scorer_of(bundle, index), version, index.others)
     MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, version.number)

@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from interactrank.features.id_table import overlaid
 from prerank.core.errors import StateError
 from prerank.core.files import written
 from prerank.core.home import Home
 from prerank.registry.bundle import Version, load_bundle
+from prerank.registry.delta import load_delta
 from prerank.registry.index import ItemIndex, load_index
 
 NAMESPACE, DOCUMENT_TYPE = "prerank", "item"
@@ -39,9 +41,13 @@ def write_feed(home: Home, bundle_folder: Path, version: Version, out: Path) -> 
     """
     bundle = load_bundle(bundle_folder)
     index = load_index(home, version, bundle.digest)
+    created_us = index.created(bundle.catalogue)
+    if delta := load_delta(home.index / version.name):
+        ids, place = overlaid(index.ids, delta.items.ids)
+        vectors = torch.cat((index.vectors, delta.vectors))[torch.from_numpy(place)]
+        created_us = np.concatenate((created_us, delta.items.created))[place]
+        index = ItemIndex(ids, vectors, index.meta)
     texts = _texts(home, index)
-    # As the model knows it.
-    created_us = bundle.catalogue.created_at(bundle.catalogue.table().rows(index.ids))
     with written(out) as file:
         file.writelines(feed_lines(index, created_us, texts, version))
     return len(index.ids), index.vectors.shape[1]
@@ -96,7 +102,8 @@ def _texts(home: Home, index: ItemIndex) -> list[str]:
     ids: list[int] = index.ids.tolist()
     if missing := [key for key in ids if key not in found]:
         raise StateError(
-            f"{len(missing)} items of the index are not in the catalogue {home.items}: it is of "
-            "another log. Train and index a version on this one, or name the home of the version."
+            f"{len(missing)} items of the index are not in the catalogue {home.items}. Where they "
+            "were added with `prerank add-items`, ingest the catalogue that has them; else it is "
+            "of another log: train and index a version on it, or name the home of the version."
         )
     return [found[key] for key in ids]

@@ -27,17 +27,37 @@ _EMPTY = np.zeros(0, np.int64)
 logger = logging.getLogger(__name__)
 
 
+Stamp = tuple[int, int] | None
+"""Tells one content of a file from another; None where there is no file."""
+
+
+@dataclass(frozen=True)
+class OfIndex:
+    """What a scorer was made of: stamps of the index, and of what was added to it.
+
+    ``problem`` says why what was added is not scored; empty where it is.
+    """
+
+    built: Stamp = None
+    added: Stamp = None
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A version that is being served. Never changed, only exchanged.
 
     ``features`` reads the online features of the version's own schema, which is ``limits.schema``.
+    ``note`` says what is not certain of the version; empty where nothing is. ``index`` tells what
+    its scorer was made of.
     """
 
     wanted: registry.Wanted
     scorer: Scorer
     limits: Limits
     features: OnlineFeatures
+    note: str = ""
+    index: OfIndex = OfIndex()
 
 
 @dataclass(frozen=True)

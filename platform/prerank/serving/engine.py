@@ -1,10 +1,14 @@
 """What a replica does, without Ray: follow the champion, keep it warm, answer requests.
 
 A background thread asks the registry every few seconds which version to serve. A new version is
-downloaded, loaded, joined with its index and warmed there, off the request path; then one reference
-is exchanged, so a request sees the old version or the new one, never parts of both. A version that
-cannot be served leaves the old one in place, and ``Engine.health`` says why. It is tried again
-later and later, or at once when it, or a file that decides whether it can be served, has changed.
+downloaded, loaded, joined with its index, warmed and put to the gate there, off the request path
+(``prerank.serving.loading``); then one reference is exchanged, so a request sees the old version or
+the new one, never parts of both. A version that cannot be served, or does not pass the gate, leaves
+the old one in place, and ``Engine.health`` says why. It is tried again later and later, or at once
+when it, or a file that decides whether it can be served, has changed.
+
+An index that was built anew is loaded as another version is. Items that were added to the index
+join it: neither the model nor the index is read again.
 """
 
 from __future__ import annotations
@@ -14,16 +18,12 @@ import logging
 import os
 import threading
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from interactrank.model.scorer import Scorer
 from prerank import __version__
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.feature_sets import state_files
@@ -32,16 +32,14 @@ from prerank.core.manifest import LogManifest
 from prerank.core.redact import redact
 from prerank.core.times import iso
 from prerank.online import logs
-from prerank.online.reader import TIMEOUT_S, OnlineFeatures
+from prerank.online.reader import TIMEOUT_S
 from prerank.registry import versions as registry
-from prerank.registry.bundle import Version, load_bundle
-from prerank.registry.index import META as INDEX_META
-from prerank.registry.index import load_index
+from prerank.registry.bundle import META, Version
+from prerank.registry.delta import INDEX_META
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 from prerank.serving.backoff import BackOff
-
-WARM_CANDIDATES = 1_000
+from prerank.serving.loading import join, load, rebuilt, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +56,8 @@ class ServeConfig:
             its state.
         timeout_ms: time budget of a request, from when it is whole; a read of the online store that
             has not ended by then is given up. A request may ask for less.
+        golden_ms: what a golden request of a version may take in the median, in milliseconds; a
+            version that takes longer is not served.
         replicas: of the scorer; None for two where the cluster has the cores, else one.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
@@ -82,6 +82,7 @@ class ServeConfig:
     allow_unpromoted: bool = False
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
     timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
+    golden_ms: Annotated[float, Field(gt=0)] = 100.0
     replicas: Annotated[int, Field(ge=1)] | None = None
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
@@ -124,6 +125,9 @@ class Engine:
 
     Args:
         config: of the deployment.
+
+    Attributes:
+        refused: why the version that is to be served is not; empty where it is.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -135,7 +139,7 @@ class Engine:
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
         self._back_off = BackOff(2 * config.poll_seconds)
-        self._note = "starting"
+        self._note, self.refused = "starting", ""
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -160,10 +164,11 @@ class Engine:
             if self._loaded is not None:
                 self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
-            if now is None or now.wanted.version != wanted.version:
-                note = self._follow_to(wanted)
+            if now and now.wanted.version == wanted.version and not rebuilt(self.home, now):
+                self.serve(join(self.home, dataclasses.replace(now, wanted=wanted)))
+                self.refused = ""
             else:
-                self.serve(dataclasses.replace(now, wanted=wanted))
+                note = self.refused = self._follow_to(wanted)
             if not note:
                 self._promoted.remember(wanted)
                 note = wanted.note
@@ -176,23 +181,26 @@ class Engine:
 
     def _follow_to(self, wanted: registry.Wanted) -> str:
         """Serve another version; if it cannot be served, the reason why."""
-        tried = (wanted.version, *map(_stamp, self._decisive(wanted.version)))
+        tried = (wanted.version, *map(stamp, self._decisive(wanted.version)))
         if reason := self._back_off.reason_to_wait(tried, time.monotonic()):
             return reason
         try:
             self.serve(self._load(wanted))
         except Exception as error:
-            if not isinstance(error, PrerankError):
-                logger.exception("model version %s could not be loaded", wanted.version)
-            self._back_off.failed(tried, time.monotonic(), _said(error))
-            return _said(error)
+            # The traceback is for an error that nobody foresaw.
+            unforeseen = not isinstance(error, PrerankError)
+            reason = f"model version {wanted.version} is refused: {_said(error)}"
+            logger.error(reason, exc_info=unforeseen)
+            self._back_off.failed(tried, time.monotonic(), reason)
+            return reason
         logger.info("serving model version %s", wanted.version)
         return ""
 
     def _decisive(self, version: Version) -> tuple[Path, ...]:
         """The files that decide whether a version can be served."""
         home = self.home
-        return home.index / version.name / INDEX_META, home.manifest, *state_files(home)
+        own = home.models / version.name / META, home.index / version.name / INDEX_META
+        return *own, home.manifest, *state_files(home)
 
     def serve(self, loaded: Loaded) -> None:
         """Answer with ``loaded`` from now on."""
@@ -201,26 +209,8 @@ class Engine:
             before.features.close()
 
     def _load(self, wanted: registry.Wanted) -> Loaded:
-        """Load a version and send a request through it, before anybody sees it."""
-        version = wanted.version
-        logger.info("looking at model version %s", version)
-        # What needs no large file read comes first.
-        folder = registry.servable(self.home, version)
-        logger.info("loading model version %s", version)
-        bundle = load_bundle(folder)
-        index = load_index(self.home, version, bundle.digest)
-        scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors).record()
         of_log = limits_of(self.home, self.config)
-        limits = dataclasses.replace(of_log, schema=bundle.schema)
-        timeout_s = self.config.timeout_ms / 1e3
-        with ExitStack() as unless_loaded:
-            features = OnlineFeatures(self.home, bundle.schema, timeout_s=timeout_s)
-            unless_loaded.callback(features.close)
-            features.look()
-            loaded = Loaded(wanted, scorer, limits, features)
-            for request in _warm_requests(self.home, loaded):
-                answer(request, loaded)
-            unless_loaded.pop_all()
+        loaded = load(self.home, wanted, of_log, self.config.golden_ms)
         self._event_limits = of_log
         return loaded
 
@@ -269,7 +259,8 @@ class Engine:
         """What runs here: code, schema, model, snapshot, and what is wrong."""
         loaded = self._loaded
         dead_letters, journal = logs.look(self.home)
-        about = (self._note, loaded and loaded.features.problem, journal)
+        of_loaded = (loaded.note, loaded.index.problem, loaded.features.problem) if loaded else ()
+        about = (self._note, *of_loaded, journal)
         return {
             "code_version": __version__,
             "model_version": self.model_version,
@@ -285,9 +276,10 @@ class Engine:
         }
 
     def ready(self) -> tuple[bool, str]:
-        """Whether requests are answered; and what is wrong with the online store, or why not."""
-        loaded = self._loaded
-        return loaded is not None, loaded.features.problem if loaded else self._note
+        """Whether requests are answered; and what is wrong all the same, or why not."""
+        if (loaded := self._loaded) is None:
+            return False, self._note
+        return True, " ".join(filter(None, (self.refused, loaded.features.problem)))
 
 
 def _said(error: Exception) -> str:
@@ -295,41 +287,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, PrerankError):
         return redact(str(error))
     return "the model could not be loaded; the replica's log has the cause"
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tells one content of a file from another; None where there is no file."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_ino
-
-
-def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
-    """The log's latest requests over some of the index: kernels compile, pages are read."""
-    files = sorted(home.events.glob("day=*/*.parquet"))
-    if not files:
-        return []
-    table = pq.read_table(
-        files[-1], columns=["query", "user_id", "request_time"], partitioning=None
-    )
-    weights = np.zeros(len(loaded.limits.schema.heads), np.float32)
-    weights[0] = 1.0
-    keys = loaded.scorer.table.ids[:WARM_CANDIDATES]
-    return [
-        PrerankRequest(
-            request_id="warm-up",
-            user_id=row["user_id"],
-            query=row["query"],
-            keys=keys,
-            originals=None,
-            k=10,
-            weights=weights,
-            explain=True,
-            time_us=int(row["request_time"].timestamp() * 1e6)
-            if loaded.limits.replay
-            else time.time_ns() // 1000,
-        )
-        for row in table.slice(max(len(table) - 20, 0)).to_pylist()
-    ]

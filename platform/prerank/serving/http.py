@@ -137,6 +137,7 @@ class HttpApi:
         if self._histories_at:
             age = time.monotonic() - self._histories_at
             self.metrics.set(metrics.HISTORY_FRESHNESS, age)
+        self.metrics.set(metrics.MODEL_REFUSED, float(bool(self.engine.refused)))
         try:
             loaded = self.engine.current()
         except NotReadyError:

@@ -26,19 +26,19 @@ def item_of(id: str, loaded: Loaded) -> dict[str, Any]:
     ids, scorer = loaded.limits.ids, loaded.scorer
     key = item_key(id, "id", ids)
     one = np.array([key], np.int64)
-    indexed, row = scorer.table.rows(one)[0] >= 0, int(scorer.rows.rows(one)[0])
-    if not indexed and row < 0:
+    at, row = int(scorer.table.rows(one)[0]), int(scorer.rows.rows(one)[0])
+    if at < 0 and row < 0:
         raise RequestError(
             "id",
             f"{shown(id)} is no item that model version {loaded.wanted.version} knows: items enter "
-            "with the catalogue that a model is trained on",
+            "with the catalogue that a model is trained on, or by `prerank add-items`",
             404,
         )
-    created = int(scorer.catalogue.created[row]) if row >= 0 else 0
+    created = int(scorer.created[at] if at >= 0 else scorer.catalogue.created[row])
     as_number = ids.kind == "integer" and abs(key) <= JSON_SAFE
     return {
         "id": key if as_number else id,
-        "indexed": bool(indexed),
+        "indexed": at >= 0,
         # Row 0 of the model is the unknown item.
         "trained": row >= 0 and bool(scorer.model.trained[row + 1]),
         "created": iso(created) if created else None,

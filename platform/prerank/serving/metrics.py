@@ -105,6 +105,9 @@ MODEL = Metric(
     "gauge",
     ("version", "run_id", "schema"),
 )
+MODEL_REFUSED = Metric(
+    "prerank_model_refused", "1 while the version that is to be served is refused.", "gauge"
+)
 METRICS = (
     LATENCY,
     STAGE,
@@ -122,6 +125,7 @@ METRICS = (
     FEATURE_FRESHNESS,
     HISTORY_FRESHNESS,
     MODEL,
+    MODEL_REFUSED,
 )
 """Every metric of a replica, beside Serve's own."""
 

@@ -18,7 +18,8 @@ from prerank.core.errors import NotReadyError, StateError
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.registry.bundle import Version, load_bundle, save_bundle
-from prerank.registry.index import SliceTask, encode_task, load_index, write_index
+from prerank.registry.delta import Delta, save_delta
+from prerank.registry.index import SliceTask, encode, encode_task, load_index, write_index
 from prerank.registry.vespa import write_feed
 
 IDS = ItemIds("string", 7)
@@ -67,6 +68,31 @@ def test_a_feed_has_each_item_with_its_vector_and_age(home: Home, tmp_path: Path
     assert sorted(texts) == sorted(TEXTS)
     assert born == [None, 1_700_000_000.5, 1.6e9]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "home", out]
+
+
+def test_items_that_were_added_are_in_the_feed(home: Home, tmp_path: Path) -> None:
+    changed, new = IDS.to_key("c"), IDS.to_key("d")
+    ids = np.sort(np.array([changed, new]))
+    none = np.zeros((2, 0), np.float32)
+    added = Catalogue.build(ids, ["lamp"] * 2, [""] * 2, none, np.full(2, 1_500_000_000_000_000))
+    bundle = load_bundle(home.models / THREE.name)
+    vectors = encode(bundle, added, np.arange(2), 0)
+    save_delta(home.index / THREE.name, Delta(added, vectors))
+    out = tmp_path / "items.jsonl"
+    with pytest.raises(StateError, match="prerank add-items"):
+        write_feed(home, home.models / THREE.name, THREE, out)
+    refs = {IDS.to_key(text): text for text in [*TEXTS, "d"]}
+    pq.write_table(pa.table({"item_id": list(refs), "item_ref": list(refs.values())}), home.items)
+    assert write_feed(home, home.models / THREE.name, THREE, out) == (4, 8)
+    rows = [json.loads(line)["fields"] for line in out.read_text().splitlines()]
+    for row in rows:
+        key = row["key"]["assign"]
+        assert row["item_id"]["assign"] == refs[key]
+        if key in ids:
+            at = int(np.searchsorted(ids, key))
+            values = np.array(row["item_vector"]["assign"]["values"], np.float32)
+            assert values.tolist() == vectors[at].float().tolist()
+            assert row["created"]["assign"] == 1.5e9
 
 
 def test_a_catalogue_of_another_log_is_refused_and_the_file_stays(

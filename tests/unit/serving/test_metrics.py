@@ -264,7 +264,8 @@ def test_a_replica_that_serves_nothing_tells_what_it_can(
     api = api_of(engine)
     api.sample()
     told = {name for name, _ in api.metrics.snapshot()[0]}
-    assert told == {metrics.WAITING.name, metrics.WAITING_LIMIT.name}
+    known = (metrics.WAITING, metrics.WAITING_LIMIT, metrics.MODEL_REFUSED)
+    assert told == {metric.name for metric in known}
 
 
 class Exported:

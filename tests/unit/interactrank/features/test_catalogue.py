@@ -84,3 +84,58 @@ def test_arrays_that_do_not_fit_together_are_refused(
     replace(sound, **{name: np.array(value, dtype)}).save(path)
     with pytest.raises(ValueError, match=r"catalogue\.safetensors is damaged"):
         Catalogue.load(path)
+
+
+def of(
+    ids: list[int], titles: list[str], *, category: str = "shoes", price: float = 1.0
+) -> Catalogue:
+    return Catalogue.build(
+        ids=np.array(ids, np.int64),
+        titles=titles,
+        categories=[category] * len(ids),
+        numeric=np.full((len(ids), 2), [price, np.nan], np.float32),
+        created=np.array(ids, np.int64) * 10,
+        embedding=np.full((len(ids), 2), np.nan, np.float32),
+    )
+
+
+def assert_same(one: Catalogue, two: Catalogue) -> None:
+    for field in fields(Catalogue):
+        a, b = getattr(one, field.name), getattr(two, field.name)
+        np.testing.assert_array_equal(a, b, field.name)
+        assert a.dtype == b.dtype
+
+
+def test_items_that_are_taken_have_their_texts() -> None:
+    titles = ["red shoe", "", "blue bag of leather"]
+    assert_same(of([1, 2, 3], titles).take(np.array([2, 1])), of([3, 2], titles[:0:-1]))
+    assert_same(of([1, 2, 3], titles).take(np.zeros(0, np.int64)), of([], []))
+
+
+def test_what_comes_later_takes_the_place_of_what_was() -> None:
+    before = of([1, 3, 5], ["red shoe", "bag", ""])
+    after = before.updated(of([2, 3, 9], ["lamp", "blue bag", "red"]))
+    assert_same(after, of([1, 2, 3, 5, 9], ["red shoe", "lamp", "blue bag", "", "red"]))
+    assert_same(before.updated(of([], [])), before)
+    assert_same(of([], []).updated(before), before)
+
+
+@pytest.mark.parametrize(
+    ("other", "changed"),
+    [
+        (of([1, 2, 3], ["a b", "c", ""]), []),
+        (of([3, 1], ["", "a b"]), [2]),
+        (of([1, 2, 3], ["b a", "c", ""]), [1]),
+        (of([1, 2, 3], ["a b", "c d", ""]), [2]),
+        (of([1, 2, 3], ["a b", "", "c"]), [2, 3]),
+        (of([1, 2, 3], ["a b", "c", ""], category="b"), [1, 2, 3]),
+        (of([1, 2, 3], ["a b", "c", ""], price=np.nan), [1, 2, 3]),
+        (replace(of([1, 2, 3], ["a b", "c", ""]), created=np.array([10, 21, 30])), [2]),
+        (replace(of([1, 2, 3], ["a b", "c", ""]), embedding=np.ones((3, 2), "f4")), [1, 2, 3]),
+    ],
+)
+def test_an_item_differs_if_any_of_its_attributes_does(
+    other: Catalogue, changed: list[int]
+) -> None:
+    own = of([1, 2, 3], ["a b", "c", ""])
+    assert own.ids[own.differs(other)].tolist() == changed

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interactrank.features.id_table import IdTable, rows_reference, table_bits
+from interactrank.features.id_table import IdTable, overlaid, rows_reference, table_bits
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 EDGES = st.sampled_from([0, -1, 1, 2**63 - 1, -(2**63), 2**53 + 1, 2**32])
@@ -67,3 +67,18 @@ def test_a_repeated_id_is_refused(ids: list[int], data: st.DataObject) -> None:
 @given(st.integers(1, 5000))
 def test_tables_stay_at_most_half_full(n: int) -> None:
     assert 2 * n <= 1 << table_bits(n) < max(4 * n, 16)
+
+
+@settings(deadline=None)
+@given(st.lists(IDS, unique=True, max_size=50), st.lists(IDS, unique=True, max_size=50))
+def test_what_is_laid_over_takes_the_place_of_what_was(ids: list[int], others: list[int]) -> None:
+    both, rows = overlaid(np.array(ids, np.int64), np.array(others, np.int64))
+    last = {key: row for row, key in enumerate([*ids, *others])}
+    assert dict(zip(both.tolist(), rows.tolist(), strict=True)) == last
+    # A table may be told the rows.
+    wanted = np.array(
+        [*ids, *others, *(key for key in range(-50, 50) if key not in last)], np.int64
+    )
+    found = IdTable(both, rows).rows(wanted)
+    assert found.tolist() == [last.get(key, -1) for key in wanted.tolist()]
+    assert both.tolist() == sorted(last)

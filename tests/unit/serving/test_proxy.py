@@ -12,7 +12,7 @@ from ray.serve._private.http_util import convert_object_to_asgi_messages
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prerank.serving.problems import PROBLEM
-from prerank.serving.proxy import LOST, NO_REPLICA, ServeRefusals, middlewares
+from prerank.serving.proxy import LOST, NO_REPLICA, PATIENCE_S, ServeRefusals, middlewares
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": [(b"x-request-id", b"r7")]}
 SOON_S = 0.05
@@ -133,4 +133,4 @@ def test_an_answer_that_has_begun_may_take_its_time() -> None:
 
 def test_whoever_is_no_replica_has_a_proxy_s_patience() -> None:
     (found,) = middlewares()
-    assert found.kwargs["patience_s"] > 0
+    assert found.kwargs == {"patience_s": PATIENCE_S}

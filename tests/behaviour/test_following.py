@@ -12,12 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tests import online_log
 from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL, beside
+from tests.small_versions import build_index, save_model
 
-from interactrank.model.config import ModelConfig
-from interactrank.model.interactrank import InteractRank
 from prerank.core.errors import NotReadyError, StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
@@ -25,14 +22,13 @@ from prerank.online.materialise import materialise
 from prerank.online.store import REDIS_ENV
 from prerank.registry import tracking
 from prerank.registry import versions as registry
-from prerank.registry.bundle import Version, load_bundle, save_bundle
-from prerank.registry.index import SliceTask, encode_task, load_index, write_index
+from prerank.registry.bundle import Version, load_bundle
+from prerank.registry.index import load_index
 from prerank.serving.api import PrerankRequest
 from prerank.serving.engine import Engine, ServeConfig
 
 ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
 SCHEMA = MANIFEST.schema
-CATALOGUE = online_log.catalogue()
 REQUEST = PrerankRequest(
     request_id="r",
     user_id="u1",
@@ -62,22 +58,6 @@ def home(online: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.delenv(REDIS_ENV, raising=False)
     shutil.copytree(online.root, tmp_path / "home", symlinks=True)
     return Home.at(tmp_path / "home")
-
-
-def save_model(folder: Path, seed: int) -> Path:
-    """An untrained model, another for each seed."""
-    torch.manual_seed(seed)
-    config = ModelConfig(width=16, mask_blocks=1, mask_width=16, hidden=(16,))
-    save_bundle(folder, InteractRank(config, SCHEMA, CATALOGUE).eval(), CATALOGUE, {})
-    return folder
-
-
-def build_index(home: Home, bundle: Path, version: Version) -> None:
-    """As `prerank index` does, in this process."""
-    out = home.index / version.name
-    out.mkdir(parents=True)
-    encode_task(SliceTask(bundle, 0, ITEMS, UNTIL, out / "part"))
-    write_index(out, load_bundle(bundle), version, UNTIL, [out / "part"])
 
 
 def servable(home: Home, version: Version, seed: int) -> None:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import torch
-from tests import online_log
-from tests.golden import golden_for
 from tests.online_log import CANDIDATES, ITEMS, MANIFEST, UNTIL
+from tests.small_versions import build_index, save_model
 
-from interactrank.model.config import ModelConfig
-from interactrank.model.interactrank import InteractRank
 from prerank.core.home import Home
-from prerank.registry.bundle import Version, load_bundle, save_bundle
-from prerank.registry.golden import save_golden
-from prerank.registry.index import SliceTask, encode_task, write_index
+from prerank.registry.bundle import Version
 from prerank.serving.api import PrerankRequest
 from prerank.serving.engine import Engine, ServeConfig
 
 ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
 SCHEMA = MANIFEST.schema
-CATALOGUE = online_log.catalogue()
 REQUEST = PrerankRequest(
     request_id="r",
     user_id="u1",
@@ -36,27 +27,9 @@ REQUEST = PrerankRequest(
 )
 
 
-def save_model(folder: Path, seed: int, golden: bool = True) -> Path:
-    """An untrained model, another for each seed, with golden requests or as before there were."""
-    torch.manual_seed(seed)
-    config = ModelConfig(width=16, mask_blocks=1, mask_width=16, hidden=(16,))
-    save_bundle(folder, InteractRank(config, SCHEMA, CATALOGUE).eval(), CATALOGUE, {})
-    if golden:
-        save_golden(folder, golden_for(load_bundle(folder)))
-    return folder
-
-
-def build_index(home: Home, bundle: Path, version: Version) -> None:
-    """As `prerank index` does, in this process."""
-    out = home.index / version.name
-    out.mkdir(parents=True)
-    encode_task(SliceTask(bundle, 0, ITEMS, UNTIL, out / "part"))
-    write_index(out, load_bundle(bundle), version, UNTIL, [out / "part"])
-
-
 def servable(home: Home, version: Version, seed: int, golden: bool = True) -> None:
     """A version with its index."""
-    build_index(home, save_model(home.models / version.name, seed, golden), version)
+    build_index(home, save_model(home.models / version.name, seed, golden=golden), version)
 
 
 def engine_of(home: Home, poll_seconds: float = 25.0, golden_ms: float = 1e5) -> Engine:

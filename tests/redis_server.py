@@ -53,7 +53,10 @@ class RedisServer:
 
     def start(self, password: str | None = None) -> None:
         """Start it, with what it wrote to disk; returns when it answers."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        # A file that may not grow is an error, as Python has it, and no signal that ends Redis.
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, restore_signals=False
+        )
         deadline = time.monotonic() + START_SECONDS
         with closing(Redis(port=self.port, password=password)) as client:
             while True:

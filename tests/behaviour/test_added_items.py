@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.following import ONE, REQUEST, TWO, engine_of, save_model, servable
-from tests.following import build_index as make_index
+from tests.following import ONE, REQUEST, TWO, engine_of, servable
 from tests.online_log import CANDIDATES, ITEMS, START
+from tests.small_versions import build_index as make_index
+from tests.small_versions import save_model
 
 from interactrank.features.catalogue import Catalogue
 from prerank.cli import main

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.following import ONE, SCHEMA, TWO, build_index, engine_of, save_model, scores, servable
+from tests.following import ONE, SCHEMA, TWO, engine_of, scores, servable
+from tests.small_versions import build_index, save_model
 
 from prerank.core.errors import NotReadyError, StateError
 from prerank.core.files import write_json

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.following import ONE, TWO, build_index, engine_of, save_model, scores, servable
+from tests.following import ONE, TWO, engine_of, scores, servable
 from tests.golden import REQUESTS
 from tests.http_calls import api_of, client_of
+from tests.small_versions import build_index, save_model
 
 from prerank.core.files import read_json, write_json
 from prerank.core.home import Home

@@ -1,115 +1,135 @@
-"""Parts of the live deployment are killed under load: what callers see of it, and what is lost."""
+"""Parts of the live deployment are killed under load: what callers see of it, and what is lost.
+
+The faults that take less than a minute; `make faults` has the others (``tests/faults``).
+"""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import yaml
-from tests.cluster import ROOT, URL, live_user
+from tests.cluster import ROOT, URL, catalogue, live_user
+from tests.load import Load, same_items
+from tests.serve_status import ServeStatus, ready
+
+from prerank.core.home import Home
+from prerank.core.ids import given_event_id
+from prerank.online.logs import acknowledged_events
 
 CALLERS, LOAD_S = 4, 12.0
-DASHBOARD, APPLICATIONS = "http://127.0.0.1:8265", "/api/serve/applications/"
-
-
-class Load:
-    """Callers that rank without a pause.
-
-    ``answers`` counts what they got, by status. ``closed`` counts the connections that the proxy
-    closed while a caller kept them open, as HTTP allows at any time: the request is then sent again
-    on another one. ``longest`` is the longest wait for an answer in seconds, with that.
-
-    Args:
-        ranking: body of a request.
-        raw: bytes of candidate ids, sent in the fast form as well.
-    """
-
-    def __init__(self, ranking: dict[str, Any], raw: bytes) -> None:
-        self.answers: Counter[int] = Counter()
-        self.longest, self.closed = 0.0, 0
-        self._bodies: list[dict[str, Any]] = [
-            {"json": ranking},
-            {
-                "content": raw,
-                "params": {"user_id": ranking["user_id"], "query": ranking["query"], "k": 10},
-                "headers": {"Content-Type": "application/octet-stream"},
-            },
-        ]
-        self._stop, self._lock = threading.Event(), threading.Lock()
-        self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self) -> None:
-        with httpx.Client(base_url=URL, timeout=60) as client:
-            while not self._stop.is_set():
-                for body in self._bodies:
-                    began = time.monotonic()
-                    try:
-                        status = client.post("/v1/prerank", **body).status_code
-                    except httpx.RemoteProtocolError:
-                        with self._lock:
-                            self.closed += 1
-                        status = client.post("/v1/prerank", **body).status_code
-                    with self._lock:
-                        self.answers[status] += 1
-                        self.longest = max(self.longest, time.monotonic() - began)
-
-
-def running(dashboard: httpx.Client) -> list[psutil.Process]:
-    """The processes of the ranking deployment, once Serve calls the application running."""
-    found = dashboard.get(APPLICATIONS).raise_for_status().json()["applications"]["prerank"]
-    if found["status"] != "RUNNING":
-        return []
-    replicas = found["deployments"]["PreRanker"]["replicas"]
-    return [psutil.Process(r["pid"]) for r in replicas if r["state"] == "RUNNING"]
 
 
 @pytest.fixture
-def two_replicas(cluster: tuple[Path, str]) -> list[psutil.Process]:
+def serve(cluster: tuple[Path, str]) -> Iterator[ServeStatus]:
+    with ServeStatus(cluster[0]) as found:
+        yield found
+
+
+def deploy(serve: ServeStatus, replicas: int) -> None:
     config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
-    config["applications"][0]["args"]["replicas"] = 2
-    token = (cluster[0] / ".ray" / "auth_token").read_text().strip()
-    # What `serve deploy` and `serve status` ask, without the seconds in which each starts.
-    with httpx.Client(
-        base_url=DASHBOARD, headers={"Authorization": f"Bearer {token}"}, timeout=60
-    ) as dashboard:
-        dashboard.put(APPLICATIONS, json=config).raise_for_status()
-        deadline = time.monotonic() + 240
-        while len(found := running(dashboard)) < 2:
-            assert time.monotonic() < deadline, dashboard.get(APPLICATIONS).text
-            time.sleep(0.5)
-        return found
+    config["applications"][0]["args"]["replicas"] = replicas
+    serve.deploy(config)
+    serve.wait_for(replicas, besides=lambda: ready(URL))
+
+
+def load_on(home: Path, tag: str) -> Load:
+    """Rankings in both forms, and events of users for whom nobody ranks."""
+    ranking, items = live_user(home) | {"k": 10}, catalogue(home)
+    bodies: list[dict[str, Any]] = [
+        {"json": ranking},
+        {
+            # Larger than the proxy's own buffer: what it may have to send again must fit.
+            "content": np.arange(30_000, dtype=np.int64).tobytes(),
+            "params": {"user_id": ranking["user_id"], "query": ranking["query"], "k": 10},
+            "headers": {"Content-Type": "application/octet-stream"},
+        },
+    ]
+    with httpx.Client(base_url=URL, timeout=60) as client:
+        expected = [client.post("/v1/prerank", **b).raise_for_status().json() for b in bodies]
+
+    def check(place: int, answer: dict[str, Any]) -> str:
+        told = {k: answer[k] for k in ("model_version", "degraded", "unknown_ids")}
+        if told != {k: expected[place][k] for k in told}:
+            return f"another answer: {str(told)[:200]}"
+        return same_items(answer, expected[place])
+
+    def event(n: int) -> dict[str, Any]:
+        return {
+            "user_id": f"{tag}{n}",
+            "item_id": items[n % len(items)],
+            "action": "save",
+            "event_time": time.time_ns() // 1000,
+            "event_id": f"{tag}-{n}",
+        }
+
+    return Load(URL, bodies, check, event, callers=CALLERS)
+
+
+def lost(home: Path, load: Load) -> list[str]:
+    """Acknowledged events that are not in the journal."""
+    journal = acknowledged_events(Home.at(home / ".prerank"))
+    there = {e.event_id for batch in journal for e in batch}
+    return [id for id in load.acknowledged if given_event_id(id) not in there]
 
 
 @pytest.mark.slow
-def test_a_killed_replica_costs_no_request(
-    cluster: tuple[Path, str], two_replicas: list[psutil.Process]
-) -> None:
-    body = live_user(cluster[0]) | {"k": 10}
-    # Larger than the proxy's own buffer: what it may have to send again must fit.
-    with Load(body, np.arange(30_000, dtype=np.int64).tobytes()) as load:
+def test_a_killed_replica_costs_no_request(cluster: tuple[Path, str], serve: ServeStatus) -> None:
+    deploy(serve, 2)
+    with load_on(cluster[0], "replica") as load:
         time.sleep(LOAD_S / 4)
-        two_replicas[0].kill()
+        serve.replicas()[0].kill()
         time.sleep(LOAD_S)
-    print(f"{load.answers}, {load.closed} closed, longest wait {load.longest:.2f} s")
-    assert set(load.answers) == {200}
-    assert load.closed <= CALLERS
-    assert load.answers[200] > 100
+    print(load.figures(), load.closed)
+    assert set(load.statuses()) == {200}
+    assert load.event_statuses.keys() == {200}
+    assert load.closed <= CALLERS + 1
+    assert load.statuses()[200] > 100
     # The wait of a request that is sent again is that of two; a busy machine's may be longer.
-    assert load.longest < 5
+    assert max(s.wait for s in load.seen) < 5
+    assert load.wrong == []
+    assert lost(cluster[0], load) == []
+
+
+@pytest.mark.slow
+def test_a_killed_writer_loses_no_acknowledged_event(
+    cluster: tuple[Path, str], serve: ServeStatus
+) -> None:
+    with load_on(cluster[0], "writer") as load:
+        time.sleep(LOAD_S / 6)
+        (writer,) = serve.replicas("HistoryWriter-0")
+        writer.kill()
+        time.sleep(LOAD_S / 2)
+    print(load.figures(), dict(load.event_statuses))
+    assert set(load.statuses()) == {200}
+    assert load.event_statuses.keys() <= {200, 503}
+    assert len(load.acknowledged) > 10
+    assert load.wrong == []
+    assert lost(cluster[0], load) == []
+
+
+@pytest.mark.slow
+def test_without_a_replica_requests_are_refused_soon(
+    cluster: tuple[Path, str], serve: ServeStatus
+) -> None:
+    deploy(serve, 1)
+    with load_on(cluster[0], "none") as load:
+        time.sleep(LOAD_S / 6)
+        serve.replicas()[0].kill()
+        time.sleep(LOAD_S / 3)
+        deadline = time.monotonic() + 240
+        while not ready(URL):
+            assert time.monotonic() < deadline, serve.application()
+            time.sleep(0.2)
+    print(load.figures())
+    # Each with `Retry-After`, and as a problem: any other would be wrong.
+    assert set(load.statuses()) == {200, 503}
+    assert load.wrong == []
+    assert lost(cluster[0], load) == []
+    # The proxy's second, and what its tries at the replica that is gone take.
+    assert max(s.wait for s in load.seen) < 8

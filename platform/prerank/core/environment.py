@@ -30,6 +30,10 @@ def variables(home: Home) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(1 << 20),
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
+        # A proxy that died is replaced after three looks at it, ten seconds apart by default.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+        # What Serve answers while no replica can, in the form of every other refusal and soon.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "prerank.serving.proxy:middlewares",
         "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{DASHBOARD_PORT}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{MLFLOW_PORT}",
         URL_ENV: f"http://127.0.0.1:{SERVE_PORT}",

@@ -16,18 +16,18 @@ import logging
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.errors import ConfigError, NotReadyError, PrerankError
 from prerank.core.logs import json_lines
 from prerank.core.redact import redact
 from prerank.core.settings import typed
@@ -43,8 +43,15 @@ from prerank.serving.tracing import tracing_of_environment
 
 WRITER_THREADS = 32
 OPEN_EVERY_S = 1.0
+ACKNOWLEDGE_S = 5.0
+"""How long events wait for their writer, which may have to start, and for a lease to end."""
 SPARE_SLOTS = 64
 """Requests that Serve admits beyond the lanes' places, and again how many wait for a slot."""
+DRAIN_S = 35.0
+"""In which Serve ends a replica: half a minute while proxies forget it, and what is going on then.
+A body that is still arriving comes on top."""
+NUMBERS = ("replicas", "max_replicas", "ongoing_per_replica")
+"""Options that are Serve's alone."""
 QUIET = {"enable_access_log": False}
 """A line per request costs more than the metrics that say the same."""
 
@@ -53,7 +60,11 @@ logger = logging.getLogger(__name__)
 
 # A writer waits for the disk most of its time: it takes no core from the scorers.
 @serve.deployment(
-    max_ongoing_requests=WRITER_THREADS, ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+    max_ongoing_requests=WRITER_THREADS,
+    ray_actor_options={"num_cpus": 0},
+    logging_config=QUIET,
+    # The next writer of these users waits for this one to end.
+    graceful_shutdown_wait_loop_s=0.2,
 )
 class HistoryWriterDeployment:
     """The one writer of a shard of users.
@@ -138,6 +149,16 @@ class PreRanker:
             del answer.headers[REQUEST_ID]
         return answer
 
+    async def _written(self, shard: int, batch: list[Event]) -> Written:
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_S):
+                return await self.writers[shard].write.remote(batch)
+        except TimeoutError:
+            raise NotReadyError(
+                f"the history writer did not answer within {ACKNOWLEDGE_S:g} s: it starts, or "
+                "waits for its users or its journal"
+            ) from None
+
     async def _acknowledge(self, events: list[Event]) -> Written:
         """Send each event to the writer of its user.
 
@@ -147,7 +168,7 @@ class PreRanker:
         shards: dict[int, list[Event]] = {}
         for event in events:
             shards.setdefault(writer_of(event.user_id, len(self.writers)), []).append(event)
-        calls = [self.writers[shard].write.remote(batch) for shard, batch in shards.items()]
+        calls = [self._written(shard, batch) for shard, batch in shards.items()]
         results = await asyncio.gather(*calls, return_exceptions=True)
         failed = [r for r in results if isinstance(r, BaseException)]
         if failed:
@@ -176,7 +197,8 @@ def app(args: dict[str, Any]) -> Application:
     config = typed(ServeConfig, args, what="args of the prerank application")
     # The replicas' environment may differ from the builder's: the home is settled here. Of their
     # number they know nothing, so that another one restarts none of them.
-    settled = asdict(replace(config, home=str(config.home_folder().root), replicas=None))
+    settled = {k: v for k, v in asdict(config).items() if k not in NUMBERS}
+    settled["home"] = str(config.home_folder().root)
     # mypy does not see what a class decorator makes of a class.
     writer: Any = HistoryWriterDeployment
     scorer: Any = PreRanker
@@ -185,14 +207,46 @@ def app(args: dict[str, Any]) -> Application:
         for shard in range(config.writers)
     ]
     return scorer.options(
-        num_replicas=config.replicas or _replicas_that_fit(),
+        **numbers(config, _cores()),
         max_ongoing_requests=2 * config.max_waiting + SPARE_SLOTS,
         max_queued_requests=SPARE_SLOTS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        graceful_shutdown_timeout_s=DRAIN_S + config.body_seconds,
     ).bind(settled, writers)
 
 
-def _replicas_that_fit() -> int:
-    """Two, so that one may die, where they leave as many cores to everything else."""
-    cores = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else os.cpu_count() or 1
-    return 2 if cores >= 4 else 1
+def numbers(config: ServeConfig, cores: float) -> dict[str, Any]:
+    """How many replicas Serve runs, and starts before it stops those that they replace.
+
+    Args:
+        config: of the deployment.
+        cores: of the cluster.
+
+    Returns:
+        Options of the scorer's deployment.
+
+    Raises:
+        ConfigError: the greatest number is less than the smallest.
+    """
+    # Two, so that one may die, where they leave as many cores to everything else.
+    least = config.replicas or (2 if cores >= 4 else 1)
+    most = config.max_replicas or least
+    if most < least:
+        raise ConfigError(
+            f"max_replicas: {most} is less than the {least} of `replicas`; give more, or null"
+        )
+    # A replica takes a core. Where none is left, one stops before the next one starts. 1 percent is
+    # rounded up, to one replica.
+    found: dict[str, Any] = {"max_surge_percent": int(most < cores)}
+    if config.max_replicas is None:
+        return found | {"num_replicas": least}
+    scaling = AutoscalingConfig(
+        min_replicas=least, max_replicas=most, target_ongoing_requests=config.ongoing_per_replica
+    )
+    return found | {"autoscaling_config": scaling}
+
+
+def _cores() -> float:
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("CPU", 0))
+    return os.cpu_count() or 1

@@ -59,6 +59,10 @@ class ServeConfig:
         golden_ms: what a golden request of a version may take in the median, in milliseconds; a
             version that takes longer is not served.
         replicas: of the scorer; None for two where the cluster has the cores, else one.
+        max_replicas: up to so many are started while requests wait; None: never more than
+            ``replicas``.
+        ongoing_per_replica: requests that a replica has at once, on average, beyond which another
+            one is started, where ``max_replicas`` allows it.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
         max_k: items in one answer.
@@ -84,6 +88,8 @@ class ServeConfig:
     timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     golden_ms: Annotated[float, Field(gt=0)] = 100.0
     replicas: Annotated[int, Field(ge=1)] | None = None
+    max_replicas: Annotated[int, Field(ge=1)] | None = None
+    ongoing_per_replica: Annotated[float, Field(gt=0)] = 2.0
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
     max_k: Annotated[int, Field(ge=1)] = 10_000

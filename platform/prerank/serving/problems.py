@@ -31,13 +31,14 @@ MEANINGS = {
     "acknowledged. Send the request again, after the seconds in `Retry-After`.",
 }
 """What each status says that a refusal may have."""
-_HEADERS = {
+HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
     # What is left of the body is not read, so nothing else can follow it on the connection.
     408: {"Connection": "close"},
     413: {"Connection": "close"},
     503: {"Retry-After": "1"},
 }
+"""What goes with a status, besides."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def refusal(
     return Response(
         orjson.dumps(problem(status, field, detail, handling.request_id if handling else "")),
         status,
-        headers={**_HEADERS.get(status, {}), **(headers or {})},
+        headers={**HEADERS.get(status, {}), **(headers or {})},
         media_type=PROBLEM,
     )
 

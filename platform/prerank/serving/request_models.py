@@ -16,7 +16,7 @@ from prerank.core.ids import JSON_SAFE
 from prerank.serving.api import DEFAULT_K, MAX_EVENTS
 from prerank.serving.fields import MAX_NAME, MAX_QUERY
 
-FLOAT32_MAX = 3.4028234e38
+FLOAT32_MAX = 3.4028234663852886e38
 
 SafeInteger = Annotated[int, Field(ge=-JSON_SAFE, le=JSON_SAFE)]
 ItemText = Annotated[

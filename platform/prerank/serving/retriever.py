@@ -36,7 +36,10 @@ def retriever_of(data: Mapping[str, Any], limits: Limits) -> tuple[Any, Retrieve
                 only_known(each, _OBJECT_FIELDS, f"candidates[{i}].")
         for name in RETRIEVER_CROSS:
             if any(name in each for each in ids):
-                told[f"retriever_{name}s"] = [each.get(name) for each in ids]
+                field = f"retriever_{name}s"
+                if told[field] is not None:
+                    raise RequestError(field, f"candidates have a {name} too; send one of the two")
+                told[field] = [each.get(name) for each in ids]
         ids = [each.get("id") for each in ids]
     columns = {}
     for name in RETRIEVER_CROSS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -12,7 +13,16 @@ import pytest
 from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.online_events import SCHEMA, T0, NewWriter, backfill, event, history_of, ids, wait_until
+from tests.online_events import (
+    SCHEMA,
+    T0,
+    NewWriter,
+    backfill,
+    event,
+    history_of,
+    ids,
+    wait_until,
+)
 from tests.online_log import empty_tables, filled, mark_online
 from tests.redis_server import RedisServer
 
@@ -22,6 +32,7 @@ from prerank.core.errors import DataError
 from prerank.core.home import Home
 from prerank.online.history import NO_HISTORY, History, merged
 from prerank.online.journal import Journal, replay
+from prerank.online.logs import acknowledged_events
 from prerank.online.sentinel import read_sentinel, write_sentinel
 from prerank.online.store import REDIS_ENV
 from prerank.online.writer import HistoryWriter, writer_of
@@ -168,6 +179,26 @@ def test_a_disk_that_refuses_acknowledges_nothing(
     with pytest.raises(OSError, match="no space"):
         writer.write([event(1)])
     assert ids(embedded) == []
+
+
+def test_a_disk_that_is_full_for_a_while_loses_nothing_acknowledged(
+    home: Home, embedded: FeatureStore, new_writer: NewWriter
+) -> None:
+    """The kernel refuses: no file of this process may grow beyond the journal's length."""
+    writer = new_writer(embedded)
+    writer.write([event(1)])
+    (journal,) = home.journal.glob("writer-*.jsonl")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the beginning of a record: what is written of it must not count.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            writer.write([event(2)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    writer.write([event(3)])
+    assert [e.event_id for batch in acknowledged_events(home) for e in batch] == [1, 3]
+    wait_until(lambda: ids(embedded) == [1, 3], "the writer stayed behind")
 
 
 def test_a_backfill_over_live_events_forgets_none(

@@ -210,6 +210,8 @@ def test_what_the_retriever_said_follows_its_candidate() -> None:
         ({"candidates": [{"score": 1}]}, "candidates"),
         ({"candidates": [{"id": 1, "colour": 2}]}, "candidates[0].colour"),
         ({"candidates": 7, "retriever_ranks": []}, "candidates"),
+        ({"candidates": [{"id": 1, "score": 2}], "retriever_scores": {}}, "retriever_scores"),
+        ({"candidates": [{"id": 1, "rank": 2}], "retriever_ranks": [3]}, "retriever_ranks"),
     ],
 )
 def test_wrong_words_of_the_retriever_are_named(changes: dict[str, Any], field: str) -> None:

@@ -95,9 +95,14 @@ def test_what_is_declared_as_a_ranking_is_read(
             body[field] = [
                 c | {"id": as_id(c["id"])} if isinstance(c, dict) else as_id(c) for c in body[field]
             ]
-    n = len(body.get("candidates", []))
-    for field in ("retriever_scores", "retriever_ranks"):
-        if body.get(field) is not None:
+    candidates = body.get("candidates", [])
+    n = len(candidates)
+    for name in ("score", "rank"):
+        field = f"retriever_{name}s"
+        if any(isinstance(c, dict) and name in c for c in candidates):
+            # Declared for plain ids alone, in words.
+            body.pop(field, None)
+        elif body.get(field) is not None:
             body[field] = (body[field] + [None] * n)[:n]
     if body.get("explain"):
         body["k"] = min(body.get("k", 1), limits.max_explained)

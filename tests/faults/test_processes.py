@@ -1,0 +1,129 @@
+"""Processes of the deployment are killed, replaced and flooded under load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+from tests.faults.deployment import Deployment, until
+from tests.load import NOT_REACHED, refusal_is_wrong
+from tests.serve_status import ready
+
+from prerank.serving.deployment import ACKNOWLEDGE_S
+
+Record = Callable[..., None]
+LOAD_S = 12.0
+
+
+def test_a_replica_is_killed(deployment: Deployment, record: Record) -> None:
+    with deployment.load("replica") as load:
+        time.sleep(LOAD_S / 4)
+        deployment.serve.replicas()[0].kill()
+        time.sleep(LOAD_S)
+    record("a ranking replica of two is killed", load)
+    assert set(load.statuses()) == {200}
+    assert load.event_statuses.keys() == {200}
+    assert max(s.wait for s in load.seen) < 5
+
+
+def test_the_only_replica_is_killed(deployment: Deployment, record: Record) -> None:
+    deployment.deploy(replicas=1)
+    deployment.steady(replicas=1)
+    with deployment.load("only") as load:
+        time.sleep(LOAD_S / 4)
+        killed = time.monotonic()
+        deployment.serve.replicas()[0].kill()
+        time.sleep(2)
+        away_s = until(lambda: ready(deployment.url), 180)
+        time.sleep(LOAD_S / 4)
+    record("the only ranking replica is killed", load, away_s=away_s + 2)
+    assert set(load.statuses()) == {200, 503}
+    assert load.event_statuses.keys() <= {200, 503}
+    assert load.statuses(since=killed + 2 + away_s).keys() == {200}
+    # The proxy's second, and one for each of its tries at the replica that is gone.
+    assert max(s.wait for s in load.seen) < 5
+
+
+def test_the_history_writer_is_killed(deployment: Deployment, record: Record) -> None:
+    with deployment.load("writer") as load:
+        time.sleep(LOAD_S / 4)
+        (writer,) = deployment.serve.replicas("HistoryWriter-0")
+        writer.kill()
+        # Its lease lasts for 15 seconds.
+        time.sleep(30)
+    record("the history writer is killed", load, longest_event_s=load.longest_event)
+    assert set(load.statuses()) == {200}
+    assert load.event_statuses.keys() <= {200, 503}
+    assert load.longest_event < ACKNOWLEDGE_S + 3
+    assert until(lambda: not deployment.missing(load.acknowledged), 60) < 60
+
+
+def test_the_proxy_is_killed(deployment: Deployment, record: Record) -> None:
+    with deployment.load("proxy") as load:
+        time.sleep(LOAD_S / 4)
+        killed = time.monotonic()
+        for process in deployment.haproxy():
+            process.kill()
+        time.sleep(1)
+        away_s = until(lambda: ready(deployment.url), 120)
+        time.sleep(LOAD_S / 2)
+    record("the proxy (HAProxy) is killed", load, away_s=away_s + 1)
+    assert set(load.statuses()) <= {200, *NOT_REACHED}
+    assert load.statuses(since=killed + 1 + away_s).keys() == {200}
+
+
+def test_a_new_configuration_is_deployed(deployment: Deployment, record: Record) -> None:
+    for replicas in (2, 1):
+        deployment.deploy(replicas=replicas)
+        deployment.steady(replicas=replicas)
+        before = {p.pid for p in deployment.serve.replicas()}
+        with deployment.load(f"deploy-{replicas}", rate=30.0) as load:
+            time.sleep(LOAD_S / 4)
+            deployment.deploy(replicas=replicas, max_k=9_000 + replicas)
+
+            def replaced(before: set[int] = before, replicas: int = replicas) -> bool:
+                now = {p.pid for p in deployment.serve.replicas()}
+                return len(now) == replicas and not now & before
+
+            seconds = until(replaced, 300)
+            # While the last one drains.
+            time.sleep(40)
+        record(
+            f"a new configuration is deployed, replicas: {replicas}",
+            load,
+            replaced_s=seconds,
+            longest_event_s=load.longest_event,
+        )
+        assert set(load.statuses()) == {200}
+        assert load.event_statuses.keys() == {200}
+
+
+def test_more_requests_come_than_have_places(deployment: Deployment, record: Record) -> None:
+    found = asyncio.run(flood(deployment, 600))
+    print(Counter(a.status_code for a, _ in found), max(wait for _, wait in found))
+    assert {a.status_code for a, _ in found} == {200, 503}
+    assert [w for a, _ in found if a.status_code != 200 and (w := refusal_is_wrong(a))] == []
+    assert max(wait for _, wait in found) < 10
+    with deployment.load("flood") as load:
+        time.sleep(LOAD_S / 4)
+    record("after 600 requests at once", load)
+    assert set(load.statuses()) == {200}
+
+
+async def flood(deployment: Deployment, count: int) -> list[tuple[httpx.Response, float]]:
+    """So many requests at once, and how long each waited."""
+    limits = httpx.Limits(max_connections=count)
+    body = json.dumps(deployment.oracle.bodies[0] | {"candidates": list(range(5_000))})
+    headers = {"Content-Type": "application/json"}
+
+    async def ask(client: httpx.AsyncClient) -> tuple[httpx.Response, float]:
+        began = time.monotonic()
+        answer = await client.post("/v1/prerank", content=body, headers=headers)
+        return answer, time.monotonic() - began
+
+    async with httpx.AsyncClient(base_url=deployment.url, limits=limits, timeout=120) as client:
+        return list(await asyncio.gather(*(ask(client) for _ in range(count))))

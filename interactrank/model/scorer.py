@@ -9,8 +9,10 @@ reference that ``Scorer.score`` equals.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.fusion import Coefficients, Fusion
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.query_side import QueryHalf, QuerySide, recorded
-from interactrank.model.sweep import Affine, Base, sweep
+from interactrank.model.sweep import Affine, Base, cross_scores_of, sweep
 from interactrank.model.top_k import best
 
 _NOTHING = np.zeros((0, 0), np.float32)
@@ -93,20 +95,50 @@ class Scorer:
     def __init__(
         self, model: InteractRank, catalogue: Catalogue, ids: NDArray[np.int64], vectors: Tensor
     ) -> None:
-        self.model, self.catalogue, self.vectors = model.eval(), catalogue, vectors
+        self.model, self.catalogue = model.eval(), catalogue
         self.schema: FeatureSchema = model.schema
-        self.table = IdTable(ids)
-        self.rows = catalogue.table()
-        self.created = catalogue.created_at(self.rows.rows(ids))
+        self._of_catalogue = np.array_equal(ids, catalogue.ids)
+        created = catalogue.created
+        if not self._of_catalogue:
+            created = catalogue.created_at(self.rows.rows(ids))
+        self._hold(ids, vectors, created)
+        self._query_half: Callable[..., tuple[Tensor, ...]] = QueryHalf(self.model)
+
+    def _hold(self, ids: NDArray[np.int64], vectors: Tensor, created: NDArray[np.int64]) -> None:
+        self.ids, self.vectors, self.created = ids, vectors, created
         # NumPy has no bf16: the same bits as whole numbers.
         half = vectors.dtype == torch.bfloat16
         self.vector_bits = (vectors.view(torch.uint16) if half else vectors).numpy()
-        self._query_half: Callable[..., tuple[Tensor, ...]] = QueryHalf(self.model)
+
+    @cached_property
+    def table(self) -> IdTable:
+        """Rows of the index by item id."""
+        return IdTable(self.ids)
+
+    @cached_property
+    def rows(self) -> IdTable:
+        """Rows of the catalogue by item id; the same table where the index holds the catalogue."""
+        return self.table if self._of_catalogue else self.catalogue.table()
 
     def record(self) -> Scorer:
-        """Make requests cheaper, at the price of a quarter of a second now; returns itself."""
+        """Make requests cheaper, at the price of a quarter of a second now; returns itself.
+
+        With the tables of ids, which the first request would otherwise wait for.
+        """
         self._query_half = recorded(self.model)
+        _ = self.table, self.rows
         return self
+
+    def part(self, at: slice) -> Scorer:
+        """The same model over some rows of the index, which are copied.
+
+        It scores what others look up: ``score_known`` of ``known_rows``. No table of ids is made.
+        """
+        part = copy.copy(self)
+        for table in ("table", "rows"):
+            vars(part).pop(table, None)
+        part._hold(self.ids[at].copy(), self.vectors[at].clone(), self.created[at].copy())
+        return part
 
     @torch.inference_mode()
     def score(
@@ -127,7 +159,14 @@ class Scorer:
             retriever_features: float32 [N, R], as in ``cross_features``.
         """
         side = self.query_side(query, inputs, head_weights)
-        known = self.known(inputs, candidates, retriever_features)
+        return self.score_known(side, inputs, self.known(inputs, candidates, retriever_features))
+
+    @torch.inference_mode()
+    def score_known(self, side: QuerySide, inputs: FeatureInputs, known: Known) -> Scored:
+        """As ``score``, once the request's side is made and the candidates are looked up.
+
+        A score depends on the request and its own item alone, to the last digit.
+        """
         n, base, given, at = len(known.ids), _NO_CROSS, _NOTHING, known.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
@@ -168,8 +207,10 @@ class Scorer:
         known = self.known(inputs, candidates, retriever_features)
         gathered = self.vectors.index_select(0, torch.from_numpy(known.rows))
         dots = torch.mv(gathered.float(), side.query).numpy()
-        x = known.x(np.arange(len(known.ids)))
-        return _scored(known, side, dots, self.cross_scores(side, x))
+        x = torch.from_numpy(known.x(np.arange(len(known.ids))))
+        of = torch.zeros(len(x), dtype=torch.int64)
+        g = self.model.fusion.cross_score(x, side.coefficients, of)
+        return _scored(known, side, dots, (side.cross * g).numpy())
 
     @torch.inference_mode()
     def query_side(
@@ -212,7 +253,26 @@ class Scorer:
         if not found.all():
             rows, ids, unknown = rows[found], ids[found], ids[~found]
             given = None if given is None else given[found]
+        return self._known(inputs, ids, rows, unknown, given)
 
+    def known_rows(
+        self,
+        inputs: FeatureInputs,
+        rows: NDArray[np.int64] | None,
+        retriever_features: NDArray[np.float32] | None,
+    ) -> Known:
+        """The candidates at distinct ``rows`` int64 [N] of the index; None for every row."""
+        rows = np.arange(len(self.ids)) if rows is None else rows
+        return self._known(inputs, self.ids[rows], rows, rows[:0], retriever_features)
+
+    def _known(
+        self,
+        inputs: FeatureInputs,
+        ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        unknown: NDArray[np.int64],
+        given: NDArray[np.float32] | None,
+    ) -> Known:
         def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
             some = len(others)
             chosen = np.concatenate((np.array(others, np.int64), ids[at]))
@@ -237,9 +297,11 @@ class Scorer:
     @torch.inference_mode()
     def cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """G [n] of cross features [n, X], as it enters the score."""
-        of = torch.zeros(len(x), dtype=torch.int64)
-        g = self.model.fusion.cross_score(torch.from_numpy(x), side.coefficients, of)
-        found: NDArray[np.float32] = (side.cross * g).numpy()
+        found = np.zeros(len(x), np.float32)
+        if self.model.fusion.crosses:
+            columns = np.arange(x.shape[1])
+            affine = _affine(self.model.fusion, side, np.zeros_like(x, shape=len(columns)), columns)
+            cross_scores_of(affine._replace(units=np.ascontiguousarray(affine.units)), x, found)
         return found
 
 

@@ -218,22 +218,23 @@ def our_processes() -> list[psutil.Process]:
 
 
 def in_process(home: Home, requests: Sequence[Asked], scorer: Scorer) -> dict[str, float]:
-    """Median milliseconds of scoring alone, and with the store read before."""
+    """Medians: milliseconds of scoring alone, and with the store read before; keys and bytes."""
     features = OnlineFeatures(home, SCHEMA, timeout_s=10.0)
     weights = np.eye(1, len(SCHEMA.heads), dtype=np.float32)[0]
-    scoring, both = [], []
+    told: dict[str, list[float]] = {"score": [], "both": [], "keys": [], "bytes": []}
     try:
         for request in itertools.islice(itertools.cycle(requests), IN_PROCESS + 3):
             began = time.perf_counter()
-            inputs = features.read(request.query, request.user, NOW).inputs
+            found = features.read(request.query, request.user, NOW)
             read = time.perf_counter()
-            scorer.score(request.query, inputs, request.candidates, weights).top(100)
+            scorer.score(request.query, found.inputs, request.candidates, weights).top(100)
             done = time.perf_counter()
-            scoring.append(done - read)
-            both.append(done - began)
+            values = 1e3 * (done - read), 1e3 * (done - began), found.keys, found.bytes
+            for name, value in zip(told, values, strict=True):
+                told[name].append(value)
     finally:
         features.close()
-    return {name: 1e3 * float(np.median(v[3:])) for name, v in (("score", scoring), ("both", both))}
+    return {name: float(np.median(values[3:])) for name, values in told.items()}
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -381,7 +382,7 @@ def main() -> None:
     show(text, args.out)
     if args.json:
         told = [
-            {"candidates": n, "form": form, "service": name, "scorer_ms": scorer[n]["score"]}
+            {"candidates": n, "form": form, "service": name, "in_process": scorer[n]}
             | {key: float(np.median(values)) for key, values in f.items()}
             for (n, form), services in found.items()
             for name, f in services.items()

@@ -40,6 +40,7 @@ from prerank.registry.index import load_index
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 from prerank.serving.backoff import BackOff
+from prerank.serving.shards import VERSION, Shards
 
 WARM_CANDIDATES = 1_000
 
@@ -58,7 +59,10 @@ class ServeConfig:
             its state.
         timeout_ms: time budget of a request, from when it is whole; a read of the online store that
             has not ended by then is given up. A request may ask for less.
-        replicas: of the scorer; None for two where the cluster has the cores, else one.
+        replicas: of the scorer; None for two where the cluster has the cores, else one. With
+            shards, of the front and of each shard.
+        shards: processes that the item vectors are divided among; 1: each replica has all of them.
+        shard_timeout_ms: in which a shard must answer; one that does not is left out of the answer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
         max_k: items in one answer.
@@ -83,6 +87,8 @@ class ServeConfig:
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
     timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     replicas: Annotated[int, Field(ge=1)] | None = None
+    shards: Annotated[int, Field(ge=1)] = 1
+    shard_timeout_ms: Annotated[float, Field(gt=0)] = 1_000.0
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
     max_k: Annotated[int, Field(ge=1)] = 10_000
@@ -124,14 +130,17 @@ class Engine:
 
     Args:
         config: of the deployment.
+        shards: of the index; None where this process scores by itself.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, shards: Shards | None = None) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
+        self._shards = shards
         self._loaded: Loaded | None = None
+        self._before: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
         self._back_off = BackOff(2 * config.poll_seconds)
@@ -199,6 +208,8 @@ class Engine:
         before, self._loaded = self._loaded, loaded
         if before is not None and before.features is not loaded.features:
             before.features.close()
+            # Without shards nothing is asked of it any more.
+            self._before = before if loaded.shards else None
 
     def _load(self, wanted: registry.Wanted) -> Loaded:
         """Load a version and send a request through it, before anybody sees it."""
@@ -209,6 +220,8 @@ class Engine:
         logger.info("loading model version %s", version)
         bundle = load_bundle(folder)
         index = load_index(self.home, version, bundle.digest)
+        if self._shards is not None:
+            self._shards.load(version)
         scorer = Scorer(bundle.model, bundle.catalogue, index.ids, index.vectors).record()
         of_log = limits_of(self.home, self.config)
         limits = dataclasses.replace(of_log, schema=bundle.schema)
@@ -217,7 +230,7 @@ class Engine:
             features = OnlineFeatures(self.home, bundle.schema, timeout_s=timeout_s)
             unless_loaded.callback(features.close)
             features.look()
-            loaded = Loaded(wanted, scorer, limits, features)
+            loaded = Loaded(wanted, scorer, limits, features, self._shards)
             for request in _warm_requests(self.home, loaded):
                 answer(request, loaded)
             unless_loaded.pop_all()
@@ -260,10 +273,16 @@ class Engine:
     def answer(self, request: PrerankRequest) -> Answer:
         """Score a request with the version of the moment.
 
+        Where a shard of the index has not loaded that version yet, the one before may do.
+
         Raises:
-            NotReadyError: no version is loaded.
+            NotReadyError: no version is loaded, or no shard answered.
         """
-        return answer(request, self.current())
+        found, before = answer(request, self.current()), self._before
+        if before is not None and any(shard.cause == VERSION for shard in found.missing):
+            again = answer(request, before)
+            return again if len(again.missing) < len(found.missing) else found
+        return found
 
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""

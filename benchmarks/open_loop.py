@@ -9,7 +9,8 @@ callers are. Without a rate, ``workers`` send one request after the other, as fa
 answered.
 
 Files hold whole requests, head and body. Prints JSON: due time, latency and status of each
-request; 0 is the status of one that had no answer in time.
+request; 0 is the status of one that had no answer in time. ``degraded`` counts answers that say
+that they lack something.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Sender:
         self._requests: Iterator[bytes] = itertools.cycle([Path(f).read_bytes() for f in job.files])
         self.told: list[tuple[float, float, int]] = []
         self.sent_late: list[float] = []
+        self.degraded = 0
 
     async def send(self, due: float) -> None:
         """Send the next request, and note its latency from ``due`` and its status."""
@@ -90,7 +92,8 @@ class Sender:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             found = LENGTH.search(head)
-            await reader.readexactly(int(found[1]) if found else 0)
+            body = await reader.readexactly(int(found[1]) if found else 0)
+            self.degraded += b'"degraded":["' in body
         except BaseException:
             writer.transport.abort()
             raise
@@ -134,6 +137,7 @@ async def run(job: Job) -> dict[str, Any]:
         "due_s": [due - begun for due, *_ in told],
         "latency_ms": [1e3 * latency for _, latency, _ in told],
         "status": [status for *_, status in told],
+        "degraded": sender.degraded,
         "wall_s": wall,
         "cpu_s": time.process_time(),
         "sent_late_p99_ms": 1e3 * late[int(0.99 * (len(late) - 1))] if late else 0.0,

@@ -17,7 +17,8 @@ What is measured, of each number of candidates and each form of the body:
 - at half of saturation: p50, p99 and p99.9. With Poisson arrivals and a constant time of service,
   queueing alone makes p99 three times p50 there (M/D/1).
 - at twice saturation: answers within a second, of those that came back while requests were sent
-  (goodput), refusals (503), and the memory of the service before and after.
+  (goodput), refusals (503), answers that came late or not at all, answers that lack features, since
+  no time was left to read them, and the memory of the service before and after.
 
 The load is open: `open_loop.py`, a process of its own, sends each request when it is due, whatever
 became of those before, and counts its latency from then. Generator, services and Redis share the
@@ -83,6 +84,7 @@ class Load:
     due: Numbers
     ms: Numbers
     status: NDArray[np.int64]
+    degraded: int
     generator_cores: float
     sent_late_ms: float
 
@@ -114,6 +116,7 @@ def load(port: int, files: Sequence[str], seconds: float, **more: Any) -> Load:
         np.array(told["due_s"]),
         np.array(told["latency_ms"]),
         np.array(told["status"], np.int64),
+        told["degraded"],
         told["cpu_s"] / max(told["wall_s"], seconds),
         told["sent_late_p99_ms"],
     )
@@ -170,6 +173,7 @@ class Service:
             generator_cores=half.generator_cores,
             sent_late=half.sent_late_ms,
             goodput=double.goodput,
+            degraded=double.degraded / max(int((double.status == 200).sum()), 1),
             refused=float((double.status == 503).mean()),
             late=float(1 - double.in_time.mean() - (double.status == 503).mean()),
             memory_before=memory,
@@ -287,6 +291,7 @@ def tables(found: Found, scorer: Mapping[int, Mapping[str, float]]) -> str:
                     f"{np.median(f['goodput']) / np.median(f['peak']):.0%}",
                     f"{np.median(f['refused']):.0%}",
                     f"{np.median(f['late']):.0%}",
+                    f"{np.median(f['degraded']):.0%}",
                     f"{f['memory_before'][0]:,.0f} to {f['memory_after'][-1]:,.0f}",
                 ]
             )
@@ -324,7 +329,17 @@ def tables(found: Found, scorer: Mapping[int, Mapping[str, float]]) -> str:
                 latency,
             ),
             markdown(
-                [*who, "offered /s", "goodput /s", "of peak", "503", "late", "memory, MB"], overload
+                [
+                    *who,
+                    "offered /s",
+                    "goodput /s",
+                    "of peak",
+                    "503",
+                    "late",
+                    "degraded, of answers",
+                    "memory, MB",
+                ],
+                overload,
             ),
             markdown(
                 [

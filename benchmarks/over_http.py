@@ -15,7 +15,7 @@ What is measured, of each number of candidates and each form of the body:
 - saturation: the highest rate at which 99% of the requests are answered within a second and p99
   stays below ten times the median alone. Rates go down from the peak in steps of a tenth of it.
 - at half of saturation: p50, p99 and p99.9. With Poisson arrivals and a constant time of service,
-  queueing alone makes p99 three times p50 there (M/D/1).
+  queueing alone makes p99 4.3 times p50 there (M/D/1), of what one thread does.
 - at twice saturation: answers within a second, of those that came back while requests were sent
   (goodput), refusals (503), answers that came late or not at all, answers that lack features, since
   no time was left to read them, and the memory of the service before and after.

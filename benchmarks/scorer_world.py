@@ -203,10 +203,14 @@ class PlainRoute:
 
     @torch.inference_mode()
     def score(
-        self, inputs: FeatureInputs, wanted: NDArray[np.int64], weights: NDArray[np.float32]
+        self,
+        inputs: FeatureInputs,
+        wanted: NDArray[np.int64],
+        weights: NDArray[np.float32],
+        query: str = QUERY,
     ) -> NDArray[np.float32]:
         """Scores [n] of known candidates."""
-        side = self.scorer.query_side(QUERY, inputs, weights)
+        side = self.scorer.query_side(query, inputs, weights)
         rows = torch.from_numpy(self.index.get_indexer(pd.Index(wanted)))
         dots = self.vectors[rows] @ side.query
         x = torch.from_numpy(self.features(inputs, wanted))

@@ -8,6 +8,7 @@ former. The index's vectors are read where they lie, usually in a mapped file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class IndexItems:
     """Items of an index, ready to be swept over.
 
     Attributes:
-        table: of the ids of all items, ascending where some were added, and their rows.
+        ids: int64 [n], of the index, by row.
         vectors: [n, D], of the index. ``vector_bits``: the same, bf16 as uint16.
         created: int64, by row.
 
@@ -50,7 +51,7 @@ class IndexItems:
         added: what joins the index.
 
     Raises:
-        ValueError: an id stands twice, or the vectors that are added are not like the index's.
+        ValueError: the vectors that are added are not like the index's.
     """
 
     def __init__(
@@ -60,17 +61,25 @@ class IndexItems:
         created: NDArray[np.int64],
         added: Added | None = None,
     ) -> None:
-        self._ids, self.vectors, self._added = ids, vectors, added
+        self.ids, self.vectors, self._added = ids, vectors, added
         self.vector_bits = _bits(vectors)
         self.created = created
+        self._every: NDArray[np.int64] | None = None
         if added is None:
-            self.table, self._every = IdTable(ids), None
             return
         if added.vectors.shape[1] != vectors.shape[1] or added.vectors.dtype != vectors.dtype:
             raise ValueError("the vectors that are added have another width or type than the index")
-        both, self._every = overlaid(ids, added.ids)
-        self.table = IdTable(both, self._every)
+        self._both, self._every = overlaid(ids, added.ids)
         self.created = np.concatenate((created, added.created))
+
+    @cached_property
+    def table(self) -> IdTable:
+        """Of the ids of all items, ascending where some were added, and their rows."""
+        return IdTable(self.ids) if self._every is None else IdTable(self._both, self._every)
+
+    def part(self, at: slice) -> IndexItems:
+        """Copies of some rows of an index that nothing was added to."""
+        return IndexItems(self.ids[at].copy(), self.vectors[at].clone(), self.created[at].copy())
 
     def joined(self, added: Added) -> IndexItems:
         """The same index with ``added``, and without what was added before.
@@ -78,12 +87,12 @@ class IndexItems:
         No vector of the index is read or copied. What is made anew are the table of ids, and two
         arrays of eight bytes an item.
         """
-        n = len(self._ids)
-        return IndexItems(self._ids, self.vectors, self.created[:n], added)
+        n = len(self.ids)
+        return IndexItems(self.ids, self.vectors, self.created[:n], added)
 
     def every_row(self) -> NDArray[np.int64]:
         """Rows of ``table.ids``."""
-        return np.arange(len(self.table)) if self._every is None else self._every
+        return np.arange(len(self.ids)) if self._every is None else self._every
 
     def gathered(self, rows: NDArray[np.int64]) -> Tensor:
         """Vectors [n, D] of ``rows`` [n]; copies the index where items were added."""
@@ -109,7 +118,7 @@ class IndexItems:
         added = self._added
         if added is None:
             return _swept(rows, self.vector_bits, self.created, query, now, base, given)
-        n = len(self._ids)
+        n = len(self.ids)
         late = rows >= n
         at = np.flatnonzero(late)
         dots, cross_scores = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from interactrank.model.fusion import Coefficients, Fusion
 from interactrank.model.index_items import Added, IndexItems
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.query_side import QueryHalf, QuerySide, recorded
-from interactrank.model.sweep import Affine, Base
+from interactrank.model.sweep import Affine, Base, cross_scores_of
 from interactrank.model.top_k import best
 
 _NOTHING = np.zeros((0, 0), np.float32)
@@ -87,7 +88,7 @@ class Scorer:
     """A model version with its item vectors, ready to score.
 
     Attributes:
-        items: that can be scored. ``rows``: of the catalogue.
+        items: that can be scored.
 
     Args:
         model: in eval mode.
@@ -106,14 +107,27 @@ class Scorer:
     ) -> None:
         self.model, self.catalogue = model.eval(), catalogue
         self.schema: FeatureSchema = model.schema
-        self.rows = catalogue.table()
-        known = catalogue.created_at(self.rows.rows(ids)) if created is None else created
-        self.items = IndexItems(ids, vectors, known)
+        self._of_catalogue = np.array_equal(ids, catalogue.ids)
+        if created is None:
+            of_catalogue = catalogue.created
+            created = (
+                of_catalogue if self._of_catalogue else catalogue.created_at(self.rows.rows(ids))
+            )
+        self.items = IndexItems(ids, vectors, created)
         self._query_half: Callable[..., tuple[Tensor, ...]] = QueryHalf(self.model)
 
+    @cached_property
+    def rows(self) -> IdTable:
+        """Rows of the catalogue by item id; the same table where the index holds the catalogue."""
+        return self.table if self._of_catalogue else self.catalogue.table()
+
     def record(self) -> Scorer:
-        """Make requests cheaper, at the price of a quarter of a second now; returns itself."""
+        """Make requests cheaper, at the price of a quarter of a second now; returns itself.
+
+        With the tables of ids, which the first request would otherwise wait for.
+        """
         self._query_half = recorded(self.model)
+        _ = self.table, self.rows
         return self
 
     @property
@@ -134,8 +148,20 @@ class Scorer:
     def joined(self, added: Added) -> Scorer:
         """Another scorer of the same index, as ``IndexItems.joined`` has it."""
         new = copy.copy(self)
+        # The catalogue stays as it was, whose table may be the index's.
+        vars(new)["rows"] = self.rows
         new.items = self.items.joined(added)
         return new
+
+    def part(self, at: slice) -> Scorer:
+        """The same model over some rows of the index, which are copied.
+
+        It scores what others look up: ``score_known`` of ``known_rows``. No table of ids is made.
+        """
+        part = copy.copy(self)
+        vars(part).pop("rows", None)
+        part.items = self.items.part(at)
+        return part
 
     @torch.inference_mode()
     def score(
@@ -156,7 +182,14 @@ class Scorer:
             retriever_features: float32 [N, R], as in ``cross_features``.
         """
         side = self.query_side(query, inputs, head_weights)
-        known = self.known(inputs, candidates, retriever_features)
+        return self.score_known(side, inputs, self.known(inputs, candidates, retriever_features))
+
+    @torch.inference_mode()
+    def score_known(self, side: QuerySide, inputs: FeatureInputs, known: Known) -> Scored:
+        """As ``score``, once the request's side is made and the candidates are looked up.
+
+        A score depends on the request and its own item alone, to the last digit.
+        """
         n, base, given, at = len(known.ids), _NO_CROSS, _NOTHING, known.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
@@ -186,8 +219,10 @@ class Scorer:
         known = self.known(inputs, candidates, retriever_features)
         gathered = self.items.gathered(known.rows)
         dots = torch.mv(gathered.float(), side.query).numpy()
-        x = known.x(np.arange(len(known.ids)))
-        return _scored(known, side, dots, self.cross_scores(side, x))
+        x = torch.from_numpy(known.x(np.arange(len(known.ids))))
+        of = torch.zeros(len(x), dtype=torch.int64)
+        g = self.model.fusion.cross_score(x, side.coefficients, of)
+        return _scored(known, side, dots, (side.cross * g).numpy())
 
     @torch.inference_mode()
     def query_side(
@@ -230,7 +265,26 @@ class Scorer:
         if not found.all():
             rows, ids, unknown = rows[found], ids[found], ids[~found]
             given = None if given is None else given[found]
+        return self._known(inputs, ids, rows, unknown, given)
 
+    def known_rows(
+        self,
+        inputs: FeatureInputs,
+        rows: NDArray[np.int64] | None,
+        retriever_features: NDArray[np.float32] | None,
+    ) -> Known:
+        """The candidates at distinct ``rows`` int64 [N] of the index; None for every row."""
+        rows = self.items.every_row() if rows is None else rows
+        return self._known(inputs, self.items.ids[rows], rows, rows[:0], retriever_features)
+
+    def _known(
+        self,
+        inputs: FeatureInputs,
+        ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        unknown: NDArray[np.int64],
+        given: NDArray[np.float32] | None,
+    ) -> Known:
         def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
             some = len(others)
             chosen = np.concatenate((np.array(others, np.int64), ids[at]))
@@ -255,9 +309,11 @@ class Scorer:
     @torch.inference_mode()
     def cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """G [n] of cross features [n, X], as it enters the score."""
-        of = torch.zeros(len(x), dtype=torch.int64)
-        g = self.model.fusion.cross_score(torch.from_numpy(x), side.coefficients, of)
-        found: NDArray[np.float32] = (side.cross * g).numpy()
+        found = np.zeros(len(x), np.float32)
+        if self.model.fusion.crosses:
+            columns = np.arange(x.shape[1])
+            affine = _affine(self.model.fusion, side, np.zeros_like(x, shape=len(columns)), columns)
+            cross_scores_of(affine._replace(units=np.ascontiguousarray(affine.units)), x, found)
         return found
 
 

@@ -93,6 +93,30 @@ def log1p_f32(value: np.float32) -> np.float32:
     return z + tail + np.float32(0.69314718056) * exponent
 
 
+@kernel(fastmath=FAST)
+def cross_scores_of(
+    affine: Affine, x: NDArray[np.float32], cross_scores: NDArray[np.float32]
+) -> None:
+    """g(x) of rows of x [n, V], written to ``cross_scores`` float32 [n].
+
+    Each from its own row alone, to the last digit: a product of matrices rounds a row by how many
+    others there are, and a score must not depend on them.
+    """
+    columns, units = x.shape[1], affine.unit_weight.size
+    pre = np.empty(units, np.float32)
+    for i in range(x.shape[0]):
+        g = affine.linear[0]
+        pre[:] = affine.units[0]
+        for v in range(columns):
+            value = x[i, v]
+            g += affine.linear[1 + v] * value
+            for j in range(units):
+                pre[j] += affine.units[1 + v, j] * value
+        for j in range(units):
+            g += np.float32(0.0) if pre[j] < 0.0 else affine.unit_weight[j] * pre[j]
+        cross_scores[i] = g
+
+
 @kernel(inline="always")
 def _ask_for(vectors: Any, created: Any, rows: Any, begin: int, end: int) -> None:
     width, step = vectors.shape[1], LINE // vectors.itemsize

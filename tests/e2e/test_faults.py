@@ -33,7 +33,8 @@ def serve(cluster: tuple[Path, str]) -> Iterator[ServeStatus]:
 
 def deploy(serve: ServeStatus, replicas: int) -> None:
     config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
-    config["applications"][0]["args"]["replicas"] = replicas
+    # Serve's own number, not that in `args`: it replaces no replica.
+    config["applications"][0]["deployments"] = [{"name": "PreRanker", "num_replicas": replicas}]
     serve.deploy(config)
     serve.wait_for(replicas, besides=lambda: ready(URL))
 

@@ -19,6 +19,7 @@ from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
 from prerank.serving.api import Limits, PrerankRequest, RequestError, named
+from prerank.serving.shards import Gathered, Missing, Shards
 from prerank.serving.stages import FEATURES, SCORE, TOP_K, Ends, Stages
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Loaded:
 
     ``features`` reads the online features of the version's own schema, which is ``limits.schema``.
     ``note`` says what is not certain of the version; empty where nothing is. ``index`` tells what
-    its scorer was made of.
+    its scorer was made of. ``shards`` hold the item vectors, where the index has several.
     """
 
     wanted: registry.Wanted
@@ -58,13 +59,14 @@ class Loaded:
     features: OnlineFeatures
     note: str = ""
     index: OfIndex = OfIndex()
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """``body`` for the caller; for the metrics, what reading the features cost, how many scores
     were no finite number, how many candidates there were, how many of them are unknown, and when
-    each stage ended.
+    each stage ended. ``missing`` are shards of the index that did not answer.
     """
 
     body: dict[str, Any]
@@ -73,6 +75,7 @@ class Answer:
     candidates: int = 0
     unknown: int = 0
     ends: Ends = ()
+    missing: tuple[Missing, ...] = ()
 
 
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
@@ -80,25 +83,23 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
 
     Raises:
         RequestError: the whole index is asked for, and has more items than may be scored.
+        NotReadyError: no shard of the index answered.
     """
     scorer, features, stages = loaded.scorer, loaded.features, Stages()
     if request.whole:
         _check_size(loaded)
-    keys = None if request.whole else request.keys
     read = features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
     stages.end(FEATURES)
-    scored, read = sound(
-        read,
-        lambda inputs: scorer.score(
-            request.query, inputs, keys, request.weights, request.retriever_features
-        ),
-    )
+    scored, read = sound(read, lambda inputs: _scored(request, loaded, inputs))
+    missing = scored.missing if isinstance(scored, Gathered) else ()
     if scored.non_finite:
         read = _degraded(read, "scores")
+    if missing:
+        read = _degraded(read, "shards")
     stages.end(SCORE)
-    top = _best(request, scored, read)
+    top = _best(request, scored, read.inputs)
     stages.end(TOP_K)
     items = [
         {"id": shown, "score": score}
@@ -120,14 +121,28 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
     }
     if scored.non_finite:
         body["non_finite"] = scored.non_finite
+    if missing:
+        body["missing_shards"] = [dataclasses.asdict(shard) for shard in missing]
     if request.explain:
         # What `prerank parity` needs to compute the same answer from the offline tables.
         body |= {
             "time": iso(request.time_us),
             "request_features": named(REQUEST_NUMERIC, scored.request),
         }
-    unknown = len(scored.unknown)
-    return Answer(body, read, scored.non_finite, len(scored.ids) + unknown, unknown, stages.ends)
+    asked = len(scorer.table) if request.whole else len(request.keys)
+    counts = scored.non_finite, asked, len(scored.unknown)
+    return Answer(body, read, *counts, stages.ends, missing)
+
+
+def _scored(request: PrerankRequest, loaded: Loaded, inputs: FeatureInputs) -> Scored:
+    """The candidates' scores, here or in the shards; of those, the best that may be needed."""
+    if loaded.shards is not None:
+        k = request.k + len(_unwanted(request, inputs))
+        return loaded.shards.score(loaded.wanted.version, loaded.scorer, request, inputs, k)
+    keys = None if request.whole else request.keys
+    return loaded.scorer.score(
+        request.query, inputs, keys, request.weights, request.retriever_features
+    )
 
 
 def _check_size(loaded: Loaded) -> None:
@@ -142,11 +157,16 @@ def _check_size(loaded: Loaded) -> None:
         )
 
 
-def _best(request: PrerankRequest, scored: Scored, read: OnlineRead) -> NDArray[np.int64]:
+def _unwanted(request: PrerankRequest, inputs: FeatureInputs) -> NDArray[np.int64]:
+    """Items that are not to be returned."""
+    if not request.exclude_engaged:
+        return request.exclude
+    return np.concatenate((request.exclude, inputs.hist_items))
+
+
+def _best(request: PrerankRequest, scored: Scored, inputs: FeatureInputs) -> NDArray[np.int64]:
     """Positions of the best k that are not excluded."""
-    unwanted = request.exclude
-    if request.exclude_engaged:
-        unwanted = np.concatenate((unwanted, read.inputs.hist_items))
+    unwanted = _unwanted(request, inputs)
     top = scored.top(request.k + len(unwanted))
     return top[~np.isin(scored.ids[top], unwanted)][: request.k] if len(unwanted) else top
 

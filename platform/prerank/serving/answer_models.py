@@ -12,7 +12,8 @@ Degraded = Annotated[
     list[str],
     Field(
         description="Features that could not be read: `engagement`, `user_history`, "
-        "`online_store`; or `scores`, where some were no finite numbers."
+        "`online_store`; `scores`, where some were no finite numbers; or `shards`, where a part of "
+        "the index did not answer."
     ),
 ]
 Cutoff = Annotated[
@@ -30,6 +31,17 @@ class RankedItem(Declared):
     features: dict[str, float | None] | None = None
 
 
+class MissingShard(Declared):
+    """A part of the index whose items are not in the answer."""
+
+    shard: int
+    cause: Annotated[
+        Literal["late", "failed", "version"],
+        Field(description="`version`: it has yet to load the model version."),
+    ]
+    share: Annotated[float, Field(description="Of the index's items.")]
+
+
 class PrerankAnswer(Declared):
     """The best k."""
 
@@ -43,6 +55,10 @@ class PrerankAnswer(Declared):
     degraded: Degraded
     snapshot_cutoff: Cutoff
     non_finite: Annotated[int | None, Field(description="Scores that were NaN or infinite.")] = None
+    missing_shards: Annotated[
+        list[MissingShard] | None,
+        Field(description="Parts of the index that did not answer; left out if all did."),
+    ] = None
     time: Annotated[str | None, Field(description="With `explain`: as of when.")] = None
     request_features: Annotated[
         dict[str, float | None] | None,

@@ -40,6 +40,7 @@ from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 from prerank.serving.backoff import BackOff
 from prerank.serving.loading import join, load, rebuilt, stamp
+from prerank.serving.shards import VERSION, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,14 @@ class ServeConfig:
             has not ended by then is given up. A request may ask for less.
         golden_ms: what a golden request of a version may take in the median, in milliseconds; a
             version that takes longer is not served.
-        replicas: of the scorer; None for two where the cluster has the cores, else one.
+        replicas: of the scorer; None for two where the cluster has the cores, else one. With
+            shards, of the front and of each shard.
         max_replicas: up to so many are started while requests wait; None: never more than
             ``replicas``.
         ongoing_per_replica: requests that a replica has at once, on average, beyond which another
             one is started, where ``max_replicas`` allows it.
+        shards: processes that the item vectors are divided among; 1: each replica has all of them.
+        shard_timeout_ms: in which a shard must answer; one that does not is left out of the answer.
         writers: of user histories; a user always has the same one.
         max_candidates: of one request.
         max_k: items in one answer.
@@ -90,6 +94,8 @@ class ServeConfig:
     replicas: Annotated[int, Field(ge=1)] | None = None
     max_replicas: Annotated[int, Field(ge=1)] | None = None
     ongoing_per_replica: Annotated[float, Field(gt=0)] = 2.0
+    shards: Annotated[int, Field(ge=1)] = 1
+    shard_timeout_ms: Annotated[float, Field(gt=0)] = 1_000.0
     writers: Annotated[int, Field(ge=1)] = 1
     max_candidates: Annotated[int, Field(ge=1)] = 200_000
     max_k: Annotated[int, Field(ge=1)] = 10_000
@@ -131,17 +137,20 @@ class Engine:
 
     Args:
         config: of the deployment.
+        shards: of the index; None where this process scores by itself.
 
     Attributes:
         refused: why the version that is to be served is not; empty where it is.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, shards: Shards | None = None) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
+        self._shards = shards
         self._loaded: Loaded | None = None
+        self._before: Loaded | None = None
         self._event_limits: Limits | None = None
         self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
         self._back_off = BackOff(2 * config.poll_seconds)
@@ -213,10 +222,12 @@ class Engine:
         before, self._loaded = self._loaded, loaded
         if before is not None and before.features is not loaded.features:
             before.features.close()
+            # Without shards nothing is asked of it any more.
+            self._before = before if loaded.shards else None
 
     def _load(self, wanted: registry.Wanted) -> Loaded:
         of_log = limits_of(self.home, self.config)
-        loaded = load(self.home, wanted, of_log, self.config.golden_ms)
+        loaded = load(self.home, wanted, of_log, self.config.golden_ms, self._shards)
         self._event_limits = of_log
         return loaded
 
@@ -256,10 +267,16 @@ class Engine:
     def answer(self, request: PrerankRequest) -> Answer:
         """Score a request with the version of the moment.
 
+        Where a shard of the index has not loaded that version yet, the one before may do.
+
         Raises:
-            NotReadyError: no version is loaded.
+            NotReadyError: no version is loaded, or no shard answered.
         """
-        return answer(request, self.current())
+        found, before = answer(request, self.current()), self._before
+        if before is not None and any(shard.cause == VERSION for shard in found.missing):
+            again = answer(request, before)
+            return again if len(again.missing) < len(found.missing) else found
+        return found
 
     def health(self) -> dict[str, Any]:
         """What runs here: code, schema, model, snapshot, and what is wrong."""

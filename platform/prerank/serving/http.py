@@ -47,6 +47,9 @@ from prerank.serving.stages import Stages
 from prerank.serving.tokens import Tokens
 from prerank.serving.tracing import Tracing
 
+SHARDED_AT_ONCE = 4
+"""Rankings of a replica whose shards work at the same time."""
+
 logger = logging.getLogger(__name__)
 
 _PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -78,8 +81,12 @@ class HttpApi:
         self._tokens = Tokens(config.token_file)
         self._guard = Guard(self._tokens, config.allowed_hosts, config.allowed_origins)
         self._ranking = Ranking(engine, self.metrics)
+        places, seconds = config.max_waiting, config.body_seconds
+        # A thread computes, unless it waits for the shards of the index.
+        threads = SHARDED_AT_ONCE if config.shards > 1 else 1
         self._lanes = {
-            name: Lane(name, config.max_waiting, config.body_seconds) for name in (SCORING, EVENTS)
+            SCORING: Lane(SCORING, places, seconds, threads),
+            EVENTS: Lane(EVENTS, places, seconds),
         }
 
     async def answer(self, request: Request) -> Response:

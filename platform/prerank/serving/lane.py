@@ -1,4 +1,4 @@
-"""One worker thread, and the bounded line of requests before it."""
+"""One worker thread or a few, and the bounded line of requests before them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BusyError(NotReadyError):
 
 
 class Lane:
-    """Requests that are worked on one at a time, in the order in which their bodies arrived.
+    """Requests that are worked on in the order in which their bodies arrived, one at a time.
 
     A request takes a place before its body is read and gives it back when it is answered. Where no
     place is free it is refused at once, so the line never grows; a body that does not arrive in
@@ -37,12 +37,13 @@ class Lane:
         name: of the thread, and in refusals.
         places: requests that are read, wait or are worked on.
         body_seconds: in which a body must arrive.
+        threads: requests that are worked on at a time; more than one where they wait for others.
     """
 
-    def __init__(self, name: str, places: int, body_seconds: float) -> None:
+    def __init__(self, name: str, places: int, body_seconds: float, threads: int = 1) -> None:
         self.name, self.places, self.body_seconds = name, places, body_seconds
         self.taken, self._held = 0, 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -68,10 +69,10 @@ class Lane:
             self._held -= len(body)
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
-        """What ``work`` returns, from the lane's thread."""
+        """What ``work`` returns, from a thread of the lane."""
         # With the context of the request, so that lines of the log name it.
         inside = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._thread, inside, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, inside, work, *args)
 
     async def _read(self, request: Request, body: bytearray) -> None:
         try:

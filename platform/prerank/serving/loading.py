@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from prerank.core.errors import NotReadyError, PrerankError
+from prerank.core.errors import NotReadyError, PrerankError, StateError
 from prerank.core.home import Home
 from prerank.online.reader import OnlineFeatures
 from prerank.registry import versions as registry
@@ -24,13 +24,20 @@ from prerank.registry.golden import Replay, load_golden, replay
 from prerank.registry.index import load_index, scorer_of
 from prerank.serving.answer import Loaded, OfIndex, Stamp, answer
 from prerank.serving.api import Limits, PrerankRequest
+from prerank.serving.shards import Shards
 
 WARM_CANDIDATES = 1_000
 
 logger = logging.getLogger(__name__)
 
 
-def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) -> Loaded:
+def load(
+    home: Home,
+    wanted: registry.Wanted,
+    of_log: Limits,
+    golden_ms: float,
+    shards: Shards | None = None,
+) -> Loaded:
     """Load a version and send requests through it, before anybody sees it.
 
     Args:
@@ -38,6 +45,7 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
         wanted: the version.
         of_log: what a request may hold, by the log's schema.
         golden_ms: what a golden request may take in the median, in milliseconds.
+        shards: of the index, which load it as well; None where this process scores by itself.
 
     Raises:
         NotReadyError: the version has no item index, cannot be fetched, or is too slow.
@@ -69,7 +77,9 @@ def load(home: Home, wanted: registry.Wanted, of_log: Limits, golden_ms: float) 
         features = OnlineFeatures(home, bundle.schema, timeout_s=of_log.timeout_ms / 1e3)
         unless_loaded.callback(features.close)
         features.look()
-        loaded = Loaded(wanted, scorer, limits, features, note, OfIndex(built))
+        if shards is not None:
+            shards.load(version)
+        loaded = Loaded(wanted, scorer, limits, features, note, OfIndex(built), shards)
         loaded = join(home, loaded)
         for request in _warm_requests(home, loaded):
             answer(request, loaded)
@@ -114,6 +124,10 @@ def join(home: Home, loaded: Loaded) -> Loaded:
         return dataclasses.replace(loaded, index=OfIndex(index.built))
     try:
         delta = load_delta(folder)
+        if loaded.shards is not None:
+            raise StateError(
+                "an index with `shards` takes none. Run `prerank index`, which builds it with them."
+            )
         scorer = loaded.scorer if delta is None else loaded.scorer.joined(delta.added)
     except (PrerankError, ValueError) as error:
         problem = f"items that were added to model version {version} are not scored: {error}"

@@ -92,7 +92,13 @@ class Ranking:
         return answer.body
 
     def rows(self, call: Call, batch: Batch, bodies: Sequence[Body]) -> Response:
-        """The answer to a batch."""
+        """The answer to a batch.
+
+        Raises:
+            NotReadyError: not all rows were scored with one model version.
+        """
+        if len({body["model_version"] for body in bodies}) > 1:
+            raise NotReadyError("a shard of the index has another model version; send it again")
         call.stages.end(ROWS)
         response = Response(batch.answer(bodies), media_type=ARROW)
         call.stages.end(SERIALISE)

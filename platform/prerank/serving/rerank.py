@@ -96,10 +96,11 @@ class Rerank:
         keys = self.request.keys
         key_of = dict(zip(self.request.shown(keys), keys.tolist(), strict=True))
         scores = np.array([item["score"] for item in body["items"]], np.float32)
-        unranked = [_UNRANKED] * len(body["unknown_ids"])
+        told = {item["id"] for item in body["items"]}
         ranked = [
             *zip((item["id"] for item in body["items"]), relevance(scores).tolist(), strict=True),
-            *zip(body["unknown_ids"], unranked, strict=True),
+            # Unknown, or of a shard of the index that did not answer.
+            *((id, _UNRANKED) for id in key_of if id not in told),
         ]
         results = [(at, score) for id, score in ranked for at in self.places[key_of[id]]]
         return {

@@ -1,0 +1,93 @@
+"""An index in shards answers as one process does, to the last digit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.contracts.test_sweep import IDS, RETRIEVED, WEIGHTS, scorer_of
+from tests.local_shards import parts_of, shards_of
+from tests.plain_requests import NOW, SEEDS, as_inputs, random_request
+
+from interactrank.model.scorer import Scorer
+from prerank.core.ids import ItemIds
+from prerank.online.reader import OnlineFeatures, OnlineRead
+from prerank.registry.bundle import Version
+from prerank.registry.versions import Wanted
+from prerank.serving.answer import Loaded, answer
+from prerank.serving.api import Limits, PrerankRequest
+
+LIMITS = Limits(ItemIds("integer"), RETRIEVED)
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """Half of its items are alike, so that ids alone tell them apart."""
+    found = scorer_of("default", RETRIEVED, torch.bfloat16)
+    vectors, created = found.vectors.clone(), found.created.copy()
+    vectors[::2], created[::2] = vectors[0], 0
+    catalogue = replace(found.catalogue, created=created)
+    return Scorer(found.model, catalogue, found.items.ids, vectors)
+
+
+class Store:
+    """Holds the features of one request."""
+
+    def __init__(self, seed: int) -> None:
+        self.inputs = as_inputs([random_request(seed)])
+
+    def read(self, *_: Any) -> OnlineRead:
+        return OnlineRead(self.inputs, 2, 0, None, ())
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> PrerankRequest:
+    """Rankings of every kind; some candidates are unknown, none may be left."""
+    rng = np.random.default_rng(draw(SEEDS))
+    keys = rng.permutation(np.append(IDS, [77, 78, -5]))[: draw(st.integers(0, 70))]
+    whole = draw(st.booleans())
+    told = None
+    if not whole and draw(st.booleans()):
+        told = (rng.random((len(keys), 2)) * [4, 900]).astype(np.float32)
+        told[rng.random(told.shape) < 0.3] = np.nan
+    return PrerankRequest(
+        request_id="r",
+        user_id="u",
+        query="red shoe",
+        keys=keys[:0] if whole else keys,
+        originals=None,
+        k=draw(st.integers(1, 80)),
+        time_us=NOW,
+        weights=WEIGHTS,
+        explain=draw(st.booleans()),
+        whole=whole,
+        exclude=rng.choice(IDS, draw(st.integers(0, 9))),
+        exclude_engaged=draw(st.booleans()),
+        retriever_features=told,
+    )
+
+
+@settings(max_examples=40)
+@given(requests(), SEEDS, st.sampled_from([2, 3, 7]))
+def test_shards_answer_as_one_process_does(
+    scorer: Scorer, request: PrerankRequest, seed: int, shards: int
+) -> None:
+    features = cast(OnlineFeatures, Store(seed))
+    loaded = Loaded(Wanted("champion", Version("1", "run")), scorer, LIMITS, features)
+    alone = answer(request, loaded)
+    shared = answer(request, replace(loaded, shards=shards_of(parts_of(scorer, shards))))
+    assert orjson.dumps(shared.body) == orjson.dumps(alone.body)
+    assert (shared.candidates, shared.unknown) == (alone.candidates, alone.unknown)
+    assert shared.missing == ()
+
+
+def test_the_scores_are_not_all_different(scorer: Scorer) -> None:
+    inputs = as_inputs([random_request(3)])
+    scores = scorer.score("red shoe", inputs, None, WEIGHTS).scores
+    assert len(np.unique(scores)) < len(scores), "no tie: the order of ids is not tested"

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -106,7 +106,7 @@ def _as_read(inputs: FeatureInputs) -> FeatureInputs:
     """
     arrays = {name: array.copy() for name, array in vars(inputs).items()}
     arrays["blocks"].flags.writeable = False
-    return FeatureInputs(**arrays)
+    return replace(inputs, **arrays)
 
 
 class Shard:

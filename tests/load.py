@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -187,3 +189,39 @@ def refusal_is_wrong(answer: httpx.Response) -> str:
     if answer.status_code == 503 and "retry-after" not in answer.headers:
         return "503 without Retry-After"
     return ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of an answer: its status, its headers, and after how many seconds it came."""
+
+    status: int
+    headers: dict[str, str]
+    wait: float
+
+
+async def at_once(url: str, path: str, body: dict[str, Any], count: int) -> list[Head]:
+    """The answers to so many requests, each on a connection of its own, sent at one moment.
+
+    A client of HTTP would be busy for longer with so many than the deployment is.
+    """
+    host, port = url.rpartition("//")[2].split(":")
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
+    began = time.monotonic()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Head:
+        writer.write(head.encode() + content)
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        wait = time.monotonic() - began
+        await reader.read()
+        writer.close()
+        pairs = (line.split(": ", 1) for line in lines if line)
+        headers = {name.lower(): value for name, value in pairs}
+        return Head(int(first.split()[1]), headers, wait)
+
+    return list(await asyncio.gather(*(answer(*each) for each in opened)))

@@ -70,7 +70,9 @@ logger = logging.getLogger(__name__)
     max_ongoing_requests=WRITER_THREADS,
     ray_actor_options={"num_cpus": 0},
     logging_config=QUIET,
-    # The next writer of these users waits for this one to end.
+    # The next writer of these users is there first, and waits for this one to end: events wait
+    # for that alone, and not for a process to start.
+    max_surge_percent=100,
     graceful_shutdown_wait_loop_s=0.2,
 )
 class HistoryWriterDeployment:

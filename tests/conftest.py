@@ -55,7 +55,7 @@ an hourly and a daily snapshot are cut and, without a lag, published."""
 
 RAY, LAST = (
     ("tests/e2e/", "tests/behaviour/"),
-    ("test_training_job.py", "test_odd_logs.py"),
+    tuple(f"tests/behaviour/test_{name}.py" for name in ("training_job", "odd_logs", "shards")),
 )
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def lane(item: pytest.Item) -> int:
         if item.nodeid.startswith(RAY[0]):
             return 0
-        if item.path.name in LAST:
+        if item.nodeid.startswith(LAST):
             return 3
         return 1 if "ray_local" in getattr(item, "fixturenames", ()) else 2
 
@@ -77,7 +77,7 @@ class Lanes(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if file.endswith(LAST):
+        if file in LAST:
             return "last"
         return "Ray" if file.startswith(RAY) else file
 

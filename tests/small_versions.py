@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tests import online_log
 from tests.golden import golden_for
-from tests.online_log import ITEMS, MANIFEST, UNTIL
+from tests.online_log import MANIFEST, UNTIL
 
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
@@ -36,5 +36,6 @@ def build_index(home: Home, bundle: Path, version: Version) -> None:
     """As `prerank index` does, in this process."""
     out = home.index / version.name
     out.mkdir(parents=True)
-    encode_task(SliceTask(bundle, 0, ITEMS, UNTIL, out / "part"))
-    write_index(out, load_bundle(bundle), version, UNTIL, [out / "part"])
+    loaded = load_bundle(bundle)
+    encode_task(SliceTask(bundle, 0, len(loaded.catalogue), UNTIL, out / "part"))
+    write_index(out, loaded, version, UNTIL, [out / "part"])

@@ -28,7 +28,7 @@ from prerank.simulate import simulate
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BuildHome = Callable[..., Home]
-REQUESTS, DAYS, TIMES = 3_000, 20, 4
+REQUESTS, DAYS, TIMES = 3_000, 20, 3
 DAY_US = 86_400_000_000
 GROWTH = 1.75
 

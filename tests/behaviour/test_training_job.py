@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -151,13 +150,18 @@ def recording(folder: Path) -> Worker:
     return observed
 
 
+class HalfACoreEach(ray_config.ScalingConfig):
+    """Two workers and the data's tasks on a Ray of two cores."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(resources_per_worker={"CPU": 0.5}, **options)
+
+
 @pytest.mark.slow
 def test_two_workers_share_the_data_and_what_they_learn_of_items(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Two workers and the data's tasks on a Ray of two cores.
-    scaling = functools.partial(ray_config.ScalingConfig, resources_per_worker={"CPU": 0.5})
-    monkeypatch.setattr(ray_config, "ScalingConfig", scaling)
+    monkeypatch.setattr(ray_config, "ScalingConfig", HalfACoreEach)
     monkeypatch.setattr(train, "train_worker", recording(tmp_path))
     _, history, _ = job(home, "pair", workers=2)
     ranks = [torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in range(2)]

@@ -13,6 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from tests.cluster import ROOT, catalogue, live_user, prerank
+from tests.small_versions import build_index
+
+from prerank.core.home import Home
+from prerank.registry import tracking
+from prerank.registry import versions as registry
 
 UPLOAD_LIMIT = 5_000_000
 
@@ -191,23 +196,20 @@ def test_a_web_page_cannot_report_events(
 
 @pytest.mark.slow
 def test_moving_the_alias_moves_the_answer_without_a_redeploy(
-    cluster: tuple[Path, str], client: httpx.Client
+    cluster: tuple[Path, str], client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = cluster[0]
-    program = (
-        "from prerank.registry import tracking, versions as registry;"
-        "from prerank.core.home import Home;"
-        "from prerank.registry.index import build_index;"
-        "home = Home.from_env(); tracking.connect(home);"
-        "import mlflow; from prerank.core.ray_tasks import connect; connect();"
-        "run = mlflow.start_run(); mlflow.end_run();"
-        "first = registry.download(home, registry.version_of('1'));"
-        "v = registry.register(first, run.info.run_id, {}, {});"
-        "build_index(home, registry.download(home, v), v);"
-        "from mlflow import MlflowClient;"
-        "MlflowClient().set_registered_model_alias('prerank', 'champion', v.number)"
-    )
-    prerank(home, f'python -c "{program}"')
+    import mlflow
+
+    # As `prerank env` says.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    home = Home.at(cluster[0] / ".prerank")
+    tracking.connect(home)
+    with mlflow.start_run() as run:
+        pass
+    first = registry.download(home, registry.version_of("1"))
+    second = registry.register(first, run.info.run_id, {}, {})
+    build_index(home, registry.download(home, second), second)
+    mlflow.MlflowClient().set_registered_model_alias("prerank", registry.CHAMPION, second.number)
     body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
     deadline = time.monotonic() + 30
     while client.post("/v1/prerank", json=body).json()["model_version"] != "2":

@@ -55,7 +55,7 @@ an hourly and a daily snapshot are cut and, without a lag, published."""
 
 RAY, LAST = (
     ("tests/e2e/", "tests/behaviour/"),
-    tuple(f"tests/behaviour/test_{name}.py" for name in ("training_job", "odd_logs", "shards")),
+    tuple(f"tests/behaviour/test_{name}.py" for name in ("training_job", "odd_logs")),
 )
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]

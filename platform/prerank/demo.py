@@ -1,7 +1,8 @@
 """`prerank demo`: the whole way on a simulated world, ending with live requests.
 
-Everything it starts (Ray, Serve, the MLflow server) runs on loopback at free ports and is stopped
-by its own handle at the end; the work folder stays, so that the UIs can be opened on it.
+Everything it starts (Ray, Serve, the MLflow server, and Redis where it is installed) runs on
+loopback at free ports and is stopped by its own handle at the end; the work folder stays, so that
+the UIs can be opened on it.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
-from prerank.core.processes import free_port, mlflow_server
+from prerank.core.processes import RedisServer, free_port, mlflow_server, redis_server
 from prerank.core.quiet import muted
 from prerank.core.ray_tasks import start_local
 from prerank.core.times import DAY_US
 from prerank.evaluation.live import open_client
 from prerank.ingest.mapping import LogMapping
+from prerank.online.store import REDIS_ENV
 from prerank.preflight import check_home, check_services
 
 READY_SECONDS = 120.0
+PAUSED_ASKED = 5
+"""Requests while the online store is paused: the first few wait for it, the others do not."""
 MINUTE_US = 60_000_000
 PROBES = 30
 SEGMENTS = ("country", "device")
@@ -191,6 +195,45 @@ def converse(client: httpx.Client, request: LiveRequest) -> None:
     )
 
 
+def interrupt(client: httpx.Client, request: LiveRequest, store: RedisServer) -> None:
+    """Ask while the online store is paused, and until its features are back.
+
+    Raises:
+        NotReadyError: they did not come back.
+    """
+
+    def asked() -> tuple[float, list[str]]:
+        began = time.perf_counter()
+        answer = client.post("/v1/prerank", json=request.body).raise_for_status().json()
+        return 1e3 * (time.perf_counter() - began), answer["degraded"]
+
+    with store.paused():
+        found = [asked() for _ in range(PAUSED_ASKED)]
+    took = ", ".join(f"{ms:.0f}" for ms, _ in found)
+    print(
+        f"\nthe online store (Redis) is paused: {len(found)} requests are answered in {took} ms, "
+        f"without its features: degraded {found[-1][1]}"
+    )
+    began = time.perf_counter()
+    while asked()[1]:
+        if time.perf_counter() - began > READY_SECONDS:
+            raise NotReadyError("the features of the online store did not come back")
+        time.sleep(0.05)
+    print(f"   it goes on: {time.perf_counter() - began:.1f} s later answers have them all again")
+
+
+@contextmanager
+def online_store(home: Home) -> Iterator[RedisServer | None]:
+    """A Redis of the demo's own; None where one is named, or none is installed."""
+    if os.environ.get(REDIS_ENV):
+        yield None
+        return
+    with redis_server(home.root / "redis") as found:
+        if found is not None:
+            os.environ[REDIS_ENV] = found.address
+        yield found
+
+
 def demo(workdir: Path | None = None) -> Home:
     """Simulate, run the pipeline, deploy, converse; print what happened and stop everything.
 
@@ -211,7 +254,7 @@ def demo(workdir: Path | None = None) -> Home:
     # Another home's variables may be set: what is kept of them must not be its place.
     os.environ[ENV] = str(home.root)
     environment.adopt(home)
-    with mlflow_server(home) as uri:
+    with online_store(home) as store, mlflow_server(home) as uri:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         with ray_cluster():
             mapping = LogMapping(name="a simulated pin board", segments=SEGMENTS)
@@ -227,7 +270,12 @@ def demo(workdir: Path | None = None) -> Home:
             with deployed({"clock": "replay", "allow_unpromoted": True}) as url:
                 deploy = time.perf_counter() - ready
                 with open_client(url) as client:
-                    converse(client, live_request(home))
+                    request = live_request(home)
+                    converse(client, request)
+                    if store is not None:
+                        interrupt(client, request, store)
+                    else:
+                        print("\nwith a redis-server of its own, the demo would now pause it")
     print(
         "\nstages: "
         + ", ".join(f"{k} {v:.0f} s" for k, v in results.stages.items())

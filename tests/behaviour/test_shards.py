@@ -162,6 +162,8 @@ def kill(application: str) -> None:
             ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
+@pytest.mark.slow
+@pytest.mark.faults
 def test_a_shard_that_is_killed_is_missed_and_comes_back(
     home: Home, promote: Callable[[Version], None], handles: list[Any], tmp_path: Path
 ) -> None:

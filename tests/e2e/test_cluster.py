@@ -195,6 +195,7 @@ def test_a_web_page_cannot_report_events(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
 def test_moving_the_alias_moves_the_answer_without_a_redeploy(
     cluster: tuple[Path, str], client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pandas as pd
 import pytest
+from redis import Redis, RedisError
 
+from prerank.core.processes import redis_server
 from prerank.core.times import DAY_US
-from prerank.demo import LiveRequest, changed, converse
+from prerank.demo import LiveRequest, changed, converse, interrupt
 
 
 class MadeUp:
@@ -68,3 +71,30 @@ def test_features_that_appear_vanish_or_stay() -> None:
         "   dot product 0.100 → 0.200; score 1.000 → 0.000"
     )
     assert "changed: none" in changed(old, old)
+
+
+def test_an_answer_without_the_store_and_its_recovery_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with redis_server(tmp_path) as store:
+        if store is None:
+            pytest.skip("there is no redis-server here")
+        host, port = store.address.split(":")
+        redis = Redis(host, int(port), socket_timeout=0.05, retry=None)
+
+        def served(_: httpx.Request) -> httpx.Response:
+            try:
+                redis.ping()
+            except RedisError:
+                return httpx.Response(200, json={"degraded": ["history"]})
+            return httpx.Response(200, json={"degraded": []})
+
+        transport = httpx.MockTransport(served)
+        with httpx.Client(transport=transport, base_url="http://made.up") as client:
+            interrupt(client, LiveRequest({}, {}), store)
+        redis.close()
+    said = capsys.readouterr().out
+    assert "5 requests are answered" in said
+    assert "degraded ['history']" in said
+    assert "later answers have them all again" in said
+    assert store.process.poll() is not None

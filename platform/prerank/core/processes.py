@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
@@ -70,6 +73,66 @@ def mlflow_server(home: Home) -> Iterator[str]:
         yield uri
     finally:
         _stop(process)
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A Redis that runs on loopback: ``address`` is host:port."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It keeps its connections and answers nothing until the block ends."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer | None]:
+    """Run a Redis that syncs every write, until the block ends; None where none is installed.
+
+    Args:
+        folder: of its file.
+
+    Raises:
+        NotReadyError: it did not answer in time.
+    """
+    binary = shutil.which("redis-server")
+    if binary is None:
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "always",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = subprocess.Popen([binary, *words], stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NotReadyError(f"redis-server did not start in {folder}")
+            time.sleep(0.05)
+        yield RedisServer(f"127.0.0.1:{port}", process)
+    finally:
+        _stop(process)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(url: str) -> bool:

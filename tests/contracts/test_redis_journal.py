@@ -114,7 +114,7 @@ def test_replicas_that_redis_must_have_hold_what_is_acknowledged(
     needs = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "600")
     master = RedisServer(folders[0], *DURABLE, *needs, "--repl-diskless-sync-delay", "0")
     replica = RedisServer(folders[1], *DURABLE, "--replicaof", f"127.0.0.1 {master.port}")
-    monkeypatch.setenv(REDIS_ENV, f"{master.address},socket_timeout=1")
+    monkeypatch.setenv(REDIS_ENV, f"{master.address},socket_timeout=4")
     try:
         master.start()
         with pytest.raises(NotReadyError, match="enough good replicas"), owned(home):

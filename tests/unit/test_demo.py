@@ -10,6 +10,8 @@ import orjson
 import pandas as pd
 import pytest
 from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from prerank.core.processes import redis_server
 from prerank.core.times import DAY_US
@@ -80,7 +82,7 @@ def test_an_answer_without_the_store_and_its_recovery_are_shown(
         if store is None:
             pytest.skip("there is no redis-server here")
         host, port = store.address.split(":")
-        redis = Redis(host, int(port), socket_timeout=0.05, retry=None)
+        redis = Redis(host, int(port), socket_timeout=0.05, retry=Retry(NoBackoff(), 0))
 
         def served(_: httpx.Request) -> httpx.Response:
             try:

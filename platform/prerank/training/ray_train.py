@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -207,10 +208,10 @@ def run_training(
     gpus = int(ray.cluster_resources().get("GPU", 0))
     progress = home.runs / name / "progress.jsonl"
     progress.parent.mkdir(parents=True, exist_ok=True)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    # The newer reader starts up to 32 actors at every epoch, to read the same footers again.
-    context.use_datasource_v2 = False
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    # Footers are read anew at every epoch, by 32 actors if Ray is not told otherwise. One reads
+    # those of many files at once.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     trainer = JobTrainer(
         train_worker,
         train_loop_config={

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -104,9 +104,7 @@ def _as_read(inputs: FeatureInputs) -> FeatureInputs:
 
     What Ray hands over may not be written, and numba compiles each kernel anew for such an array.
     """
-    arrays = {name: array.copy() for name, array in vars(inputs).items()}
-    arrays["blocks"].flags.writeable = False
-    return replace(inputs, **arrays)
+    return FeatureInputs.restored({name: array.copy() for name, array in vars(inputs).items()})
 
 
 class Shard:

@@ -19,17 +19,14 @@ from numpy.typing import NDArray
 from prerank.core.ids import JSON_SAFE, event_id, given_event_id
 from prerank.core.times import iso
 from prerank.online.history import Event
+from prerank.serving.candidates import candidates_of, excluded_of, first_appearances, item_key
 from prerank.serving.fields import (
     DIGITS,
     Limits,
     RequestError,
-    candidates_of,
     context_of,
     count_of,
-    excluded_of,
-    first_appearances,
     flag_of,
-    item_key,
     json_object,
     json_value,
     name_of,

@@ -15,13 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prerank.serving.api import DEFAULT_K, PrerankRequest
+from prerank.serving.candidates import candidates_of, first_appearances
 from prerank.serving.fields import (
     Limits,
     RequestError,
-    candidates_of,
     context_of,
     count_of,
-    first_appearances,
     name_of,
     new_id,
     only_known,

@@ -14,16 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.serving.api import PrerankRequest
+from prerank.serving.candidates import candidates_of, first_appearances, not_too_many
 from prerank.serving.fields import (
     Limits,
     RequestError,
-    candidates_of,
     context_of,
-    first_appearances,
     flag_of,
     json_object,
     name_of,
-    not_too_many,
     only_known,
     query_of,
     request_id_of,

@@ -6,7 +6,7 @@ import math
 import re
 import reprlib
 import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -90,7 +90,7 @@ def json_value(text: str | None, field: str, example: str) -> Any:
         raise RequestError(field, f"send a JSON object such as {example}") from None
 
 
-def only_known(data: Mapping[str, Any], known: set[str], where: str = "") -> None:
+def only_known(data: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
     """Refuse a field that nobody reads."""
     if (unknown := _first_unknown(data, known)) is not None:
         raise RequestError(f"{where}{unknown}", f"is unknown; known are {sorted(known)}")

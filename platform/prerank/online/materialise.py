@@ -24,12 +24,13 @@ from feast import FeatureStore
 from tqdm import tqdm
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import StateError
+from prerank.core.errors import ConfigError, StateError
 from prerank.core.feature_sets import described, manifest_of_log, manifests, needed, online_states
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
+from prerank.core.settings import typed
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS, History, HistoryTable
@@ -93,8 +94,8 @@ def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: boo
     if features is None:
         return
     try:
-        schema = FeatureSchema.from_dict(features["schema"])
-    except TypeError:
+        schema = typed(FeatureSchema, features["schema"], what="schema")
+    except ConfigError:
         # Of an earlier release: this one cannot load its model either.
         return
     if schema.hash() != schema_hash:

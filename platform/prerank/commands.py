@@ -242,6 +242,7 @@ def index(args: argparse.Namespace) -> Summary:
     version = _version(args)
     connect()
     made = build_index(home, registry.download(home, version), version)
+    registry.name_index(version, made)
     wrote = (
         f"{home.index / version.name}: {count(made['items'], 'vector')} of width {made['width']}"
     )

@@ -71,7 +71,9 @@ def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     if whole and limits.ids.kind != "integer":
         raise RequestError(
             "candidates",
-            "missing: this log's ids are text, so send a list of item ids (it may be empty)",
+            "missing: without them the whole index is ranked, but this log's item ids are text, of "
+            "which the index holds hashes alone, and an answer could not name an item; send a list "
+            "of item ids (it may be empty)",
         )
     ids, retriever_features = retriever_of(data | {"candidates": []} if whole else data, limits)
     keys, originals = candidates_of(ids, limits)

@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +30,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from feast import FeatureStore
 from printed import markdown
-from redis import Redis, RedisError
+from redis import Redis
 
 from interactrank.features.schema import FeatureSchema
 from interactrank.features.searches import Searches
@@ -40,7 +38,7 @@ from interactrank.features.text import NO_CONTEXT
 from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.core.processes import free_port
+from prerank.core.processes import redis_server
 from prerank.online.history import HISTORY_FIELDS, History, stored_history, wanted_histories
 from prerank.online.layout import packed_row
 from prerank.online.materialise import materialise
@@ -51,7 +49,6 @@ from prerank.online.values import OnlineValues
 
 WARM_UP = 50
 PATIENT_S = 10.0
-START_S = 20.0
 Asked = tuple[str, str, list[str]]
 """Query, user, and the keys that are read for the query."""
 Way = Callable[[Asked], Any]
@@ -79,34 +76,13 @@ def searches(home: Home, count: int) -> list[Asked]:
 
 
 @contextmanager
-def redis_server(address: str | None) -> Iterator[str | None]:
+def named_or_own(address: str | None) -> Iterator[str | None]:
     """The server that is named, else one of its own; None where there is no `redis-server`."""
-    binary = shutil.which("redis-server")
-    if address or binary is None:
+    if address:
         yield address
         return
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        plain = f"--bind 127.0.0.1 --port {port} --dir {folder} --appendonly no --save"
-        command = [binary, *plain.split(), ""]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            try:
-                wait_for(Redis(port=port))
-                yield f"127.0.0.1:{port}"
-            finally:
-                process.terminate()
-
-
-def wait_for(client: Redis) -> None:
-    until = time.monotonic() + START_S
-    while True:
-        try:
-            client.ping()
-            return
-        except RedisError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as server:
+        yield server.address if server else None
 
 
 def client_of(address: str) -> Redis:
@@ -218,7 +194,7 @@ def main() -> None:
     home = Home.at(args.home.resolve())
     asked = searches(home, args.requests)
     rows: list[list[str]] = []
-    with redis_server(args.redis) as server:
+    with named_or_own(args.redis) as server:
         for name, address in (("Redis", server), ("SQLite", None)):
             os.environ.pop(REDIS_ENV, None)
             if name == "Redis" and not address:

@@ -50,7 +50,6 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from online_reads import redis_server
 from printed import markdown, show
 from scorer_world import NOW, SCHEMA
 from served_world import VERSION, Asked, as_http, asked, build
@@ -58,7 +57,7 @@ from served_world import VERSION, Asked, as_http, asked, build
 from interactrank.model.scorer import Scorer
 from prerank.core import environment
 from prerank.core.home import Home
-from prerank.core.processes import free_port
+from prerank.core.processes import RedisServer, free_port, redis_server
 from prerank.demo import deployed, ray_cluster
 from prerank.online.reader import OnlineFeatures
 from prerank.online.store import REDIS_ENV
@@ -386,10 +385,10 @@ def main() -> None:
     if args.quick:
         args.items, args.candidates, args.seconds, args.repeats = 20_000, [200], 0.5, 1
     about = machine()
-    with tempfile.TemporaryDirectory() as folder, redis_server(None) as address:
-        if address is None:
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder) / "redis") as redis:
+        if redis is None:
             raise SystemExit("there is no redis-server here: apt-get install redis-server")
-        found, scorer = measured(args, Path(folder), address)
+        found, scorer = measured(args, Path(folder), redis)
     text = (
         f"{args.items:,} items, one replica, {about}; {args.repeats} repeats of "
         f"{args.seconds:g} s\n\n{tables(found, scorer)}\n"
@@ -406,14 +405,14 @@ def main() -> None:
 
 
 def measured(
-    args: argparse.Namespace, folder: Path, redis: str
+    args: argparse.Namespace, folder: Path, redis: RedisServer
 ) -> tuple[Found, dict[int, dict[str, float]]]:
     """Start everything, and measure each cell."""
     torch.set_num_threads(1)
     rng, home = np.random.default_rng(7), Home.at(folder / "home")
-    port = int(redis.partition(":")[2])
-    server = next(p.pid for p in psutil.process_iter() if _listens(p, port))
-    os.environ |= {REDIS_ENV: redis, "PRERANK_HOME": str(home.root)}
+    assert redis.process is not None
+    server = psutil.Process(redis.process.pid)
+    os.environ |= {REDIS_ENV: redis.address, "PRERANK_HOME": str(home.root)}
     # Nobody listens there: the version that was served last is served, and nothing is tried twice.
     os.environ |= {
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}",
@@ -429,7 +428,7 @@ def measured(
     del scorer, index, bundle
     found: dict[Cell, dict[str, dict[str, list[float]]]] = {}
     config = {"clock": "replay", "home": str(home.root), "replicas": 1}
-    with ray_cluster(), deployed(config) as url, plain(home, port) as other:
+    with ray_cluster(), deployed(config) as url, plain(home, redis.port) as other:
         our_port = int(url.rpartition(":")[2])
         for n, form in itertools.product(args.candidates, args.forms):
             files = as_http(requests[n], form, folder)
@@ -440,14 +439,10 @@ def measured(
                 service.once(files, args.seconds)
             for seed in range(args.repeats):
                 for service in services:
-                    service.repeat(files, args.seconds, psutil.Process(server), seed)
+                    service.repeat(files, args.seconds, server, seed)
             found[n, form] = {service.name: service.found for service in services}
             print(f"{n:,} candidates as {form} done", file=sys.stderr, flush=True)
     return found, alone
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    return process.name() == "redis-server" and f":{port}" in " ".join(process.cmdline())
 
 
 if __name__ == "__main__":

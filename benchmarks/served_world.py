@@ -28,11 +28,13 @@ from interactrank.features.schema import HISTORY_LENGTH, LEVELS, REQUEST_NUMERIC
 from interactrank.features.searches import Searches, level_code
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
+from prerank.core.feature_sets import described
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import VERSION as LOG_VERSION
 from prerank.core.manifest import LogManifest
 from prerank.online.history import History, HistoryTable
+from prerank.online.materialise import of_store
 from prerank.online.merging import OnlineHistories
 from prerank.online.sentinel import Sentinel, write_sentinel
 from prerank.online.store import apply, online_name
@@ -144,25 +146,14 @@ def _model(home: Home, ids: NDArray[np.int64], rng: np.random.Generator) -> None
 
 def _online(home: Home, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
     """Write what ``prerank materialise`` would write of feature tables with these rows."""
-    views = {"engagement": SCHEMA.engagement_view, "user_history": SCHEMA.history_view}
-    about = {
-        "schema": SCHEMA.to_dict(),
-        "schema_hash": SCHEMA.hash(),
-        "views": views,
-        "fingerprint": "benchmark",
-    }
+    about = described(SCHEMA) | {"fingerprint": "benchmark"}
     tables = home.features_of(SCHEMA.hash())
-    for table in views:
+    for table in about["views"]:
         (tables / table).mkdir(parents=True)
-    write_json(
-        tables / "manifest.json", {**about, "last_cutoff_us": NOW - 1, "log_id": home.log_id}
-    )
+    write_json(tables / "manifest.json", about | {"last_cutoff_us": NOW - 1, "log_id": home.log_id})
     state = {
+        **of_store(SCHEMA, f"prerank_{home.id}"),
         **about,
-        "cross_features": SCHEMA.cross,
-        "history_codes": SCHEMA.history_codes,
-        "online_store": online_name(),
-        "project": f"prerank_{home.id}",
         "until_us": NOW - 1,
         "cutoff_us": NOW - 1,
         "epoch": "benchmark",

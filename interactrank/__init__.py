@@ -9,8 +9,9 @@ importing the package, as every import of a module of it does, loads neither tor
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interactrank.lazy import lazy
 
 if TYPE_CHECKING:
     from interactrank.features.batch import Batch, RequestArrays, collate
@@ -37,24 +38,18 @@ __all__ = [
     "collate",
 ]
 
-_MODULES = {
-    "features.batch": ("Batch", "RequestArrays", "collate"),
-    "features.catalogue": ("Catalogue",),
-    "features.schema": ("FeatureSchema",),
-    "model.config": ("ModelConfig",),
-    "model.interactrank": ("InteractRank",),
-    "model.scorer": ("Scored", "Scorer"),
-    "training.losses": ("LossConfig",),
-    "training.trainer": ("TrainConfig", "Trainer"),
+_MODULE_OF = {
+    "Batch": "features.batch",
+    "Catalogue": "features.catalogue",
+    "FeatureSchema": "features.schema",
+    "InteractRank": "model.interactrank",
+    "LossConfig": "training.losses",
+    "ModelConfig": "model.config",
+    "RequestArrays": "features.batch",
+    "Scored": "model.scorer",
+    "Scorer": "model.scorer",
+    "TrainConfig": "training.trainer",
+    "Trainer": "training.trainer",
+    "collate": "features.batch",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _MODULE_OF)

@@ -133,7 +133,8 @@ def build_home(ray_local: None) -> BuildHome:
         root.mkdir(parents=True, exist_ok=True)
         events.to_parquet(root / "events.parquet")
         items.to_parquet(root / "items.parquet")
-        home = Home.at(root / "home")
+        # SQL and commands are made of paths: each stage must read this one.
+        home = Home.at(root / "it's home")
         ingest(
             root / "events.parquet",
             root / "items.parquet",

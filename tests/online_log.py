@@ -16,14 +16,16 @@ from feast import FeatureStore
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.engagement import cross_features
 from interactrank.features.schema import FeatureSchema
+from prerank.core.feature_sets import described
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import VERSION, LogManifest
 from prerank.features import build as features
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.publish import new_log
+from prerank.online.materialise import of_store
 from prerank.online.sentinel import Sentinel, write_sentinel
-from prerank.online.store import apply, online_name
+from prerank.online.store import apply
 
 EPOCH = "0123456789abcdef"
 DAY = 86_400_000_000
@@ -136,35 +138,15 @@ def start_over(home: Home, manifest: LogManifest = MANIFEST) -> None:
 def empty_tables(home: Home, schema: FeatureSchema) -> None:
     """Feature tables of a schema without a row: enough for ``prerank.online.store.apply``."""
     folder = home.features_of(schema.hash())
-    views = {"engagement": schema.engagement_view, "user_history": schema.history_view}
-    for table in views:
+    about = described(schema)
+    for table in about["views"]:
         (folder / table).mkdir(parents=True)
-    write_json(
-        folder / "manifest.json",
-        {
-            "schema": schema.to_dict(),
-            "schema_hash": schema.hash(),
-            "views": views,
-            "last_cutoff_us": 0,
-            "log_id": home.log_id,
-        },
-    )
+    write_json(folder / "manifest.json", about | {"last_cutoff_us": 0, "log_id": home.log_id})
 
 
 def mark_online(home: Home, schema: FeatureSchema) -> None:
     """Write down that a schema is online, as materialising its empty tables does."""
-    views = {"engagement": schema.engagement_view, "user_history": schema.history_view}
-    state = {
-        "schema": schema.to_dict(),
-        "schema_hash": schema.hash(),
-        "cross_features": schema.cross,
-        "views": views,
-        "history_codes": schema.history_codes,
-        "online_store": online_name(),
-        "project": f"prerank_{home.id}",
-        "until_us": 0,
-        "epoch": EPOCH,
-    }
+    state = of_store(schema, f"prerank_{home.id}") | {"until_us": 0, "epoch": EPOCH}
     write_json(home.materialised_of(schema.hash()), state)
 
 

@@ -1,79 +1,33 @@
-"""A Redis server that a test starts, stops and starts again."""
+"""A Redis server that a test starts, stops and starts again: the product's."""
 
 from __future__ import annotations
 
 import itertools
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from redis import Redis, RedisError
+from redis import Redis
 
-from prerank.core.processes import free_port
+from prerank.core import processes
+from prerank.core.errors import NotReadyError
+from prerank.core.processes import DURABLE
 
-START_SECONDS = 20
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-"""Options of a server that syncs every write."""
+__all__ = ["DURABLE", "RedisServer", "databases"]
 
 
-class RedisServer:
-    """On loopback, at a port that it keeps. Skips without Redis.
-
-    Nothing is written to disk, unless the ``options`` (of redis-server) say so.
-    """
+class RedisServer(processes.RedisServer):
+    """Skips without Redis."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
-            pytest.skip(
-                "there is no redis-server here; with one (apt-get install redis-server) the "
-                "tests of the online store run on Redis too"
-            )
-        self.port = free_port()
-        plain = {
-            "--bind": "127.0.0.1",
-            "--port": str(self.port),
-            "--dir": str(folder),
-            "--save": "",
-            "--appendonly": "no",
-        }
-        self._command = [binary, *(word for pair in plain.items() for word in pair), *options]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        try:
+            super().__init__(folder, *options)
+        except NotReadyError as none:
+            pytest.skip(f"{none}; with one, the tests of the online store run on Redis too")
 
     def client(self) -> Redis:
         return Redis(port=self.port)
-
-    def start(self, password: str | None = None) -> None:
-        """Start it, with what it wrote to disk; returns when it answers."""
-        # A file that may not grow is an error, as Python has it, and no signal that ends Redis.
-        self.process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, restore_signals=False
-        )
-        deadline = time.monotonic() + START_SECONDS
-        with closing(Redis(port=self.port, password=password)) as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except RedisError:
-                    assert self.process.poll() is None, "redis-server ended at once"
-                    assert time.monotonic() < deadline, "redis-server does not answer"
-                    time.sleep(0.05)
-
-    def kill(self) -> None:
-        """End it at once; what it held in memory alone is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(START_SECONDS)
-            self.process = None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tests import online_log
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS
 from interactrank.features.searches import level_code
+from prerank.core.feature_sets import described
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -55,9 +56,7 @@ def write_tables(
         stamps = pa.concat_arrays([stamp] * len(table))
         pq.write_table(table.append_column("event_timestamp", stamps), folder / "0.parquet")
     manifest = {
-        "schema": schema.to_dict(),
-        "schema_hash": schema.hash(),
-        "views": {"engagement": schema.engagement_view, "user_history": schema.history_view},
+        **described(schema),
         "cadence_hours": 1,
         "lag_minutes": 0,
         "last_cutoff_us": last_cutoff_us,

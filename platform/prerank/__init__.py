@@ -6,9 +6,10 @@ and what they are asked with are public. Each of these names is imported when it
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interactrank.lazy import lazy
 
 if TYPE_CHECKING:
     from prerank.client.async_client import AsyncClient
@@ -33,20 +34,13 @@ except PackageNotFoundError:
     # A checkout that is on the path only.
     __version__ = "not installed"
 
-_MODULES = {
-    "client.async_client": ("AsyncClient",),
-    "client.client": ("Client",),
-    "client.errors": ("ClientError",),
-    "client.requests": ("Event", "QueryRequest", "RankRequest", "RerankRequest"),
+_MODULE_OF = {
+    "AsyncClient": "client.async_client",
+    "Client": "client.client",
+    "ClientError": "client.errors",
+    "Event": "client.requests",
+    "QueryRequest": "client.requests",
+    "RankRequest": "client.requests",
+    "RerankRequest": "client.requests",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _MODULE_OF)

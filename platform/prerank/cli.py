@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prerank import commands
+from prerank.commands import stages, versions, whole
 from prerank.core.errors import PrerankError
 from prerank.core.home import ENV
 from prerank.core.quiet import DEBUG_ENV, hush
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb(
         "demo",
-        commands.demo,
+        whole.demo,
         "go the whole way on a simulated world, then deploy and ask live requests",
         "prerank demo",
         "prerank run, on your own log",
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "run",
-        commands.run,
+        whole.run,
         "go from a log to a registered, evaluated model",
         "prerank run --events log/ --items items.parquet --mapping mapping.yaml --workdir work",
         "prerank promote",
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "simulate",
-        commands.simulate,
+        stages.simulate,
         "write the log and catalogue of a simulated pin board",
         "prerank simulate --out world --preset tiny",
         "prerank run --events world/events --items world/items.parquet --workdir work",
@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "ingest",
-        commands.ingest,
+        stages.ingest,
         "validate and normalise a log and its catalogue, or add to the log that is there",
         "prerank ingest --events log/ --items items.parquet --mapping mapping.yaml",
         "prerank features",
@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "features",
-        commands.features,
+        stages.features,
         "build the feature tables: engagement rows and user histories",
         "prerank features",
         "prerank training-set, for training; prerank materialise, for serving",
@@ -160,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "materialise",
-        commands.materialise,
+        stages.materialise,
         "bring the features into the online store, from which requests are served",
         "prerank materialise",
         "prerank train, or prerank promote where a model is trained",
@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "training-set",
-        commands.training_set,
+        stages.training_set,
         "write training examples with the features as of each request's time",
         "prerank training-set",
         "prerank train",
@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "train",
-        commands.train,
+        stages.train,
         "train the model and its baselines, evaluate, register as challenger, index",
         "prerank train --config job.yaml",
         "prerank promote",
@@ -187,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "evaluate",
-        commands.evaluate,
+        versions.evaluate,
         "measure a registered version and the baselines, print all tables, write the report",
         "prerank evaluate --version 3",
         "prerank ablate, or prerank promote",
@@ -198,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "ablate",
-        commands.ablate,
+        versions.ablate,
         "train the model without one part at a time, and measure what is lost",
         "prerank ablate --seeds 3",
         "prerank evaluate, whose report shows the ablations too",
@@ -210,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "index",
-        commands.index,
+        versions.index,
         "encode the catalogue with a registered version, and what was added to it",
         "prerank index --version 3",
         "prerank promote",
@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "add-items",
-        commands.add_items,
+        versions.add_items,
         "let live replicas score items that joined the catalogue or changed, within seconds",
         "prerank add-items --items new_items.parquet",
         "prerank index, when many were added; prerank ingest, for the next training",
@@ -230,7 +230,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "promote",
-        commands.promote,
+        versions.promote,
         "make a version the champion, after checking that it can be served",
         "prerank promote --version 3",
         "serve deploy deployments/prerank.yaml, unless it is deployed",
@@ -239,7 +239,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "export",
-        commands.export,
+        versions.export,
         "write the item index for a search engine that scores by itself",
         "prerank export --vespa items.jsonl",
         "vespa feed items.jsonl, see examples/integrations/vespa",
@@ -250,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "parity",
-        commands.parity,
+        versions.parity,
         "compare a live deployment's features and scores with the offline ones",
         "prerank parity --url http://127.0.0.1:8000",
         "nothing, if they are equal; else the message says what to look at",
@@ -260,7 +260,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "config",
-        commands.config,
+        whole.config,
         "print the full configuration as YAML, each key with its meaning",
         "prerank config > job.yaml",
         "prerank run --config job.yaml, or prerank train --config job.yaml",
@@ -270,7 +270,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verb(
         "env",
-        commands.env,
+        whole.env,
         "print the environment that every process of an installation must share",
         'eval "$(prerank env)"',
         "ray start --head, as the README says",

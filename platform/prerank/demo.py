@@ -25,7 +25,7 @@ from prerank.core import environment
 from prerank.core.errors import NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
-from prerank.core.processes import RedisServer, free_port, mlflow_server, redis_server
+from prerank.core.processes import DURABLE, RedisServer, free_port, mlflow_server, redis_server
 from prerank.core.quiet import muted
 from prerank.core.ray_tasks import start_local
 from prerank.core.times import DAY_US
@@ -228,7 +228,7 @@ def online_store(home: Home) -> Iterator[RedisServer | None]:
     if os.environ.get(REDIS_ENV):
         yield None
         return
-    with redis_server(home.root / "redis") as found:
+    with redis_server(home.root / "redis", *DURABLE) as found:
         if found is not None:
             os.environ[REDIS_ENV] = found.address
         yield found

@@ -204,15 +204,17 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
 def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version:
     from prerank.evaluation.golden import golden_requests
     from prerank.registry import versions as registry
-    from prerank.registry.bundle import load_bundle
+    from prerank.registry.bundle import DIGEST, load_bundle
     from prerank.registry.golden import save_golden
     from prerank.registry.index import build_index
 
-    save_golden(bundle, golden_requests(home, load_bundle(bundle)))
+    loaded = load_bundle(bundle)
+    save_golden(bundle, golden_requests(home, loaded))
     manifest = LogManifest.load(home)
     metrics = {tracking.metric_name(k): v for k, v in results.models[LEAD].means.items()}
-    version = registry.register(bundle, run_id, metrics, {"dataset": manifest.dataset})
-    build_index(home, bundle, version, manifest.last_us)
+    tags = {"dataset": manifest.dataset, DIGEST: loaded.digest}
+    version = registry.register(bundle, run_id, metrics, tags)
+    registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
     return version
 
 

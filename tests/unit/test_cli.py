@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from prerank import cli, commands
+from prerank import cli
+from prerank.commands import whole
 from prerank.config import JobConfig, json_schema
 from prerank.core import errors, ray_tasks
 from prerank.core.home import ENV, Home
@@ -125,7 +126,7 @@ def test_a_user_error_is_one_line_and_its_exit_code(
     def fails(_: argparse.Namespace) -> None:
         raise error("the field `x` is wrong. Do y.")
 
-    monkeypatch.setattr(commands, "env", fails)
+    monkeypatch.setattr(whole, "env", fails)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["env"])
     assert stopped.value.code == EXIT_CODES[error]
@@ -138,7 +139,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(commands, "env", fails)
+    monkeypatch.setattr(whole, "env", fails)
     with pytest.raises(ZeroDivisionError):
         cli.main(["env"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError, StateError
 from prerank.core.files import read_json
 from prerank.core.home import Home
@@ -18,6 +19,15 @@ from prerank.core.manifest import LogManifest
 REBUILD = "`prerank features` and then `prerank materialise`"
 FOLDER = "[0-9a-f]*"
 """Folders named by a schema; not those that are being written, whose names begin with a dot."""
+
+
+def described(schema: FeatureSchema) -> dict[str, Any]:
+    """A schema as the manifest of its tables has it, and the state of what of them is online."""
+    return {
+        "schema": schema.to_dict(),
+        "schema_hash": schema.hash(),
+        "views": {"engagement": schema.engagement_view, "user_history": schema.history_view},
+    }
 
 
 def manifests(home: Home) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Processes that the demo and the tests start, and stop by their own handles."""
+"""Processes that the demo, the tests and the benchmarks start, and stop by their own handles."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,6 +19,7 @@ from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 
 START_SECONDS = 90.0
+REDIS = "redis-server"
 
 
 def free_port() -> int:
@@ -75,16 +75,94 @@ def mlflow_server(home: Home) -> Iterator[str]:
         _stop(process)
 
 
-@dataclass(frozen=True)
-class RedisServer:
-    """A Redis that runs on loopback: ``address`` is host:port."""
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of a Redis that syncs every write."""
 
-    address: str
-    process: subprocess.Popen[bytes]
+
+class RedisServer:
+    """A Redis on loopback, at a port that it keeps: it can be killed and started again.
+
+    Nothing is written to disk, unless the options say so.
+
+    Args:
+        folder: of its files; made if there is none.
+        options: of redis-server, one after the other.
+
+    Attributes:
+        process: None while it does not run.
+
+    Raises:
+        NotReadyError: no redis-server is installed.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        binary = shutil.which(REDIS)
+        if binary is None:
+            raise NotReadyError(f"there is no {REDIS} here: apt-get install {REDIS}")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        plain = {
+            "--bind": "127.0.0.1",
+            "--port": str(self.port),
+            "--dir": str(folder),
+            "--save": "",
+            "--appendonly": "no",
+        }
+        self._command = [binary, *(word for pair in plain.items() for word in pair), *options]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port, as ``PRERANK_REDIS`` has them."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self, password: str | None = None) -> None:
+        """Start it, with what it wrote to disk; returns when it answers.
+
+        Raises:
+            NotReadyError: it ended, or does not answer in time.
+        """
+        from redis import Redis, RedisError
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # A file that may not grow is an error, as Python has it, and no signal that ends Redis.
+        self.process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            restore_signals=False,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        # Tries of its own would wait longer and longer.
+        once = Retry(NoBackoff(), 0)
+        with closing(Redis(port=self.port, password=password, retry=once)) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except RedisError as error:
+                    if self.process.poll() is not None or time.monotonic() > deadline:
+                        raise NotReadyError(f"{REDIS} did not start: {error}") from None
+                    time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it, as ``shutdown`` does."""
+        if self.process is not None:
+            _stop(self.process)
+            self.process = None
+
+    def kill(self) -> None:
+        """End it at once; what it held in memory alone is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """It keeps its connections and answers nothing until the block ends."""
+        assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -93,46 +171,25 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer | None]:
-    """Run a Redis that syncs every write, until the block ends; None where none is installed.
+def redis_server(folder: Path, *options: str) -> Iterator[RedisServer | None]:
+    """Run a Redis until the block ends; None where none is installed.
 
     Args:
-        folder: of its file.
+        folder: of its files.
+        options: of redis-server.
 
     Raises:
-        NotReadyError: it did not answer in time.
+        NotReadyError: it does not start.
     """
-    binary = shutil.which("redis-server")
-    if binary is None:
+    if shutil.which(REDIS) is None:
         yield None
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    options = {
-        "bind": "127.0.0.1",
-        "port": str(port),
-        "dir": str(folder),
-        "save": "",
-        "appendonly": "yes",
-        "appendfsync": "always",
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen([binary, *words], stdout=subprocess.DEVNULL, start_new_session=True)
+    server = RedisServer(folder, *options)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise NotReadyError(f"redis-server did not start in {folder}")
-            time.sleep(0.05)
-        yield RedisServer(f"127.0.0.1:{port}", process)
+        server.start()
+        yield server
     finally:
-        _stop(process)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(2.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        server.stop()
 
 
 def _answers(url: str) -> bool:

@@ -19,3 +19,9 @@ def connection(
     db = duckdb.connect(config={name: value for name, value in limits.items() if value})
     db.execute(f"SET threads = {threads}; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     return db
+
+
+def quoted(column: str) -> str:
+    """The name of a column, which a team chose, as SQL has it. Values and paths are parameters."""
+    escaped = column.replace('"', '""')
+    return f'"{escaped}"'

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.core.sql import connection
+from prerank.core.sql import connection, quoted
 from prerank.core.times import DAY_US, micros
 
 REQUESTS_PER_TASK = 6_000
@@ -78,7 +78,7 @@ def _context_sql(segments: Sequence[str]) -> tuple[str, str, str]:
     """SQL for what to read of the events, and what to add for an item and for a request."""
     if not segments:
         return "*", "", ""
-    names = ['"' + s.replace('"', '""') + '"' for s in segments]
+    names = [quoted(segment) for segment in segments]
     packed = ", ".join(f"{n} := coalesce({n}, '')" for n in names)
     # Left out by name, because a team's column may be called like one of ours.
     return (

@@ -43,7 +43,7 @@ def plan_splits(home: Home, manifest: LogManifest) -> Splits:
     with connection(threads=2) as db:
         window = manifest.label_window_hours
         eligible = "bool_or(action = 'impression')" if manifest.has_impressions else "true"
-        events = f"read_parquet('{home.events}/*/*.parquet')"
+        events, files = "read_parquet($files)", sorted(home.events.glob("*/*.parquet"))
         row = db.execute(
             f"""WITH requests AS (
                 SELECT request_id, min(request_time) AS t FROM {events}
@@ -52,7 +52,9 @@ def plan_splits(home: Home, manifest: LogManifest) -> Splits:
                 SELECT t FROM requests WHERE t + INTERVAL ({window}) HOUR
                     <= (SELECT max(event_time) FROM {events}))
             SELECT count(*), epoch_us(quantile_disc(t, {SHARES[0]})),
-                epoch_us(quantile_disc(t, {SHARES[0] + SHARES[1]})), epoch_us(max(t)) FROM closed"""
+                epoch_us(quantile_disc(t, {SHARES[0] + SHARES[1]})), epoch_us(max(t))
+            FROM closed""",
+            {"files": [str(file) for file in files]},
         ).fetchone()
     assert row is not None
     count, validation, test, last = row

@@ -11,7 +11,6 @@ off, run again, does what is missing.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 from interactrank.features.batch import Batch, RequestArrays
 from interactrank.features.inputs import FeatureInputs
@@ -32,7 +32,7 @@ from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
-from prerank.core.files import write_json
+from prerank.core.files import read_json, read_json_or_nothing, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
@@ -86,7 +86,7 @@ class Trial:
             "train": asdict(self.train),
             "masked": self.masked,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(own))
+        plain: dict[str, Any] = to_jsonable_python(own)
         return plain
 
 
@@ -261,7 +261,8 @@ def run_trials(
 ) -> list[dict[str, Any]]:
     """Run what has no result yet, with a progress bar; results in the order of ``trials``.
 
-    A result counts only if it is of the same data, configuration, seed and budget.
+    A result counts only if it is of the same data, configuration, seed and budget; a damaged file
+    holds none.
 
     Returns:
         For each trial: ``metrics`` (name -> mean), ``epochs`` and ``seconds``.
@@ -277,7 +278,7 @@ def run_trials(
     pending = [
         TrialTask(home, t, budget, a, f)
         for t, a, f in zip(trials, asked, files, strict=True)
-        if not f.exists() or json.loads(f.read_text())["asked"] != a
+        if read_json_or_nothing(f).get("asked") != a
     ]
     ray_map(_trial_task, pending, "trials")
-    return [json.loads(f.read_text()) for f in files]
+    return [read_json(f) for f in files]

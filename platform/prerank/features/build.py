@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.feature_sets import published_us
+from prerank.core.feature_sets import described, published_us
 from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -150,9 +150,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         done = ray_map(_build_shard, [ShardTask(plan, i) for i in range(shards)], "snapshots")
         shutil.rmtree(plan.scratch, ignore_errors=True)
         features = {
-            "schema": schema.to_dict(),
-            "schema_hash": schema.hash(),
-            "views": {"engagement": schema.engagement_view, "user_history": schema.history_view},
+            **described(schema),
             "cadence_hours": hours,
             "lag_minutes": config.lag_minutes,
             "last_cutoff_us": last * cadence,

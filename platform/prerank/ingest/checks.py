@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from interactrank.features.schema import ENGAGE
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.ids import ItemIds, canonical_integer, kind_of
-from prerank.core.sql import connection
+from prerank.core.sql import connection, quoted
 from prerank.ingest.existing import Existing, same_actions
 from prerank.ingest.items import RawCatalogue, read_catalogue
 from prerank.ingest.mapping import LogMapping
@@ -187,11 +187,6 @@ def _counts(source: Source, expression: str, limit: int | None = None) -> dict[s
         raise DataError(f"The log {source.files[0].parent} cannot be read: {error}") from None
 
 
-def _quoted(column: str) -> str:
-    escaped = column.replace('"', '""')
-    return f'"{escaped}"'
-
-
 def _check_actions(
     source: Source, columns: dict[str, str], mapping: LogMapping, existing: Existing
 ) -> list[str]:
@@ -200,7 +195,7 @@ def _check_actions(
         found = [mapping.action]
     else:
         column = columns["action"]
-        expression = f"CAST({_quoted(column)} AS VARCHAR)"
+        expression = f"CAST({quoted(column)} AS VARCHAR)"
         raw = sorted(a for a in _counts(source, expression, MAX_ACTIONS + 1) if a)
         if len(raw) > MAX_ACTIONS:
             raise ConfigError(
@@ -248,7 +243,7 @@ def _check_ids(
             "not be mixed: write the files again in one type."
         )
     plain = all(pa.types.is_integer(k) for k in kinds.values())
-    name = _quoted(column)
+    name = quoted(column)
     text = f"CAST({name} AS VARCHAR)"
     if integers == {True} and not plain:
         whole = f"{name} = trunc({name})"

@@ -117,5 +117,7 @@ def _remove_leftovers(folder: Path, shard: int) -> None:
         for file in parts.iterdir():
             file.unlink()
         parts.rmdir()
-    for partial in folder.glob(f".writer-{shard:03d}-*.partial"):
-        partial.unlink()
+    # Half-written segments; an earlier release ended their names in ".partial".
+    for kind in ("tmp", "partial"):
+        for half in folder.glob(f".writer-{shard:03d}-*.{kind}"):
+            half.unlink()

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from prerank.core.files import sync_folder
+from prerank.core.files import sync_folder, written
 
 REPLAY_BATCH = 1_000
 
@@ -49,18 +49,9 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
     Raises:
         OSError: the disk refuses; ``path`` is as it was.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            length = file.tell()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
-    return length
+    with written(path) as file:
+        file.writelines(lines)
+        return file.tell()
 
 
 def replay(file: BinaryIO, start: int = 0) -> Iterator[tuple[list[Any], int]]:

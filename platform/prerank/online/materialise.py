@@ -24,12 +24,13 @@ from feast import FeatureStore
 from tqdm import tqdm
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import StateError
-from prerank.core.feature_sets import manifest_of_log, manifests, needed, online_states
+from prerank.core.errors import ConfigError, StateError
+from prerank.core.feature_sets import described, manifest_of_log, manifests, needed, online_states
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
+from prerank.core.settings import typed
 from prerank.core.sql import connection
 from prerank.core.times import HOUR_US, utc
 from prerank.online.history import HISTORY_FIELDS, History, HistoryTable
@@ -42,6 +43,17 @@ from prerank.online.watch import broken
 HISTORY_BATCH = 1_000
 SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
 """What must agree for materialisation to resume instead of writing every row again."""
+
+
+def of_store(schema: FeatureSchema, project: str) -> dict[str, Any]:
+    """What the state of an online store says besides what was written into it, and until when."""
+    return {
+        **described(schema),
+        "cross_features": schema.cross,
+        "history_codes": schema.history_codes,
+        "project": project,
+        "online_store": online_name(),
+    }
 
 
 def materialise(home: Home, until_us: int | None = None, progress: bool = True) -> dict[str, Any]:
@@ -82,8 +94,8 @@ def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: boo
     if features is None:
         return
     try:
-        schema = FeatureSchema.from_dict(features["schema"])
-    except TypeError:
+        schema = typed(FeatureSchema, features["schema"], what="schema")
+    except ConfigError:
         # Of an earlier release: this one cannot load its model either.
         return
     if schema.hash() != schema_hash:
@@ -169,16 +181,11 @@ class _Filling:
         cadence = features["cadence_hours"] * HOUR_US
         cutoff = (until - self._lag_us) // cadence * cadence
         return {
+            **of_store(self.schema, self.store.project),
+            **{name: features[name] for name in SAME_FEATURES},
             "epoch": sentinel.epoch,
             "until_us": until,
             "cutoff_us": min(features["last_cutoff_us"], cutoff),
-            **{name: features[name] for name in SAME_FEATURES},
-            "schema": features["schema"],
-            "cross_features": self.schema.cross,
-            "views": features["views"],
-            "history_codes": self.schema.history_codes,
-            "project": self.store.project,
-            "online_store": online_name(),
             "users": users,
             "probes": asdict(self._kept(until)),
             "evictions": evictions(self.store),

@@ -9,6 +9,7 @@ compare what is read with what Feast itself finds.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,10 +33,13 @@ class SqliteLink(NamedTuple):
 
     Attributes:
         patience_ms: how long a read without a deadline waits for a lock.
+        one: held by the read that is under way. While one is, the connection stays at the state
+            that it began with: another read beside it would not see what was written before it.
     """
 
     db: sqlite3.Connection
     patience_ms: int
+    one: threading.Lock
 
 
 _LINKS: WeakKeyDictionary[OnlineStore, Connections | SqliteLink] = WeakKeyDictionary()
@@ -126,7 +130,7 @@ class SqliteValues(OnlineValues):
 
     def __init__(self, store: FeatureStore, link: SqliteLink) -> None:
         super().__init__(store)
-        self._db, self._patience_ms = link
+        self._db, self._patience_ms, self._one = link
 
     def read(self, wanted: Sequence[Wanted], deadline: float | None = None) -> list[Values]:
         """As ``OnlineValues.read``: waits for locks are bounded, the disk's own time is not."""
@@ -148,24 +152,28 @@ class SqliteValues(OnlineValues):
         ]
 
     def _rows(self, statement: str, keys: list[bytes], deadline: float | None) -> list[Any]:
-        wait_ms = self._patience_ms
-        if deadline is not None:
-            wait_ms = max(int(1e3 * (deadline - time.monotonic())), 0)
+        until = time.monotonic() + self._patience_ms / 1e3 if deadline is None else deadline
+        if not self._one.acquire(timeout=max(until - time.monotonic(), 0.0)):
+            raise TimeoutError("the online store was read by others for too long")
         try:
+            wait_ms = max(int(1e3 * (until - time.monotonic())), 0)
             self._db.execute(f"PRAGMA busy_timeout = {wait_ms}")
             return self._db.execute(statement, keys).fetchall()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise TimeoutError("the online store was locked for too long") from error
             raise
+        finally:
+            self._one.release()
 
 
 def _linked(store: FeatureStore, online_store: Any) -> Connections | SqliteLink:
     config = store.config.online_store
     if config.type == "sqlite":
-        patience = online_store._get_conn(store.config).execute("PRAGMA busy_timeout").fetchone()
+        writer = online_store._get_conn(store.config)
+        (patience_ms,) = writer.execute("PRAGMA busy_timeout").fetchone()
         db = sqlite3.connect(config.path, isolation_level=None, check_same_thread=False)
-        return SqliteLink(db, *patience)
+        return SqliteLink(db, patience_ms, threading.Lock())
     client = online_store._get_client(config) if config.type == "redis" else None
     if not isinstance(client, Redis):
         raise ConfigError(

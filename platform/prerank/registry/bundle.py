@@ -8,7 +8,6 @@ weights: the bundle's meta data and the item index that was made with them.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.model.architectures import architecture, build, config_of
 from interactrank.model.interactrank import InteractRank
 from prerank import __version__
-from prerank.core.errors import StateError
-from prerank.core.files import write_json
+from prerank.core.errors import ConfigError, DamagedError, StateError
+from prerank.core.files import read_json, write_json
+from prerank.core.settings import typed
 
 WEIGHTS, META, CATALOGUE = "weights.safetensors", "model.json", "catalogue.safetensors"
 DIGEST = "weights_sha256"
@@ -103,12 +103,16 @@ def read_meta(folder: Path) -> tuple[FeatureSchema, dict[str, Any]]:
     """Read what ``write_meta`` wrote.
 
     Raises:
-        StateError: the model was written for another feature schema than this code computes.
+        StateError: the model was written for another feature schema than this code computes; or
+            the file is damaged (DamagedError).
     """
-    meta = json.loads((folder / META).read_text())
     try:
-        schema = FeatureSchema.from_dict(meta["schema"])
-    except TypeError as error:
+        meta = read_json(folder / META)
+    except DamagedError as error:
+        raise DamagedError(f"{error} Remove {folder}: it is then downloaded again.") from None
+    try:
+        schema = typed(FeatureSchema, meta["schema"], what="schema")
+    except ConfigError as error:
         raise _earlier_release(folder, meta, f"its feature schema differs ({error})") from error
     if schema.hash() != meta["schema_hash"]:
         lost = [name for name in meta["cross_features"] if name not in schema.cross]

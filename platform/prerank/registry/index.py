@@ -9,8 +9,9 @@ file of the wrong size would grow it.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,18 +156,18 @@ def write_index(
     ``others`` join them, or take the places of items of the same ids.
     """
     ids, width = bundle.catalogue.ids, bundle.model.config.width
-    with (out / VECTORS).open("wb") as whole:
-        for part in parts:
-            whole.write(part.read_bytes())
-            part.unlink()
-    about: dict[str, Any] = {}
+    pieces, about = _taken(parts), dict[str, Any]()
     if others is not None:
         added = encode(bundle, others, np.arange(len(others)), as_of_us).view(torch.int16).numpy()
-        own = np.fromfile(out / VECTORS, np.int16).reshape(-1, width)
         ids, place = overlaid(ids, others.ids)
-        np.concatenate((own, added))[place].tofile(out / VECTORS)
+        pieces = _overlaid(pieces, added, place)
         others.save(out / ITEMS)
         about = {ITEMS_DIGEST: digest_of(out / ITEMS)}
+    digest = hashlib.sha256()
+    with (out / VECTORS).open("wb") as whole:
+        for piece in pieces:
+            whole.write(piece)
+            digest.update(piece)
     np.save(out / IDS, ids)
     meta = {
         "model_version": version.number,
@@ -176,11 +177,28 @@ def write_index(
         "items": len(ids),
         "width": width,
         "as_of_us": as_of_us,
-        "sha256": digest_of(out / VECTORS),
+        "sha256": digest.hexdigest(),
         **about,
     }
     write_json(out / INDEX_META, meta)
     return meta
+
+
+def _taken(files: Sequence[Path]) -> Iterator[bytes]:
+    """The content of each file, which is removed when the next one is asked for."""
+    for file in files:
+        yield file.read_bytes()
+        file.unlink()
+
+
+def _overlaid(
+    own: Iterable[bytes], added: NDArray[np.int16], place: NDArray[np.int64]
+) -> Iterator[bytes]:
+    """Vectors in the order of ``place``, which counts through ``own`` and then ``added`` [m, D]."""
+    width = added.shape[1]
+    both = np.concatenate([*(np.frombuffer(p, np.int16).reshape(-1, width) for p in own), added])
+    for start in range(0, len(place), ITEMS_PER_TASK):
+        yield both[place[start : start + ITEMS_PER_TASK]].tobytes()
 
 
 def index_meta(home: Home, version: Version) -> dict[str, Any]:

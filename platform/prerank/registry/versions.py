@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.feature_sets import REBUILD, online_states
@@ -21,10 +21,13 @@ from prerank.registry.bundle import DIGEST, META, WEIGHTS, Version, read_meta
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
 
 MODEL_NAME = "prerank"
 CHAMPION, CHALLENGER = "champion", "challenger"
 ARTIFACT = "model"
+INDEX_DIGEST = "index_sha256"
+"""Tag of a model version: the digest of the item vectors that were made with it."""
 REQUIREMENTS = ("interactrank-platform",)
 """What a version needs; stated, because MLflow would otherwise load the model to infer it."""
 
@@ -59,7 +62,6 @@ def version_of(number: str) -> Version:
 
 
 def _asked(ask: Callable[[], ModelVersion], what: str) -> Version | None:
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
@@ -68,12 +70,19 @@ def _asked(ask: Callable[[], ModelVersion], what: str) -> Version | None:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        message = (
-            f"MLflow at {MlflowClient().tracking_uri} cannot be asked for {MODEL_NAME}@{what}: "
+        raise _away(f"asked for {MODEL_NAME}@{what}", error) from None
+    return Version(str(found.version), found.run_id or "")
+
+
+def _away(what: str, error: MlflowException) -> RegistryAwayError:
+    from mlflow import MlflowClient
+
+    return RegistryAwayError(
+        redact(
+            f"MLflow at {MlflowClient().tracking_uri} cannot be {what}: "
             f"{error.message.splitlines()[0]}. Check MLFLOW_TRACKING_URI and that the server runs."
         )
-        raise RegistryAwayError(redact(message)) from None
-    return Version(str(found.version), found.run_id or "")
+    )
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,30 @@ def register(
         client.set_model_version_tag(MODEL_NAME, number, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
     return Version(number, run_id)
+
+
+def name_index(version: Version, index: Mapping[str, Any]) -> None:
+    """Tag a model version with the digest of its item index, as the index names its weights.
+
+    The index is built after the version is registered, and may be built anew, in any home: the tag
+    is that of the last one.
+
+    Args:
+        version: that is registered.
+        index: meta data of its index (``prerank.registry.index.build_index``).
+
+    Raises:
+        RegistryAwayError: the MLflow server does not answer; the index stays.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient().set_model_version_tag(
+            MODEL_NAME, version.number, INDEX_DIGEST, index["sha256"]
+        )
+    except MlflowException as error:
+        raise _away(f"told the index of {MODEL_NAME} version {version}", error) from None
 
 
 def servable(home: Home, version: Version) -> Path:

@@ -7,63 +7,47 @@ everything else in the query string.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.core.ids import JSON_SAFE, event_id, given_event_id
+from prerank.core.ids import event_id, given_event_id
 from prerank.core.times import iso
 from prerank.online.history import Event
+from prerank.serving.candidates import candidates_of, excluded_of, first_appearances, item_key
 from prerank.serving.fields import (
     DIGITS,
     Limits,
     RequestError,
-    candidates_of,
-    context_of,
     count_of,
-    excluded_of,
-    first_appearances,
     flag_of,
-    item_key,
     json_object,
     json_value,
     name_of,
     only_known,
     query_of,
-    request_id_of,
-    request_time_of,
     shown,
     time_of,
-    timeout_of,
-    weights_of,
 )
-from prerank.serving.retriever import RetrieverFeatures, raw_candidates, retriever_of
+from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
+from prerank.serving.retriever import raw_candidates, retriever_of
 
 DEFAULT_K = 100
 MAX_EVENTS = 10_000
 AHEAD_US = 300_000_000
 """Wall clock: an event may lie this far ahead, for clocks that disagree."""
 
-_FIELDS = {
-    "request_id",
-    "user_id",
-    "query",
+_RAW_FIELDS = COMMON_FIELDS | {"k", "explain", "exclude_engaged", "retriever"}
+_FIELDS = COMMON_FIELDS | {
     "candidates",
     "exclude",
     "exclude_engaged",
     "k",
-    "time",
-    "weights",
     "explain",
-    "context",
     "retriever_scores",
     "retriever_ranks",
-    "timeout_ms",
 }
 _EVENT_FIELDS = {
     "user_id",
@@ -76,95 +60,37 @@ _EVENT_FIELDS = {
 }
 
 
-@dataclass(frozen=True)
-class PrerankRequest:
-    """A request as the scorer wants it.
-
-    Attributes:
-        query: normalised.
-        keys: int64 [n] distinct candidates, in the order of first appearance.
-        whole: every item of the index is a candidate, and ``keys`` is empty.
-        exclude: int64 [m], items that are not to be returned.
-        exclude_engaged: nor are the items of the user's history.
-        originals: int64 key -> the id as the caller sent it; None when the keys are those.
-        as_text: the caller sent integer ids as text.
-        time_us: microseconds since 1970, of this deployment's clock.
-        weights: float32 [H], summing to 1.
-        context: value of every segment column in the schema's order, "" where missing.
-        retriever_features: what the retriever said of each of ``keys``.
-        timeout_ms: time from ``arrived`` in which the answer is wanted; what cannot be read by
-            then is left out.
-        arrived: when the request was whole, by ``time.monotonic()``.
-    """
-
-    request_id: str
-    user_id: str
-    query: str
-    keys: NDArray[np.int64]
-    originals: dict[int, int | str] | None
-    k: int
-    time_us: int
-    weights: NDArray[np.float32]
-    explain: bool
-    as_text: bool = False
-    whole: bool = False
-    exclude: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    exclude_engaged: bool = False
-    context: Mapping[str, str] = field(default_factory=dict)
-    retriever_features: RetrieverFeatures = None
-    timeout_ms: float = math.inf
-    arrived: float = field(default_factory=time.monotonic)
-
-    @property
-    def deadline(self) -> float:
-        """By when the answer is wanted, by ``time.monotonic()``."""
-        return self.arrived + self.timeout_ms / 1e3
-
-    def shown(self, keys: NDArray[np.int64]) -> list[int | str]:
-        """``keys`` in the caller's form; as text where JSON would lose digits."""
-        found: list[int] = keys.tolist()
-        if self.originals is not None:
-            return [self.originals[k] for k in found]
-        safe = not self.as_text
-        return [k if safe and -JSON_SAFE <= k <= JSON_SAFE else str(k) for k in found]
-
-
 def parse_json(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     """Read the JSON form.
 
     Raises:
         RequestError: naming the field and the fix.
     """
-    data = json_object(body)
-    request_id = request_id_of(data.get("request_id"))
-    only_known(data, _FIELDS)
+    data = opened(json_object(body), _FIELDS)
     whole = "candidates" not in data
     if whole and limits.ids.kind != "integer":
         raise RequestError(
             "candidates",
-            "missing: this log's ids are text, so send a list of item ids (it may be empty)",
+            "missing: without them the whole index is ranked, but this log's item ids are text, of "
+            "which the index holds hashes alone, and an answer could not name an item; send a list "
+            "of item ids (it may be empty)",
         )
     ids, retriever_features = retriever_of(data | {"candidates": []} if whole else data, limits)
     keys, originals = candidates_of(ids, limits)
     first = first_appearances(keys)
     explain = flag_of(data.get("explain", False))
     return PrerankRequest(
-        request_id=request_id,
         user_id=name_of(data.get("user_id"), "user_id"),
-        query=query_of(data.get("query")),
+        **common_of(data, limits, now_us),
         keys=keys[first],
         originals=originals,
         k=count_of(data.get("k", DEFAULT_K), limits, explain),
-        time_us=request_time_of(data.get("time"), limits, now_us),
-        weights=weights_of(data.get("weights"), limits.schema),
         explain=explain,
-        context=context_of(data.get("context"), limits.schema),
         retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
         whole=whole,
         exclude=excluded_of(data.get("exclude"), limits),
         exclude_engaged=flag_of(data.get("exclude_engaged", False), "exclude_engaged"),
-        timeout_ms=timeout_of(data.get("timeout_ms"), limits),
     )
 
 
@@ -180,32 +106,24 @@ def parse_raw(
     Raises:
         RequestError: naming the field and the fix.
     """
-    request_id = request_id_of(fields.get("request_id"))
-    only_known(
-        fields,
-        _FIELDS - {"candidates", "exclude", "retriever_scores", "retriever_ranks"} | {"retriever"},
-    )
+    data = opened(dict(fields), _RAW_FIELDS)
     ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
     first = first_appearances(ids)
     k, explain = fields.get("k", str(DEFAULT_K)), _is_set(fields, "explain")
+    data |= {
+        "weights": json_value(fields.get("weights"), "weights", '{"engagement": 1}'),
+        "context": json_value(fields.get("context"), "context", '{"country": "DE"}'),
+        "timeout_ms": _number(fields.get("timeout_ms")),
+    }
     return PrerankRequest(
-        request_id=request_id,
         user_id=name_of(fields.get("user_id"), "user_id"),
-        query=query_of(fields.get("query")),
+        **common_of(data, limits, now_us),
         keys=ids[first],
         retriever_features=None if retriever_features is None else retriever_features[first],
         originals=None,
         exclude_engaged=_is_set(fields, "exclude_engaged"),
         k=count_of(int(k) if DIGITS.fullmatch(k) and len(k) < 18 else k, limits, explain),
-        time_us=request_time_of(fields.get("time"), limits, now_us),
-        weights=weights_of(
-            json_value(fields.get("weights"), "weights", '{"engagement": 1}'), limits.schema
-        ),
         explain=explain,
-        context=context_of(
-            json_value(fields.get("context"), "context", '{"country": "DE"}'), limits.schema
-        ),
-        timeout_ms=timeout_of(_number(fields.get("timeout_ms")), limits),
     )
 
 

@@ -12,24 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from prerank.serving.api import DEFAULT_K, PrerankRequest
-from prerank.serving.fields import (
-    Limits,
-    RequestError,
-    candidates_of,
-    context_of,
-    count_of,
-    first_appearances,
-    name_of,
-    new_id,
-    only_known,
-    query_of,
-    request_time_of,
-    timeout_of,
-    weights_of,
-)
+from prerank.serving.api import DEFAULT_K
+from prerank.serving.candidates import candidates_of, first_appearances
+from prerank.serving.fields import Limits, RequestError, count_of, name_of, new_id, only_known
+from prerank.serving.request import PrerankRequest, common_of
 from prerank.serving.retriever import RetrieverFeatures, features_of
 
 MAX_REQUESTS = 1_000
@@ -142,25 +129,18 @@ def parse_batch(body: bytes, limits: Limits, now_us: int) -> Batch:
     is_int = lists.type.value_type == pa.int64()
     if is_int and limits.ids.kind == "string":
         raise RequestError("candidates", "this log's ids are strings: send list<utf8>")
-    weights = weights_of(None, limits.schema)
     requests = []
     for at in range(table.num_rows):
         row = {name: table[name][at] for name in table.column_names}
         try:
-            requests.append(_request(row, is_int, weights, limits, now_us))
+            requests.append(_request(row, is_int, limits, now_us))
         except RequestError as error:
             where = f"rows[{at}].{error.field}"
             raise RequestError(where, error.message, error.status) from None
     return Batch(requests, pa.int64() if is_int else pa.utf8())
 
 
-def _request(
-    row: Mapping[str, Any],
-    is_int: bool,
-    weights: NDArray[np.float32],
-    limits: Limits,
-    now_us: int,
-) -> PrerankRequest:
+def _request(row: Mapping[str, Any], is_int: bool, limits: Limits, now_us: int) -> PrerankRequest:
     def value(name: str) -> Any:
         return row[name].as_py() if name in row else None
 
@@ -170,21 +150,22 @@ def _request(
     keys, originals = (ids.to_numpy(), None) if is_int else candidates_of(ids.to_pylist(), limits)
     first = first_appearances(keys)
     retriever_features = _retriever_features(row, len(keys), limits)
-    return PrerankRequest(
+    data = {
         # Of the row: the id of the call is that of all rows together.
-        request_id=new_id() if given is None else name_of(given, "request_id"),
+        "request_id": new_id() if given is None else name_of(given, "request_id"),
+        "query": value("query"),
+        "time": _time(row.get("time")),
+        "context": _context(row.get("context")),
+    }
+    return PrerankRequest(
         user_id=name_of(value("user_id"), "user_id"),
-        query=query_of(value("query")),
+        **common_of(data, limits, now_us),
         keys=keys[first],
         originals=originals,
         k=DEFAULT_K if value("k") is None else count_of(value("k"), limits, explain=False),
-        time_us=request_time_of(_time(row.get("time")), limits, now_us),
-        weights=weights,
         explain=False,
-        context=context_of(_context(row.get("context")), limits.schema),
         retriever_features=None if retriever_features is None else retriever_features[first],
         as_text=originals is None and not is_int,
-        timeout_ms=timeout_of(None, limits),
     )
 
 

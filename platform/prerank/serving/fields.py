@@ -6,7 +6,7 @@ import math
 import re
 import reprlib
 import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -90,7 +90,7 @@ def json_value(text: str | None, field: str, example: str) -> Any:
         raise RequestError(field, f"send a JSON object such as {example}") from None
 
 
-def only_known(data: Mapping[str, Any], known: set[str], where: str = "") -> None:
+def only_known(data: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
     """Refuse a field that nobody reads."""
     if (unknown := _first_unknown(data, known)) is not None:
         raise RequestError(f"{where}{unknown}", f"is unknown; known are {sorted(known)}")
@@ -130,11 +130,12 @@ def name_of(value: Any, field: str) -> str:
         raise RequestError(field, "a non-empty string is needed")
     if len(value) > MAX_NAME:
         raise RequestError(field, f"{len(value)} characters; at most {MAX_NAME} are allowed")
-    _encodable(value, field)
+    encodable(value, field)
     return value
 
 
-def _encodable(text: str, field: str) -> None:
+def encodable(text: str, field: str) -> None:
+    """Refuse text that no encoding can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -147,7 +148,7 @@ def query_of(value: Any, where: str = "query") -> str:
         raise RequestError(where, "a string is needed")
     if len(value) > MAX_QUERY:
         raise RequestError(where, f"{len(value)} characters; at most {MAX_QUERY} are allowed")
-    _encodable(value, where)
+    encodable(value, where)
     query = normalise(value)
     if not query:
         raise RequestError(where, "is empty; send the text the user searched for")
@@ -184,77 +185,6 @@ def flag_of(value: Any, field: str = "explain") -> bool:
     if not isinstance(value, bool):
         raise RequestError(field, "send true or false")
     return value
-
-
-def not_too_many(n: int, limits: Limits, field: str = "candidates") -> None:
-    """Refuse more candidates than the deployment takes."""
-    if n > limits.max_candidates:
-        raise RequestError(
-            field, f"{n} ids; at most {limits.max_candidates} are allowed a request", 413
-        )
-
-
-def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each distinct one of ``keys`` int64 [n] stands first, ascending."""
-    return np.sort(np.unique(keys, return_index=True)[1])
-
-
-def candidates_of(
-    value: Any, limits: Limits, field: str = "candidates"
-) -> tuple[NDArray[np.int64], dict[int, int | str] | None]:
-    """Keys int64 [n] in the order sent, and key -> id as sent where the key does not spell it."""
-    if not isinstance(value, list):
-        raise RequestError(field, "send a list of item ids (it may be empty)")
-    kinds = set(map(type, value))
-    if kinds - {int, str}:
-        odd = next(v for v in value if type(v) not in (int, str))
-        if isinstance(odd, float) and abs(odd) > JSON_SAFE:
-            raise RequestError(field, f"{odd:.0f} is beyond 2^53: send ids as strings")
-        raise RequestError(field, f"{shown(odd)} is neither an integer nor a string")
-    if len(kinds) > 1:
-        raise RequestError(field, "integers and strings are mixed; send one kind")
-    if kinds == {int} and limits.ids.kind == "integer":
-        # The common case is checked as an array: one call an id would cost 10 ms at 50,000 ids.
-        if max(value) > JSON_SAFE or min(value) < -JSON_SAFE:
-            odd = next(v for v in value if abs(v) > JSON_SAFE)
-            raise RequestError(field, f"{odd} is beyond 2^53: send ids as strings")
-        return np.array(value, np.int64), None
-    if limits.ids.kind == "integer" and (spelt := _spelt(value)) is not None:
-        return spelt, None
-    keys = [item_key(v, field, limits.ids) for v in value]
-    originals = dict(zip(reversed(keys), reversed(value), strict=True))
-    return np.array(keys, np.int64), originals
-
-
-def excluded_of(value: Any, limits: Limits) -> NDArray[np.int64]:
-    """Keys int64 [m] of items that are not to be returned."""
-    if value is None:
-        return np.zeros(0, np.int64)
-    if isinstance(value, list):
-        not_too_many(len(value), limits, "exclude")
-    return candidates_of(value, limits, "exclude")[0]
-
-
-def _spelt(texts: list[str]) -> NDArray[np.int64] | None:
-    """The integers that ``texts`` spell, a fifth of the cost of one look at each; None if unsure.
-
-    Only texts that are just how the integer is written pass, so the answer can spell them again.
-    """
-    try:
-        found = np.array(list(map(int, texts)), np.int64)
-    except (ValueError, OverflowError):
-        return None
-    return found if list(map(str, found.tolist())) == texts else None
-
-
-def item_key(value: Any, field: str, ids: ItemIds) -> int:
-    """Key of one item id."""
-    if isinstance(value, str):
-        _encodable(value, field)
-    try:
-        return ids.to_key(value)
-    except DataError as error:
-        raise RequestError(field, str(error)) from None
 
 
 def request_time_of(value: Any, limits: Limits, now_us: int) -> int:

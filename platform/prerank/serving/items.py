@@ -9,7 +9,8 @@ import numpy as np
 from prerank.core.ids import JSON_SAFE
 from prerank.core.times import iso
 from prerank.serving.answer import Loaded
-from prerank.serving.fields import RequestError, item_key, shown
+from prerank.serving.candidates import item_key
+from prerank.serving.fields import RequestError, shown
 
 
 def item_of(id: str, loaded: Loaded) -> dict[str, Any]:

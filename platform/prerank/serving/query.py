@@ -14,22 +14,9 @@ import numpy as np
 from interactrank.model.query_parts import AgeCurve, query_parts
 from prerank.core.times import iso
 from prerank.serving.answer import Answer, Loaded, sound
-from prerank.serving.api import PrerankRequest
-from prerank.serving.fields import (
-    Limits,
-    context_of,
-    json_object,
-    name_of,
-    only_known,
-    query_of,
-    request_id_of,
-    request_time_of,
-    timeout_of,
-    weights_of,
-)
+from prerank.serving.fields import Limits, json_object, name_of
+from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
 from prerank.serving.stages import FEATURES, SCORE, Stages
-
-_FIELDS = {"request_id", "user_id", "query", "time", "timeout_ms", "weights", "context"}
 
 
 def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
@@ -38,21 +25,14 @@ def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
     Raises:
         RequestError: naming the field and the fix.
     """
-    data = json_object(body)
-    request_id = request_id_of(data.get("request_id"))
-    only_known(data, _FIELDS)
+    data = opened(json_object(body), COMMON_FIELDS)
     return PrerankRequest(
-        request_id=request_id,
         user_id=name_of(data.get("user_id"), "user_id"),
-        query=query_of(data.get("query")),
+        **common_of(data, limits, now_us),
         keys=np.zeros(0, np.int64),
         originals=None,
         k=1,
-        time_us=request_time_of(data.get("time"), limits, now_us),
-        weights=weights_of(data.get("weights"), limits.schema),
         explain=False,
-        context=context_of(data.get("context"), limits.schema),
-        timeout_ms=timeout_of(data.get("timeout_ms"), limits),
     )
 
 

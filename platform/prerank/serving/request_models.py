@@ -117,7 +117,7 @@ class PrerankBody(Declared):
             default=None,
             description="Item ids of one kind, or objects. May be empty; repeats count once. Left "
             "out: every item of the index, if it has at most `max_candidates`; not on a log with "
-            "text ids.",
+            "text ids, of which the index holds hashes alone.",
         ),
     ]
     exclude: Annotated[list[SafeInteger], _LISTED] | Annotated[list[ItemText], _LISTED] | None = (

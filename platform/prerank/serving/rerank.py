@@ -13,25 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.serving.api import PrerankRequest
-from prerank.serving.fields import (
-    Limits,
-    RequestError,
-    candidates_of,
-    context_of,
-    first_appearances,
-    flag_of,
-    json_object,
-    name_of,
-    not_too_many,
-    only_known,
-    query_of,
-    request_id_of,
-    request_time_of,
-    shown,
-    timeout_of,
-    weights_of,
-)
+from prerank.serving.candidates import candidates_of, first_appearances, not_too_many
+from prerank.serving.fields import Limits, RequestError, flag_of, json_object, name_of, shown
+from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
 
 USER_HEADER = "X-User-Id"
 ANONYMOUS = ""
@@ -52,19 +36,7 @@ IGNORED = frozenset(
 )
 """What clients send to rerankers of text; it has no meaning for items."""
 
-_FIELDS = {
-    *IGNORED,
-    "query",
-    "documents",
-    "top_n",
-    "return_documents",
-    "user_id",
-    "request_id",
-    "context",
-    "weights",
-    "time",
-    "timeout_ms",
-}
+_FIELDS = COMMON_FIELDS | IGNORED | {"documents", "top_n", "return_documents"}
 _LEAST = int(np.finfo(np.float32).tiny.view(np.int32))
 _UNRANKED = 0.0
 """Relevance of an item without a score; that of every other item lies above it."""
@@ -158,9 +130,7 @@ def parse_rerank(body: bytes, user: str | None, limits: Limits, now_us: int) -> 
     Raises:
         RequestError: naming the field and the fix.
     """
-    data = json_object(body)
-    request_id = request_id_of(data.get("request_id"))
-    only_known(data, _FIELDS)
+    data = opened(json_object(body), _FIELDS)
     documents = data.get("documents")
     if not isinstance(documents, list):
         raise RequestError("documents", "send a list of item ids, or of objects with an `id`")
@@ -173,19 +143,14 @@ def parse_rerank(body: bytes, user: str | None, limits: Limits, now_us: int) -> 
     top_n = _top_n(data.get("top_n"), len(documents), limits)
     returned = data.get("return_documents")
     request = PrerankRequest(
-        request_id=request_id,
         user_id=_user_of(data.get("user_id"), user),
-        query=query_of(data.get("query")),
+        **common_of(data, limits, now_us),
         keys=keys[first_appearances(keys)],
         originals=originals,
         # Each item has a place at least: so many are enough. None is what a ranking cannot ask for.
         k=max(top_n, 1),
-        time_us=request_time_of(data.get("time"), limits, now_us),
-        weights=weights_of(data.get("weights"), limits.schema),
         explain=False,
-        context=context_of(data.get("context"), limits.schema),
         as_text=originals is None and bool(ids) and isinstance(ids[0], str),
-        timeout_ms=timeout_of(data.get("timeout_ms"), limits),
     )
     echo = returned is not None and flag_of(returned, "return_documents")
     return Rerank(request, places, documents if echo else None, top_n)

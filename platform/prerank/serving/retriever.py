@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.schema import RETRIEVER_CROSS, FeatureSchema
-from prerank.serving.fields import Limits, RequestError, not_too_many, only_known
+from prerank.serving.candidates import not_too_many
+from prerank.serving.fields import Limits, RequestError, only_known
 
 RetrieverFeatures = NDArray[np.float32] | None
 """float32 [n, R], columns ``schema.retriever``, NaN is "nothing said"; None is nothing of any."""

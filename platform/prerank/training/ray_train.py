@@ -88,7 +88,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
     context = ray.train.get_context()
     device, rank = get_device(), context.get_world_rank()
-    model = new_model(reader, ModelConfig.from_dict(settings["model"]), config)
+    model = new_model(reader, typed(ModelConfig, settings["model"], "model"), config)
     if rank:
         # The ranks start from the same weights, and then hide ids and drop units each their own.
         torch.manual_seed(config.seed + rank)

@@ -244,6 +244,7 @@ def test_a_crash_at_any_step_of_a_compaction_loses_and_doubles_nothing(tmp_path:
     (tmp_path / ".compact-000-killed" / "0.jsonl").write_bytes(b"{")
     target = tmp_path / segment_name(0, number + 1, compact=True)
     target.with_name(f".{target.name}.partial").write_bytes(b'{"user_id": "ann", "it')
+    target.with_name(f".{target.name}.{'0' * 32}.tmp").write_bytes(b'{"user_id": "ann", "it')
     assert len(journaled(tmp_path)) == 8
     compact_all(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [segment_name(0, number, compact=True)]

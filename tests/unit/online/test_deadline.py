@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
@@ -53,16 +52,6 @@ def read(online: OnlineFeatures, within_s: float) -> OnlineRead:
     return found
 
 
-@contextmanager
-def hanging(server: RedisServer) -> Iterator[None]:
-    assert server.process is not None
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
 def wait_until_whole(online: OnlineFeatures) -> None:
     until = time.monotonic() + MARGIN_S
     while read(online, PATIENT_S).degraded:
@@ -75,7 +64,7 @@ def test_a_server_that_hangs_costs_each_request_its_own_budget(
 ) -> None:
     online = new_online(PATIENT_S)
     assert read(online, PATIENT_S).degraded == ()
-    with hanging(server):
+    with server.paused():
         for _ in range(5):
             assert read(online, BUDGET_S).degraded == LEFT_OUT
         assert online.problem == "", "hurried requests do not part others from the store"
@@ -87,7 +76,7 @@ def test_after_three_that_had_their_time_the_store_is_not_asked(
 ) -> None:
     online = new_online(BUDGET_S)
     wait_until_whole(online)
-    with hanging(server):
+    with server.paused():
         for _ in range(3):
             assert read(online, PATIENT_S).degraded == LEFT_OUT
         assert "does not answer" in online.problem

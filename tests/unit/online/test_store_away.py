@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
@@ -93,12 +92,8 @@ def test_killed_and_started_again_empty(
 def test_hanging_and_going_on(
     online: OnlineFeatures, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.process is not None
-    server.process.send_signal(signal.SIGSTOP)
-    try:
+    with server.paused():
         assert_short_and_then_not_asked(online, monkeypatch)
-    finally:
-        server.process.send_signal(signal.SIGCONT)
     wait_for(lambda: read(online).degraded == ())
     wait_for(lambda: problem(online) == "")
 

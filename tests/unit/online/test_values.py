@@ -221,3 +221,31 @@ def test_a_history_is_read_whole_while_it_is_written(
             found = read_histories(store, HISTORIES, ["ann"])["ann"]
             assert found.event_ids.tolist() == list(range(len(found)))
         writing.result()
+
+
+def test_a_read_sees_what_was_written_before_it_whatever_other_threads_read(
+    embedded: FeatureStore,
+) -> None:
+    values, done = OnlineValues.of(embedded), threading.Event()
+    keys = [f"q:{n}" for n in range(500)]
+
+    def write(rows: dict[str, bytes]) -> None:
+        frame = pd.DataFrame({"engagement_key": list(rows), "row": list(rows.values())})
+        embedded.write_to_online_store(ROWS, frame.assign(event_timestamp=pd.Timestamp.now("UTC")))
+
+    def others() -> None:
+        while not done.is_set():
+            values.read([wanted_rows(ROWS, keys)])
+
+    write(dict.fromkeys(keys, b"row"))
+    with ThreadPoolExecutor(2) as threads:
+        reading = [threads.submit(others) for _ in range(2)]
+        try:
+            for n in range(8):
+                write({"q:own": b"%d" % n})
+                ((own,),) = values.read([wanted_rows(ROWS, ["q:own"])])
+                assert packed_row(own[0]) == b"%d" % n
+        finally:
+            done.set()
+        for each in reading:
+            each.result()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.samples import BASELINES, CATALOGUE, arrays, batch, new_model
 
 from interactrank.model.config import ModelConfig
-from prerank.core.errors import StateError
+from prerank.core.errors import DamagedError, StateError
 from prerank.registry.bundle import DIGEST, META, WEIGHTS, digest_of, load_bundle, save_bundle
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=8, hidden=(8,))
@@ -106,3 +106,10 @@ def test_a_version_of_an_earlier_release_is_refused_with_the_remedy(
     message = str(caught.value)
     assert named in message
     assert "Train and register it anew, or stay on the release that made it" in message
+
+
+@pytest.mark.parametrize("held", [b"", b'{"schema": {"acti', b"[1]"])
+def test_meta_data_that_are_damaged_are_named_with_the_remedy(folder: Path, held: bytes) -> None:
+    (folder / META).write_bytes(held)
+    with pytest.raises(DamagedError, match=f"{META} is damaged.*Remove .*downloaded again"):
+        load_bundle(folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 from tests.online_log import mark_online
 
 from interactrank.features.catalogue import Catalogue
@@ -20,8 +21,15 @@ from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.registry import versions as registry
-from prerank.registry.bundle import META, WEIGHTS, Version, load_bundle, save_bundle
-from prerank.registry.index import VECTORS, SliceTask, encode_task, load_index, write_index
+from prerank.registry.bundle import META, WEIGHTS, Version, digest_of, load_bundle, save_bundle
+from prerank.registry.index import (
+    VECTORS,
+    SliceTask,
+    encode_task,
+    index_meta,
+    load_index,
+    write_index,
+)
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
@@ -128,6 +136,39 @@ def test_an_index_of_a_release_that_named_no_weights_is_refused_with_the_remedy(
     write_json(path, meta)
     with pytest.raises(StateError, match=r"other weights.*prerank index --version 3"):
         promoted(home, RICH, monkeypatch)
+
+
+def test_a_registered_version_and_its_index_name_each_others_digest(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags: list[Any] = []
+
+    class Client:
+        def set_model_version_tag(self, *args: str) -> None:
+            tags.append(args)
+
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    indexed(home)
+    meta = index_meta(home, THREE)
+    assert meta["weights_sha256"] == digest_of(home.models / THREE.name / WEIGHTS)
+    registry.name_index(THREE, meta)
+    digest = digest_of(home.index / THREE.name / VECTORS)
+    assert tags == [("prerank", "3", "index_sha256", digest)]
+
+
+def test_a_registry_that_is_away_is_named_when_it_is_told_of_an_index(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        tracking_uri = "http://made.up"
+
+        def set_model_version_tag(self, *args: str) -> None:
+            raise MlflowException("no route to host")
+
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    indexed(home)
+    with pytest.raises(RegistryAwayError, match=r"made.up cannot be told the index.*no route"):
+        registry.name_index(THREE, index_meta(home, THREE))
 
 
 def test_a_version_and_its_index_are_read_without_a_pickle(

@@ -307,6 +307,16 @@ def test_no_candidates_is_a_request_like_any_other() -> None:
     assert parsed(candidates=[]).keys.tolist() == []
 
 
+def test_the_whole_index_is_refused_with_the_reason_where_ids_are_text() -> None:
+    with pytest.raises(
+        RequestError, match=r"text, of which the index holds hashes.*send a list"
+    ) as no:
+        parse_json(orjson.dumps({"user_id": "ann", "query": "red"}), STRINGS, NOW)
+    assert (no.value.field, no.value.status) == ("candidates", 400)
+    assert parsed(STRINGS, candidates=[]).keys.tolist() == []
+    assert parse_json(orjson.dumps({"user_id": "ann", "query": "red"}), WALL, NOW).whole
+
+
 def test_a_repeated_candidate_is_scored_once() -> None:
     assert parsed(candidates=[5, 3, 5, 3, 1]).keys.tolist() == [5, 3, 1]
 

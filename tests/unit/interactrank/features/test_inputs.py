@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.plain_requests import (
 )
 
 from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import HistoryError, check_inputs
 from interactrank.features.packed_rows import RowError, pack
 from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
@@ -146,3 +148,25 @@ def test_repeat_share_counts_the_returns_among_the_last_hundred(histories: list[
     last = [items[-100:] for items in histories]
     expected = [1 - len(set(i)) / len(i) if i else np.nan for i in last]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_inputs_are_gone_over_once_for_a_schema_and_others_again() -> None:
+    inputs = as_inputs([Request(history=[(7, 1, NOW - HOUR, 5)])])
+    check_inputs(SCHEMA, inputs)
+    # Nobody writes into inputs: it shows here whether they are looked at.
+    inputs.hist_times[0] = NOW + 1
+    check_inputs(SCHEMA, inputs)
+    for schema, other in (
+        (SCHEMA, replace(inputs)),
+        (SCHEMA, inputs.slice(0, 1)),
+        (replace(SCHEMA, retriever=("score",)), inputs),
+    ):
+        with pytest.raises(HistoryError, match="between 0 and the request's"):
+            check_inputs(schema, other)
+
+
+def test_inputs_that_are_refused_are_refused_again() -> None:
+    inputs = as_inputs([Request(history=[(7, 1, NOW + 1, 5)])])
+    for _ in range(2):
+        with pytest.raises(HistoryError):
+            check_inputs(SCHEMA, inputs)

@@ -1,0 +1,137 @@
+"""The stages of the pipeline: from a log to a trained version."""
+
+from __future__ import annotations
+
+import argparse
+
+from prerank import preflight
+from prerank.commands.options import check_log, clock_time, home_of, measured_files, next_step
+from prerank.core.errors import ConfigError
+from prerank.summaries import Summary, count, size
+
+
+def simulate(args: argparse.Namespace) -> Summary:
+    """Write a simulated log."""
+    from prerank.simulate import simulate
+
+    out = args.out.resolve()
+    made = simulate(out, args.preset, args.seed)
+    wrote = (
+        f"{out}/events, items.parquet, hidden (oracles), summary.json\n"
+        f"{count(made.requests, 'request')}, {count(made.rows, 'event')}, "
+        f"{count(made.users, 'user')}, {count(made.items, 'item')}\n"
+        f"{made.engagement_rate:.1%} of impressions engaged; "
+        f"{made.abandoned_share:.0%} of requests without an engagement"
+    )
+    then = f"prerank run --events {out}/events --items {out}/items.parquet --workdir W"
+    return Summary(f"preset {made.preset}, seed {made.seed}", wrote, then)
+
+
+def ingest(args: argparse.Namespace) -> Summary:
+    """Validate and normalise a log."""
+    from prerank.core.ray_tasks import connect
+    from prerank.ingest.mapping import load_mapping
+    from prerank.ingest.run import ingest
+
+    mapping, home = load_mapping(args.mapping), home_of(args)
+    check_log(home, args)
+    connect()
+    report = ingest(args.events.resolve(), args.items.resolve(), home, mapping, args.replace)
+    print(report)
+    rows = report.manifest.rows
+    return Summary(
+        f"{args.events}: {count(rows['in'], 'row')}\n{args.items}",
+        f"{home.root}: events, items, manifest.json" + ", quarantine" * bool(rows["quarantined"]),
+        next_step(args, "features"),
+    )
+
+
+def features(args: argparse.Namespace) -> Summary:
+    """Build the feature tables."""
+    from prerank.config import JobConfig
+    from prerank.core.ray_tasks import connect
+    from prerank.features.build import build_features
+
+    config, home = JobConfig.load(args.config), home_of(args)
+    preflight.check_space(home)
+    preflight.check_log(home)
+    connect()
+    built = build_features(home, config.features)
+    rows, hours = built["rows"], built["cadence_hours"]
+    wrote = (
+        f"{home.features_of(built['schema_hash'])}\n"
+        f"{count(rows['engagement_rows'], 'engagement row')} "
+        f"({size(rows['engagement_bytes'])}), {count(rows['history_rows'], 'history state')}\n"
+        f"a snapshot every {count(hours, 'hour')}, published "
+        f"{count(built['lag_minutes'], 'minute')} after its cutoff"
+    )
+    also = "and prerank materialise, for serving"
+    return Summary(str(home.events), wrote, next_step(args, "training-set", also))
+
+
+def materialise(args: argparse.Namespace) -> Summary:
+    """Bring features online."""
+    import pandas as pd
+
+    from prerank.online.materialise import materialise
+
+    home = home_of(args)
+    until = None
+    if args.until:
+        try:
+            until = int(pd.to_datetime(args.until, utc=True).value // 1000)
+        except ValueError as error:
+            raise ConfigError(f"--until {args.until!r} is no time: {error}") from None
+    preflight.check_space(home)
+    preflight.check_services(home, online=True)
+    state = materialise(home, until)
+    wrote = (
+        f"online store ({state['online_store']}): histories of {count(state['users'], 'user')}\n"
+        f"as of {clock_time(state['until_us'])}; "
+        f"the latest snapshot was cut {clock_time(state['cutoff_us'])}"
+        + "".join(f"\nremoved: schema {s}, which no model needs" for s in state["removed"])
+    )
+    read = str(home.features_of(state["schema_hash"]))
+    return Summary(read, wrote, next_step(args, "train", "or prerank promote"))
+
+
+def training_set(args: argparse.Namespace) -> Summary:
+    """Write point-in-time examples."""
+    from prerank.core.ray_tasks import connect
+    from prerank.dataset.build import build_training_set
+
+    home = home_of(args)
+    preflight.check_space(home)
+    preflight.check_log(home)
+    connect()
+    made = build_training_set(home)
+    splits = [
+        f"{split + ':':<12}{count(made[f'{split}_requests'], 'request')}, "
+        f"{count(made[f'{split}_candidates'], 'candidate')}, "
+        f"{count(made[f'{split}_positives'], 'positive')}"
+        for split in ("train", "validation")
+    ]
+    bounds = made["splits"]
+    wrote = [
+        f"{home.training_set}; candidates: {made['candidates']}",
+        *splits,
+        f"validation from {clock_time(bounds['validation_from'])}, "
+        f"test from {clock_time(bounds['test_from'])}",
+    ]
+    return Summary(f"{home.events}, {home.features}", "\n".join(wrote), next_step(args, "train"))
+
+
+def train(args: argparse.Namespace) -> Summary:
+    """Train, evaluate, register and index."""
+    from prerank.config import JobConfig
+    from prerank.pipeline import Stages, tables, train_and_evaluate
+
+    home = home_of(args)
+    config = JobConfig.load(args.config)
+    preflight.check_inputs({"oracles": args.oracles})
+    preflight.check_space(home)
+    preflight.check_services(home, registry=True)
+    results, version = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
+    print(tables(home, results))
+    wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
+    return Summary(str(home.training_set), wrote, next_step(args, "promote"))

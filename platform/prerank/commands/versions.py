@@ -1,0 +1,165 @@
+"""What is done with a model version: measured, indexed, promoted, exported, compared."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from prerank import preflight
+from prerank.commands.options import home_of, measured_files, next_step
+from prerank.core.errors import ConfigError
+from prerank.summaries import Summary, count
+
+if TYPE_CHECKING:
+    from prerank.registry.bundle import Version
+
+
+def _chosen(args: argparse.Namespace) -> Version:
+    from prerank.registry import versions as registry
+
+    if args.version:
+        return registry.version_of(args.version)
+    version = registry.alias_version(registry.CHALLENGER)
+    if version is None:
+        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
+    return version
+
+
+def _chosen_or_champion(args: argparse.Namespace) -> Version:
+    from prerank.registry import versions as registry
+
+    if args.version:
+        return registry.version_of(args.version)
+    champion = registry.alias_version(registry.CHAMPION)
+    if champion is None:
+        raise ConfigError("no version is the champion: give --version, or run `prerank promote`.")
+    return champion
+
+
+def evaluate(args: argparse.Namespace) -> Summary:
+    """Measure a registered version."""
+    from prerank.core.ray_tasks import connect
+    from prerank.pipeline import evaluate_version, tables
+    from prerank.registry import tracking
+
+    home = home_of(args)
+    tracking.connect(home)
+    version = _chosen(args)
+    connect()
+    print(tables(home, evaluate_version(home, version, args.split, args.oracles)))
+    read = f"model version {version}; {args.split} requests of {home.events}"
+    then = next_step(args, "ablate", "what each part of the model is worth; or prerank promote")
+    return Summary(read, measured_files(home, args.split), then)
+
+
+def ablate(args: argparse.Namespace) -> Summary:
+    """Leave out each part of the model in turn."""
+    from prerank.config import JobConfig
+    from prerank.core.ray_tasks import connect
+    from prerank.evaluation.ablations import FILE, ablate, table
+    from prerank.evaluation.trials import Budget
+
+    config, home = JobConfig.load(args.config), home_of(args)
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
+    preflight.check_log(home)
+    connect()
+    print(table(ablate(home, config.model, config.train, args.seeds, Budget(split=args.split))))
+    then = next_step(args, "evaluate", "its report shows these results too")
+    return Summary(str(home.training_set), str(home.root / FILE), then)
+
+
+def index(args: argparse.Namespace) -> Summary:
+    """Encode the catalogue."""
+    from prerank.core.ray_tasks import connect
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.index import build_index
+
+    home = home_of(args)
+    tracking.connect(home)
+    version = _chosen(args)
+    connect()
+    made = build_index(home, registry.download(home, version), version)
+    registry.name_index(version, made)
+    wrote = (
+        f"{home.index / version.name}: {count(made['items'], 'vector')} of width {made['width']}"
+    )
+    return Summary(f"model version {version}, {home.items}", wrote, next_step(args, "promote"))
+
+
+def add_items(args: argparse.Namespace) -> Summary:
+    """Make items scorable that joined the catalogue, or changed."""
+    from prerank.ingest.additions import read_items
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.additions import add_items
+    from prerank.registry.bundle import load_bundle
+
+    home = home_of(args)
+    preflight.check_inputs({"items": args.items})
+    preflight.check_log(home)
+    items, remarks = read_items(args.items.resolve(), home)
+    for remark in remarks:
+        print(f"note: {remark}")
+    tracking.connect(home)
+    version = _chosen_or_champion(args)
+    made = add_items(home, load_bundle(registry.download(home, version)), version, items)
+    wrote = (
+        f"{count(made.new, 'new item')}, {made.changed:,} changed, {made.same:,} as they were\n"
+        f"{home.index / version.name}: {count(made.total, 'item')} added to the index\n"
+        f"replicas that serve version {version} score them within seconds"
+    )
+    also = "makes one index of it; ingest the items too, for the next training"
+    return Summary(
+        f"{args.items}: {count(len(items), 'item')}",
+        wrote,
+        next_step(args, f"index --version {version}", also),
+    )
+
+
+def promote(args: argparse.Namespace) -> Summary:
+    """Make a version the champion."""
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+
+    home = home_of(args)
+    tracking.connect(home)
+    version = _chosen(args)
+    registry.promote(home, version)
+    wrote = f"alias champion: version {version}; live replicas follow within seconds"
+    then = "serve deploy deployments/prerank.yaml   (unless it is deployed; then prerank parity)"
+    return Summary(f"model version {version}", wrote, then)
+
+
+def export(args: argparse.Namespace) -> Summary:
+    """Write the item index for a search engine."""
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+    from prerank.registry.vespa import write_feed
+
+    home, out = home_of(args), args.vespa.resolve()
+    if not out.parent.is_dir():
+        raise ConfigError(f"--vespa {args.vespa}: there is no folder {out.parent}.")
+    preflight.check_log(home)
+    tracking.connect(home)
+    version = _chosen_or_champion(args)
+    items, width = write_feed(home, registry.download(home, version), version, out)
+    wrote = f"{out}: {count(items, 'item')}, vectors of width {width}"
+    then = f"vespa feed {out}   (see examples/integrations/vespa)"
+    return Summary(f"model version {version}, {home.index / version.name}", wrote, then)
+
+
+def parity(args: argparse.Namespace) -> Summary:
+    """Compare a live deployment with the offline tables."""
+    from prerank.evaluation.live import open_client
+    from prerank.evaluation.parity import check_parity
+
+    if args.requests < 1:
+        raise ConfigError(f"--requests {args.requests}: at least one is needed")
+    home = home_of(args)
+    with open_client(args.url) as client:
+        found = check_parity(home, client, args.requests)
+    print(found.table())
+    found.check()
+    return Summary(f"{count(found.compared, 'request')} of {home.events}, asked again")

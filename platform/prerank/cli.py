@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prerank.commands import stages, versions, whole
+from prerank.commands import daily, stages, versions, whole
 from prerank.core.errors import PrerankError
 from prerank.core.home import ENV
 from prerank.core.quiet import DEBUG_ENV, hush
@@ -25,6 +25,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   the whole way     prerank run --events E --items I [--mapping M] --workdir W
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
+  each day          prerank update
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity
 """
@@ -70,6 +71,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 100,
         "help": "searches of the log to ask again (default: 100)",
     },
+    "served": {
+        "action": "store_true",
+        "help": "the new events are what deployments wrote down, `log_share` (default: --events)",
+    },
+    "through": {"help": "with --served: last day to read, YYYY-MM-DD (default: yesterday, UTC)"},
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
@@ -166,6 +172,25 @@ def parser() -> argparse.ArgumentParser:
         "prerank train, or prerank promote where a model is trained",
         "until",
         "workdir",
+    )
+    verb(
+        "update",
+        daily.update,
+        "do a day's work: add new events and items, bring features and index up to date",
+        "prerank update --events log/day=2026-11-26",
+        "prerank training-set and prerank train, when it is time for a new model",
+        "events",
+        "items",
+        "mapping",
+        "served",
+        "through",
+        "config",
+        "workdir",
+        events={
+            "required": False,
+            "help": "Parquet file or folder of the new events (default: --served)",
+        },
+        items={"required": False, "help": "new and changed items (default: none are)"},
     )
     verb(
         "training-set",

@@ -225,6 +225,11 @@ class Home:
         return self.root / "journal"
 
     @property
+    def served(self) -> Path:
+        """What was answered and reported (``prerank.core.served``)."""
+        return self.root / "served"
+
+    @property
     def runs(self) -> Path:
         """Ray Train checkpoints."""
         return self.root / "runs"

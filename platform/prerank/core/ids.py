@@ -67,8 +67,12 @@ def event_id(request_id: str, item_key: int, action: str, event_time_us: int) ->
         action: canonical action.
         event_time_us: microseconds since 1970, UTC.
     """
-    text = SEPARATOR.join((str(item_key), str(event_time_us), action, request_id))
-    return _hash(text)
+    return given_event_id(event_identity(request_id, item_key, action, event_time_us))
+
+
+def event_identity(request_id: str, item_key: int, action: str, event_time_us: int) -> str:
+    """The text whose hash is the id of an event that brings none; arguments of ``event_id``."""
+    return SEPARATOR.join((str(item_key), str(event_time_us), action, request_id))
 
 
 def given_event_id(text: str) -> int:

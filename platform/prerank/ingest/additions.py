@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interactrank.features.catalogue import Catalogue
@@ -13,7 +16,8 @@ from prerank.core.ids import ItemIds, canonical_integer
 from prerank.core.manifest import LogManifest
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import open_catalogue
-from prerank.ingest.items import keyed, read_catalogue
+from prerank.ingest.embeddings import QUARANTINE_SCHEMA
+from prerank.ingest.items import RawCatalogue, keyed, read_catalogue
 from prerank.ingest.mapping import LogMapping
 
 
@@ -44,6 +48,28 @@ def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     else:
         _check_collisions(raw.refs, ids, home)
     return catalogue_of(keyed(raw, ids, {}), mapping), raw.warnings
+
+
+def catalogue_of_home(home: Home, changed: Path | None = None) -> RawCatalogue:
+    """The catalogue that ``home`` holds, with the items of ``changed`` new or in place of theirs.
+
+    Args:
+        home: with a log.
+        changed: absolute path of a catalogue file, or a folder of them; None for no change.
+
+    Raises:
+        ConfigError, DataError: as ``read_items`` does.
+    """
+    manifest = LogManifest.load(home)
+    own = pq.read_table(home.items).drop_columns(["item_id"])
+    if changed is None:
+        return RawCatalogue(own, False, (), QUARANTINE_SCHEMA.empty_table())
+    mapping = LogMapping.model_validate(manifest.mapping)
+    source, columns = open_catalogue(changed, mapping)
+    raw = read_catalogue(list(source.files), columns, mapping)
+    stays = pc.invert(pc.is_in(own["item_ref"], raw.table["item_ref"].combine_chunks()))
+    merged = pa.concat_tables([raw.table, own.filter(stays).select(raw.table.column_names)])
+    return replace(raw, table=merged)
 
 
 def _check_collisions(refs: list[str], ids: ItemIds, home: Home) -> None:

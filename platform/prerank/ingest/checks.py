@@ -68,20 +68,21 @@ class Checked:
     notices: list[str] = field(default_factory=list)
 
 
-def check(events: Path, items: Path, mapping: LogMapping, existing: Existing) -> Checked:
+def check(
+    events: Path, items: Path | RawCatalogue, mapping: LogMapping, existing: Existing
+) -> Checked:
     """Refuse what cannot be ingested into a home with ``existing``; else say how to read it.
 
     Raises:
         ConfigError: a path, a column, a time unit or an action that the mapping must settle.
         DataError: an unreadable or empty log, or ids of two kinds.
     """
-    source, (item_source, columns) = _open(events, "events"), open_catalogue(items, mapping)
+    source, (catalogue, ignored) = _open(events, "events"), _catalogue(items, mapping)
     if not sum(source.rows):
         raise DataError(f"The log {events} is empty: its Parquet files hold no rows.")
     resolved = _same_columns(source, mapping)
     _check_times(source, resolved.columns, mapping.time_unit)
     actions = _check_actions(source, resolved.columns, mapping, existing)
-    catalogue = read_catalogue(list(item_source.files), columns, mapping)
     ids, log_refs = _check_ids(source, resolved.columns["item_id"], catalogue, mapping)
     checked = Checked(
         source,
@@ -98,8 +99,17 @@ def check(events: Path, items: Path, mapping: LogMapping, existing: Existing) ->
         tuple(log_refs),
         list(catalogue.warnings),
     )
-    _remark(checked, mapping, actions, set(columns.values()), item_source)
+    _remark(checked, mapping, actions, ignored)
     return checked
+
+
+def _catalogue(items: Path | RawCatalogue, mapping: LogMapping) -> tuple[RawCatalogue, list[str]]:
+    """The catalogue, and the columns of its files that are not read."""
+    if isinstance(items, RawCatalogue):
+        return items, []
+    source, columns = open_catalogue(items, mapping)
+    ignored = [name for name in source.schemas[0].names if name not in columns.values()]
+    return read_catalogue(list(source.files), columns, mapping), ignored
 
 
 def open_catalogue(items: Path, mapping: LogMapping) -> tuple[Source, dict[str, str]]:
@@ -270,8 +280,7 @@ def _remark(
     checked: Checked,
     mapping: LogMapping,
     actions: list[str],
-    item_columns: set[str],
-    item_source: Source,
+    ignored: list[str],
 ) -> None:
     """Fill in warnings and notices."""
     plan, source = checked.plan, checked.source
@@ -288,13 +297,11 @@ def _remark(
     ]
     if naive:
         checked.notices.append(f"times without a zone are read as UTC: {', '.join(naive)}")
-    for what, present, used in (
-        ("event", source.schemas[0].names, set(plan.columns.values())),
-        ("catalogue", item_source.schemas[0].names, item_columns),
-    ):
-        extra = [n for n in present if n not in used]
-        if extra:
-            checked.notices.append(f"{what} columns ignored: {', '.join(extra)}")
+    used = set(plan.columns.values())
+    extra = [n for n in source.schemas[0].names if n not in used]
+    for what, names in (("event", extra), ("catalogue", ignored)):
+        if names:
+            checked.notices.append(f"{what} columns ignored: {', '.join(names)}")
     wanted = list(mapping.heads or {})
     dropped = [h for h in wanted if h not in mapping.heads_of(actions)]
     if dropped:

@@ -30,7 +30,7 @@ from prerank.core.times import DAY_US
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import Checked, Source, check
 from prerank.ingest.existing import Existing, existing_of
-from prerank.ingest.items import keyed
+from prerank.ingest.items import RawCatalogue, keyed
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.publish import new_log
 from prerank.ingest.report import IngestReport, manifest_of
@@ -51,7 +51,12 @@ SMALL_BUCKET = 250_000
 
 
 def ingest(
-    events: Path, items: Path, home: Home, mapping: LogMapping, replace: bool = False
+    events: Path,
+    items: Path | RawCatalogue,
+    home: Home,
+    mapping: LogMapping,
+    replace: bool = False,
+    reading: LogMapping | None = None,
 ) -> IngestReport:
     """Validate, normalise and de-duplicate a log; write the canonical tables under ``home``.
 
@@ -60,10 +65,12 @@ def ingest(
 
     Args:
         events: absolute path of a Parquet file, or of a folder of them.
-        items: the catalogue, likewise.
+        items: the catalogue, likewise; or as it was read (``prerank.ingest.additions``).
         home: where to write.
         mapping: the team's columns.
         replace: start the home over; its events go, and its feature tables count as another log's.
+        reading: what is said of the columns of ``events``, where these are not as ``mapping`` has
+            them; None for as it has them.
 
     Ray must have been initialised. Memory does not grow with the log, save for its distinct ids.
 
@@ -80,7 +87,7 @@ def ingest(
     name = mapping.name or events.stem
     with locked(home.root / "ingest"):
         existing = Existing() if replace else existing_of(home, mapping, name)
-        checked = check(events, items, existing.settled(mapping), existing)
+        checked = check(events, items, existing.settled(reading or mapping), existing)
         scratch = home.root / ".ingest"
         remove(scratch)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -66,7 +66,8 @@ class Loaded:
 class Answer:
     """``body`` for the caller; for the metrics, what reading the features cost, how many scores
     were no finite number, how many candidates there were, how many of them are unknown, and when
-    each stage ended. ``missing`` are shards of the index that did not answer.
+    each stage ended. ``missing`` are shards of the index that did not answer. ``ids`` int64 are the
+    items of the answer, ``run_id`` is the MLflow run of the version that gave it.
     """
 
     body: dict[str, Any]
@@ -76,6 +77,8 @@ class Answer:
     unknown: int = 0
     ends: Ends = ()
     missing: tuple[Missing, ...] = ()
+    ids: NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
+    run_id: str = ""
 
 
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
@@ -131,7 +134,8 @@ def answer(request: PrerankRequest, loaded: Loaded) -> Answer:
         }
     asked = len(scorer.table) if request.whole else len(request.keys)
     counts = scored.non_finite, asked, len(scored.unknown)
-    return Answer(body, read, *counts, stages.ends, missing)
+    run_id = loaded.wanted.version.run_id
+    return Answer(body, read, *counts, stages.ends, missing, scored.ids[top], run_id)
 
 
 def _scored(request: PrerankRequest, loaded: Loaded, inputs: FeatureInputs) -> Scored:

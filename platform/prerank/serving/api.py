@@ -27,6 +27,7 @@ from prerank.serving.fields import (
     json_value,
     name_of,
     only_known,
+    position_of,
     query_of,
     shown,
     time_of,
@@ -57,6 +58,7 @@ _EVENT_FIELDS = {
     "event_id",
     "request_id",
     "query",
+    "position",
 }
 
 
@@ -140,11 +142,12 @@ def _number(text: str | None) -> float | str | None:
 
 def parse_events(body: bytes, limits: Limits, now_us: int) -> list[Event]:
     """Read ``{"events": [{user_id, item_id, action, event_time, event_id?, request_id?,
-    query?}]}``.
+    query?, position?}]}``.
 
     An event without ``event_id`` gets the one that ingest derives from its request, so give
     ``request_id`` (or the id itself) where the log will hold the event too. ``query`` is the search
     that led to the engagement; without it the user's history does not know what they looked for.
+    ``position`` is the item's place in the list that was shown, from 1.
 
     Raises:
         RequestError: naming the event's place, the field and the fix; no event is taken.
@@ -184,6 +187,7 @@ def _event(row: Any, where: str, limits: Limits, now_us: int) -> Event:
         if given is not None
         else event_id(str(request) if request is not None else user, item, action, time)
     )
+    position_of(row.get("position"), f"{where}.position")
     query = row.get("query")
     searched = "" if query is None else query_of(query, f"{where}.query")
     return Event(user, item, action, time, key, searched)

@@ -45,6 +45,7 @@ from prerank.serving.engine import Engine, ServeConfig, limits_of
 from prerank.serving.http import HttpApi
 from prerank.serving.ray_metrics import Export
 from prerank.serving.request_ids import REQUEST_ID
+from prerank.serving.served_log import served_log_of
 from prerank.serving.shards import NotLoadedError, Part, Shard, Shards, Task
 from prerank.serving.tracing import tracing_of_environment
 
@@ -213,7 +214,8 @@ class PreRanker:
         engine = Engine(self.config, shards_of(shards, timeout_s) if shards else None)
         if self.config.log_format == "json":
             json_lines(lambda: engine.model_version)
-        self.http = HttpApi(self.config, engine, self._acknowledge, tracing_of_environment())
+        log = served_log_of(self.config)
+        self.http = HttpApi(self.config, engine, self._acknowledge, tracing_of_environment(), log)
         # In a thread: shards are waited for, which an event loop's thread may not do.
         starting = threading.Thread(target=engine.start)
         starting.start()

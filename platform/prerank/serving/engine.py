@@ -81,6 +81,10 @@ class ServeConfig:
             a replay needs for ever.
         journal_segment_mb: at this size a file of the journal ends and another one begins; in Redis
             a journal that grew by as much may be compacted.
+        log_share: share of the requests whose answers are written down for the next training, and
+            whether reported events are; 0: nothing is.
+        log_items: of an answer that is written down, the best ones.
+        log_days: what was written down is removed after so many days; null keeps it.
         log_format: "text" leaves logging as it is; "json" writes a JSON object per record to
             standard error.
     """
@@ -107,6 +111,9 @@ class ServeConfig:
     allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/]+$")], ...] = ()
     journal_days: Annotated[float, Field(gt=0)] | None = 90.0
     journal_segment_mb: Annotated[int, Field(ge=1)] = 64
+    log_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    log_items: Annotated[int, Field(ge=1)] = 100
+    log_days: Annotated[float, Field(gt=0)] | None = 90.0
     log_format: Literal["text", "json"] = "text"
 
     def home_folder(self) -> Home:

@@ -170,6 +170,15 @@ def count_of(value: Any, limits: Limits, explain: bool) -> int:
     return value
 
 
+def position_of(value: Any, field: str) -> int | None:
+    """A place in a list that was shown, from 1; None where it was not told."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
+        raise RequestError(field, f"{shown(value)} is no place in a list; the first one is 1")
+    return value
+
+
 def timeout_of(value: Any, limits: Limits) -> float:
     """In how many milliseconds the answer is wanted, at most what the deployment allows."""
     if value is None:

@@ -43,6 +43,7 @@ from prerank.serving.routes import (
     at,
     find,
 )
+from prerank.serving.served_log import ServedLog
 from prerank.serving.stages import Stages
 from prerank.serving.tokens import Tokens
 from prerank.serving.tracing import Tracing
@@ -66,6 +67,7 @@ class HttpApi:
         engine: that answers rankings.
         acknowledge: writes events and says what became of them.
         tracing: writes the spans of requests; None for none.
+        log: where answers and events are written down; None for nowhere.
     """
 
     def __init__(
@@ -74,13 +76,14 @@ class HttpApi:
         engine: Engine,
         acknowledge: Callable[[list[Event]], Awaitable[Written]],
         tracing: Tracing | None = None,
+        log: ServedLog | None = None,
     ) -> None:
-        self.config, self.engine, self._tracing = config, engine, tracing
+        self.config, self.engine, self._tracing, self._log = config, engine, tracing, log
         self.metrics = Metrics()
         self._acknowledge, self._histories_at = acknowledge, 0.0
         self._tokens = Tokens(config.token_file)
         self._guard = Guard(self._tokens, config.allowed_hosts, config.allowed_origins)
-        self._ranking = Ranking(engine, self.metrics)
+        self._ranking = Ranking(engine, self.metrics, log)
         places, seconds = config.max_waiting, config.body_seconds
         # A thread computes, unless it waits for the shards of the index.
         threads = SHARDED_AT_ONCE if config.shards > 1 else 1
@@ -145,6 +148,9 @@ class HttpApi:
             age = time.monotonic() - self._histories_at
             self.metrics.set(metrics.HISTORY_FRESHNESS, age)
         self.metrics.set(metrics.MODEL_REFUSED, float(bool(self.engine.refused)))
+        if self._log is not None:
+            for what, number in self._log.lost.items():
+                self.metrics.set(metrics.LOG_LOST, number, what)
         try:
             loaded = self.engine.current()
         except NotReadyError:
@@ -188,7 +194,11 @@ class HttpApi:
 
     async def events(self, call: Call) -> Response:
         """Take events back."""
-        written = await self._acknowledge(await self._lanes[EVENTS].run(self._parsed, call.body))
+        run = self._lanes[EVENTS].run
+        events = await run(self._parsed, call.body)
+        written = await self._acknowledge(events)
+        if self._log is not None:
+            await run(self._log.reported, call.body, events)
         if written.online and written.accepted > written.passive:
             self._histories_at = time.monotonic()
         self.metrics.add(metrics.EVENTS, written.accepted, str(written.online).lower())
@@ -205,7 +215,8 @@ class HttpApi:
         # In a thread: it may look at files or at the store, and the event loop waits for nobody.
         found = await asyncio.to_thread(self.engine.health)
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
-        notes = [*found["notes"], *filter(None, [self._tokens.problem])]
+        problems = self._tokens.problem, self._log.problem if self._log else ""
+        notes = [*found["notes"], *filter(None, problems)]
         return json_answer(found | {"notes": notes, "waiting": waiting})
 
     async def ready(self, call: Call) -> Response:

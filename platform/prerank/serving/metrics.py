@@ -108,6 +108,12 @@ MODEL = Metric(
 MODEL_REFUSED = Metric(
     "prerank_model_refused", "1 while the version that is to be served is refused.", "gauge"
 )
+LOG_LOST = Metric(
+    "prerank_log_lost_total",
+    "Answers and events that the served log could not keep.",
+    "counter",
+    ("what",),
+)
 METRICS = (
     LATENCY,
     STAGE,
@@ -126,6 +132,7 @@ METRICS = (
     HISTORY_FRESHNESS,
     MODEL,
     MODEL_REFUSED,
+    LOG_LOST,
 )
 """Every metric of a replica, beside Serve's own."""
 

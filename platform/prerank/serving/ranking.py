@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from prerank.core.errors import NotReadyError
 from prerank.core.logs import HANDLING
+from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
@@ -19,6 +20,7 @@ from prerank.serving.metrics import Metrics
 from prerank.serving.query import parse_query, query_answer
 from prerank.serving.rerank import USER_HEADER, parse_rerank
 from prerank.serving.routes import ARROW, JSON, RAW, Call
+from prerank.serving.served_log import ServedLog
 from prerank.serving.stages import PARSE, ROWS, SERIALISE, WAIT, Stages
 
 Body = dict[str, Any]
@@ -30,10 +32,11 @@ class Ranking:
     Args:
         engine: that scores.
         metrics: that are counted up.
+        log: where answers are written down; None for nowhere.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self.engine, self.metrics = engine, metrics
+    def __init__(self, engine: Engine, metrics: Metrics, log: ServedLog | None = None) -> None:
+        self.engine, self.metrics, self.log = engine, metrics, log
 
     def prerank(self, call: Call) -> Response:
         """The best k of the candidates."""
@@ -44,14 +47,15 @@ class Ranking:
             if call.kind == RAW
             else parse_json(call.body, limits, now)
         )
-        return self._told(call, wanted, lambda body: body)
+        return self._told(call, wanted, limits, lambda body: body)
 
     def rerank(self, call: Call) -> Response:
         """Documents, the most relevant one first."""
         call.stages.end(WAIT)
         user = call.headers.get(USER_HEADER)
-        wanted = parse_rerank(call.body, user, self.engine.limits(), now_us())
-        return self._told(call, wanted.request, wanted.answer)
+        limits = self.engine.limits()
+        wanted = parse_rerank(call.body, user, limits, now_us())
+        return self._told(call, wanted.request, limits, wanted.answer)
 
     def query(self, call: Call) -> Response:
         """The parts of a request's scores."""
@@ -86,6 +90,7 @@ class Ranking:
             raise NotReadyError("another model version came during the batch; send it again")
         stages = Stages()
         answer = self.engine.answer(replace(wanted, arrived=time.monotonic()))
+        self._written_down(wanted, answer, limits)
         stages.add(answer.ends)
         self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
@@ -105,16 +110,25 @@ class Ranking:
         self.metrics.finished(call.route, call.stages)
         return response
 
-    def _told(self, call: Call, wanted: PrerankRequest, tell: Callable[[Body], Body]) -> Response:
-        """The answer to a request, in the form that ``tell`` gives it."""
+    def _told(
+        self, call: Call, wanted: PrerankRequest, limits: Limits, tell: Callable[[Body], Body]
+    ) -> Response:
+        """The answer to a request that was read with ``limits``, in the form that ``tell`` gives
+        it.
+        """
         call.stages.end(PARSE)
         answer = self.engine.answer(replace(wanted, arrived=call.arrived))
         call.stages.add(answer.ends)
         response = json_answer(tell(answer.body))
         call.stages.end(SERIALISE)
+        self._written_down(wanted, answer, limits)
         self.metrics.answered(call.route, answer)
         self.metrics.finished(call.route, call.stages)
         return response
+
+    def _written_down(self, wanted: PrerankRequest, answer: Answer, limits: Limits) -> None:
+        if self.log is not None:
+            self.log.answered(wanted, answer, limits.schema.retriever)
 
 
 def now_us() -> int:

@@ -248,6 +248,10 @@ class EventBody(Declared):
         Time, Field(description="ISO 8601, or microseconds since 1970; not in the future.")
     ]
     query: Annotated[Query | None, Field(description="The search that led to it.")] = None
+    position: Annotated[
+        Annotated[int, Field(ge=1, lt=2**31)] | None,
+        Field(description="The item's place in the list that was shown, from 1."),
+    ] = None
     request_id: Name | None = None
     event_id: Annotated[
         Name | None, Field(description="By default derived from request, item, action and time.")

@@ -1,0 +1,87 @@
+"""A day's work on what is live."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from prerank import preflight
+from prerank.commands.options import clock_time, home_of, next_step
+from prerank.core.errors import ConfigError
+from prerank.core.home import Home
+from prerank.summaries import Summary, count
+
+if TYPE_CHECKING:
+    from prerank.ingest.report import IngestReport
+
+Add = Callable[[], "IngestReport | None"]
+"""Adds to the log; None where there was nothing to add."""
+
+
+def update(args: argparse.Namespace) -> Summary:
+    """Add new events and items, and bring features and index up to date."""
+    from prerank.config import JobConfig
+    from prerank.update import update
+
+    if bool(args.events) == args.served:
+        raise ConfigError("give either --events, or --served for what a deployment wrote down")
+    config, home = JobConfig.load(args.config), home_of(args)
+    preflight.check_inputs({"events": args.events, "items": args.items})
+    preflight.check_space(home)
+    preflight.check_log(home)
+    preflight.check_services(home, online=True, registry=bool(args.items))
+    add, read = _served(home, args) if args.served else _given(home, args)
+    made = update(home, config, add, args.items and args.items.resolve())
+    wrote = [
+        f"online store ({made.online['online_store']}): as of "
+        f"{clock_time(made.online['until_us'])}; the latest snapshot was cut "
+        f"{clock_time(made.online['cutoff_us'])}"
+    ]
+    if made.ingested:
+        wrote.insert(0, f"{home.events}: {count(made.ingested.manifest.rows['out'], 'new event')}")
+    if made.added:
+        added = f"{count(made.added.new, 'new item')}, {made.added.changed:,} changed"
+        wrote.append(f"index of the champion: {added}")
+    also = "when it is time for a new model: prerank train after it"
+    return Summary(read, "\n".join(wrote), next_step(args, "training-set", also))
+
+
+def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
+    """Adds the log of the options."""
+    from prerank.ingest.additions import catalogue_of_home
+    from prerank.ingest.mapping import load_mapping
+    from prerank.ingest.run import ingest
+
+    mapping, events = load_mapping(args.mapping), args.events.resolve()
+    items = catalogue_of_home(home, args.items and args.items.resolve())
+
+    def add() -> IngestReport | None:
+        return ingest(events, items, home, mapping)
+
+    return add, "\n".join(str(path) for path in (args.events, args.items) if path)
+
+
+def _served(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
+    """Adds what deployments wrote down."""
+    from prerank.ingest.served import ingest_served
+
+    try:
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        through = date.fromisoformat(args.through) if args.through else yesterday
+    except ValueError as error:
+        raise ConfigError(f"--through {args.through!r} is no day: {error}") from None
+
+    def add() -> IngestReport | None:
+        found = ingest_served(home, through)
+        if found is None:
+            return None
+        unread = f"; {count(found.unread, 'line')} could not be read" if found.unread else ""
+        print(
+            f"served {found.first} to {found.last}: {count(found.answers, 'answer')}, "
+            f"{count(found.events, 'event')}, {found.credited:,} of them of these answers{unread}"
+        )
+        return found.ingested
+
+    return add, f"{home.served}, through {through}"

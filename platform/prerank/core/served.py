@@ -1,0 +1,72 @@
+"""The served log: what a deployment answered and what its callers reported, as files of a home.
+
+    served/requests/day=2026-11-26/<writer>-<n>.parquet    an answer a row (``REQUESTS``)
+    served/events/day=2026-11-26/<writer>.jsonl            an event a line (``EVENT_FIELDS``)
+
+A day is that of the writing, in UTC. Several replicas write side by side, each its own files. A
+file of requests is whole or not there; one of events may end within a line while it is written.
+
+``prerank.serving.served_log`` writes it, ``prerank.ingest.served`` makes an event log of it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from prerank.core.home import Home
+from prerank.core.times import UTC_US
+
+REQUESTS = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("request_time", UTC_US),
+        ("user_id", pa.string()),
+        ("query", pa.string()),
+        ("context", pa.map_(pa.string(), pa.string())),
+        ("model_version", pa.string()),
+        ("run_id", pa.string()),
+        ("snapshot_cutoff", UTC_US),
+        ("degraded", pa.list_(pa.string())),
+        ("candidates", pa.int32()),
+        ("items", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("retriever", pa.map_(pa.string(), pa.list_(pa.float32()))),
+        ("inputs", pa.binary()),
+    ]
+)
+"""An answer. ``request_time`` is by the deployment's clock; ``query`` is normalised; ``context``
+has the value of each segment; ``candidates`` is how many were scored; ``items`` are ids in the
+caller's form, the best one first, with their ``scores``; ``retriever`` is what the caller said of
+each of them, NaN for nothing; ``inputs`` are the feature inputs (safetensors of
+``FeatureInputs``), from which x can be computed again."""
+
+EVENT_FIELDS = {
+    "request_id": "VARCHAR",
+    "user_id": "VARCHAR",
+    "query": "VARCHAR",
+    "item_id": "VARCHAR",
+    "action": "VARCHAR",
+    "event_time": "BIGINT",
+    "position": "INTEGER",
+    "event_id": "VARCHAR",
+}
+"""Field -> SQL type of a line of events. ``event_time`` is microseconds since 1970; ``event_id`` is
+the text whose hash is the event's id (``prerank.core.ids``). What was not reported is null."""
+
+
+def requests_folder(home: Home) -> Path:
+    """Where the answers of ``home``'s deployments are written down."""
+    return home.served / "requests"
+
+
+def events_folder(home: Home) -> Path:
+    """Where the events that they took are."""
+    return home.served / "events"
+
+
+def day_of(seconds: float) -> str:
+    """Name of the folder for what is written at a time, in seconds since 1970."""
+    return f"day={datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"

@@ -1,0 +1,266 @@
+"""Writes down what was answered and reported, so that tomorrow's model can learn from it.
+
+An answer is handed over in memory and written by a thread of its own, many to a file: a request
+waits for no disk. Events are written once they are acknowledged and before the caller is told; a
+process that is killed loses none of them, and of the answers those of the last ``EVERY_S`` seconds
+at most. What cannot be kept, since the disk is full or slower than the requests, is counted.
+
+Which answers are written depends on the request's id alone, so that everybody who logs a share of
+them logs the same ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save
+
+from interactrank.features.inputs import FeatureInputs
+from prerank.core.files import written
+from prerank.core.home import Home
+from prerank.core.ids import event_identity, hash_all
+from prerank.core.served import REQUESTS, day_of, events_folder, requests_folder
+from prerank.online.history import Event
+from prerank.serving.answer import Answer
+from prerank.serving.api import PrerankRequest
+from prerank.serving.engine import ServeConfig
+
+EVERY_S = 30.0
+HELD_BYTES, FULL_BYTES = 64 << 20, 16 << 20
+"""Of answers that wait to be written: beyond the first they are lost, at the second they are
+written without waiting for ``EVERY_S``."""
+LOOK_EVERY_S = 600.0
+"""How often old days are looked for."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written, and for how long it is kept.
+
+    Attributes:
+        share: of the requests, above 0. Events are written whatever their request.
+        items: of an answer, the best ones.
+        days: after which a day's files are removed; None keeps them.
+    """
+
+    share: float
+    items: int
+    days: float | None
+
+
+class ServedLog:
+    """The served log of one process. ``start`` begins to write; safe to share between threads.
+
+    Args:
+        home: whose log it is.
+        config: what to write.
+        clock: seconds since 1970, by which the days are named.
+
+    Attributes:
+        lost: answers and events that could not be kept.
+        problem: why the last of them could not; empty where it could.
+    """
+
+    def __init__(
+        self, home: Home, config: LogConfig, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._home, self.config, self._clock = home, config, clock
+        self._name = f"{int(time.time()):x}-{secrets.token_hex(4)}"
+        self._files, self._held, self._looked = 0, 0, -LOOK_EVERY_S
+        self._waiting: list[tuple[PrerankRequest, Answer, tuple[str, ...]]] = []
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._wake, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
+        self.lost, self.problem = {"answers": 0, "events": 0}, ""
+
+    def start(self) -> None:
+        """Write from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._ended.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.flush()
+
+    def answered(
+        self, request: PrerankRequest, answer: Answer, retriever: tuple[str, ...] = ()
+    ) -> None:
+        """Keep an answer, if its request is one of those that are.
+
+        Args:
+            request: as it was read.
+            answer: to it.
+            retriever: names of the columns of ``request.retriever_features``.
+        """
+        if not self._chosen(request.request_id):
+            return
+        size = answer.read.bytes + 8 * len(request.keys) + 4096
+        with self._lock:
+            if self._held + size <= HELD_BYTES:
+                self._held += size
+                self._waiting.append((request, answer, retriever))
+            else:
+                self.lost["answers"] += 1
+            full = self._held > FULL_BYTES
+        if full:
+            self._wake.set()
+
+    def reported(self, body: bytes, events: Sequence[Event]) -> None:
+        """Write the events of a call down, that were read from ``body`` and acknowledged."""
+        if not events:
+            return
+        lines = b"".join(orjson.dumps(line) + b"\n" for line in lines_of(body, events))
+        try:
+            folder = self._folder(events_folder(self._home))
+            with self._writing, (folder / f"{self._name}.jsonl").open("ab", buffering=0) as file:
+                file.write(lines)
+        except OSError as error:
+            self._failed(error, len(events), "events")
+        else:
+            self.problem = ""
+
+    def flush(self) -> None:
+        """Write the answers that wait."""
+        with self._lock:
+            waiting, self._waiting, self._held = self._waiting, [], 0
+        if not waiting:
+            return
+        try:
+            rows = [_row(*each, self.config.items) for each in waiting]
+            folder = self._folder(requests_folder(self._home))
+            self._files += 1
+            with written(folder / f"{self._name}-{self._files:06d}.parquet") as file:
+                pq.write_table(pa.Table.from_pylist(rows, REQUESTS), file, compression="zstd")
+        except OSError as error:
+            self._failed(error, len(waiting), "answers")
+        else:
+            self.problem = ""
+
+    def _chosen(self, request_id: str) -> bool:
+        return bool(hash_all([request_id]).view(np.uint64)[0] < self.config.share * 2.0**64)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self._wake.wait(EVERY_S)
+            self._wake.clear()
+            try:
+                self.flush()
+                self._remove_old()
+            except Exception:
+                # The thread must live on; nobody waits for it who could be told.
+                logger.exception("the served log was not written")
+
+    def _folder(self, parent: Path) -> Path:
+        folder = parent / day_of(self._clock())
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _failed(self, error: OSError, number: int, what: str) -> None:
+        with self._lock:
+            self.lost[what] += number
+        told = f"the served log is not written: {error.strerror}"
+        if told != self.problem:
+            logger.error("%s (%s)", told, error.filename)
+        self.problem = told
+
+    def _remove_old(self) -> None:
+        now = time.monotonic()
+        if self.config.days is None or now - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = now
+        kept = datetime.fromtimestamp(self._clock(), UTC).date() - timedelta(days=self.config.days)
+        for parent in (requests_folder(self._home), events_folder(self._home)):
+            for folder in parent.glob("day=*"):
+                if date.fromisoformat(folder.name.removeprefix("day=")) < kept:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def served_log_of(config: ServeConfig) -> ServedLog | None:
+    """The served log of a deployment, which writes from now on; None where it keeps none."""
+    if not config.log_share:
+        return None
+    settings = LogConfig(config.log_share, config.log_items, config.log_days)
+    log = ServedLog(config.home_folder(), settings)
+    log.start()
+    return log
+
+
+def lines_of(body: bytes, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """``events``, which were read from ``body``, as they are written down."""
+    rows = orjson.loads(body)["events"]
+    return [_line(row, event) for row, event in zip(rows, events, strict=True)]
+
+
+def _line(row: dict[str, Any], event: Event) -> dict[str, Any]:
+    """An event as it is written down. ``row`` is how it was reported."""
+    request, given = row.get("request_id"), row.get("event_id")
+    about = event.user_id if request is None else str(request)
+    derived = event_identity(about, event.item_id, event.action, event.time)
+    return {
+        "request_id": None if request is None else str(request),
+        "user_id": event.user_id,
+        "query": event.query or None,
+        "item_id": str(row["item_id"]),
+        "action": event.action,
+        "event_time": event.time,
+        "position": row.get("position"),
+        "event_id": derived if given is None else str(given),
+    }
+
+
+def _row(
+    request: PrerankRequest, answer: Answer, retriever: tuple[str, ...], items: int
+) -> dict[str, Any]:
+    body, best = answer.body, answer.body["items"][:items]
+    return {
+        "request_id": request.request_id,
+        "request_time": request.time_us,
+        "user_id": request.user_id,
+        "query": request.query,
+        "context": list(request.context.items()),
+        "model_version": body["model_version"],
+        "run_id": answer.run_id,
+        "snapshot_cutoff": answer.read.cutoff_us,
+        "degraded": list(answer.read.degraded),
+        "candidates": answer.candidates,
+        "items": [str(item["id"]) for item in best],
+        "scores": [item["score"] for item in best],
+        "retriever": _said(request, answer, retriever, len(best)),
+        "inputs": packed(answer.read.inputs),
+    }
+
+
+def _said(
+    request: PrerankRequest, answer: Answer, names: tuple[str, ...], items: int
+) -> list[tuple[str, list[float]]]:
+    """What the caller said of the best ``items``, by name."""
+    if request.retriever_features is None:
+        return []
+    order = np.argsort(request.keys)
+    at = order[np.searchsorted(request.keys, answer.ids[:items], sorter=order)]
+    said = request.retriever_features[at]
+    return [(name, said[:, column].tolist()) for column, name in enumerate(names)]
+
+
+def packed(inputs: FeatureInputs) -> bytes:
+    """Feature inputs as one safetensors blob; ``FeatureInputs.restored`` takes its arrays."""
+    arrays = {of.name: getattr(inputs, of.name) for of in fields(FeatureInputs)}
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

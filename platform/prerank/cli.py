@@ -48,7 +48,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "start the log over, with another mapping or log (default: add to its events)",
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
-    "preset": {"default": "demo", "help": "tiny, demo or reference (default: demo)"},
+    "preset": {
+        "help": "tiny, demo, reference, sequential or stream (default: demo; with --rows or --days "
+        "stream)"
+    },
+    "rows": {"type": int, "help": "events of the log, about (default: what the preset says)"},
+    "days": {"type": int, "help": "days that it spans (default: what the preset says)"},
+    "spammers": {
+        "type": float,
+        "help": "share of accounts that boost items, 0 to 0.5 (default: what the preset says)",
+    },
+    "format": {"default": "parquet", "help": "parquet, csv, jsonl or ubi (default: parquet)"},
     "seed": {"type": int, "default": 7, "help": "seed of all random draws (default: 7)"},
     "until": {"help": "ISO time (UTC) of the last snapshot to publish (default: the log's end)"},
     "config": {"type": Path, "help": "YAML of the job (default: what `prerank config` prints)"},
@@ -135,6 +145,10 @@ def parser() -> argparse.ArgumentParser:
         "prerank run --events world/events --items world/items.parquet --workdir work",
         "out",
         "preset",
+        "rows",
+        "days",
+        "spammers",
+        "format",
         "seed",
     )
     verb(

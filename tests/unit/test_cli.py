@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 # A new verb or option is a decision: experiments are configuration files. Change this on purpose.
 VERBS: dict[str, list[str]] = {
-    "simulate": ["--out*", "--preset", "--seed"],
+    "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--workdir"],
     "materialise": ["--until", "--workdir"],

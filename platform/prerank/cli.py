@@ -80,6 +80,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 100,
         "help": "searches of the log to ask again (default: 100)",
     },
+    "since": {
+        "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
+        "log's end)"
+    },
+    "psi": {
+        "type": float,
+        "default": 0.25,
+        "help": "drift of a feature or the score from which the check fails (default: 0.25)",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
@@ -271,6 +280,18 @@ def parser() -> argparse.ArgumentParser:
         "url",
         "requests",
         "workdir",
+    )
+    verb(
+        "check",
+        commands.check,
+        "compare the log's last requests with the training data, and look for faults of the log",
+        "prerank check --since 2025-03-01",
+        "prerank run, on the grown log, where features drifted",
+        "since",
+        "psi",
+        "version",
+        "workdir",
+        version={"help": "model version whose scores are compared (default: none)"},
     )
     verb(
         "config",

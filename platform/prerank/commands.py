@@ -339,6 +339,39 @@ def parity(args: argparse.Namespace) -> Summary:
     return Summary(f"{count(found.compared, 'request')} of {home.events}, asked again")
 
 
+def check(args: argparse.Namespace) -> Summary:
+    """Compare the log's last requests with the training data."""
+    from prerank.checks.findings import Limits
+    from prerank.checks.run import Score, check
+    from prerank.evaluation.baselines.neural import TorchRanker
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+
+    limits, since = Limits(psi=args.psi), _time(args.since)
+    home = _home(args)
+    preflight.check_log(home)
+    score: Score | None = None
+    if args.version:
+        tracking.connect(home)
+        bundle = registry.download(home, registry.version_of(args.version))
+        score = TorchRanker.load("check", bundle).score
+    found = check(home, since, limits, score, args.version or "")
+    print(found.table())
+    data, page = found.write(home.root)
+    found.check()
+    return Summary(str(home.events), f"{page}\n{data}")
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--since {text}: give an ISO time, such as 2025-03-01T12:00.") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def run(args: argparse.Namespace) -> Summary:
     """The whole way."""
     from prerank.config import JobConfig

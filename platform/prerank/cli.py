@@ -49,7 +49,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "start the log over, with another mapping or log (default: add to its events)",
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
-    "preset": {"default": "demo", "help": "tiny, demo or reference (default: demo)"},
+    "preset": {
+        "help": "tiny, demo, reference, sequential or stream (default: demo; with --rows or --days "
+        "stream)"
+    },
+    "rows": {"type": int, "help": "events of the log, about (default: what the preset says)"},
+    "days": {"type": int, "help": "days that it spans (default: what the preset says)"},
+    "spammers": {
+        "type": float,
+        "help": "share of accounts that boost items, 0 to 0.5 (default: what the preset says)",
+    },
+    "format": {"default": "parquet", "help": "parquet, csv, jsonl or ubi (default: parquet)"},
     "seed": {"type": int, "default": 7, "help": "seed of all random draws (default: 7)"},
     "until": {"help": "ISO time (UTC) of the last snapshot to publish (default: the log's end)"},
     "config": {"type": Path, "help": "YAML of the job (default: what `prerank config` prints)"},
@@ -76,6 +86,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the new events are what deployments wrote down, `log_share` (default: --events)",
     },
     "through": {"help": "with --served: last day to read, YYYY-MM-DD (default: yesterday, UTC)"},
+    "since": {
+        "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
+        "log's end)"
+    },
+    "psi": {
+        "type": float,
+        "default": 0.25,
+        "help": "drift of a feature or the score from which the check fails (default: 0.25)",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
@@ -141,6 +160,10 @@ def parser() -> argparse.ArgumentParser:
         "prerank run --events world/events --items world/items.parquet --workdir work",
         "out",
         "preset",
+        "rows",
+        "days",
+        "spammers",
+        "format",
         "seed",
     )
     verb(
@@ -282,6 +305,18 @@ def parser() -> argparse.ArgumentParser:
         "url",
         "requests",
         "workdir",
+    )
+    verb(
+        "check",
+        daily.check,
+        "compare the log's last requests with the training data, and look for faults of the log",
+        "prerank check --since 2025-03-01",
+        "prerank run, on the grown log, where features drifted",
+        "since",
+        "psi",
+        "version",
+        "workdir",
+        version={"help": "model version whose scores are compared (default: none)"},
     )
     verb(
         "config",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 # A new verb or option is a decision: experiments are configuration files. Change this on purpose.
 VERBS: dict[str, list[str]] = {
-    "simulate": ["--out*", "--preset", "--seed"],
+    "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--workdir"],
     "materialise": ["--until", "--workdir"],
@@ -47,6 +47,7 @@ VERBS: dict[str, list[str]] = {
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
+    "check": ["--psi", "--since", "--version", "--workdir"],
     "config": ["--config", "--schema"],
     "env": ["--workdir"],
 }
@@ -177,6 +178,9 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["materialise", "--until", "soon", *work], 2, "'soon'", capsys)
     fails_with(["materialise", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
+    fails_with(["check", *work], 4, "prerank ingest", capsys)
+    fails_with(["check", "--since", "soon", *work], 2, "--since soon", capsys)
+    fails_with(["check", "--psi", "0", *work], 2, "--psi 0", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
     fails_with(["add-items", "--items", "i.parquet", *work], 2, "--items i.parquet", capsys)

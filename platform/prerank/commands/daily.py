@@ -1,4 +1,4 @@
-"""A day's work on what is live."""
+"""What is done each day: new data, and a look at them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,39 @@ def update(args: argparse.Namespace) -> Summary:
         wrote.append(f"index of the champion: {added}")
     also = "when it is time for a new model: prerank train after it"
     return Summary(read, "\n".join(wrote), next_step(args, "training-set", also))
+
+
+def check(args: argparse.Namespace) -> Summary:
+    """Compare the log's last requests with the training data."""
+    from prerank.checks.findings import Limits
+    from prerank.checks.run import Score, check
+    from prerank.evaluation.baselines.neural import TorchRanker
+    from prerank.registry import tracking
+    from prerank.registry import versions as registry
+
+    limits, since = Limits(psi=args.psi), _time(args.since)
+    home = home_of(args)
+    preflight.check_log(home)
+    score: Score | None = None
+    if args.version:
+        tracking.connect(home)
+        bundle = registry.download(home, registry.version_of(args.version))
+        score = TorchRanker.load("check", bundle).score
+    found = check(home, since, limits, score, args.version or "")
+    print(found.table())
+    data, page = found.write(home.root)
+    found.check()
+    return Summary(str(home.events), f"{page}\n{data}")
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--since {text}: give an ISO time, such as 2025-03-01T12:00.") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:

@@ -12,18 +12,32 @@ from prerank.summaries import Summary, count, size
 
 def simulate(args: argparse.Namespace) -> Summary:
     """Write a simulated log."""
-    from prerank.simulate import simulate
+    from prerank.simulate import FORMATS, simulate
 
     out = args.out.resolve()
-    made = simulate(out, args.preset, args.seed)
+    sized = args.rows is not None or args.days is not None
+    made = simulate(
+        out,
+        args.preset or ("stream" if sized else "demo"),
+        args.seed,
+        rows=args.rows,
+        days=args.days,
+        spammers=args.spammers,
+        file_format=args.format,
+    )
+    form = FORMATS[args.format]
+    files = [*form.events, f"items{form.suffix}", "hidden (oracles)"]
+    files += ["truth (spammers)"] * (out / "truth").exists()
     wrote = (
-        f"{out}/events, items.parquet, hidden (oracles), summary.json\n"
+        f"{out}/{', '.join(files)}, summary.json\n"
         f"{count(made.requests, 'request')}, {count(made.rows, 'event')}, "
         f"{count(made.users, 'user')}, {count(made.items, 'item')}\n"
         f"{made.engagement_rate:.1%} of impressions engaged; "
         f"{made.abandoned_share:.0%} of requests without an engagement"
     )
-    then = f"prerank run --events {out}/events --items {out}/items.parquet --workdir W"
+    then = f"prerank run --events {out}/events --items {out}/items{form.suffix} --workdir W"
+    if "events" not in form.events:
+        then = "docs/your-own-log.md"
     return Summary(f"preset {made.preset}, seed {made.seed}", wrote, then)
 
 

@@ -7,6 +7,10 @@ endless log), the items the user touched, and an estimate of the user's interest
 topic behind the query from the user's actions logged before the request. The estimate is a
 decayed count, not an exact posterior, so the log oracle is a little below the best possible.
 
+In a world that moves it knows what each day asks for and which items are in fashion. In one with
+sessions it knows what follows what, the item clicked before, and guesses the session's outcome
+from the saves so far.
+
 Both are written while the log is, by the code that draws the actions, and only read here;
 nothing in the pipeline may read them.
 """
@@ -79,10 +83,10 @@ def load_oracles(sim_dir: Path) -> dict[str, Oracle]:
     Reads every hidden score into memory (24 bytes per impression, about 120 per request).
     Raises `MissingSimulationError` when `sim_dir` was not written by `simulate`.
     """
-    parts = sorted((Path(sim_dir) / "hidden").glob("part-*.parquet"))
+    parts = sorted((Path(sim_dir) / "hidden").glob("*.parquet"))
     if not parts:
         raise MissingSimulationError(
-            f"{sim_dir} holds no hidden/part-*.parquet; write it with prerank.simulate.simulate"
+            f"{sim_dir} holds no hidden/*.parquet; write it with prerank.simulate.simulate"
         )
     tables = [pq.read_table(part) for part in parts]
     ids = [request for table in tables for request in table["request_id"].to_pylist()]

@@ -4,7 +4,8 @@
 
     SimulationError (PrerankError)
     ├── UnknownPresetError      ConfigError: the preset's name is not in PRESETS
-    ├── InvalidSizeError        ConfigError: a log of fewer than one request was asked for
+    ├── UnknownFormatError      ConfigError: the format's name is not in FORMATS
+    ├── InvalidSizeError        ConfigError: a size, span or share that no log can have
     ├── OutputExistsError       StateError: the output folder already holds a simulation
     ├── MissingSimulationError  StateError: the folder holds no hidden scores
     ├── UnknownRequestError     DataError: the oracle never saw this request
@@ -27,8 +28,12 @@ class UnknownPresetError(SimulationError, ConfigError):
     """The preset's name is not in `PRESETS`; the message lists the names that are."""
 
 
+class UnknownFormatError(SimulationError, ConfigError):
+    """The format's name is not in `FORMATS`; the message lists the names that are."""
+
+
 class InvalidSizeError(SimulationError, ConfigError):
-    """Fewer than one request was asked for."""
+    """Fewer than one request, row or day, both requests and rows, or a share out of range."""
 
 
 class OutputExistsError(SimulationError, StateError):
@@ -48,8 +53,40 @@ class NotImpressedError(SimulationError, DataError):
 
 
 @dataclass(frozen=True)
+class Motion:
+    """How a world moves over days, beyond its users' drifting interests."""
+
+    demand: float = 0.5  # standard deviation of a topic's log share of the searches, day by day
+    demand_days: float = 15.0  # after which about a third of a topic's trend is left
+    weekly: float = 0.3  # standard deviation of what a weekday adds to that log share
+    wave: float = 0.8  # amplitude, in logits, of an item's ups and downs
+    wave_days: tuple[float, float] = (20.0, 90.0)  # range of their periods
+    appeal_days: float = 240.0  # period in which a (query, item) pair's appeal turns over
+    popular_half_life: float = 10.0  # days after which a click counts half for popularity
+    fade_half_life: float = 60.0  # days of age after which an item is retrieved half as often
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """How a session goes on from what was clicked."""
+
+    goes_on: float = 0.75  # chance that a session with a click has another request
+    limit: int = 6  # requests of a session at most
+    gap: float = 60.0  # mean seconds from the click to the next request
+    successor: float = 0.6  # chance that the next topic is the clicked item's successor topic
+    steps: int = 12  # items stand on this many steps, without regard to topic or text
+    step: float = 6.0  # logit of an item on the step after the clicked item's
+    outcome: float = 1.0  # times ±1 (here to keep, or to look) times how keepable the item is
+    saves: float = 1.5  # logit that being here to keep adds to saving, and to look takes away
+
+
+@dataclass(frozen=True)
 class Preset:
-    """How large a world is. Vocabulary is per topic; `days` is the span of the log."""
+    """How large a world is. Vocabulary is per topic; `days` is the span of the log.
+
+    motion and sessions: None for a world without. spammers: share of all accounts that boost items
+    (`prerank.simulate.spam`). daily: one file per day of the log, else parts of equal size.
+    """
 
     name: str
     requests: int
@@ -59,6 +96,10 @@ class Preset:
     topics: int
     queries: int
     words_per_topic: int
+    motion: Motion | None = None
+    sessions: Sessions | None = None
+    spammers: float = 0.0
+    daily: bool = False
 
 
 PRESETS: Final[dict[str, Preset]] = {
@@ -67,6 +108,10 @@ PRESETS: Final[dict[str, Preset]] = {
         Preset("tiny", 400, 200, 60, 20, 6, 40, 24),
         Preset("demo", 12_000, 1_500, 1_500, 40, 16, 500, 40),
         Preset("reference", 60_000, 8_000, 4_000, 60, 32, 3_000, 60),
+        Preset("sequential", 12_000, 1_500, 1_500, 40, 16, 500, 40, sessions=Sessions()),
+        Preset(
+            "stream", 40_000, 20_000, 20_000, 60, 32, 4_000, 60, Motion(), spammers=0.03, daily=True
+        ),
     )
 }
 
@@ -113,5 +158,5 @@ DEVICE_SHARES: Final = (0.62, 0.30, 0.08)
 DEVICE_DECAY: Final = (0.45, 0.25, 0.35)
 
 DAY: Final = 86_400.0  # seconds
-LOG_START: Final = 1_735_689_600  # 2025-01-01T00:00:00Z, seconds since the epoch
+LOG_START: Final = 1_735_689_600  # 2025-01-01T00:00:00Z, a Wednesday, seconds since the epoch
 IMPRESSIONS: Final = 24  # most impressions a request may have

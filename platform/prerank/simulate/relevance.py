@@ -1,10 +1,10 @@
 """What makes a searcher engage, as each of the two oracles knows it.
 
-Both oracles share every term but five: the topic the searcher has in mind, the
-searcher's interests and favourite style, the day's whim, and whether the searcher is a
-spammer. The oracle of true relevance knows them. The log oracle, a perfect reader of the log,
-infers the first three from the query and from the user's earlier logged actions,
-takes the whim at its mean and suspects nobody.
+Both oracles share every term but six: the topic the searcher has in mind, the
+searcher's interests and favourite style, the outcome that a session is there for, the day's whim,
+and whether the searcher is a spammer. The oracle of true relevance knows them. The log oracle, a
+perfect reader of the log, infers the first four from the query and from the user's earlier logged
+actions, takes the whim at its mean and suspects nobody.
 
 Shape letters: N requests of a batch, I impressions, K topics, U users, M remembered items.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.simulate.presets import DAY, LOG_START
+from prerank.simulate.sessions import Going
 from prerank.simulate.world import STYLES, World
 
 MEMORY = 24  # items a user remembers having touched
@@ -24,6 +25,7 @@ FRESH_HALF_LIFE = 7 * DAY
 TOUCH_HALF_LIFE = 10 * DAY
 BELIEF_HALF_LIFE = 15 * DAY
 PRIOR_MASS = 1.5  # requests' worth of trust in the country's prior before any evidence
+OTHER_APPEAL = 1 << 20  # added to the seed: what a pair's appeal turns into
 TOUCH_WEIGHT = 0.5  # a touch says less about interests than a request: its query was counted
 
 
@@ -31,6 +33,8 @@ TOUCH_WEIGHT = 0.5  # a touch says less about interests than a request: its quer
 class Batch:
     """Requests of one tick. time float64 [N] in seconds, ascending; user, query, topic int64
     [N]; theta float64 [N, K], the true interests. `topic` is what the searcher has in mind.
+    going: where the sessions are, in worlds that have them; boost int64 [N]: the item that a
+    spamming account is there for, -1 for others.
     """
 
     time: NDArray[np.float64]
@@ -38,6 +42,8 @@ class Batch:
     query: NDArray[np.int64]
     topic: NDArray[np.int64]
     theta: NDArray[np.float64]
+    going: Going | None = None
+    boost: NDArray[np.int64] | None = None
 
 
 class Memory:
@@ -49,7 +55,7 @@ class Memory:
     """
 
     def __init__(self, world: World) -> None:
-        users, topics = world.preset.users, world.preset.topics
+        users, topics = len(world.users.activity), world.preset.topics
         self._world = world
         self.items = np.full((users, MEMORY), -1, dtype=np.int64)
         self._times = np.full((users, MEMORY), -np.inf)
@@ -58,6 +64,7 @@ class Memory:
         self._styles = np.zeros((users, len(STYLES)))
         self._weighed = np.full(users, float(LOG_START))
         self.engagements = np.zeros(world.preset.items)
+        self._counted = float(LOG_START)
         self._queue: tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]] = (
             np.empty(0),
             np.empty(0, dtype=np.int64),
@@ -91,8 +98,15 @@ class Memory:
         return np.asarray(np.where(same, age, np.inf).min(axis=2))
 
     def note_requests(self, batch: Batch, guess: NDArray[np.float64]) -> None:
-        """Add the topics the log oracle guesses behind a tick's queries, float64 [N, K]."""
-        self._add_evidence(batch.user, batch.time, guess)
+        """Add the topics the log oracle guesses behind a tick's queries, float64 [N, K].
+
+        A request that follows a click says more about the item clicked than about the user.
+        """
+        if batch.going is None:
+            self._add_evidence(batch.user, batch.time, guess)
+        else:
+            own = batch.going.clicked < 0
+            self._add_evidence(batch.user[own], batch.time[own], guess[own])
 
     def note_touches(
         self, time: NDArray[np.float64], user: NDArray[np.int64], item: NDArray[np.int64]
@@ -107,6 +121,10 @@ class Memory:
 
     def advance(self, now: float) -> None:
         """Take in the queued touches that happened before `now` (seconds)."""
+        if self._world.movement is not None:
+            half_life = self._world.movement.motion.popular_half_life * DAY
+            self.engagements *= np.exp2((self._counted - now) / half_life)
+            self._counted = now
         time, user, item = self._queue
         ready = time < now
         self._queue = (time[~ready], user[~ready], item[~ready])
@@ -171,21 +189,43 @@ def score_impressions(
     in_mind = np.take_along_axis(topics, batch.topic[:, None, None], axis=2)[..., 0]
     liked = np.einsum("nik,nk->ni", topics, batch.theta)
     day = ((batch.time - LOG_START) // DAY).astype(np.int64)
-    mood = (day * world.preset.users + batch.user)[:, None] + len(world.queries.texts)
+    users = len(world.users.activity)
+    mood = (day * users + batch.user)[:, None] + len(world.queries.texts)
     whim = pair_normal(world.seed, mood, items)  # keys beyond those of (query, item)
     favourite = world.items.style[items] == world.users.style[batch.user][:, None]
     personal = weights.interest * liked + weights.style * favourite + weights.whim * whim
+    if world.series is not None and batch.going is not None:
+        personal += world.series.suits(batch.going.keeping, items)
     truth = _sigmoid(shared + weights.intent * in_mind + personal)
     truth[world.users.spammer[batch.user]] = weights.spam_rate
+    if batch.boost is not None:
+        boosts = batch.boost >= 0
+        truth[boosts] = items[boosts] == batch.boost[boosts, None]
 
     beliefs = memory.beliefs(batch.user, batch.time)
-    guess = topic_guess(world, batch.query, beliefs)
+    guess = topic_guess(world, batch.query, _expected_topics(world, batch, beliefs))
     believed = weights.interest * np.einsum("nik,nk->ni", topics, beliefs)
     styles = memory.style_beliefs(batch.user)
     believed += weights.style * np.take_along_axis(styles, world.items.style[items], axis=1)
+    if world.series is not None and batch.going is not None:
+        believed += world.series.suits(np.tanh(batch.going.evidence), items)
     per_topic = _sigmoid((shared + believed)[..., None] + weights.intent * topics)
     log_only = np.einsum("nik,nk->ni", per_topic, guess)
     return truth, log_only, guess
+
+
+def _expected_topics(
+    world: World, batch: Batch, beliefs: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """P(topic in mind | interests, day, item clicked before), float64 [N, K]."""
+    expected = beliefs
+    if world.movement is not None:
+        expected = world.movement.wanted(beliefs, batch.time)
+    if world.series is not None and batch.going is not None:
+        follows = batch.going.clicked >= 0
+        following = world.series.next_topics(batch.going.clicked)
+        expected = np.where(follows[:, None], following, expected)
+    return expected
 
 
 def _shared_logit(
@@ -197,15 +237,30 @@ def _shared_logit(
     country = world.users.country[batch.user]
     region = np.einsum("nik,nk->ni", catalogue.topics[items], world.taste[country])
     touched = memory.touch_age(batch.user, batch.time, items)
-    return np.asarray(
+    logit = (
         weights.bias
         + weights.concept * concept_share(world, batch.query, items)
         + weights.quality * catalogue.quality[items]
         + weights.freshness * np.exp2(-age / FRESH_HALF_LIFE)
         + weights.region * region
-        + weights.appeal * pair_normal(world.seed, batch.query[:, None], items)
+        + weights.appeal * _appeal(world, batch, items)
         + weights.revisit * np.exp2(-touched / TOUCH_HALF_LIFE)
     )
+    if world.movement is not None:
+        logit += world.movement.wave(items, batch.time)
+    if world.series is not None and batch.going is not None:
+        logit += world.series.follows(batch.going, items)
+    return np.asarray(logit)
+
+
+def _appeal(world: World, batch: Batch, items: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What no text explains: a standard normal per (query, item), float64 [N, I]."""
+    query = batch.query[:, None]
+    appeal = pair_normal(world.seed, query, items)
+    if world.movement is None:
+        return appeal
+    other = pair_normal(world.seed + OTHER_APPEAL, query, items)
+    return world.movement.turned(appeal, other, batch.time)
 
 
 def concept_share(

@@ -95,6 +95,16 @@ class Marginals:
         np.add.at(self._asked, text, 1)
         return earlier
 
+    @property
+    def rows(self) -> int:
+        """Events so far."""
+        return self._rows
+
+    @property
+    def requests(self) -> int:
+        """Requests so far."""
+        return self._requests
+
     def summary(self) -> SimulationSummary:
         """The marginals of what was added so far (at least one request)."""
         engaged = max(self._engaged, 1)
@@ -106,7 +116,7 @@ class Marginals:
             rows=self._rows,
             impressions=int(self._shown.sum()),
             items=preset.items,
-            users=preset.users,
+            users=len(self._world.users.activity),
             engagement_rate=round(float(self._clicked.sum() / self._shown.sum()), 6),
             ctr_by_position=tuple(
                 round(float(c), 6) for c in self._clicked / np.maximum(self._shown, 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prerank.simulate.motion import Movement, draw_movement
 from prerank.simulate.presets import (
     BEHAVIOUR,
     COUNTRIES,
@@ -21,6 +22,8 @@ from prerank.simulate.presets import (
     Behaviour,
     Preset,
 )
+from prerank.simulate.sessions import Series, draw_series
+from prerank.simulate.spam import RING, Spam, draw_spam, kinds_of
 from prerank.simulate.words import (
     STYLES,
     VARIANTS,
@@ -92,7 +95,8 @@ class Users:
 @dataclass(frozen=True)
 class World:
     """Everything hidden. prior float64 [C, K]: what each country asks for (rows sum to 1);
-    taste float64 [C, K]: what it prefers when it sees it.
+    taste float64 [C, K]: what it prefers when it sees it. movement, series and spam: None where
+    the preset has none. Accounts of spam are users too, after `preset.users` others.
     """
 
     preset: Preset
@@ -103,6 +107,9 @@ class World:
     users: Users
     prior: NDArray[np.float64]
     taste: NDArray[np.float64]
+    movement: Movement | None = None
+    series: Series | None = None
+    spam: Spam | None = None
 
     def interests(self, user: NDArray[np.int64], time: NDArray[np.float64]) -> NDArray[np.float64]:
         """True interests float64 [N, K] (rows sum to 1) of users [N] at times [N] seconds."""
@@ -157,8 +164,22 @@ def build_world(preset: Preset, seed: int) -> World:
         pool=pool,
         match=match,
     )
-    users = _build_users(preset, prior, streams[3])
-    return World(preset, seed, BEHAVIOUR, items, queries, users, prior, taste)
+    kinds = kinds_of(preset)
+    users = _build_users(preset, prior, kinds, streams[3])
+    # Streams of their own, so that a world without these is what it was before there were any.
+    movement = series = spam = None
+    if preset.motion is not None:
+        rng = np.random.default_rng([seed, 3])
+        size = preset.days, preset.topics, preset.items
+        movement = draw_movement(preset.motion, *size, rng)
+    if preset.sessions is not None:
+        series = draw_series(preset.sessions, mixture, np.random.default_rng([seed, 4]))
+    if len(kinds):
+        rng = np.random.default_rng([seed, 6])
+        spam = draw_spam(kinds, preset.days, queries.pool, items.created, rng)
+    return World(
+        preset, seed, BEHAVIOUR, items, queries, users, prior, taste, movement, series, spam
+    )
 
 
 def _item_topics(preset: Preset, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -214,9 +235,17 @@ def _lexical_pool(
     return pool, match
 
 
-def _build_users(preset: Preset, prior: NDArray[np.float64], rng: np.random.Generator) -> Users:
-    """Users whose first interest is steady and whose others drift between epochs."""
-    count = preset.users
+def _build_users(
+    preset: Preset,
+    prior: NDArray[np.float64],
+    kinds: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> Users:
+    """Users whose first interest is steady and whose others drift between epochs.
+
+    kinds int64 [B]: of the accounts that boost items; only a ring's also search for themselves.
+    """
+    count = preset.users + len(kinds)
     epochs = int(np.ceil(preset.days / EPOCH_DAYS)) + 2
     country = rng.choice(len(COUNTRIES), size=count, p=COUNTRY_SHARES)
     # Gender shapes interests and is never logged: only the oracle of true relevance knows it.
@@ -231,13 +260,14 @@ def _build_users(preset: Preset, prior: NDArray[np.float64], rng: np.random.Gene
         stays = rng.random((count, SLOTS)) < np.array([0.95, 0.6, 0.4])
         slots[:, epoch] = np.where(stays, slots[:, epoch - 1], fresh[:, epoch])
     activity = rng.gamma(0.8, size=count)
+    activity[preset.users :][kinds != RING] = 0.0
     return Users(
         slots=slots,
         phase=rng.uniform(0, EPOCH_DAYS, size=count),
         style=rng.integers(len(STYLES), size=count),
         country=country,
         device=rng.choice(len(DEVICES), size=count, p=DEVICE_SHARES),
-        spammer=rng.random(count) < 0.01,
+        spammer=(rng.random(count) < 0.01) & (np.arange(count) < preset.users),
         activity=np.cumsum(activity) / activity.sum(),
     )
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.simulated import POSITIVE, mean_reciprocal_rank
 
 from prerank.simulate import (
     PRESETS,
     InvalidSizeError,
     MissingSimulationError,
     NotImpressedError,
-    Oracle,
     OutputExistsError,
     SimulationSummary,
     UnknownPresetError,
@@ -31,7 +31,6 @@ from prerank.simulate.relevance import MEMORY, Memory
 from prerank.simulate.world import build_world
 
 KEY = ["request_id", "item_id"]
-POSITIVE = ["click", "long_click", "save"]
 
 
 @pytest.fixture(scope="module")
@@ -149,28 +148,13 @@ def test_tail_share_agrees_with_a_plain_count(
     assert world[1].tail_query_share == pytest.approx(share, abs=1e-6)
 
 
-def _mean_reciprocal_rank(events: pd.DataFrame, oracle: Oracle | None) -> float:
-    """Over requests with a positive; None ranks at random, by a seeded shuffle."""
-    rng = np.random.default_rng(0)
-    found = []
-    for request, rows in events.groupby("request_id"):
-        positive = set(rows.loc[rows["action"].isin(POSITIVE), "item_id"])
-        if not positive:
-            continue
-        shown = rows.loc[rows["action"] == "impression", "item_id"].to_numpy()
-        score = rng.random(len(shown)) if oracle is None else oracle.score(str(request), shown)
-        order = shown[np.argsort(-score)]
-        found.append(1 / (1 + next(i for i, item in enumerate(order) if item in positive)))
-    return float(np.mean(found))
-
-
 def test_truth_beats_observer_beats_chance(
     world: tuple[Path, SimulationSummary], events: pd.DataFrame
 ) -> None:
     oracles = load_oracles(world[0])
-    truth = _mean_reciprocal_rank(events, oracles["oracle_relevance"])
-    log_only = _mean_reciprocal_rank(events, oracles["oracle_log"])
-    chance = _mean_reciprocal_rank(events, None)
+    truth = mean_reciprocal_rank(events, oracles["oracle_relevance"])
+    log_only = mean_reciprocal_rank(events, oracles["oracle_log"])
+    chance = mean_reciprocal_rank(events, None)
     assert truth > log_only + 0.02
     assert log_only > chance + 0.2
 
@@ -242,7 +226,8 @@ def test_unknown_request_and_item_are_named(world: tuple[Path, SimulationSummary
 
 
 def test_user_errors_are_named(tmp_path: Path, world: tuple[Path, SimulationSummary]) -> None:
-    with pytest.raises(UnknownPresetError, match=r"'huge'.*demo, reference, tiny"):
+    known = "demo, reference, sequential, stream, tiny"
+    with pytest.raises(UnknownPresetError, match=f"'huge'.*{known}"):
         simulate(tmp_path / "huge", "huge")
     with pytest.raises(InvalidSizeError, match="requests=0"):
         simulate(tmp_path / "none", "tiny", requests=0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from prerank import preflight
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
+from prerank.core.places import absolute
 from prerank.summaries import Summary, count, size
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def ingest(args: argparse.Namespace) -> Summary:
     mapping, home = load_mapping(args.mapping), _home(args)
     _check_log(home, args)
     connect()
-    report = ingest(args.events.resolve(), args.items.resolve(), home, mapping, args.replace)
+    report = ingest(absolute(args.events), absolute(args.items), home, mapping, args.replace)
     print(report)
     rows = report.manifest.rows
     return Summary(
@@ -259,7 +260,7 @@ def add_items(args: argparse.Namespace) -> Summary:
     home = _home(args)
     preflight.check_inputs({"items": args.items})
     preflight.check_log(home)
-    items, remarks = read_items(args.items.resolve(), home)
+    items, remarks = read_items(absolute(args.items), home)
     for remark in remarks:
         print(f"note: {remark}")
     tracking.connect(home)
@@ -338,7 +339,7 @@ def run(args: argparse.Namespace) -> Summary:
     _check_log(home, args)
     preflight.check_services(home, online=True, registry=True)
     environment.ensure_token()
-    events, items = args.events.resolve(), args.items.resolve()
+    events, items = absolute(args.events), absolute(args.items)
     _, version = run(home, events, items, mapping, config, args.oracles)
     wrote = f"{_measured(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, _then(args, "promote"))

@@ -18,9 +18,9 @@ from prerank.core.errors import DataError
 from prerank.core.ids import event_id
 from prerank.core.manifest import LogManifest
 from prerank.ingest.mapping import load_mapping
+from prerank.ingest.ranges import RowRange, read_range
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
-from prerank.ingest.stages import RowRange, read_range
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,16 +13,17 @@ from prerank.core.home import Home
 from prerank.core.ids import ItemIds, canonical_integer
 from prerank.core.manifest import LogManifest
 from prerank.ingest.catalogue import catalogue_of
-from prerank.ingest.checks import open_catalogue
+from prerank.ingest.checks import catalogue_columns
 from prerank.ingest.items import keyed, read_catalogue
+from prerank.ingest.landing import in_turn, opened
 from prerank.ingest.mapping import LogMapping
 
 
-def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
+def read_items(path: str | Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     """Arrays of the items in a catalogue file, or a folder of them, and what should be said of it.
 
     Args:
-        path: absolute.
+        path: absolute, or a URI.
         home: whose log has the mapping and the ids.
 
     Raises:
@@ -32,8 +34,10 @@ def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     """
     manifest = LogManifest.load(home)
     mapping = LogMapping.model_validate(manifest.mapping)
-    source, columns = open_catalogue(path, mapping)
-    raw = read_catalogue(list(source.files), columns, mapping)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = opened(path, "items", Path(scratch), in_turn, mapping.items.nested)
+        columns = catalogue_columns(source, mapping)
+        raw = read_catalogue(source, columns, mapping)
     if not raw.refs:
         raise DataError(f"{path} holds no item with an id in {columns['item_id']!r}.")
     ids = manifest.item_ids

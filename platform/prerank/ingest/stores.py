@@ -8,6 +8,7 @@ names. A copy is tried again, each time after about twice the wait, when a store
 from __future__ import annotations
 
 import fnmatch
+import os
 import random
 import re
 import time
@@ -129,7 +130,15 @@ def _opened(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI, and its path there."""
     scheme, path = _scheme(uri), uri.partition("://")[2]
     if scheme == "s3":
-        return pafs.S3FileSystem(connect_timeout=CALL_S, request_timeout=CALL_S), path
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        system = pafs.S3FileSystem(
+            endpoint_override=endpoint,
+            connect_timeout=CALL_S,
+            request_timeout=CALL_S,
+            # Tries and waits are ours.
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+        )
+        return system, path
     if scheme == "gs":
         return pafs.GcsFileSystem(), path
     import fsspec

@@ -17,6 +17,7 @@ from prerank.ingest.checks import catalogue_columns
 from prerank.ingest.items import keyed, read_catalogue
 from prerank.ingest.landing import in_turn, opened
 from prerank.ingest.mapping import LogMapping
+from prerank.ingest.sources import raw_files
 
 
 def read_items(path: str | Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
@@ -35,7 +36,7 @@ def read_items(path: str | Path, home: Home) -> tuple[Catalogue, tuple[str, ...]
     manifest = LogManifest.load(home)
     mapping = LogMapping.model_validate(manifest.mapping)
     with tempfile.TemporaryDirectory() as scratch:
-        source = opened(path, "items", Path(scratch), in_turn, mapping.items.nested)
+        source = opened(*raw_files(path, "items"), Path(scratch), in_turn, mapping.items.nested)
         columns = catalogue_columns(source, mapping)
         raw = read_catalogue(source, columns, mapping)
     if not raw.refs:

@@ -291,12 +291,7 @@ def _remark(
         extra = [n for n in present if n not in used]
         if extra:
             checked.notices.append(f"{what} columns ignored: {', '.join(extra)}")
-    for what, files in (("event", source.ignored), ("catalogue", item_source.ignored)):
-        if files:
-            checked.notices.append(
-                f"{len(files)} {what} files ignored, of no known format by their name, such as "
-                f"{files[0]}"
-            )
+    checked.notices.extend((*source.remarks, *item_source.remarks))
     wanted = list(mapping.heads or {})
     dropped = [h for h in wanted if h not in mapping.heads_of(actions)]
     if dropped:

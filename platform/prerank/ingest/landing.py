@@ -27,7 +27,7 @@ from prerank.ingest.csv_rows import csv_blocks
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.json_rows import json_blocks
 from prerank.ingest.lines import LINE, Block, Rejected
-from prerank.ingest.sources import RawFile, Source, raw_files
+from prerank.ingest.sources import RawFile, Source
 from prerank.ingest.stores import StoredFile, copied
 
 Map = Callable[[Callable[["LandTask"], "Landed"], Sequence["LandTask"], str], Sequence["Landed"]]
@@ -57,26 +57,28 @@ def in_turn(run: Callable[[LandTask], Landed], tasks: Sequence[LandTask], _: str
 
 
 def opened(
-    place: str | Path, what: str, scratch: Path, run: Map, nested: Collection[str] = ()
+    raws: Sequence[RawFile],
+    remarks: tuple[str, ...],
+    scratch: Path,
+    run: Map,
+    nested: Collection[str] = (),
 ) -> Source:
-    """The files at a place as Parquet; what had to be landed lies in ``scratch``.
+    """Files as Parquet; what had to be landed lies in ``scratch``.
 
     Args:
-        place: a file, a folder, a glob or a URI.
-        what: "events" or "items", for messages.
+        raws, remarks: of ``raw_files``.
         scratch: a folder on a disk that all tasks share; made if it is needed.
         run: how tasks are run.
         nested: columns inside JSON objects, by names with dots.
 
     Raises:
-        ConfigError: nothing is there, or it may not be read.
-        DataError: a file is damaged as a whole.
+        ConfigError: a file may not be read.
+        DataError: it is damaged as a whole.
         NotReadyError: an object store does not answer.
     """
-    raws, ignored = raw_files(place, what)
     tasks = [LandTask(at, raw) for at, raw in enumerate(raws) if not raw.is_ready]
     land = partial(land_file, scratch=scratch, nested=frozenset(nested))
-    landed = {each.number: each for each in run(land, tasks, f"files of {what}")}
+    landed = {each.number: each for each in run(land, tasks, "files")}
     rejected: Counter[str] = Counter()
     files: list[tuple[Path, RawFile]] = []
     for at, raw in enumerate(raws):
@@ -97,7 +99,7 @@ def opened(
         schemas=tuple(schemas),
         is_text=tuple(raw.format != "parquet" for _, raw in files),
         rejected=dict(rejected),
-        ignored=tuple(ignored),
+        remarks=remarks,
     )
 
 

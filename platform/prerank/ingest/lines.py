@@ -12,6 +12,9 @@ import pyarrow as pa
 LINE = "__line"
 """Column beside a team's own: the line of the file, from 1, at which the row begins."""
 
+FILE = "__file"
+"""Column of a table that was joined of several files: the name of the file that LINE counts in."""
+
 NOT_UTF8 = "the line is not valid UTF-8"
 
 Opener = Callable[[], AbstractContextManager[pa.NativeFile]]

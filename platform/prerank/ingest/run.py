@@ -36,7 +36,7 @@ from prerank.ingest.mapping import LogMapping
 from prerank.ingest.publish import new_log
 from prerank.ingest.ranges import RowRange
 from prerank.ingest.report import IngestReport, manifest_of
-from prerank.ingest.sources import Source, stem
+from prerank.ingest.sources import Source, raw_files, stem
 from prerank.ingest.stages import (
     STAGE_MEMORY,
     WRAP,
@@ -46,6 +46,7 @@ from prerank.ingest.stages import (
     split_known,
     split_rows,
 )
+from prerank.ingest.ubi import is_ubi, joined, ubi_columns, ubi_mapping
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
 BUCKET_ROWS = 1_000_000
@@ -87,17 +88,28 @@ def ingest(
         scratch = home.root / ".ingest"
         remove(scratch)
         try:
-            nested = (*mapping.events.nested, *(s for s in mapping.segments if "." in s))
-            log = opened(events, "events", scratch / "events", ray_map, nested)
-            catalogue = opened(items, "items", scratch / "items", in_turn, mapping.items.nested)
+            log, read_as = _opened(events, scratch, existing.settled(mapping))
+            found = raw_files(items, "items")
+            catalogue = opened(*found, scratch / "items", in_turn, mapping.items.nested)
             if log.rejected and not sum(log.rows):
                 _keep_lines(scratch, scratch / "quarantine")
                 _refuse(log.total, log.rejected, scratch / "quarantine", home)
-            checked = check(log, catalogue, existing.settled(mapping), existing)
+            checked = check(log, catalogue, read_as, existing)
             with new_log(home, starts_over=existing.manifest is None) as new:
                 return _write(new, scratch, checked, existing, mapping, name)
         finally:
             remove(scratch)
+
+
+def _opened(events: str | Path, scratch: Path, mapping: LogMapping) -> tuple[Source, LogMapping]:
+    """The log as Parquet, and the mapping by which it is read."""
+    raws, remarks = raw_files(events, "events")
+    if not is_ubi(raws):
+        nested = (*mapping.events.nested, *(s for s in mapping.segments if "." in s))
+        return opened(raws, remarks, scratch / "events", ray_map, nested), mapping
+    mapping = ubi_mapping(mapping)
+    halves = opened(raws, remarks, scratch / "events", ray_map, ubi_columns(mapping.segments))
+    return joined(halves, mapping, scratch / "ubi"), mapping
 
 
 def _keep_lines(scratch: Path, quarantine: Path) -> None:

@@ -64,8 +64,8 @@ class RawFile:
         return self.format == "parquet" and not is_uri(self.place)
 
 
-def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], list[str]]:
-    """The files at a place, sorted by name, and those whose names say no format.
+def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], tuple[str, ...]]:
+    """The files at a place, sorted by name, and what the report should say of others there.
 
     Args:
         place: an absolute path, a glob of such, or a URI.
@@ -79,7 +79,7 @@ def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], list[str]]:
     found = stored_files(str(place)) if is_uri(place) else _local_files(Path(place), what)
     if len(found) == 1 and found[0].uri == str(place):
         only = found[0]
-        return [RawFile(only.uri, only.size, *(_kind(only.uri) or _kind_unnamed(only)))], []
+        return [RawFile(only.uri, only.size, *(_kind(only.uri) or _kind_unnamed(only)))], ()
     # What starts with _ or . is a writer's own book-keeping.
     public = [f for f in found if not f.uri.rpartition("/")[2].startswith((".", "_"))]
     files = [RawFile(f.uri, f.size, *kind) for f in public if (kind := _kind(f.uri))]
@@ -88,7 +88,9 @@ def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], list[str]]:
     if not files:
         raise DataError(f"The {what} folder {place} holds no file of a known format ({KNOWN}).")
     taken = {f.place for f in files}
-    return files, [f.uri for f in public if f.uri not in taken]
+    ignored = [f.uri for f in public if f.uri not in taken]
+    remark = f"{len(ignored)} {what} files ignored, of no known format by their name, such as "
+    return files, tuple(remark + name for name in ignored[:1])
 
 
 def stem(place: str | Path) -> str:
@@ -155,7 +157,7 @@ class Source:
         schemas: Arrow schema of each, as the log's owner has it.
         is_text: whether a file came from text: every column is text, whatever it holds.
         rejected: reason -> lines of text that are no rows at all.
-        ignored: files beside them whose names say no format.
+        remarks: what the report should say of the files.
     """
 
     files: tuple[Path, ...]
@@ -164,7 +166,7 @@ class Source:
     schemas: tuple[pa.Schema, ...]
     is_text: tuple[bool, ...]
     rejected: dict[str, int]
-    ignored: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:

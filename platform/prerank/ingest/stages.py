@@ -29,7 +29,7 @@ from prerank.core.shards import LazyParquet
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
-from prerank.ingest.lines import LINE
+from prerank.ingest.lines import FILE, LINE
 from prerank.ingest.ranges import BATCH_ROWS, RowRange, read_range
 from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons
 
@@ -134,8 +134,9 @@ def _quarantine(among: RowRange, bad: dict[int, str], writer: LazyParquet) -> No
         if rows:
             originals = batch.take(pa.array([row - at for row in rows])).to_pylist()
             numbers = [o.pop(LINE, row) for o, row in zip(originals, rows, strict=True)]
+            files = [o.pop(FILE, among.file.name) for o in originals]
             texts = [orjson.dumps(o, default=str).decode() for o in originals]
-            sources = [f"{among.file.name}:{number}" for number in numbers]
+            sources = [f"{file}:{number}" for file, number in zip(files, numbers, strict=True)]
             reason = [bad[row] for row in rows]
             writer.write(pa.table([reason, texts, sources], schema=QUARANTINE_SCHEMA))
 

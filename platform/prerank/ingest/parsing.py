@@ -63,7 +63,7 @@ def is_whole(array: pa.Array) -> bool:
 
 def whole_text(text: str) -> str:
     """``to_whole`` of one text."""
-    return re.sub(_WHOLE, r"\1", text, flags=re.ASCII)
+    return re.sub(_WHOLE, r"\1", text, flags=re.ASCII) if text.endswith("0") else text
 
 
 def to_numbers(array: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -99,7 +99,9 @@ def to_time(array: pa.Array, unit: str | None) -> pa.Array:
     if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and unit:
         return _number_to_time(array, unit)
     if is_textual(kind):
-        return _text_to_time(array.cast(pa.string()), unit)
+        # Of a request there are many rows: each text is read once.
+        encoded = array.cast(pa.string()).dictionary_encode()
+        return _text_to_time(encoded.dictionary, unit).take(encoded.indices)
     return pa.nulls(len(array), UTC_US)
 
 

@@ -89,7 +89,7 @@ def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], tuple[str, .
         raise DataError(f"The {what} folder {place} holds no file of a known format ({KNOWN}).")
     taken = {f.place for f in files}
     ignored = [f.uri for f in public if f.uri not in taken]
-    remark = f"{len(ignored)} {what} files ignored, of no known format by their name, such as "
+    remark = f"files of {what} ignored, whose names say no format: {len(ignored)}, such as "
     return files, tuple(remark + name for name in ignored[:1])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ def _in_turn(run: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list
     return [run(task) for task in tasks]
 
 
-@pytest.fixture
-def ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ingested:
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
     """Ingests events and items from places, each time into a home of its own."""
-    monkeypatch.setattr("prerank.ingest.run.ray_map", _in_turn)
-    monkeypatch.setattr("prerank.ingest.run.cluster_cpus", lambda: 1)
-    homes = iter(range(100))
+    root = tmp_path_factory.mktemp("homes")
+    homes = itertools.count()
 
     def run(
         events: str | Path, items: str | Path, home: Home | None = None, /, **mapping: Any
     ) -> tuple[IngestReport, Home]:
-        home = home or Home.at(tmp_path / "homes" / str(next(homes)))
-        home.root.parent.mkdir(exist_ok=True)
+        home = home or Home.at(root / str(next(homes)))
         chosen = LogMapping.model_validate({"name": "log", **mapping})
         return ingest(events, items, home, chosen), home
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prerank.ingest.run.ray_map", _in_turn)
+        patch.setattr("prerank.ingest.run.cluster_cpus", lambda: 1)
+        yield run

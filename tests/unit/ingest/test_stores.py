@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pandas as pd
+import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
@@ -164,12 +164,12 @@ def test_a_place_is_a_uri_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], str]]:
     """Answers every request to S3 as it is told; returns what to say in a test."""
-    answer = [503, "SlowDown"]
+    answer: list[Any] = [503, "SlowDown"]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = f"<Error><Code>{answer[1]}</Code><Message>no</Message></Error>".encode()
-            self.send_response(int(answer[0]))
+            self.send_response(answer[0])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
@@ -210,15 +210,9 @@ def test_s3_that_is_busy_is_asked_again_and_named(s3: Callable[[int, str], str])
         stored_files(s3(503, "SlowDown"))
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("moto") is None,
-    reason="moto, a stand-in for S3, is not installed (pip install 'moto[server]')",
-)
 def test_a_log_in_s3(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.fs as pafs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto = pytest.importorskip("moto.server", reason="moto[server], which answers as S3, is absent")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()

@@ -37,8 +37,12 @@ Exit codes: 0 done; 2 configuration; 3 data; 4 a step is missing; 5 not ready; 1
 """
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "events": {"type": Path, "required": True, "help": "Parquet file or folder of events"},
-    "items": {"type": Path, "required": True, "help": "Parquet file or folder of items"},
+    "events": {
+        "required": True,
+        "help": "events as Parquet, CSV or JSON lines: a file, a folder, a glob in quotes, or a "
+        "URI (s3://bucket/log/)",
+    },
+    "items": {"required": True, "help": "the catalogue, likewise"},
     "mapping": {
         "type": Path,
         "help": "YAML from your columns to the canonical ones, see examples/ (default: they have "

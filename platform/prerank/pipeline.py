@@ -49,7 +49,12 @@ class Stages:
 
 
 def prepare(
-    home: Home, events: Path, items: Path, mapping: LogMapping, config: JobConfig, stages: Stages
+    home: Home,
+    events: str | Path,
+    items: str | Path,
+    mapping: LogMapping,
+    config: JobConfig,
+    stages: Stages,
 ) -> tuple[str, dict[str, Any]]:
     """Ingest, build features and the training set; returns the ingest report and feature facts."""
     from prerank.dataset.build import build_training_set
@@ -231,8 +236,8 @@ def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
 
 def run(
     home: Home,
-    events: Path,
-    items: Path,
+    events: str | Path,
+    items: str | Path,
     mapping: LogMapping,
     config: JobConfig,
     oracles: Path | None = None,

@@ -5,6 +5,7 @@ Each check raises one error that names the variable or the option, and the fix.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
+from prerank.core.places import absolute, is_glob, is_uri
 
 SPACE_PER_INPUT = 5
 """Rough: events, feature tables, training set and online store, for each byte of the log."""
@@ -21,19 +23,26 @@ SPACE = 200 << 20
 """Bytes beside them: a model, its index, MLflow's files."""
 
 
-def check_inputs(files: Mapping[str, Path | None]) -> None:
+def check_inputs(files: Mapping[str, str | Path | None]) -> None:
     """See that what an option names can be read; None where it was not given.
+
+    What an object store has is asked for when it is read.
 
     Raises:
         ConfigError: naming the option.
     """
-    for option, path in files.items():
-        if path is None:
+    for option, place in files.items():
+        if place is None or is_uri(place):
+            continue
+        path = Path(absolute(str(place)))
+        if is_glob(path):
+            if not glob.glob(str(path), recursive=True):
+                raise ConfigError(f"--{option} {place}: no file matches.")
             continue
         if not path.exists():
-            raise ConfigError(f"--{option} {path}: there is no such file or folder.")
+            raise ConfigError(f"--{option} {place}: there is no such file or folder.")
         if not os.access(path, os.R_OK):
-            raise ConfigError(f"--{option} {path} cannot be read: check its permissions.")
+            raise ConfigError(f"--{option} {place} cannot be read: check its permissions.")
 
 
 def check_home(home: Home) -> None:
@@ -62,8 +71,10 @@ def check_log(home: Home) -> None:
     LogManifest.load(home)
 
 
-def check_space(home: Home, *inputs: Path) -> None:
+def check_space(home: Home, *inputs: str | Path) -> None:
     """See that the home's disk has room for what a stage makes of ``inputs``, roughly.
+
+    What an object store has counts as nothing.
 
     Raises:
         StateError: it has not.
@@ -94,6 +105,10 @@ def check_services(home: Home, *, online: bool = False, registry: bool = False) 
         tracking.await_server(tracking.tracking_uri(home))
 
 
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
+def _size(place: str | Path) -> int:
+    if is_uri(place):
+        return 0
+    path = Path(absolute(str(place)))
+    found = [Path(p) for p in glob.glob(str(path), recursive=True)] if is_glob(path) else [path]
+    files = [f for p in found for f in (p.rglob("*") if p.is_dir() else [p])]
     return sum(file.stat().st_size for file in files if file.is_file())

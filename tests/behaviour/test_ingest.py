@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.core.errors import DataError
+from prerank.core.home import Home
 from prerank.core.ids import event_id
 from prerank.core.manifest import LogManifest
-from prerank.ingest.mapping import load_mapping
+from prerank.ingest.mapping import LogMapping, load_mapping
+from prerank.ingest.ranges import RowRange, read_range
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest
-from prerank.ingest.stages import RowRange, read_range
 
 Case = Any
 """The class of that name in conftest.py, which a test module cannot import."""
@@ -289,6 +290,25 @@ def test_what_a_killed_ingest_left_is_of_no_consequence(case: Case) -> None:
     assert len(case.events()) == 40
     assert home.log == first.with_name(f"{home.log_id}-2")
     assert not (home.root / ".ingest").exists()
+
+
+def test_a_log_of_text_is_landed_by_tasks(case: Case, tmp_path: Path) -> None:
+    plain, frame = case.ingest(case.log()), case.log()
+    folder = tmp_path / "text"
+    folder.mkdir()
+    frame.iloc[:15].to_csv(folder / "1.csv.gz", index=False)
+    frame.iloc[15:].to_json(folder / "2.jsonl", orient="records", lines=True, date_format="iso")
+    with (folder / "2.jsonl").open("a") as file:
+        file.write('{"request_id": "r')
+    chosen = LogMapping(name="text")
+    report = ingest(folder, tmp_path / "items.parquet", Home.at(tmp_path / "other"), chosen)
+    assert rows_of(report) == (41, 40, 1, 0)
+    assert report.reasons == {"the line is broken JSON": 1}
+    assert report.manifest.fingerprint == plain.manifest.fingerprint
+    packed = (folder / "1.csv.gz").read_bytes()
+    (folder / "1.csv.gz").write_bytes(packed[:-20])
+    with pytest.raises(DataError, match=r"1\.csv\.gz cannot be read after line"):
+        ingest(folder, tmp_path / "items.parquet", Home.at(tmp_path / "third"), chosen)
 
 
 def test_a_home_with_its_log_in_the_root_is_read_and_added_to(case: Case) -> None:

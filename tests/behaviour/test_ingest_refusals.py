@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[Any, type[Exception] | tuple[type[Exception], ...], str
     "folder without Parquet": (
         lambda c: ingest(c.root, c.root, c.home, LogMapping()),
         DataError,
-        r"no \*\.parquet file",
+        r"no file of a known format.*\*\.csv",
     ),
     "integer log, text catalogue": (
         lambda c: c.ingest(c.log(), c.items.assign(item_id="pin-" + c.items["title"])),

@@ -88,3 +88,15 @@ def test_a_full_disk_is_said(fails: Fails, monkeypatch: pytest.MonkeyPatch, verb
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000))
     said = fails(4, verb)
     assert "10 MB free; about 210 MB are needed" in said
+
+
+def test_a_glob_without_a_match_names_its_option(fails: Fails) -> None:
+    assert "--events log/*.csv: no file matches" in fails(2, "ingest", events="log/*.csv")
+
+
+def test_a_store_is_asked_when_it_is_read(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What comes next is Redis, which is away.
+    monkeypatch.setenv(REDIS_ENV, f"127.0.0.1:{free_port()}")
+    assert REDIS_ENV in fails(5, "run", events="s3://bucket/log/", items=f"{tmp_path}/items.*")

@@ -11,6 +11,7 @@ from prerank import preflight
 from prerank.commands.options import clock_time, home_of, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
+from prerank.core.places import absolute
 from prerank.summaries import Summary, count
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def update(args: argparse.Namespace) -> Summary:
     preflight.check_log(home)
     preflight.check_services(home, online=True, registry=bool(args.items))
     add, read = _served(home, args) if args.served else _given(home, args)
-    made = update(home, config, add, args.items and args.items.resolve())
+    made = update(home, config, add, args.items and absolute(args.items))
     wrote = [
         f"online store ({made.online['online_store']}): as of "
         f"{clock_time(made.online['until_us'])}; the latest snapshot was cut "
@@ -87,8 +88,8 @@ def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
     from prerank.ingest.mapping import load_mapping
     from prerank.ingest.run import ingest
 
-    mapping, events = load_mapping(args.mapping), args.events.resolve()
-    items = catalogue_of_home(home, args.items and args.items.resolve())
+    mapping, events = load_mapping(args.mapping), absolute(args.events)
+    items = catalogue_of_home(home, args.items and absolute(args.items))
 
     def add() -> IngestReport | None:
         return ingest(events, items, home, mapping)

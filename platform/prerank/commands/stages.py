@@ -7,6 +7,7 @@ import argparse
 from prerank import preflight
 from prerank.commands.options import check_log, clock_time, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
+from prerank.core.places import absolute
 from prerank.summaries import Summary, count, size
 
 
@@ -50,7 +51,7 @@ def ingest(args: argparse.Namespace) -> Summary:
     mapping, home = load_mapping(args.mapping), home_of(args)
     check_log(home, args)
     connect()
-    report = ingest(args.events.resolve(), args.items.resolve(), home, mapping, args.replace)
+    report = ingest(absolute(args.events), absolute(args.items), home, mapping, args.replace)
     print(report)
     rows = report.manifest.rows
     return Summary(

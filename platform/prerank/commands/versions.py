@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prerank import preflight
 from prerank.commands.options import home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
+from prerank.core.places import absolute
 from prerank.summaries import Summary, count
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def add_items(args: argparse.Namespace) -> Summary:
     home = home_of(args)
     preflight.check_inputs({"items": args.items})
     preflight.check_log(home)
-    items, remarks = read_items(args.items.resolve(), home)
+    items, remarks = read_items(absolute(args.items), home)
     for remark in remarks:
         print(f"note: {remark}")
     tracking.connect(home)

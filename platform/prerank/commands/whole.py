@@ -11,6 +11,7 @@ from prerank import preflight
 from prerank.commands.options import check_log, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
+from prerank.core.places import absolute
 from prerank.summaries import Summary
 
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> Summary:
     check_log(home, args)
     preflight.check_services(home, online=True, registry=True)
     environment.ensure_token()
-    events, items = args.events.resolve(), args.items.resolve()
+    events, items = absolute(args.events), absolute(args.items)
     _, version = run(home, events, items, mapping, config, args.oracles)
     wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, next_step(args, "promote"))

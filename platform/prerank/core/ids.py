@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
@@ -47,6 +48,13 @@ def _hash(text: str, seed: int = 0) -> int:
 def hash_all(texts: Iterable[str | None]) -> NDArray[np.int64]:
     """xxh3-64 of each text as signed int64 [n]; None hashes as the empty text."""
     return np.array([_hash(t or "") for t in texts], dtype=np.int64)
+
+
+def hash_column(texts: pa.Array) -> NDArray[np.int64]:
+    """``hash_all`` of a column of text."""
+    values = texts.fill_null("").cast(pa.binary()).to_pylist()
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+    return hashes.view(np.int64)
 
 
 def request_id(query: str, request_time_us: int, user_id: str) -> str:

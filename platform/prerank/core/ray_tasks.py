@@ -47,6 +47,19 @@ def start_local(num_cpus: int | None = None) -> None:
     ray.init("local", num_cpus=num_cpus, include_dashboard=False, **ray_options())
 
 
+def cluster_cpus() -> int:
+    """Cores of the cluster.
+
+    Raises:
+        PrerankError: Ray is not connected.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        raise PrerankError("Ray is not connected. Call ray.init() first.")
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+
 def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
     """Apply ``function`` to each task on the cluster; results in the order they finish.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +16,19 @@ from prerank.core.home import Home
 from prerank.core.ids import ItemIds, canonical_integer
 from prerank.core.manifest import LogManifest
 from prerank.ingest.catalogue import catalogue_of
-from prerank.ingest.checks import open_catalogue
+from prerank.ingest.checks import catalogue_columns
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.items import RawCatalogue, keyed, read_catalogue
+from prerank.ingest.landing import in_turn, opened
 from prerank.ingest.mapping import LogMapping
+from prerank.ingest.sources import raw_files
 
 
-def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
+def read_items(path: str | Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     """Arrays of the items in a catalogue file, or a folder of them, and what should be said of it.
 
     Args:
-        path: absolute.
+        path: absolute, or a URI.
         home: whose log has the mapping and the ids.
 
     Raises:
@@ -36,8 +39,7 @@ def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     """
     manifest = LogManifest.load(home)
     mapping = LogMapping.model_validate(manifest.mapping)
-    source, columns = open_catalogue(path, mapping)
-    raw = read_catalogue(list(source.files), columns, mapping)
+    raw, columns = _read(path, mapping)
     if not raw.refs:
         raise DataError(f"{path} holds no item with an id in {columns['item_id']!r}.")
     ids = manifest.item_ids
@@ -50,26 +52,31 @@ def read_items(path: Path, home: Home) -> tuple[Catalogue, tuple[str, ...]]:
     return catalogue_of(keyed(raw, ids, {}), mapping), raw.warnings
 
 
-def catalogue_of_home(home: Home, changed: Path | None = None) -> RawCatalogue:
+def catalogue_of_home(home: Home, changed: str | Path | None = None) -> RawCatalogue:
     """The catalogue that ``home`` holds, with the items of ``changed`` new or in place of theirs.
 
     Args:
         home: with a log.
-        changed: absolute path of a catalogue file, or a folder of them; None for no change.
+        changed: absolute path or URI of a catalogue; None for no change.
 
     Raises:
         ConfigError, DataError: as ``read_items`` does.
     """
-    manifest = LogManifest.load(home)
     own = pq.read_table(home.items).drop_columns(["item_id"])
     if changed is None:
         return RawCatalogue(own, False, (), QUARANTINE_SCHEMA.empty_table())
-    mapping = LogMapping.model_validate(manifest.mapping)
-    source, columns = open_catalogue(changed, mapping)
-    raw = read_catalogue(list(source.files), columns, mapping)
+    raw, _ = _read(changed, LogMapping.model_validate(LogManifest.load(home).mapping))
     stays = pc.invert(pc.is_in(own["item_ref"], raw.table["item_ref"].combine_chunks()))
     merged = pa.concat_tables([raw.table, own.filter(stays).select(raw.table.column_names)])
     return replace(raw, table=merged)
+
+
+def _read(path: str | Path, mapping: LogMapping) -> tuple[RawCatalogue, dict[str, str]]:
+    """A catalogue, and its columns."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = opened(*raw_files(path, "items"), Path(scratch), in_turn, mapping.items.nested)
+        columns = catalogue_columns(source, mapping)
+        return read_catalogue(source, columns, mapping), columns
 
 
 def _check_collisions(refs: list[str], ids: ItemIds, home: Home) -> None:

@@ -1,4 +1,4 @@
-"""What ingest refuses before it does any work: paths, files, columns, actions, times, id kinds.
+"""What ingest refuses before it does any work: columns, actions, times, id kinds.
 
 Footers, a sample of the times and two columns (actions and item ids) are read here, no more.
 """
@@ -6,12 +6,12 @@ Footers, a sample of the times and two columns (actions and item ids) are read h
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interactrank.features.schema import ENGAGE
 from prerank.core.errors import ConfigError, DataError
@@ -21,29 +21,17 @@ from prerank.ingest.existing import Existing, same_actions
 from prerank.ingest.items import RawCatalogue, read_catalogue
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.mapping_columns import Resolved
-from prerank.ingest.parsing import check_times, is_numeric
+from prerank.ingest.parsing import check_times, is_numeric, whole_text
+from prerank.ingest.ranges import RowRange, read_range
 from prerank.ingest.rows import RowPlan
+from prerank.ingest.sources import Source
 
 SAMPLED_FILES = 16
 SAMPLED_ROWS = 20_000
 MAX_ACTIONS = 100
 
+_AS_TEXT = "CAST(value AS VARCHAR)"
 _ACTION = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Parquet files that make up one table.
-
-    Attributes:
-        files: absolute paths, sorted by name.
-        rows: rows of each file.
-        schemas: Arrow schema of each file.
-    """
-
-    files: tuple[Path, ...]
-    rows: tuple[int, ...]
-    schemas: tuple[pa.Schema, ...]
 
 
 @dataclass(frozen=True)
@@ -69,17 +57,17 @@ class Checked:
 
 
 def check(
-    events: Path, items: Path | RawCatalogue, mapping: LogMapping, existing: Existing
+    source: Source, items: Source | RawCatalogue, mapping: LogMapping, existing: Existing
 ) -> Checked:
     """Refuse what cannot be ingested into a home with ``existing``; else say how to read it.
 
     Raises:
-        ConfigError: a path, a column, a time unit or an action that the mapping must settle.
+        ConfigError: a column, a time unit or an action that the mapping must settle.
         DataError: an unreadable or empty log, or ids of two kinds.
     """
-    source, (catalogue, ignored) = _open(events, "events"), _catalogue(items, mapping)
+    catalogue, remarks = _catalogue(items, mapping)
     if not sum(source.rows):
-        raise DataError(f"The log {events} is empty: its Parquet files hold no rows.")
+        raise DataError(f"The log is empty: {source.names[0]} and what lies beside it hold no row.")
     resolved = _same_columns(source, mapping)
     _check_times(source, resolved.columns, mapping.time_unit)
     actions = _check_actions(source, resolved.columns, mapping, existing)
@@ -93,78 +81,54 @@ def check(
             action=mapping.action,
             segments=mapping.segments,
             ids=ids,
+            whole=_whole(source, resolved.columns, mapping.segments),
         ),
         resolved.single_time,
         catalogue,
         tuple(log_refs),
         list(catalogue.warnings),
     )
-    _remark(checked, mapping, actions, ignored)
+    _remark(checked, mapping, actions, remarks)
     return checked
 
 
-def _catalogue(items: Path | RawCatalogue, mapping: LogMapping) -> tuple[RawCatalogue, list[str]]:
-    """The catalogue, and the columns of its files that are not read."""
+def _catalogue(items: Source | RawCatalogue, mapping: LogMapping) -> tuple[RawCatalogue, list[str]]:
+    """The catalogue, and what the report should say of its files."""
     if isinstance(items, RawCatalogue):
         return items, []
-    source, columns = open_catalogue(items, mapping)
-    ignored = [name for name in source.schemas[0].names if name not in columns.values()]
-    return read_catalogue(list(source.files), columns, mapping), ignored
+    columns = catalogue_columns(items, mapping)
+    found = read_catalogue(items, columns, mapping)
+    return found, [*_ignored("catalogue", items, columns), *items.remarks]
 
 
-def open_catalogue(items: Path, mapping: LogMapping) -> tuple[Source, dict[str, str]]:
-    """The files of a catalogue, and the columns to read of each.
+def _ignored(what: str, source: Source, columns: dict[str, str]) -> list[str]:
+    extra = [name for name in source.schemas[0].names if name not in columns.values()]
+    return [f"{what} columns ignored: {', '.join(extra)}"] if extra else []
+
+
+def catalogue_columns(source: Source, mapping: LogMapping) -> dict[str, str]:
+    """The columns to read of each file of a catalogue.
 
     Raises:
-        ConfigError: the path is wrong, or a column is missing or not in every file.
-        DataError: a file is unreadable, or there is none.
+        ConfigError: a column is missing or not in every file.
     """
-    source = _open(items, "items")
-    columns = [mapping.item_columns(s.names, str(f)) for f, s in _pairs(source)]
+    found = zip(source.names, source.schemas, strict=True)
+    columns = [mapping.item_columns(schema.names, name) for name, schema in found]
     if any(c != columns[0] for c in columns):
-        raise ConfigError(f"The catalogue files of {items} differ in their columns: unify them.")
-    return source, columns[0]
-
-
-def _pairs(source: Source) -> list[tuple[Path, pa.Schema]]:
-    return list(zip(source.files, source.schemas, strict=True))
-
-
-def _open(path: Path, what: str) -> Source:
-    if not path.is_absolute():
         raise ConfigError(
-            f"The {what} path {path} is relative. Give an absolute one: a cluster job runs in "
-            "another working directory."
+            f"The catalogue files beside {source.names[0]} differ in their columns: unify them."
         )
-    if not path.exists():
-        raise ConfigError(f"The {what} path {path} does not exist.")
-    # A folder may be partitioned; what starts with _ or . is a writer's own book-keeping.
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    files = [f for f in files if not f.name.startswith((".", "_"))]
-    if not files:
-        raise DataError(f"The {what} folder {path} holds no *.parquet file.")
-    rows, schemas = [], []
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as opened:
-                rows.append(opened.metadata.num_rows)
-                schemas.append(opened.schema_arrow)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{file} cannot be read as Parquet: {error}. Write it again, or convert it: "
-                "pandas.read_csv(...).to_parquet(...)."
-            ) from None
-    return Source(tuple(files), tuple(rows), tuple(schemas))
+    return columns[0]
 
 
 def _same_columns(source: Source, mapping: LogMapping) -> Resolved:
-    first = mapping.event_columns(source.schemas[0].names, str(source.files[0]))
-    for file, schema in _pairs(source)[1:]:
-        other = mapping.event_columns(schema.names, str(file))
+    first = mapping.event_columns(source.schemas[0].names, source.names[0])
+    for name, schema in zip(source.names, source.schemas, strict=True):
+        other = mapping.event_columns(schema.names, name)
         if other != first:
             odd = sorted(set(other.columns.items()) ^ set(first.columns.items()))[0]
             raise ConfigError(
-                f"{file} and {source.files[0]} differ: only one has {odd[1]!r} (as {odd[0]}). "
+                f"{name} and {source.names[0]} differ: only one has {odd[1]!r} (as {odd[0]}). "
                 f"Add the column, or switch it off in the mapping with `{odd[0]}: null`."
             )
     return first
@@ -173,28 +137,33 @@ def _same_columns(source: Source, mapping: LogMapping) -> Resolved:
 def _check_times(source: Source, columns: dict[str, str], unit: str | None) -> None:
     step = -(-len(source.files) // SAMPLED_FILES)
     names = list(dict.fromkeys((columns["request_time"], columns["event_time"])))
-    for file in source.files[::step]:
+    for file, place in list(zip(source.files, source.names, strict=True))[::step]:
         try:
-            with pq.ParquetFile(file) as opened:
-                batch = next(opened.iter_batches(SAMPLED_ROWS, columns=names), None)
+            _, batch = next(read_range(RowRange(file, 0, SAMPLED_ROWS), names), (0, None))
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{file} cannot be read: {error}.") from None
+            raise DataError(f"{place} cannot be read: {error}.") from None
         if batch is not None:
             for name in names:
-                check_times(batch[name], name, unit)
+                check_times(batch[name].combine_chunks(), name, unit)
 
 
-def _counts(source: Source, expression: str, limit: int | None = None) -> dict[str, int]:
-    """Rows by the distinct values of an SQL expression, nulls left out."""
+def _query(source: Source, select: str, column: str, then: str = "") -> list[tuple[Any, ...]]:
+    """Rows of ``select`` over a column of the log, as ``value``."""
     query = f"""
-        SELECT value, count(*) FROM (SELECT {expression} AS value FROM read_parquet(
+        SELECT {select} FROM (SELECT {quoted(column)} AS value FROM read_parquet(
             ?, union_by_name = true, hive_partitioning = false)) AS log
-        WHERE value IS NOT NULL GROUP BY value {f"LIMIT {limit}" if limit else ""}"""
+        WHERE value IS NOT NULL {then}"""
     try:
         with connection(threads=2) as db:
-            return dict(db.execute(query, [[str(f) for f in source.files]]).fetchall())
+            return db.execute(query, [[str(f) for f in source.files]]).fetchall()
     except duckdb.Error as error:
-        raise DataError(f"The log {source.files[0].parent} cannot be read: {error}") from None
+        raise DataError(f"The log at {source.names[0]} cannot be read: {error}") from None
+
+
+def _counts(source: Source, column: str, text: str, limit: int | None = None) -> dict[str, int]:
+    """Rows by the distinct values of ``text``, an SQL expression of a column, nulls left out."""
+    then = f"AND ({text}) IS NOT NULL GROUP BY {text} {f'LIMIT {limit}' if limit else ''}"
+    return dict(_query(source, f"{text}, count(*)", column, then))
 
 
 def _check_actions(
@@ -205,8 +174,7 @@ def _check_actions(
         found = [mapping.action]
     else:
         column = columns["action"]
-        expression = f"CAST({quoted(column)} AS VARCHAR)"
-        raw = sorted(a for a in _counts(source, expression, MAX_ACTIONS + 1) if a)
+        raw = sorted(a for a in _counts(source, column, _AS_TEXT, MAX_ACTIONS + 1) if a)
         if len(raw) > MAX_ACTIONS:
             raise ConfigError(
                 f"Column {column!r} has more than {MAX_ACTIONS} distinct values (such as "
@@ -245,23 +213,28 @@ def _check_ids(
     source: Source, column: str, catalogue: RawCatalogue, mapping: LogMapping
 ) -> tuple[ItemIds, list[str]]:
     """The kind of ids, and the log's distinct ids as text where they matter."""
-    kinds = {str(s.field(column).type): s.field(column).type for s in source.schemas}
+    typed = [s for s, text in zip(source.schemas, source.is_text, strict=True) if not text]
+    kinds = {str(s.field(column).type): s.field(column).type for s in typed}
     integers = {is_numeric(kind) for kind in kinds.values()}
     if len(integers) > 1:
         raise DataError(
             f"Column {column!r} is {' in one file and '.join(kinds)} in another. '12' and 12 must "
             "not be mixed: write the files again in one type."
         )
-    plain = all(pa.types.is_integer(k) for k in kinds.values())
-    name = quoted(column)
-    text = f"CAST({name} AS VARCHAR)"
-    if integers == {True} and not plain:
-        whole = f"{name} = trunc({name})"
-        text = f"CASE WHEN {whole} THEN TRY_CAST({name} AS BIGINT)::VARCHAR ELSE {text} END"
-    counts = {} if plain and mapping.ids != "string" else _counts(source, text)
+    plain = not any(source.is_text) and all(pa.types.is_integer(k) for k in kinds.values())
+    text = _AS_TEXT
+    if integers == {True} and not plain and not any(source.is_text):
+        whole = "value = trunc(value)"
+        text = f"CASE WHEN {whole} THEN TRY_CAST(value AS BIGINT)::VARCHAR ELSE {text} END"
+    counts = {} if plain and mapping.ids != "string" else _counts(source, column, text)
     counts.pop("", None)
+    rows: Counter[str] = Counter()
+    for ref, count in counts.items():
+        rows[whole_text(ref)] += count
+    # Either form may be that of a file: of text, or of numbers.
+    refs = list({*counts, *rows} if any(source.is_text) else counts)
     if mapping.ids == "string":
-        return ItemIds("string", mapping.hash_seed), list(counts)
+        return ItemIds("string", mapping.hash_seed), refs
     if mapping.ids == "integer":
         odd = next((r for r in catalogue.refs if canonical_integer(r) is None), None)
         if odd is not None:
@@ -269,18 +242,41 @@ def _check_ids(
         return ItemIds("integer", mapping.hash_seed), []
     kind = kind_of(
         catalogue.refs,
-        counts,
+        rows if any(source.is_text) else counts,
         catalogue_ints=catalogue.integer_column,
         log_ints=integers == {True},
     )
-    return ItemIds(kind, mapping.hash_seed), list(counts) if kind == "string" else []
+    return ItemIds(kind, mapping.hash_seed), refs if kind == "string" else []
+
+
+def _whole(source: Source, columns: dict[str, str], segments: tuple[str, ...]) -> frozenset[str]:
+    """Text fields whose every value in the whole log is an integer, some of them as 12.0.
+
+    Programs that hold integers with gaps as floats write them so.
+    """
+    text_files = replace(
+        source,
+        files=tuple(f for f, text in zip(source.files, source.is_text, strict=True) if text),
+    )
+    if not text_files.files:
+        return frozenset()
+    found = set()
+    for name in ("request_id", "user_id", "event_id", *segments):
+        if (column := columns.get(name)) is None:
+            continue
+        # The cheap question first: most columns have no such value.
+        ((some,),) = _query(text_files, "bool_or(suffix(value, '.0'))", column)
+        matches = "bool_and(regexp_full_match(value::VARCHAR, '-?[0-9]+(\\.0+)?'))"
+        if some and _query(source, matches, column) == [(True,)]:
+            found.add(name)
+    return frozenset(found)
 
 
 def _remark(
     checked: Checked,
     mapping: LogMapping,
     actions: list[str],
-    ignored: list[str],
+    of_catalogue: list[str],
 ) -> None:
     """Fill in warnings and notices."""
     plan, source = checked.plan, checked.source
@@ -297,11 +293,9 @@ def _remark(
     ]
     if naive:
         checked.notices.append(f"times without a zone are read as UTC: {', '.join(naive)}")
-    used = set(plan.columns.values())
-    extra = [n for n in source.schemas[0].names if n not in used]
-    for what, names in (("event", extra), ("catalogue", ignored)):
-        if names:
-            checked.notices.append(f"{what} columns ignored: {', '.join(names)}")
+    checked.notices.extend(
+        (*_ignored("event", source, plan.columns), *of_catalogue, *source.remarks)
+    )
     wanted = list(mapping.heads or {})
     dropped = [h for h in wanted if h not in mapping.heads_of(actions)]
     if dropped:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prerank.core.errors import ConfigError, DataError
-from prerank.ingest.parsing import is_numeric
+from prerank.ingest.parsing import is_numeric, is_textual
 
 QUARANTINE_SCHEMA = pa.schema(
     [("reason", pa.string()), ("row", pa.string()), ("source", pa.string())]
@@ -67,9 +67,13 @@ def read_embeddings(parts: list[pa.Table], names: tuple[str, ...], files: list[s
 
 def _vectors(part: pa.Table, names: tuple[str, ...]) -> NDArray[np.float32]:
     """Vectors float32 [n, E]; a row of NaN is none."""
-    kinds = [part[name].type for name in names]
+    columns = {name: part[name].combine_chunks() for name in names}
+    for name, column in columns.items():
+        if is_textual(column.type):
+            columns[name] = _from_text(column, listed=len(names) == 1)
+    kinds = [column.type for column in columns.values()]
     if len(names) == 1 and _is_vector(kinds[0]):
-        return _from_lists(part[names[0]].combine_chunks(), names[0])
+        return _from_lists(columns[names[0]], names[0])
     for name, kind in zip(names, kinds, strict=True):
         if not is_numeric(kind):
             what = "a vector among several columns" if _is_vector(kind) else f"{kind}"
@@ -77,8 +81,22 @@ def _vectors(part: pa.Table, names: tuple[str, ...]) -> NDArray[np.float32]:
                 f"The catalogue's column {name!r} is {what}: `items.embedding` takes one column of "
                 "number lists, or several columns of numbers."
             )
-    columns = [part[n].combine_chunks().cast(pa.float32(), safe=False) for n in names]
-    return np.stack([c.to_numpy(zero_copy_only=False) for c in columns], axis=1)
+    numbers = [column.cast(pa.float32(), safe=False) for column in columns.values()]
+    return np.stack([c.to_numpy(zero_copy_only=False) for c in numbers], axis=1)
+
+
+def _from_text(column: pa.Array, listed: bool) -> pa.Array:
+    """Vectors written as text ("[0.5, 1]", as JSON and CSV have them), or numbers as text.
+
+    What is neither stays text.
+    """
+    try:
+        if not listed:
+            return column.cast(pa.float64())
+        values = [None if v is None else orjson.loads(v) for v in column.to_pylist()]
+        return pa.array(values, pa.list_(pa.float64()))
+    except (orjson.JSONDecodeError, pa.ArrowException, TypeError):
+        return column
 
 
 def _is_vector(kind: pa.DataType) -> bool:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.ids import ItemIds
 from prerank.core.times import UTC_US
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA, read_embeddings
 from prerank.ingest.mapping import LogMapping
-from prerank.ingest.parsing import check_times, is_numeric, to_text, to_time
+from prerank.ingest.parsing import (
+    check_times,
+    is_numeric,
+    is_textual,
+    is_whole,
+    to_text,
+    to_time,
+    to_whole,
+)
+from prerank.ingest.ranges import read_columns
+from prerank.ingest.sources import Source
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class RawCatalogue:
         return refs
 
 
-def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMapping) -> RawCatalogue:
+def read_catalogue(source: Source, columns: dict[str, str], mapping: LogMapping) -> RawCatalogue:
     """Read the mapped columns of the catalogue (in memory: an item is a few hundred bytes).
 
     Raises:
@@ -55,10 +63,11 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
     """
     wanted = list(dict.fromkeys(columns.values()))
     try:
-        parts = [pq.ParquetFile(f).read(columns=wanted) for f in files]
+        parts = [read_columns(f, wanted) for f in source.files]
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"The catalogue {files[0].parent} cannot be read: {error}.") from None
-    integer_columns = {is_numeric(p.schema.field(columns["item_id"]).type) for p in parts}
+        raise DataError(f"The catalogue at {source.names[0]} cannot be read: {error}.") from None
+    typed = [p for p, is_text in zip(parts, source.is_text, strict=True) if not is_text]
+    integer_columns = {is_numeric(p.schema.field(columns["item_id"]).type) for p in typed}
     if len(integer_columns) > 1:
         raise DataError(
             "The catalogue's files mix '12' and 12 as item ids: store the column in one type."
@@ -66,7 +75,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
     tables = [_canonical(p, columns, mapping) for p in parts]
     warnings, bad = [], QUARANTINE_SCHEMA.empty_table()
     if names := mapping.items.embedding:
-        found = read_embeddings(parts, names, [f.name for f in files])
+        found = read_embeddings(parts, names, [f.name for f in source.files])
         tables = [
             t.append_column("embedding", column)
             for t, column in zip(tables, found.columns, strict=True)
@@ -78,6 +87,11 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
                 "their catalogue rows stand in the quarantine"
             )
     raw = pa.concat_tables(tables)
+    if any(source.is_text):
+        raw = raw.set_column(0, "item_ref", _one_form(raw["item_ref"].combine_chunks()))
+    if source.rejected:
+        reasons = ", ".join(f"{n:,} x {why}" for why, n in source.rejected.items())
+        warnings.append(f"catalogue lines left out, they stand in the quarantine: {reasons}")
     known = raw.filter(pc.fill_null(pc.not_equal(raw["item_ref"], ""), False))
     if len(known) < len(raw):
         warnings.append(f"{len(raw) - len(known)} catalogue rows without an item id were left out")
@@ -93,7 +107,7 @@ def read_catalogue(files: list[Path], columns: dict[str, str], mapping: LogMappi
         warnings.append(f"{len(known) - len(table)} repeated catalogue rows were left out")
     if len(table) and not pc.any(pc.not_equal(table["title"], "")).as_py():
         warnings.append("no item has a title: map one under `items.title`, or text teaches nothing")
-    return RawCatalogue(table, integer_columns.pop(), tuple(warnings), bad)
+    return RawCatalogue(table, integer_columns == {True}, tuple(warnings), bad)
 
 
 def _canonical(raw: pa.Table, columns: dict[str, str], mapping: LogMapping) -> pa.Table:
@@ -111,13 +125,25 @@ def _canonical(raw: pa.Table, columns: dict[str, str], mapping: LogMapping) -> p
         fields["created_at"] = pa.nulls(len(raw), UTC_US)
     for name in mapping.items.numeric:
         try:
-            fields[name] = column(name).cast(pa.float32(), safe=False)
+            fields[name] = _number(column(name))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise ConfigError(
                 f"The catalogue's column {name!r} ({raw[name].type}) is not numeric: convert it, "
                 "or take it off `items.numeric`."
             ) from None
     return pa.table(fields)
+
+
+def _one_form(refs: pa.Array) -> pa.Array:
+    """Ids as text; 12.0 is 12 where every id of the catalogue is an integer."""
+    return to_whole(refs) if is_whole(refs) else refs
+
+
+def _number(column: pa.Array) -> pa.Array:
+    """A column as float32; of text, by way of float64, as a typed column would be."""
+    if is_textual(column.type):
+        column = column.cast(pa.float64())
+    return column.cast(pa.float32(), safe=False)
 
 
 def keyed(raw: RawCatalogue, ids: ItemIds, log_refs: Mapping[int, str]) -> pa.Table:

@@ -35,7 +35,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EventColumns(Strict):
+class Columns(Strict):
+    """Canonical fields -> a team's columns."""
+
+    @property
+    def nested(self) -> tuple[str, ...]:
+        """Columns whose names have dots, which JSON lines may hold inside objects."""
+        named = [v if isinstance(v, tuple) else (v or "",) for v in dict(self).values()]
+        return tuple(dict.fromkeys(n for names in named for n in names if "." in n))
+
+
+class EventColumns(Columns):
     """Canonical event field -> the team's column.
 
     A field left out falls back to the column of the canonical name, where there is one; an
@@ -65,7 +75,7 @@ class EventColumns(Strict):
         return self
 
 
-class ItemColumns(Strict):
+class ItemColumns(Columns):
     """Canonical catalogue field -> the team's column; ``numeric`` columns keep their names.
 
     ``embedding`` is a column of vectors, or the list of the columns that hold the numbers.

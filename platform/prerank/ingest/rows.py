@@ -1,26 +1,23 @@
-"""Rows of a log: to canonical types, judged by a schema, and split into good ones and bad ones.
+"""Rows of a log: to canonical types, judged, and split into good ones and bad ones.
 
 Everything here is vectorised over a batch and knows nothing of files or Ray.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from interactrank.features.text import normalise
-from prerank.core.ids import SEPARATOR, ItemIds, hash_all
+from prerank.core.ids import SEPARATOR, ItemIds, hash_column
 from prerank.core.times import EARLIEST, LATEST, UTC_US
-from prerank.ingest.parsing import to_text, to_time
+from prerank.ingest.parsing import to_numbers, to_text, to_time, to_whole
 
-_MISSING = "{} is missing"
 _RETRIEVER = (("retriever_score", pa.float32()), ("retriever_rank", pa.int32()))
 
 
@@ -35,6 +32,7 @@ class RowPlan:
         action: the constant action, or None.
         segments: segment columns.
         ids: how item ids become keys.
+        whole: text fields whose every value in the log is an integer, be it as 12.0.
     """
 
     columns: dict[str, str]
@@ -43,6 +41,11 @@ class RowPlan:
     action: str | None
     segments: tuple[str, ...]
     ids: ItemIds
+    whole: frozenset[str] = frozenset()
+
+    def text(self, name: str, array: pa.Array) -> pa.Array:
+        """A field as string."""
+        return to_whole(to_text(array)) if name in self.whole else to_text(array)
 
     @property
     def bucket_schema(self) -> pa.Schema:
@@ -79,15 +82,46 @@ class RowPlan:
         return pa.schema(fields)
 
 
-def _numbers(array: pa.Array, refused: float) -> NDArray[np.float64]:
-    """A column as float64; null is NaN, what is no number ``refused``, as the schema does it."""
-    numbers = pd.to_numeric(array.to_pandas(), errors="coerce").to_numpy(
-        np.float64, na_value=np.nan
-    )
-    odd = np.isnan(numbers) & np.asarray(array.is_valid())
-    if pa.types.is_floating(array.type):
-        odd &= ~np.asarray(pc.is_nan(array).fill_null(False))
-    return np.where(odd, refused, numbers)
+def canonical(batch: pa.Table, plan: RowPlan) -> pa.Table:
+    """Canonical fields of every row, good or bad, as ``reasons`` judges them.
+
+    Texts string, times timestamp[us, UTC], and null where they are missing or are none; numbers
+    float64, NaN where they are missing. ``item_key`` int64 and ``item_fits`` bool are the item id
+    as a key.
+    """
+    raw = {name: batch[column].combine_chunks() for name, column in plan.columns.items()}
+    fields = {n: to_time(raw[n], plan.time_unit) for n in ("request_time", "event_time")}
+    for name in ("request_id", "user_id", "event_id"):
+        if name in raw:
+            fields[name] = plan.text(name, raw[name])
+    queries = to_text(raw["query"]).dictionary_encode()
+    tidy = [normalise(q) for q in queries.dictionary.to_pylist()]
+    fields["query"] = pa.array(tidy, pa.string()).take(queries.indices)
+    if plan.action:
+        fields["action"] = pa.repeat(pa.scalar(plan.action), len(batch))
+    else:
+        actions = to_text(raw["action"])
+        fields["action"] = _mapped(actions, plan.actions) if plan.actions else actions
+    fields["item_id"] = to_text(raw["item_id"])
+    keys, fits = item_keys(fields["item_id"], plan.ids)
+    fields["item_key"], fields["item_fits"] = pa.array(keys), pa.array(fits)
+    if "position" in raw:
+        fields["position"] = _numbers(raw["position"], -1.0)
+    if "retriever_score" in raw:
+        with np.errstate(over="ignore"):
+            scores = _numbers(raw["retriever_score"], np.inf).to_numpy().astype(np.float32)
+        fields["retriever_score"] = pa.array(scores.astype(np.float64))
+    if "retriever_rank" in raw:
+        fields["retriever_rank"] = _numbers(raw["retriever_rank"], -1.0)
+    for name in plan.segments:
+        fields[name] = plan.text(name, raw[name]).fill_null("")
+    return pa.table(fields)
+
+
+def _numbers(array: pa.Array, refused: float) -> pa.Array:
+    """A column as float64; null is NaN, and what is no number ``refused``."""
+    values, odd = to_numbers(array)
+    return pa.array(np.where(odd, refused, values))
 
 
 def _mapped(array: pa.Array, mapping: dict[str, str]) -> pa.Array:
@@ -95,52 +129,15 @@ def _mapped(array: pa.Array, mapping: dict[str, str]) -> pa.Array:
     return pa.array(list(mapping.values()), pa.string()).take(values)
 
 
-def _each_distinct(array: pa.Array, values: list[str]) -> pa.Array:
-    """Spread ``values``, one for each entry of the dictionary of ``array``, over its rows."""
-    return pa.array(values, pa.string()).take(array.indices)
-
-
-def canonical(batch: pa.Table, plan: RowPlan) -> pd.DataFrame:
-    """Canonical fields of every row, good or bad, in the types that ``row_schema`` judges.
-
-    Adds ``delay_us`` float64 (event minus request time), ``item_key`` int64 and ``item_fits`` bool.
-    """
-    raw = {name: batch[column].combine_chunks() for name, column in plan.columns.items()}
-    times = {n: to_time(raw[n], plan.time_unit) for n in ("request_time", "event_time")}
-    fields: dict[str, object] = {n: a.to_pandas() for n, a in times.items()}
-    asked, happened = (
-        np.asarray(a.cast(pa.int64()).to_pandas(), np.float64) for a in times.values()
-    )
-    fields["delay_us"] = happened - asked
-    for name in ("request_id", "user_id", "event_id"):
-        if name in raw:
-            fields[name] = to_text(raw[name]).to_pandas()
-    queries = to_text(raw["query"]).dictionary_encode()
-    tidy = [normalise(q) for q in queries.dictionary.to_pylist()]
-    fields["query"] = _each_distinct(queries, tidy).to_pandas()
-    if plan.action:
-        fields["action"] = np.full(len(batch), plan.action, dtype=object)
-    else:
-        actions = to_text(raw["action"])
-        fields["action"] = (_mapped(actions, plan.actions) if plan.actions else actions).to_pandas()
-    items = to_text(raw["item_id"])
-    fields["item_id"] = items.to_pandas()
-    fields["item_key"], fields["item_fits"] = item_keys(items, plan.ids)
-    if "position" in raw:
-        fields["position"] = _numbers(raw["position"], -1.0)
-    if "retriever_score" in raw:
-        with np.errstate(over="ignore"):
-            scores = _numbers(raw["retriever_score"], np.inf).astype(np.float32)
-        fields["retriever_score"] = scores.astype(np.float64)
-    if "retriever_rank" in raw:
-        fields["retriever_rank"] = _numbers(raw["retriever_rank"], -1.0)
-    for name in plan.segments:
-        fields[name] = to_text(raw[name]).fill_null("").to_pandas()
-    return pd.DataFrame(fields)
-
-
 def item_keys(items: pa.Array, ids: ItemIds) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Keys int64 [n] of ids as text, and which of them are of the right kind (null counts so)."""
+    """Keys int64 [n] of ids as text, and which of them are of the right kind (null counts so).
+
+    Where the log's ids are integers, "12.0" is 12.
+    """
+    if ids.kind == "integer":
+        items = to_whole(items)
+        if (keys := _integers(items)) is not None:
+            return keys, np.ones(len(items), np.bool_)
     encoded = items.dictionary_encode()
     found = [ids.key_of_text(ref) for ref in encoded.dictionary.to_pylist()]
     keys = np.array([0 if k is None else k for k in (*found, 0)], dtype=np.int64)
@@ -149,101 +146,89 @@ def item_keys(items: pa.Array, ids: ItemIds) -> tuple[NDArray[np.int64], NDArray
     return keys[at], fits[at]
 
 
-@lru_cache
-def row_schema() -> pandera.DataFrameSchema:
-    """The judge of rows. Its columns and checks stand in the order in which a reason is chosen."""
-
-    def text(name: str, empty: str = "{} is empty") -> pandera.Column:
-        check = pandera.Check(lambda s: s != "", error=empty.format(name))
-        return pandera.Column(None, check, nullable=False, required=name not in optional)
-
-    def time(name: str) -> pandera.Column:
-        error = f"{name} before 1971 or after 2199: check time_unit"
-        within = pandera.Check.in_range(EARLIEST, LATEST, include_max=False, error=error)
-        return pandera.Column(None, within, nullable=False)
-
-    def count(name: str) -> pandera.Column:
-        error = f"bad {name}"
-        within = pandera.Check.in_range(0, 2**31 - 1, error=error)
-        whole = pandera.Check(lambda s: s == np.floor(s), error=error)
-        return pandera.Column(None, [within, whole], nullable=True, required=False)
-
-    optional = {"request_id"}
-    finite = pandera.Check(lambda s: np.isfinite(s), error="retriever_score is no finite number")
-    return pandera.DataFrameSchema(
-        {
-            "request_time": time("request_time"),
-            "event_time": time("event_time"),
-            "delay_us": pandera.Column(
-                None, pandera.Check.ge(0, error="event_time before request_time"), nullable=True
-            ),
-            "request_id": text("request_id"),
-            "user_id": text("user_id"),
-            "query": text("query", "query is empty after normalisation"),
-            "item_id": text("item_id"),
-            "item_fits": pandera.Column(
-                None,
-                pandera.Check(lambda s: s, error="item_id is not an integer, the log's ids are"),
-            ),
-            "action": text("action"),
-            "position": count("position"),
-            "retriever_rank": count("retriever_rank"),
-            "retriever_score": pandera.Column(None, finite, nullable=True, required=False),
-        }
-    )
-
-
-def reasons(frame: pd.DataFrame) -> dict[int, str]:
-    """Row -> why it is bad, the first reason by the schema's order; good rows are left out."""
-    schema = row_schema()
+def _integers(items: pa.Array) -> NDArray[np.int64] | None:
+    """Keys of texts all of which spell an integer as it is written, 0 for null; else None."""
     try:
-        schema.validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as errors:
-        cases = errors.failure_cases
-    else:
-        return {}
-    rank = {column: at for at, column in enumerate(schema.columns)}
-    found: dict[int, tuple[int, str]] = {}
-    for column, check, at in zip(cases["column"], cases["check"], cases["index"], strict=True):
-        reason = check
-        if check == "not_nullable":
-            timely = column in ("request_time", "event_time")
-            reason = _MISSING.format(column) + (" or not a time" if timely else "")
-        row = int(at)
-        if row not in found or rank[column] < found[row][0]:
-            found[row] = rank[column], reason
-    return {row: reason for row, (_, reason) in sorted(found.items())}
+        values = items.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    # What is not spelled so (007, +7) is another id.
+    if not pc.all(pc.equal(values.cast(pa.string()), items)).as_py():
+        return None
+    return values.fill_null(0).to_numpy()
 
 
-def good_rows(frame: pd.DataFrame, bad: dict[int, str], plan: RowPlan) -> pa.Table:
+def _judgements(rows: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str]]:
+    """Which rows are bad and why, in the order in which a row's reason is chosen."""
+    low, high = pa.scalar(EARLIEST, UTC_US), pa.scalar(LATEST, UTC_US)
+    for name in ("request_time", "event_time"):
+        at = rows[name]
+        yield pc.is_null(at), f"{name} is missing or not a time"
+        outside = pc.or_(pc.less(at, low), pc.greater_equal(at, high))
+        yield outside, f"{name} before 1971 or after 2199: check time_unit"
+    yield pc.less(rows["event_time"], rows["request_time"]), "event_time before request_time"
+    for name in ("request_id", "user_id", "query", "item_id", "action"):
+        if name == "action":
+            yield pc.invert(rows["item_fits"]), "item_id is not an integer, the log's ids are"
+        if name in rows.column_names:
+            yield pc.is_null(rows[name]), f"{name} is missing"
+            empty = f"{name} is empty" + " after normalisation" * (name == "query")
+            yield pc.equal(rows[name], ""), empty
+    for name in ("position", "retriever_rank"):
+        if name in rows.column_names:
+            numbers = rows[name]
+            beyond = pc.or_(pc.less(numbers, 0.0), pc.greater(numbers, float(2**31 - 1)))
+            # NaN, which is none, differs from itself too.
+            part = pc.and_(pc.not_equal(numbers, pc.floor(numbers)), pc.equal(numbers, numbers))
+            yield pc.or_(beyond, part), f"bad {name}"
+    if "retriever_score" in rows.column_names:
+        yield pc.is_inf(rows["retriever_score"]), "retriever_score is no finite number"
+
+
+def reasons(rows: pa.Table) -> dict[int, str]:
+    """Row -> why it is bad, the first reason of ``_judgements``; good rows are left out."""
+    found: dict[int, str] = {}
+    for bad, why in _judgements(rows):
+        if pc.any(bad).as_py():
+            for row in np.flatnonzero(np.asarray(bad.fill_null(False))).tolist():
+                found.setdefault(row, why)
+    return dict(sorted(found.items()))
+
+
+def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
     """The rows that are not bad, with their ids hashed, in ``RowPlan.bucket_schema``."""
     if bad:
-        frame = frame.drop(index=list(bad))
-    text = pa.string()
-    columns = {n: pa.array(frame[n], text) for n in ("user_id", "query", "action", *plan.segments)}
+        good = np.ones(len(rows), np.bool_)
+        good[list(bad)] = False
+        rows = rows.filter(pa.array(good))
+    fields = {n: column.combine_chunks() for n, column in zip(rows.column_names, rows, strict=True)}
+    columns = {n: fields[n] for n in ("user_id", "query", "action", *plan.segments)}
     for name in ("request_time", "event_time"):
-        columns[name] = pa.array(frame[name]).cast(UTC_US).cast(pa.int64())
-    columns["item_id"] = pa.array(frame["item_key"], pa.int64())
-    columns["position"] = _nullable_int32(frame, "position")
-    if "retriever_score" in frame:
+        columns[name] = fields[name].cast(pa.int64())
+    columns["item_id"] = fields["item_key"]
+    columns["position"] = _nullable_int32(fields, "position", len(rows))
+    if "retriever_score" in fields:
         columns["retriever_score"] = pa.Array.from_pandas(
-            frame["retriever_score"], type=pa.float32()
+            fields["retriever_score"].to_numpy(), type=pa.float32()
         )
-    if "retriever_rank" in frame:
-        columns["retriever_rank"] = _nullable_int32(frame, "retriever_rank")
-    if "request_id" in frame:
-        columns["request_id"] = pa.array(frame["request_id"], text)
-    else:
-        parts = _joined(*(columns[n] for n in ("query", "request_time", "user_id")))
-        hashes = hash_all(parts.to_pylist()).view(np.uint64)
-        columns["request_id"] = pa.array([f"{h:016x}" for h in hashes.tolist()], text)
+    if "retriever_rank" in fields:
+        columns["retriever_rank"] = _nullable_int32(fields, "retriever_rank", len(rows))
+    given = fields.get("request_id")
+    columns["request_id"] = _request_ids(columns) if given is None else given
     # The same text as ids.event_id joins, so that an event pushed online has the same id.
     identity = _joined(*(columns[n] for n in ("item_id", "event_time", "action", "request_id")))
-    if "event_id" in frame:
-        identity = pc.coalesce(pa.array(frame["event_id"], text), identity)
-    columns["event_id"] = pa.array(hash_all(identity.to_pylist()))
-    columns["known_time"] = pa.nulls(len(frame), pa.int64())
+    if "event_id" in fields:
+        identity = pc.coalesce(fields["event_id"], identity)
+    columns["event_id"] = pa.array(hash_column(identity))
+    columns["known_time"] = pa.nulls(len(rows), pa.int64())
     return _with_content(columns, plan)
+
+
+def _request_ids(columns: dict[str, pa.Array]) -> pa.Array:
+    parts = _joined(*(columns[n] for n in ("query", "request_time", "user_id")))
+    encoded = parts.dictionary_encode()
+    hashes = hash_column(encoded.dictionary).view(np.uint64)
+    return pa.array([f"{h:016x}" for h in hashes.tolist()], pa.string()).take(encoded.indices)
 
 
 def known_rows(events: pa.Table, plan: RowPlan) -> pa.Table:
@@ -257,15 +242,14 @@ def known_rows(events: pa.Table, plan: RowPlan) -> pa.Table:
 
 def _with_content(columns: dict[str, pa.Array], plan: RowPlan) -> pa.Table:
     names = [n for n in plan.bucket_schema.names if n not in ("content", "known_time")]
-    content = _joined(*(columns[n] for n in names))
-    columns["content"] = pa.array(hash_all(content.to_pylist()))
+    columns["content"] = pa.array(hash_column(_joined(*(columns[n] for n in names))))
     return pa.table([columns[n] for n in plan.bucket_schema.names], schema=plan.bucket_schema)
 
 
-def _nullable_int32(frame: pd.DataFrame, name: str) -> pa.Array:
-    if name not in frame:
-        return pa.nulls(len(frame), pa.int32())
-    values = frame[name].to_numpy()
+def _nullable_int32(fields: dict[str, pa.Array], name: str, rows: int) -> pa.Array:
+    if name not in fields:
+        return pa.nulls(rows, pa.int32())
+    values = fields[name].to_numpy()
     null = np.isnan(values)
     return pa.array(np.where(null, 0, values).astype(np.int32), mask=null)
 

@@ -24,26 +24,29 @@ from prerank.core.errors import ConfigError, DataError, PrerankError
 from prerank.core.files import locked, remove, replaced
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
-from prerank.core.ray_tasks import ray_map
+from prerank.core.ray_tasks import cluster_cpus, ray_map
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US
 from prerank.ingest.catalogue import catalogue_of
-from prerank.ingest.checks import Checked, Source, check
+from prerank.ingest.checks import Checked, check
 from prerank.ingest.existing import Existing, existing_of
 from prerank.ingest.items import RawCatalogue, keyed
+from prerank.ingest.landing import in_turn, opened, rejected_lines
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.publish import new_log
+from prerank.ingest.ranges import RowRange
 from prerank.ingest.report import IngestReport, manifest_of
+from prerank.ingest.sources import Source, raw_files, stem
 from prerank.ingest.stages import (
     STAGE_MEMORY,
     WRAP,
     BucketTask,
-    RowRange,
     RowTask,
     publish_bucket,
     split_known,
     split_rows,
 )
+from prerank.ingest.ubi import is_ubi, joined, ubi_columns, ubi_mapping
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
 BUCKET_ROWS = 1_000_000
@@ -51,8 +54,8 @@ SMALL_BUCKET = 250_000
 
 
 def ingest(
-    events: Path,
-    items: Path | RawCatalogue,
+    events: str | Path,
+    items: str | Path | RawCatalogue,
     home: Home,
     mapping: LogMapping,
     replace: bool = False,
@@ -64,7 +67,8 @@ def ingest(
     rows do not change (``prerank.ingest.existing``). The catalogue is replaced.
 
     Args:
-        events: absolute path of a Parquet file, or of a folder of them.
+        events: a file, a folder or a glob, by its absolute path or its URI in an object store
+            (``prerank.ingest.sources`` has the formats).
         items: the catalogue, likewise; or as it was read (``prerank.ingest.additions``).
         home: where to write.
         mapping: the team's columns.
@@ -80,21 +84,51 @@ def ingest(
         StateError: the home is of another version, or its log is damaged.
         DataError: unreadable, empty or contradictory data. The log of before is left alone; where
             every row is bad, ``home.refused`` has them.
+        NotReadyError: an object store does not answer.
     """
     if not home.root.is_absolute():
         raise ConfigError(f"PRERANK_HOME={home.root} is a relative path. Give an absolute one.")
     home.create()
-    name = mapping.name or events.stem
+    name = mapping.name or stem(events)
     with locked(home.root / "ingest"):
         existing = Existing() if replace else existing_of(home, mapping, name)
-        checked = check(events, items, existing.settled(reading or mapping), existing)
         scratch = home.root / ".ingest"
         remove(scratch)
         try:
+            log, read_as = _opened(events, scratch, existing.settled(reading or mapping))
+            catalogue: Source | RawCatalogue
+            if isinstance(items, RawCatalogue):
+                catalogue = items
+            else:
+                found = raw_files(items, "items")
+                catalogue = opened(*found, scratch / "items", in_turn, mapping.items.nested)
+            if log.rejected and not sum(log.rows):
+                _keep_lines(scratch, scratch / "quarantine")
+                _refuse(log.total, log.rejected, scratch / "quarantine", home)
+            checked = check(log, catalogue, read_as, existing)
             with new_log(home, starts_over=existing.manifest is None) as new:
                 return _write(new, scratch, checked, existing, mapping, name)
         finally:
             remove(scratch)
+
+
+def _opened(events: str | Path, scratch: Path, mapping: LogMapping) -> tuple[Source, LogMapping]:
+    """The log as Parquet, and the mapping by which it is read."""
+    raws, remarks = raw_files(events, "events")
+    if not is_ubi(raws):
+        nested = (*mapping.events.nested, *(s for s in mapping.segments if "." in s))
+        return opened(raws, remarks, scratch / "events", ray_map, nested), mapping
+    mapping = ubi_mapping(mapping)
+    halves = opened(raws, remarks, scratch / "events", ray_map, ubi_columns(mapping.segments))
+    return joined(halves, mapping, scratch / "ubi"), mapping
+
+
+def _keep_lines(scratch: Path, quarantine: Path) -> None:
+    """Bring the lines that are no rows to where bad rows are kept."""
+    quarantine.mkdir(parents=True, exist_ok=True)
+    for what in ("events", "items"):
+        for file in rejected_lines(scratch / what):
+            file.rename(quarantine / f"{what}-{file.name}")
 
 
 def _write(
@@ -103,12 +137,13 @@ def _write(
     """Write the canonical log into the folder of ``new``."""
     for folder in (scratch / "buckets", new.events, new.quarantine, new.items.parent):
         folder.mkdir(parents=True)
+    _keep_lines(scratch, new.quarantine)
     if len(checked.catalogue.quarantined):
         pq.write_table(checked.catalogue.quarantined, new.quarantine / "items.parquet")
-    buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), _cpus())
+    buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), cluster_cpus())
     first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets)
     if first["quarantined"] == first["in"]:
-        _refuse(first, new)
+        _refuse(first["in"], first["reasons"], new.quarantine, new)
     _spread_existing(existing, checked, scratch / "buckets", buckets)
     second = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)
     totals = _totals(new.events, scratch)
@@ -127,13 +162,13 @@ def _write(
     return IngestReport(manifest, first["reasons"], new.quarantine)
 
 
-def _refuse(first: dict[str, Any], new: Home) -> None:
-    with replaced(new.refused) as folder:
+def _refuse(rows: int, reasons: dict[str, int], quarantine: Path, home: Home) -> None:
+    with replaced(home.refused) as folder:
         folder.rmdir()
-        new.quarantine.rename(folder)
+        quarantine.rename(folder)
     raise DataError(
-        f"All {first['in']:,} rows of the log are bad: {_most(first['reasons'])}. "
-        f"They are in {new.refused}, with a reason each."
+        f"All {rows:,} rows of the log are bad: {_most(reasons)}. "
+        f"They are in {home.refused}, with a reason each."
     )
 
 
@@ -164,14 +199,6 @@ def _buckets(rows: int, cpus: int) -> int:
     return max(-(-rows // BUCKET_ROWS), min(cpus, -(-rows // SMALL_BUCKET)))
 
 
-def _cpus() -> int:
-    import ray
-
-    if not ray.is_initialized():
-        raise PrerankError("Ray is not connected. Call ray.init() before ingest.")
-    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
-
-
 def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) -> dict[str, Any]:
     source = checked.source
     run = partial(
@@ -181,13 +208,13 @@ def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) 
         scratch=scratch,
         quarantine=quarantine,
     )
-    tasks = _tasks(source.files, source.rows, _cpus())
+    tasks = _tasks(source.files, source.rows, cluster_cpus())
     found = ray_map(run, tasks, "rows")
-    reasons: Counter[str] = Counter()
+    reasons: Counter[str] = Counter(source.rejected)
     for each in found:
         reasons.update(each.reasons)
     return {
-        "in": sum(each.rows for each in found),
+        "in": sum(each.rows for each in found) + sum(source.rejected.values()),
         "quarantined": reasons.total(),
         "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
     }
@@ -195,7 +222,7 @@ def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) 
 
 def _spread_existing(existing: Existing, checked: Checked, scratch: Path, buckets: int) -> None:
     run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=scratch)
-    ray_map(run, _tasks(existing.files, existing.rows, _cpus()), "events of before")
+    ray_map(run, _tasks(existing.files, existing.rows, cluster_cpus()), "events of before")
 
 
 def _stage_two(checked: Checked, scratch: Path, events: Path, published_us: int) -> dict[str, Any]:
@@ -225,8 +252,7 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
     Raises:
         DataError: a request has two users, queries or times, which no later step could undo.
     """
-    log = "read_parquet($files, hive_partitioning = false)"
-    files = {"files": [str(file) for file in sorted(events.glob("*/*.parquet"))]}
+    log = f"read_parquet('{events}/*/*.parquet', hive_partitioning = false)"
     with connection(threads=2, memory=STAGE_MEMORY, spill=scratch / "spill") as db:
         days = db.execute(
             f"""SELECT day, count(*), count(*) FILTER (WHERE split),
@@ -234,8 +260,7 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
             FROM (SELECT request_id, epoch_us(min(request_time)) // {DAY_US} AS day,
                 min(request_time) <> max(request_time)
                     OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
-                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day""",
-            files,
+                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day"""
         ).fetchall()
         requests, split = (sum(row[column] for row in days) for column in (1, 2))
         if split:
@@ -246,10 +271,10 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
                 "searches apart, or set `request_id: null`: it is then derived from the three."
             )
         users, queries = (
-            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}", files).fetchall()[0][0]
+            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}").fetchall()[0][0]
             for name in ("user_id", "query")
         )
-        items = db.execute(f"SELECT DISTINCT item_id FROM {log}", files).fetchall()
+        items = db.execute(f"SELECT DISTINCT item_id FROM {log}").fetchall()
     return {
         "requests": requests,
         "requests_per_day": {str(np.datetime64(day, "D")): count for day, count, *_ in days},
@@ -269,9 +294,9 @@ def _items(checked: Checked, log_keys: list[int], existing: Existing) -> pa.Tabl
 
 
 def _check_identity(rows: dict[str, int], source: Source, old: int, existing: Existing) -> None:
-    if rows["in"] != sum(source.rows):
+    if rows["in"] != source.total:
         raise DataError(
-            f"{rows['in']:,} rows were read of {sum(source.rows):,}: the log changed meanwhile. "
+            f"{rows['in']:,} rows were read of {source.total:,}: the log changed meanwhile. "
             "Ingest again when it is at rest."
         )
     lost = sum(existing.rows) - old

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prerank.core.manifest import RETRIEVER
 from prerank.core.served import EVENT_FIELDS
+from prerank.core.sql import quoted
 
 EXPOSURE = "impression"
 _COLUMNS = ", ".join(f"{name}: {kind!r}" for name, kind in EVENT_FIELDS.items())
@@ -67,11 +68,6 @@ def rows(exposed: bool, segments: Sequence[str], retriever: Sequence[str]) -> st
         ANTI JOIN (SELECT request_id FROM credited WHERE action = '{EXPOSURE}')
             USING (request_id)"""
     return " UNION ALL ".join([own, of_answers, *([shown] if exposed else [])])
-
-
-def quoted(name: str) -> str:
-    """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:

@@ -10,11 +10,12 @@ Stage 2 (a bucket)               DuckDB keeps one row an event id and streams th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -28,20 +29,12 @@ from prerank.core.shards import LazyParquet
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
+from prerank.ingest.lines import FILE, LINE
+from prerank.ingest.ranges import BATCH_ROWS, RowRange, read_range
 from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons
 
-BATCH_ROWS = 65_536
 STAGE_MEMORY = "512MB"
 WRAP = 1 << 64
-
-
-@dataclass(frozen=True)
-class RowRange:
-    """Rows [start, stop) of a Parquet file."""
-
-    file: Path
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -91,23 +84,6 @@ class BucketCounts:
     actions: frozenset[str]
 
 
-def read_range(rows: RowRange, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of a range in batches, each with the number of its first row in the file."""
-    start, stop = rows.start, rows.stop
-    with pq.ParquetFile(rows.file) as file:
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
-        ends = np.cumsum(sizes)
-        first = int(np.searchsorted(ends, start, side="right"))
-        last = int(np.searchsorted(ends, stop, side="left"))
-        at = int(ends[first]) - sizes[first] if sizes else 0
-        groups = list(range(first, min(last + 1, len(sizes))))
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
-            low, high = max(start - at, 0), min(stop - at, len(batch))
-            if low < high:
-                yield at + low, pa.Table.from_batches([batch.slice(low, high - low)])
-            at += len(batch)
-
-
 def split_rows(
     task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
 ) -> RowCounts:
@@ -149,13 +125,18 @@ def split_known(task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path) ->
 
 
 def _quarantine(among: RowRange, bad: dict[int, str], writer: LazyParquet) -> None:
-    """Store bad rows whole. A second read, so that good logs never pay for unmapped columns."""
+    """Store bad rows whole. A second read, so that good logs never pay for unmapped columns.
+
+    A row of text is named by the line at which it begins.
+    """
     for at, batch in read_range(among):
         rows = [row for row in range(at, at + len(batch)) if row in bad]
         if rows:
             originals = batch.take(pa.array([row - at for row in rows])).to_pylist()
+            numbers = [o.pop(LINE, row) for o, row in zip(originals, rows, strict=True)]
+            files = [o.pop(FILE, among.file.name) for o in originals]
             texts = [orjson.dumps(o, default=str).decode() for o in originals]
-            sources = [f"{among.file.name}:{row}" for row in rows]
+            sources = [f"{file}:{number}" for file, number in zip(files, numbers, strict=True)]
             reason = [bad[row] for row in rows]
             writer.write(pa.table([reason, texts, sources], schema=QUARANTINE_SCHEMA))
 
@@ -205,13 +186,11 @@ def publish_bucket(
     with connection(memory=STAGE_MEMORY, spill=spill) as db:
         db.register("log", log)
         rows = db.sql(
-            f"""WITH kept AS (
-                SELECT * FROM log QUALIFY row_number() OVER (
-                    PARTITION BY event_id ORDER BY known_time IS NULL, event_time, content) = 1)
-            SELECT * REPLACE (
+            f"""SELECT * REPLACE (
                     coalesce(known_time, greatest(event_time, {published_us})) AS known_time),
-                kept.known_time IS NULL AS new
-            FROM kept ORDER BY request_time, request_id, event_time, event_id"""
+                known_time IS NULL AS new
+            FROM ({_one_row_per_event(db)})
+            ORDER BY request_time, request_id, event_time, event_id"""
         ).to_arrow_reader(BATCH_ROWS)
         with _DayWriter(events, f"part-{task.number:05d}.parquet", plan.event_schema) as writer:
             for batch in rows:
@@ -235,6 +214,19 @@ def publish_bucket(
         last=max(last),
         actions=frozenset(actions),
     )
+
+
+def _one_row_per_event(db: duckdb.DuckDBPyConnection) -> str:
+    """SQL of the rows of ``log`` that stay; only those of repeated events are sorted for it."""
+    db.execute(
+        "CREATE TABLE repeated AS SELECT event_id FROM log GROUP BY event_id HAVING count(*) > 1"
+    )
+    if db.execute("SELECT count(*) FROM repeated").fetchall() == [(0,)]:
+        return "FROM log"
+    return """
+        SELECT * FROM log WHERE event_id NOT IN (FROM repeated) UNION ALL
+        SELECT * FROM log WHERE event_id IN (FROM repeated) QUALIFY row_number() OVER (
+            PARTITION BY event_id ORDER BY known_time IS NULL, event_time, content) = 1"""
 
 
 def _content(rows: pa.Table, late: pa.ChunkedArray) -> int:

@@ -48,7 +48,10 @@ class Updated:
 
 
 def update(
-    home: Home, config: JobConfig, add: Callable[[], IngestReport | None], items: Path | None = None
+    home: Home,
+    config: JobConfig,
+    add: Callable[[], IngestReport | None],
+    items: str | Path | None = None,
 ) -> Updated:
     """Bring ``home``, its online store and the champion's index up to date.
 
@@ -74,7 +77,7 @@ def update(
     return Updated(report, features, online, added)
 
 
-def _index(home: Home, path: Path) -> AddedItems | None:
+def _index(home: Home, path: str | Path) -> AddedItems | None:
     tracking.connect(home)
     champion = registry.alias_version(registry.CHAMPION)
     if champion is None:

@@ -252,7 +252,8 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
     Raises:
         DataError: a request has two users, queries or times, which no later step could undo.
     """
-    log = f"read_parquet('{events}/*/*.parquet', hive_partitioning = false)"
+    log = "read_parquet($files, hive_partitioning = false)"
+    files = {"files": [str(file) for file in sorted(events.glob("*/*.parquet"))]}
     with connection(threads=2, memory=STAGE_MEMORY, spill=scratch / "spill") as db:
         days = db.execute(
             f"""SELECT day, count(*), count(*) FILTER (WHERE split),
@@ -260,7 +261,8 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
             FROM (SELECT request_id, epoch_us(min(request_time)) // {DAY_US} AS day,
                 min(request_time) <> max(request_time)
                     OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
-                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day"""
+                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day""",
+            files,
         ).fetchall()
         requests, split = (sum(row[column] for row in days) for column in (1, 2))
         if split:
@@ -271,10 +273,10 @@ def _totals(events: Path, scratch: Path) -> dict[str, Any]:
                 "searches apart, or set `request_id: null`: it is then derived from the three."
             )
         users, queries = (
-            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}").fetchall()[0][0]
+            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}", files).fetchall()[0][0]
             for name in ("user_id", "query")
         )
-        items = db.execute(f"SELECT DISTINCT item_id FROM {log}").fetchall()
+        items = db.execute(f"SELECT DISTINCT item_id FROM {log}", files).fetchall()
     return {
         "requests": requests,
         "requests_per_day": {str(np.datetime64(day, "D")): count for day, count, *_ in days},

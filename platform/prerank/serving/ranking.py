@@ -12,10 +12,12 @@ from starlette.responses import Response
 
 from prerank.core.errors import NotReadyError
 from prerank.core.logs import HANDLING
+from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
 from prerank.serving.metrics import Metrics
+from prerank.serving.overload import Overload
 from prerank.serving.query import parse_query, query_answer
 from prerank.serving.rerank import USER_HEADER, parse_rerank
 from prerank.serving.routes import ARROW, JSON, RAW, Call
@@ -30,14 +32,15 @@ class Ranking:
     Args:
         engine: that scores.
         metrics: that are counted up.
+        overload: refuses those whose budgets do not last.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self.engine, self.metrics = engine, metrics
+    def __init__(self, engine: Engine, metrics: Metrics, overload: Overload) -> None:
+        self.engine, self.metrics, self._overload = engine, metrics, overload
 
     def prerank(self, call: Call) -> Response:
         """The best k of the candidates."""
-        call.stages.end(WAIT)
+        self._begin(call)
         limits, now = self.engine.limits(), now_us()
         wanted: PrerankRequest = (
             parse_raw(call.body, call.fields, limits, now)
@@ -48,23 +51,18 @@ class Ranking:
 
     def rerank(self, call: Call) -> Response:
         """Documents, the most relevant one first."""
-        call.stages.end(WAIT)
+        self._begin(call)
         user = call.headers.get(USER_HEADER)
         wanted = parse_rerank(call.body, user, self.engine.limits(), now_us())
         return self._told(call, wanted.request, wanted.answer)
 
     def query(self, call: Call) -> Response:
         """The parts of a request's scores."""
-        call.stages.end(WAIT)
+        self._begin(call)
         wanted = parse_query(call.body, self.engine.limits(), now_us())
-        call.stages.end(PARSE)
+        self._parsed(call, wanted)
         answer = query_answer(replace(wanted, arrived=call.arrived), self.engine.current())
-        call.stages.add(answer.ends)
-        response = json_answer(answer.body)
-        call.stages.end(SERIALISE)
-        self.metrics.answered(call.route, answer)
-        self.metrics.finished(call.route, call.stages)
-        return response
+        return self._answered(call, answer, answer.body)
 
     def batch(self, call: Call, limits: Limits) -> Batch:
         """The requests of a batch, which are then answered one by one."""
@@ -89,6 +87,7 @@ class Ranking:
         stages.add(answer.ends)
         self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
+        self._overload.served(stages, answer.read.degraded)
         return answer.body
 
     def rows(self, call: Call, batch: Batch, bodies: Sequence[Body]) -> Response:
@@ -107,13 +106,29 @@ class Ranking:
 
     def _told(self, call: Call, wanted: PrerankRequest, tell: Callable[[Body], Body]) -> Response:
         """The answer to a request, in the form that ``tell`` gives it."""
-        call.stages.end(PARSE)
+        self._parsed(call, wanted)
         answer = self.engine.answer(replace(wanted, arrived=call.arrived))
+        return self._answered(call, answer, tell(answer.body))
+
+    def _begin(self, call: Call) -> None:
+        """Its turn has come."""
+        call.stages.end(WAIT)
+        self._overload.turn(call.arrived, call.ahead)
+
+    def _parsed(self, call: Call, wanted: PrerankRequest) -> None:
+        """What it wants is known, and whether it wants it sooner than others do."""
+        call.stages.end(PARSE)
+        if wanted.timeout_ms < self._overload.budget_ms:
+            self._overload.turn(call.arrived, call.ahead, wanted.timeout_ms)
+
+    def _answered(self, call: Call, answer: Answer, body: Body) -> Response:
+        """Write ``body``, and measure the whole."""
         call.stages.add(answer.ends)
-        response = json_answer(tell(answer.body))
+        response = json_answer(body)
         call.stages.end(SERIALISE)
         self.metrics.answered(call.route, answer)
         self.metrics.finished(call.route, call.stages)
+        self._overload.served(call.stages, answer.read.degraded)
         return response
 
 

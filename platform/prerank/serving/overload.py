@@ -73,7 +73,8 @@ class Overload:
         Raises:
             OverloadedError: they will take too long.
         """
-        wait_ms = ahead * self._mean_ms / self._threads
+        # Of those that are worked on, half is done in the mean.
+        wait_ms = max(ahead / self._threads - 0.5, 0.0) * self._mean_ms
         if wait_ms > IN_LINE * self.budget_ms and not self._is_spared(ahead, self._clock()):
             raise self._overloaded(f"{ahead} are ahead of it, for about {wait_ms:.0f} ms")
 

@@ -109,8 +109,9 @@ class Overload:
             return
         if UNREAD.isdisjoint(degraded):
             self._pardoned_until = min(self._pardoned_until, self._clock())
-        # Of a process that stood still, no more than a budget: the mean must not remember it.
-        spent_ms = min(sum(took_ms.values()), self.budget_ms)
+        # One that took far longer than the others, where the machine did something else, says
+        # little of the next one.
+        spent_ms = min(sum(took_ms.values()), 2 * self._mean_ms or self.budget_ms)
         self._mean_ms += WEIGHT * (spent_ms - self._mean_ms)
 
     def _is_spared(self, ahead: int, arrived: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -150,11 +151,43 @@ def test_a_late_store_is_no_measure_of_the_work(replica: Replica) -> None:
     assert not replica.admits(16)
 
 
-def test_a_process_that_stood_still_is_soon_forgotten(replica: Replica) -> None:
+def test_one_that_took_far_longer_than_the_others_says_little(replica: Replica) -> None:
     replica.serve(score_ms=60_000.0)
-    assert replica.admits(5)
-    replica.serve(30)
+    assert replica.admits(13)
+    for _ in range(20):
+        replica.serve(9)
+        replica.serve(score_ms=60_000.0)
     assert replica.admits(12)
+
+
+@pytest.mark.parametrize(("service_ms", "goodput"), [(7.0, 0.97), (30.0, 0.9)])
+def test_at_twice_what_can_be_scored_all_of_it_is_scored_and_in_time(
+    service_ms: float, goodput: float
+) -> None:
+    """Poisson arrivals and one thread, by the clock of the test."""
+    draw, replica, n = random.Random(1), Replica(), 4_000
+    score_ms = service_ms - 1.0
+    line: list[tuple[float, int]] = []
+    answered = overdue = 0
+    free = due = replica.now
+    for _ in range(n):
+        due += draw.expovariate(2e3 / service_ms)
+        while line and free <= due:
+            arrived, ahead = line.pop(0)
+            replica.now = max(free, arrived)
+            if replica.works_on(1e3 * (replica.now - arrived), ahead):
+                free = replica.now + service_ms / 1e3
+                replica.now = free
+                replica.serve(read_ms=1.0, score_ms=score_ms)
+                answered += 1
+                overdue += free > arrived + (BUDGET_MS + service_ms) / 1e3
+        replica.now = due
+        ahead = len(line) + (free > due)
+        if replica.admits(ahead):
+            line.append((due, ahead))
+    assert answered * service_ms / 1e3 > goodput * (due - 1_000.0)
+    assert answered < 0.55 * n, "the rest is refused"
+    assert overdue == 0
 
 
 async def statuses(*tasks: asyncio.Task[Response]) -> list[int]:

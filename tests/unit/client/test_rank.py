@@ -226,7 +226,7 @@ def test_the_parts_of_the_index_that_are_missing_are_told(
     request = RankRequest(**SEARCH, candidates=range(1000, 1030))
     found = ask(without_a_shard.url, "rank", request)
     assert found.degraded == ("shards",)
-    assert found.missing_shards == (MissingShard(1, pytest.approx(1 / 3), "late"),)
+    assert found.missing_shards == (MissingShard(1, 10 / 30, "late"),)
     assert ask(deployment.url, "rank", request).missing_shards == ()
     (of_many,) = ask(without_a_shard.url, "rank_many", [request])
     assert (of_many.degraded, of_many.missing_shards) == (("shards",), None)

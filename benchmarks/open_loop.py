@@ -6,7 +6,7 @@ A latency is counted from when its request was *due*, not from when it was sent:
 stands still makes all requests late that were due meanwhile, and each of them is counted (no
 coordinated omission). Arrivals are independent of each other (a Poisson process), as those of many
 callers are. Without a rate, ``workers`` send one request after the other, as fast as they are
-answered.
+answered; one that is refused waits for a moment.
 
 Files hold whole requests, head and body. Prints JSON: due time, latency and status of each
 request; 0 is the status of one that had no answer in time. ``degraded`` counts answers that say
@@ -30,6 +30,8 @@ from typing import Any
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+REFUSED_S = 0.05
+"""After which a worker that was refused comes again. At once, it would measure refusals."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Sender:
         self.sent_late: list[float] = []
         self.degraded = 0
 
-    async def send(self, due: float) -> None:
-        """Send the next request, and note its latency from ``due`` and its status."""
+    async def send(self, due: float) -> int:
+        """Send the next request, and note its latency from ``due`` and its status; the latter."""
         self.sent_late.append(time.perf_counter() - due)
         status = 0
         try:
@@ -74,6 +76,7 @@ class Sender:
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass
         self.told.append((due, time.perf_counter() - due, status))
+        return status
 
     async def _answer(self, request: bytes) -> int:
         while self._free:
@@ -120,7 +123,8 @@ async def run(job: Job) -> dict[str, Any]:
 
         async def work() -> None:
             while (now := time.perf_counter()) < begun + job.seconds:
-                await sender.send(now)
+                if await sender.send(now) != 200:
+                    await asyncio.sleep(REFUSED_S)
 
         await asyncio.gather(*(work() for _ in range(job.workers)))
     else:

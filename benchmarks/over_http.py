@@ -17,8 +17,8 @@ What is measured, of each number of candidates and each form of the body:
 - at half of saturation: p50, p99 and p99.9. With Poisson arrivals and a constant time of service,
   queueing alone makes p99 4.3 times p50 there (M/D/1), of what one thread does.
 - at twice saturation: answers within a second, of those that came back while requests were sent
-  (goodput), refusals (503), answers that came late or not at all, answers that lack features, since
-  no time was left to read them, and the memory of the service before and after.
+  (goodput), refusals (503), answers that came late or not at all, answers that lack features, and
+  the memory of the service before and after.
 
 The load is open: `open_loop.py`, a process of its own, sends each request when it is due, whatever
 became of those before, and counts its latency from then. Generator, services and Redis share the
@@ -39,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,8 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from printed import markdown, show
+from over_http_tables import OURS, PLAIN, Cell, Found, tables
+from printed import show
 from scorer_world import NOW, SCHEMA
 from served_world import VERSION, Asked, as_http, asked, build
 
@@ -66,7 +67,6 @@ from prerank.registry.index import load_index
 
 FOLDER = Path(__file__).parent
 FORMS = ("JSON", "int64")
-OURS, PLAIN = "ours", "plain"
 IN_TIME_MS, BOUND, HOLDS = 1_000.0, 10.0, 0.99
 STEPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Of the peak: rates that are tried, the highest first."""
@@ -238,123 +238,6 @@ def in_process(home: Home, requests: Sequence[Asked], scorer: Scorer) -> dict[st
     finally:
         features.close()
     return {name: float(np.median(values[3:])) for name, values in told.items()}
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median (lowest to highest)."""
-    middle, low, high = np.median(values), min(values), max(values)
-    if len(values) == 1:
-        return f"{middle:,.{digits}f}"
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def of_pool(values: Sequence[float], q: float) -> str:
-    """A percentile, where ten requests or so lie above it at the least."""
-    if len(values) * (1 - q) < 1:
-        return ""
-    return f"{np.quantile(values, q):,.1f}"
-
-
-Cell = tuple[int, str]
-Found = Mapping[Cell, Mapping[str, Mapping[str, Sequence[float]]]]
-
-
-def tables(found: Found, scorer: Mapping[int, Mapping[str, float]]) -> str:
-    """Latency and rates; overload; ratios beside their goals."""
-    latency, overload, ratios = [], [], []
-    for (n, form), services in found.items():
-        for name, f in services.items():
-            who = [f"{n:,}", form, name]
-            half = f["half"]
-            latency.append(
-                [
-                    *who,
-                    spread(f["alone"]),
-                    spread(f["peak"], 0),
-                    spread(f["saturation"], 0),
-                    spread(f["half_p50"]),
-                    of_pool(half, 0.99),
-                    of_pool(half, 0.999),
-                    str(len(half)),
-                    "/".join(
-                        f"{np.median(f[f'{of}_cores']):.2f}"
-                        for of in ("service", "redis", "generator")
-                    ),
-                ]
-            )
-            overload.append(
-                [
-                    *who,
-                    spread([2 * rate for rate in f["saturation"]], 0),
-                    spread(f["goodput"], 0),
-                    f"{np.median(f['goodput']) / np.median(f['peak']):.0%}",
-                    f"{np.median(f['refused']):.0%}",
-                    f"{np.median(f['late']):.0%}",
-                    f"{np.median(f['degraded']):.0%}",
-                    f"{f['memory_before'][0]:,.0f} to {f['memory_after'][-1]:,.0f}",
-                ]
-            )
-        ours, other = services[OURS], services.get(PLAIN)
-        p50 = float(np.median(ours["alone"]))
-        ratios.append(
-            [
-                f"{n:,}",
-                form,
-                f"{np.median(ours['saturation']) / np.median(other['saturation']):.1f}"
-                if other
-                else "",
-                f"{scorer[n]['score']:.1f}",
-                f"{scorer[n]['both']:.1f}",
-                f"{p50 - scorer[n]['score']:.1f}",
-                f"{np.quantile(ours['half'], 0.99) / np.median(ours['half']):.1f}",
-                f"{np.median(ours['goodput']) / np.median(ours['peak']):.0%}",
-            ]
-        )
-    who = ["candidates", "form", "service"]
-    return "\n\n".join(
-        [
-            markdown(
-                [
-                    *who,
-                    "alone, p50 ms",
-                    "peak /s",
-                    "saturation /s",
-                    "at half: p50 ms",
-                    "p99 ms",
-                    "p99.9 ms",
-                    "requests",
-                    "cores: service/Redis/generator",
-                ],
-                latency,
-            ),
-            markdown(
-                [
-                    *who,
-                    "offered /s",
-                    "goodput /s",
-                    "of peak",
-                    "503",
-                    "late",
-                    "degraded, of answers",
-                    "memory, MB",
-                ],
-                overload,
-            ),
-            markdown(
-                [
-                    "candidates",
-                    "form",
-                    "saturation, ours / plain (goal at 10,000 int64: 3)",
-                    "scorer in process, ms",
-                    "with the read, ms",
-                    "alone - scorer, ms (goal: 3)",
-                    "p99 / p50 at half (goal: 3)",
-                    "goodput at twice / peak (goal: 80%)",
-                ],
-                ratios,
-            ),
-        ]
-    )
 
 
 def machine() -> str:

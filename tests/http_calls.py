@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -48,6 +50,26 @@ class NoEngine:
         return True, ""
 
 
+class Held(NoEngine):
+    """Scores only while it is let, and counts how many it scores at once."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.let, self.begun = threading.Event(), threading.Event()
+        self.now, self.most, self.scored = 0, 0, 0
+        self.waited: list[float] = []
+
+    def answer(self, request: PrerankRequest) -> Answer:
+        self.waited.append(time.monotonic() - request.arrived)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.begun.set()
+        assert self.let.wait(20)
+        self.now -= 1
+        self.scored += 1
+        return super().answer(request)
+
+
 async def no_writers(events: list[Event]) -> Written:
     """Acknowledges everything."""
     return Written(len(events), 0, True)
@@ -75,6 +97,13 @@ async def endless(body: bytes) -> AsyncIterator[bytes]:
     """The beginning of a body whose rest never comes."""
     yield body
     await asyncio.Event().wait()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 async def call(

@@ -16,6 +16,26 @@ from numpy.typing import NDArray
 Json = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class MissingShard:
+    """A part of the index whose items are not in a ranking.
+
+    Attributes:
+        shard: its number.
+        share: of the items of the index.
+        cause: "late", "failed", or "version": it has yet to load the model version.
+    """
+
+    shard: int
+    share: float
+    cause: str
+
+    @classmethod
+    def from_json(cls, data: Json) -> MissingShard:
+        """Read one off an answer."""
+        return cls(data["shard"], data["share"], data["cause"])
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The parts of the scores of a ranking, aligned with its ``ids``.
@@ -61,6 +81,8 @@ class Ranking:
         snapshot_cutoff: until when events are counted in the features; None: not known, or not
             said, as in the answers of ``rank_many``.
         non_finite: how many scores of all candidates were no finite numbers; None: not said.
+        missing_shards: parts of the index that did not answer; None: not said, as in the answers of
+            ``rank_many``, whose ``degraded`` has "shards" then.
         explanation: the parts of each score, where they were asked for.
     """
 
@@ -73,6 +95,7 @@ class Ranking:
     snapshot_cutoff: datetime | None = None
     non_finite: int | None = None
     explanation: Explanation | None = None
+    missing_shards: tuple[MissingShard, ...] | None = None
 
     @classmethod
     def from_json(cls, data: Json, as_int: bool, explain: bool) -> Ranking:
@@ -88,6 +111,7 @@ class Ranking:
             time_of(data["snapshot_cutoff"]),
             data.get("non_finite", 0),
             Explanation.from_json(data) if explain else None,
+            tuple(map(MissingShard.from_json, data.get("missing_shards", ()))),
         )
 
 

@@ -26,9 +26,10 @@ def variables(home: Home) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # A replica that dies in the middle of an answer costs a second try at another one, not an
         # error: a ranking changes nothing, and an event that is repeated counts once. A body that
-        # is to be sent again must fit the proxy's buffer: 1 MiB, 130,000 candidates as int64.
+        # is to be sent again must fit the proxy's buffer: 256 KiB, 32,000 candidates as int64. With
+        # 1 MiB each request took a millisecond longer (benchmarks/proxy_buffer.py).
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(1 << 20),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 << 10),
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",
         # A proxy that died is replaced after three looks at it, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",

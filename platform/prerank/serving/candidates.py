@@ -23,8 +23,12 @@ def not_too_many(n: int, limits: Limits, field: str = "candidates") -> None:
         )
 
 
-def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each distinct one of ``keys`` int64 [n] stands first, ascending."""
+def first_appearances(keys: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Where each distinct one of ``keys`` int64 [n] stands first, ascending; an index of arrays."""
+    ordered = np.sort(keys)
+    if not (ordered[1:] == ordered[:-1]).any():
+        # The common case: to sort the values is eight times as fast as to sort their places.
+        return slice(None)
     return np.sort(np.unique(keys, return_index=True)[1])
 
 

@@ -27,6 +27,7 @@ from prerank.serving.items import item_of
 from prerank.serving.lane import Lane
 from prerank.serving.metrics import Metrics
 from prerank.serving.openapi import document
+from prerank.serving.overload import Overload
 from prerank.serving.problems import reason_of, refusal, refusal_of
 from prerank.serving.ranking import Ranking, json_answer, now_us
 from prerank.serving.request_ids import REQUEST_ID, as_header, id_of_header
@@ -83,10 +84,11 @@ class HttpApi:
         self._acknowledge, self._histories_at = acknowledge, 0.0
         self._tokens = Tokens(config.token_file)
         self._guard = Guard(self._tokens, config.allowed_hosts, config.allowed_origins)
-        self._ranking = Ranking(engine, self.metrics, log)
         places, seconds = config.max_waiting, config.body_seconds
         # A thread computes, unless it waits for the shards of the index.
         threads = SHARDED_AT_ONCE if config.shards > 1 else 1
+        self._overload = Overload(config.timeout_ms, threads)
+        self._ranking = Ranking(engine, self.metrics, self._overload, log)
         self._lanes = {
             SCORING: Lane(SCORING, places, seconds, threads),
             EVENTS: Lane(EVENTS, places, seconds),
@@ -132,11 +134,28 @@ class HttpApi:
             return await route.handler(self, Call(request.headers, named, route=route.name))
         kind = content_type(request.headers, tuple(route.takes))
         handling.route = BATCH if kind == ARROW else route.name
-        async with self._lanes[route.lane].body(request) as body:
+        lane = self._lanes[route.lane]
+        # A batch has no budget: each of its rows has one, from when its turn comes.
+        is_timed = route.lane == SCORING and kind != ARROW
+        if is_timed:
+            self._overload.join(lane.line)
+        async with lane.body(request) as body:
+            ahead = lane.line
+            if is_timed:
+                self._overload.join(ahead)
             # What it waits in the lane from now on is of its budget, and of its latency.
             stages.restart()
-            arrived, fields = time.monotonic(), dict(request.query_params)
-            call = Call(request.headers, named, kind, body, fields, arrived, handling.route, stages)
+            call = Call(
+                request.headers,
+                named,
+                kind,
+                body,
+                dict(request.query_params),
+                time.monotonic(),
+                ahead,
+                handling.route,
+                stages,
+            )
             return await route.handler(self, call)
 
     def sample(self) -> None:

@@ -38,11 +38,15 @@ class Lane:
         places: requests that are read, wait or are worked on.
         body_seconds: in which a body must arrive.
         threads: requests that are worked on at a time; more than one where they wait for others.
+
+    Attributes:
+        taken: places that are taken.
+        line: requests that wait for a thread, or are worked on.
     """
 
     def __init__(self, name: str, places: int, body_seconds: float, threads: int = 1) -> None:
         self.name, self.places, self.body_seconds = name, places, body_seconds
-        self.taken, self._held = 0, 0
+        self.taken, self.line, self._held = 0, 0, 0
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     @asynccontextmanager
@@ -72,7 +76,12 @@ class Lane:
         """What ``work`` returns, from a thread of the lane."""
         # With the context of the request, so that lines of the log name it.
         inside = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._threads, inside, work, *args)
+        loop = asyncio.get_running_loop()
+        self.line += 1
+        try:
+            return await loop.run_in_executor(self._threads, inside, work, *args)
+        finally:
+            self.line -= 1
 
     async def _read(self, request: Request, body: bytearray) -> None:
         try:

@@ -14,6 +14,7 @@ from prerank.core.errors import PrerankError
 from prerank.core.logs import HANDLING
 from prerank.serving.fields import RequestError
 from prerank.serving.lane import BusyError
+from prerank.serving.overload import OverloadedError
 
 PROBLEM = "application/problem+json"
 MEANINGS = {
@@ -27,8 +28,9 @@ MEANINGS = {
     415: "The route takes no body of this content type.",
     421: "The `Host` is no name of this deployment.",
     500: "An internal error; the replica's log has the cause.",
-    503: "Not now: no model version can be served, too many requests wait, or not every event was "
-    "acknowledged. Send the request again, after the seconds in `Retry-After`.",
+    503: "Not now: no model version can be served, more requests come than can be answered in "
+    "time, or not every event was acknowledged. Send the request again, after the seconds in "
+    "`Retry-After`.",
 }
 """What each status says that a refusal may have."""
 HEADERS = {
@@ -85,13 +87,15 @@ REASONS = {
     421: "host",
 }
 """What a status says of a request, as a value of a metric's label."""
-QUEUE_FULL, NOT_READY, INTERNAL = "queue_full", "not_ready", "internal"
+OVERLOAD, QUEUE_FULL, NOT_READY, INTERNAL = "overload", "queue_full", "not_ready", "internal"
 
 
 def reason_of(error: Exception) -> str:
     """Why a request is refused; one of a few words."""
     if isinstance(error, RequestError):
         return error.reason or REASONS[error.status]
+    if isinstance(error, OverloadedError):
+        return OVERLOAD
     if isinstance(error, BusyError):
         return QUEUE_FULL
     return NOT_READY if isinstance(error, PrerankError) else INTERNAL

@@ -17,6 +17,7 @@ from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
 from prerank.serving.metrics import Metrics
+from prerank.serving.overload import Overload
 from prerank.serving.query import parse_query, query_answer
 from prerank.serving.rerank import USER_HEADER, parse_rerank
 from prerank.serving.routes import ARROW, JSON, RAW, Call
@@ -32,15 +33,18 @@ class Ranking:
     Args:
         engine: that scores.
         metrics: that are counted up.
+        overload: refuses those whose budgets do not last.
         log: where answers are written down; None for nowhere.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, log: ServedLog | None = None) -> None:
-        self.engine, self.metrics, self.log = engine, metrics, log
+    def __init__(
+        self, engine: Engine, metrics: Metrics, overload: Overload, log: ServedLog | None = None
+    ) -> None:
+        self.engine, self.metrics, self._overload, self._log = engine, metrics, overload, log
 
     def prerank(self, call: Call) -> Response:
         """The best k of the candidates."""
-        call.stages.end(WAIT)
+        self._begin(call)
         limits, now = self.engine.limits(), now_us()
         wanted: PrerankRequest = (
             parse_raw(call.body, call.fields, limits, now)
@@ -51,7 +55,7 @@ class Ranking:
 
     def rerank(self, call: Call) -> Response:
         """Documents, the most relevant one first."""
-        call.stages.end(WAIT)
+        self._begin(call)
         user = call.headers.get(USER_HEADER)
         limits = self.engine.limits()
         wanted = parse_rerank(call.body, user, limits, now_us())
@@ -59,16 +63,11 @@ class Ranking:
 
     def query(self, call: Call) -> Response:
         """The parts of a request's scores."""
-        call.stages.end(WAIT)
+        self._begin(call)
         wanted = parse_query(call.body, self.engine.limits(), now_us())
-        call.stages.end(PARSE)
+        self._parsed(call, wanted)
         answer = query_answer(replace(wanted, arrived=call.arrived), self.engine.current())
-        call.stages.add(answer.ends)
-        response = json_answer(answer.body)
-        call.stages.end(SERIALISE)
-        self.metrics.answered(call.route, answer)
-        self.metrics.finished(call.route, call.stages)
-        return response
+        return self._answered(call, answer, answer.body)
 
     def batch(self, call: Call, limits: Limits) -> Batch:
         """The requests of a batch, which are then answered one by one."""
@@ -94,6 +93,7 @@ class Ranking:
         stages.add(answer.ends)
         self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
+        self._overload.served(stages, answer.read.degraded)
         return answer.body
 
     def rows(self, call: Call, batch: Batch, bodies: Sequence[Body]) -> Response:
@@ -113,22 +113,37 @@ class Ranking:
     def _told(
         self, call: Call, wanted: PrerankRequest, limits: Limits, tell: Callable[[Body], Body]
     ) -> Response:
-        """The answer to a request that was read with ``limits``, in the form that ``tell`` gives
-        it.
-        """
-        call.stages.end(PARSE)
+        """The answer to a request that was read with ``limits``, in the form of ``tell``."""
+        self._parsed(call, wanted)
         answer = self.engine.answer(replace(wanted, arrived=call.arrived))
-        call.stages.add(answer.ends)
-        response = json_answer(tell(answer.body))
-        call.stages.end(SERIALISE)
+        response = self._answered(call, answer, tell(answer.body))
         self._written_down(wanted, answer, limits)
-        self.metrics.answered(call.route, answer)
-        self.metrics.finished(call.route, call.stages)
         return response
 
     def _written_down(self, wanted: PrerankRequest, answer: Answer, limits: Limits) -> None:
-        if self.log is not None:
-            self.log.answered(wanted, answer, limits.schema.retriever)
+        if self._log is not None:
+            self._log.answered(wanted, answer, limits.schema.retriever)
+
+    def _begin(self, call: Call) -> None:
+        """Its turn has come."""
+        call.stages.end(WAIT)
+        self._overload.turn(call.arrived, call.ahead)
+
+    def _parsed(self, call: Call, wanted: PrerankRequest) -> None:
+        """What it wants is known, and whether it wants it sooner than others do."""
+        call.stages.end(PARSE)
+        if wanted.timeout_ms < self._overload.budget_ms:
+            self._overload.turn(call.arrived, call.ahead, wanted.timeout_ms)
+
+    def _answered(self, call: Call, answer: Answer, body: Body) -> Response:
+        """Write ``body``, and measure the whole."""
+        call.stages.add(answer.ends)
+        response = json_answer(body)
+        call.stages.end(SERIALISE)
+        self.metrics.answered(call.route, answer)
+        self.metrics.finished(call.route, call.stages)
+        self._overload.served(call.stages, answer.read.degraded)
+        return response
 
 
 def now_us() -> int:

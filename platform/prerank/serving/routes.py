@@ -37,6 +37,7 @@ class Call:
         kind: media type of ``body``, one that the route takes; both are empty for a GET.
         fields: of the query string that comes with a body.
         arrived: when the body was there, in seconds of ``time.monotonic``.
+        ahead: requests that were in the line then, or worked on.
         route: name of the route, "batch" for many requests at once.
         stages: of the request, from when the body was there.
     """
@@ -47,6 +48,7 @@ class Call:
     body: bytes = b""
     fields: Mapping[str, str] = field(default_factory=dict)
     arrived: float = 0.0
+    ahead: int = 0
     route: str = ""
     stages: Stages = field(default_factory=Stages)
 

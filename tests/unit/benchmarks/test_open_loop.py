@@ -84,3 +84,16 @@ def test_arrivals_have_the_rate_and_are_the_same_for_a_seed(open_loop: Any) -> N
     found = open_loop.arrivals(1000.0, 5.0, 3)
     assert found == sorted(found) == open_loop.arrivals(1000.0, 5.0, 3)
     assert len(found) == pytest.approx(5000, rel=0.05)
+
+
+def test_a_worker_that_is_refused_does_not_come_again_at_once(
+    open_loop: Any, tmp_path: Path
+) -> None:
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(len(REQUEST))
+        writer.write(BUSY)
+
+    found = told(open_loop, refuses, tmp_path, seconds=0.12, workers=2)
+    assert set(found["status"]) == {503}
+    # Of each worker, those at 0, 0.05 and 0.1 s at the most.
+    assert 2 <= len(found["status"]) <= 6

@@ -38,6 +38,7 @@ def names(kind: Any) -> set[str]:
         (answers.Health, answer_models.Health, set()),
         (answers.QueryParts, answer_models.QueryAnswer, set()),
         (answers.AgeWeights, answer_models.OtherItems, set()),
+        (answers.MissingShard, answer_models.MissingShard, set()),
     ],
 )
 def test_every_declared_field_has_its_place(

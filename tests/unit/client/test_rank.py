@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 from tests.api_bodies import STRINGS, WALL
 from tests.http_calls import api_of
 from tests.http_servers import Served, served
-from tests.small_engine import GivenScores, SmallEngine
+from tests.local_shards import parts_of, shards_of
+from tests.small_engine import SAMPLE, GivenScores, SmallEngine, sample_scorer
 
 from prerank import Client, RankRequest
+from prerank.client.answers import MissingShard
 from prerank.client.batches import batches
 from prerank.client.encoding import JSON, RAW
 from prerank.client.errors import DegradedError, RefusedError
+from prerank.serving.shards import Part, Task
 
 Ask = Callable[..., Any]
 
@@ -200,6 +204,32 @@ def test_the_parts_of_a_score_are_told(deployment: Served, by_hand: Any, ask: As
     assert [dict(f) for f in found.features] == [item["features"] for item in expected["items"]]
     assert found.request_features.keys() == expected["request_features"].keys()
     assert found.time.tzinfo is not None
+
+
+@pytest.fixture(scope="module")
+def without_a_shard() -> Iterator[Served]:
+    """A deployment of three shards, the second of which is late."""
+
+    def late(task: Task) -> Part:
+        raise TimeoutError
+
+    first, _, third = parts_of(sample_scorer(), 3)
+    engine = SmallEngine(SAMPLE, sample_scorer())
+    engine.loaded = replace(engine.loaded, shards=shards_of([first, late, third]))
+    with served(api_of(engine)) as found:
+        yield found
+
+
+def test_the_parts_of_the_index_that_are_missing_are_told(
+    without_a_shard: Served, deployment: Served, ask: Ask
+) -> None:
+    request = RankRequest(**SEARCH, candidates=range(1000, 1030))
+    found = ask(without_a_shard.url, "rank", request)
+    assert found.degraded == ("shards",)
+    assert found.missing_shards == (MissingShard(1, 10 / 30, "late"),)
+    assert ask(deployment.url, "rank", request).missing_shards == ()
+    (of_many,) = ask(without_a_shard.url, "rank_many", [request])
+    assert (of_many.degraded, of_many.missing_shards) == (("shards",), None)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,19 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 from tests.api_bodies import NOW, WALL
-from tests.http_calls import LOCAL, NoEngine, api_of, call, client_of, endless, token_file, whole
+from tests.http_calls import (
+    LOCAL,
+    Held,
+    NoEngine,
+    api_of,
+    call,
+    client_of,
+    endless,
+    token_file,
+    until,
+    whole,
+)
 
-from prerank.serving.answer import Answer
-from prerank.serving.api import PrerankRequest
 from prerank.serving.lane import MAX_BODY, MAX_HELD
 from prerank.serving.problems import PROBLEM
 
@@ -29,37 +36,11 @@ ROUTE = pytest.mark.parametrize("path", BODIES)
 MIB = bytes(1 << 20)
 
 
-class Held(NoEngine):
-    """Scores only while it is let, and counts how many it scores at once."""
-
-    def __init__(self) -> None:
-        super().__init__(WALL)
-        self.let, self.begun = threading.Event(), threading.Event()
-        self.now, self.most, self.scored = 0, 0, 0
-        self.waited: list[float] = []
-
-    def answer(self, request: PrerankRequest) -> Answer:
-        self.waited.append(time.monotonic() - request.arrived)
-        self.now += 1
-        self.most = max(self.most, self.now)
-        self.begun.set()
-        assert self.let.wait(20)
-        self.now -= 1
-        self.scored += 1
-        return super().answer(request)
-
-
 def problem_of(response: Response) -> dict[str, Any]:
     assert response.media_type == PROBLEM
     told: dict[str, Any] = orjson.loads(response.body)
     assert told["status"] == response.status_code
     return told
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def test_routes_answer() -> None:
@@ -183,8 +164,8 @@ def test_slow_uploads_cost_places_and_nothing_else(path: str) -> None:
 
 def test_scoring_is_one_at_a_time_and_health_does_not_wait_for_it() -> None:
     async def main() -> None:
-        engine = Held()
-        api = api_of(engine, max_waiting=4)
+        engine = Held(WALL)
+        api = api_of(engine, max_waiting=4, timeout_ms=60_000.0)
         asked = [asyncio.create_task(call(api, "/v1/prerank", whole(RANKING))) for _ in range(4)]
         await until(engine.begun.is_set)
         assert (await call(api, "/health")).status_code == 200
@@ -200,7 +181,7 @@ def test_scoring_is_one_at_a_time_and_health_does_not_wait_for_it() -> None:
 
 def test_the_time_that_a_request_waits_to_be_scored_is_of_its_budget() -> None:
     async def main() -> None:
-        engine = Held()
+        engine = Held(WALL)
         api = api_of(engine)
         asked = [asyncio.create_task(call(api, "/v1/prerank", whole(RANKING))) for _ in range(2)]
         await until(engine.begun.is_set)
@@ -214,7 +195,7 @@ def test_the_time_that_a_request_waits_to_be_scored_is_of_its_budget() -> None:
 
 def test_a_caller_that_leaves_gives_its_place_back_and_is_not_scored() -> None:
     async def main() -> None:
-        engine = Held()
+        engine = Held(WALL)
         api = api_of(engine, max_waiting=2)
         first, second = (
             asyncio.create_task(call(api, "/v1/prerank", whole(RANKING))) for _ in range(2)

@@ -3,7 +3,7 @@
 Most candidates stand in no packed row and in no history of the request. Their cross features are
 all the same but for a few columns: the item's age, and what a retriever gave. ``sweep`` computes
 g(x) from one base x and those columns. For the candidates that may stand somewhere (``Reached``)
-the caller computes x in full, and ``cross_scores_of`` g.
+the caller computes x in full, and ``add_up_rows`` g.
 
 Work per candidate: the line(s) of its vector, D multiplications, and (V + 1) (J + 1) for g, where V
 columns vary and J are the hidden units. It is bound by memory beyond a few thousand candidates, so
@@ -128,9 +128,7 @@ def _add_up(
 
 
 @kernel(fastmath=FAST)
-def cross_scores_of(
-    affine: Affine, x: NDArray[np.float32], cross_scores: NDArray[np.float32]
-) -> None:
+def add_up_rows(affine: Affine, x: NDArray[np.float32], cross_scores: NDArray[np.float32]) -> None:
     """g(x) of rows of x [n, V], written to ``cross_scores`` float32 [n]."""
     n, width = x.shape
     columns = np.zeros((width, BLOCK), np.float32)

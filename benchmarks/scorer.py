@@ -12,14 +12,16 @@ ranks the same requests of a synthetic index (``scorer_world``):
     trees        100 LightGBM trees over the same features and the dot
     floor        one pass that reads slot, key and vector of each candidate, and sums
 
-Medians of requests, the 5th and 95th percentile in brackets; candidates differ from request to
-request, so that no cache knows them. Ratios are of the same request. That all routes score alike is
-checked first.
+The index's vectors are mapped from a file, as they are served; the plain route has a copy of them
+in fp32. Medians of requests, the 5th and 95th percentile in brackets; candidates differ from
+request to request, so that no cache knows them. Ratios are of the same request. That all routes
+score alike is checked first. ``shared_index.py`` measures the memory of replicas.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -148,7 +150,10 @@ def main() -> None:
             ]
         )
     head = ["candidates", *quick, "dense", "plain", "trees"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     text = (
+        f"Vectors {scorer.vectors.nbytes / 1e9:.2f} GB; memory of the benchmark, with all routes, "
+        f"at most {peak / 1e6:.1f} GB.\n\n"
         f"{args.items:,} items, {len(SCHEMA.cross)} cross features, one core; milliseconds\n\n"
         f"{markdown([f'{h}, ms' if i else h for i, h in enumerate(head)], times)}\n\n"
     )

@@ -8,6 +8,7 @@ a large catalogue stand nowhere, some in many rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
 
 import numba as nb
 import numpy as np
@@ -35,6 +36,7 @@ SCHEMA = FeatureSchema(
 )
 QUERY = "red canvas shoes"
 NOW, DAY = 1_700_000_000_000_000, 86_400_000_000
+AT_ONCE = 1 << 18
 KNOWN = 2_000
 """Items that the model's own catalogue has; the index has as many as is asked for."""
 SHARE = {"q": 1.0, "c": 1.0, "t": 1.0, "g": 0.6, "a": 1.0, "s": 0.0}
@@ -56,13 +58,24 @@ def scorer_of(items: int, config: ModelConfig, rng: np.random.Generator) -> Scor
     model = InteractRank(config, SCHEMA, catalogue).eval()
     if model.fusion.crosses:
         model.fusion.fit(torch.rand(500, len(SCHEMA.cross)), torch.randn(500, len(REQUEST_NUMERIC)))
-    vectors = torch.empty(items, config.width, dtype=torch.bfloat16)
-    for part in vectors.split(1 << 18):
-        part.copy_(torch.nn.functional.normalize(torch.randn(part.shape), dim=1))
-    scorer = Scorer(model, catalogue, ids, vectors)
+    scorer = Scorer(model, catalogue, ids, mapped_vectors(items, config.width))
     scorer.created[:] = NOW - rng.integers(1, 2000 * DAY, items)
     scorer.created[rng.random(items) < 0.1] = 0
     return scorer.record()
+
+
+def mapped_vectors(items: int, width: int) -> torch.Tensor:
+    """Random unit vectors, bf16 [items, width], in a file that is mapped as an index's is."""
+    with NamedTemporaryFile() as file:
+        for begin in range(0, items, AT_ONCE):
+            drawn = torch.randn(min(AT_ONCE, items - begin), width)
+            part = torch.nn.functional.normalize(drawn, dim=1).to(torch.bfloat16)
+            file.write(part.view(torch.int16).numpy().tobytes())
+        file.flush()
+        size, bf16 = items * width, torch.bfloat16
+        # The file has no name from here on, and goes with the mapping.
+        mapped = torch.from_file(file.name, shared=False, size=size, dtype=bf16)
+    return mapped.view(items, width)
 
 
 def zipf(n: int, items: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -61,7 +61,7 @@ def build(home: Home, items: int, rng: np.random.Generator) -> NDArray[np.int64]
     """Make ``home`` ready to be deployed, with the Redis that the environment names; its ids."""
     ids = np.sort(np.unique(rng.integers(0, 1 << 50, items + items // 100 + 10))[:items])
     _log(home)
-    _model(home, ids, rng)
+    model_and_index(home, ids, rng)
     _online(home, ids, rng)
     return ids
 
@@ -111,7 +111,8 @@ def _log(home: Home) -> None:
     pq.write_table(last, folder / "part-0.parquet")
 
 
-def _model(home: Home, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
+def model_and_index(home: Home, ids: NDArray[np.int64], rng: np.random.Generator) -> None:
+    """Write a model that was never trained, and an index of random vectors of the items ``ids``."""
     n = len(ids)
     created = NOW - rng.integers(1, 2000 * DAY, n)
     created[rng.random(n) < 0.1] = 0

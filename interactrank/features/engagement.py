@@ -87,14 +87,18 @@ def _add_items(
 ) -> None:
     """Features of the items themselves, and those for sparse queries and fresh items."""
     column, scale = plan.item_column, plan.scale[POPULARITY]
-    popularity = plan.first_column[POPULARITY] + plan.mass[POPULARITY]
+    popularity, log_scale = plan.first_column[POPULARITY] + plan.mass[POPULARITY], np.log1p(scale)
+    last, of_last = np.float32(0.0), np.float32(0.0)
     for c in range(created.size):
         known = 0 < created[c] <= now
         days = (now - created[c]) / (24.0 * HOUR_US) if known else 0.0
         x[c, column] = np.log1p(days)
         x[c, column + 1] = 0.0 if known else 1.0
-        ratio = np.expm1(x[c, popularity] * np.log1p(scale)) / scale
-        x[c, column + 2] = np.log1p(ratio * (total_all + plan.smoothing[POPULARITY]))
+        if x[c, popularity] != last:  # of most it is the same
+            last = x[c, popularity]
+            ratio = np.expm1(last * log_scale) / scale
+            of_last = np.float32(np.log1p(ratio * (total_all + plan.smoothing[POPULARITY])))
+        x[c, column + 2] = of_last
         sparse = SPARSE_QUERY / (total_query + SPARSE_QUERY)
         x[c, column + 3] = sparse * x[c, plan.gram_column]
         sparse = SPARSE_USER / (total_query + SPARSE_USER)

@@ -99,7 +99,10 @@ class IdTable:
     def __init__(self, ids: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> None:
         bits = table_bits(max(len(ids), 1))
         self.ids = np.ascontiguousarray(ids, dtype=np.int64)
-        self._slots = empty_slots(bits)
+        # NumPy's memory, for which it asks for huge pages: a look-up then seldom has to find its
+        # page first, which takes as long as to read the slot.
+        self._slots = np.empty((1 << bits, 2), np.int64)
+        self._slots[:, 1] = MISSING
         self._shift = 64 - bits
         if repeated := fill(self.ids, self._slots, self._shift):
             raise ValueError(f"item ids must be unique: {repeated} stand more than once")

@@ -13,6 +13,7 @@ is O(row entries + candidates), and no candidate-by-key product is formed.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,8 @@ SCALE, SMOOTHING = 1e3, 1.0
 """S and alpha of an ordinary level."""
 SCALE_ALL, SMOOTHING_ALL = 1e5, 100.0
 """S and alpha of the popularity row, whose ratios are smaller and whose smoothing is large."""
+KEPT = 256
+"""Counts of a column whose logarithm is kept."""
 POPULARITY, QUERY = LEVEL_CODE["a"], LEVEL_CODE["q"]
 
 
@@ -54,6 +57,7 @@ class Plan(NamedTuple):
     fresh_column: int
 
     @classmethod
+    @cache
     def of(cls, schema: FeatureSchema) -> Plan:
         """Where x has what, and how each level is scaled."""
         widths = np.array([len(schema.columns(lv)) for lv in LEVELS])
@@ -73,11 +77,6 @@ class Plan(NamedTuple):
             gram_column=int(np.cumsum(widths)[LEVEL_CODE["g"]]) - 1,
             fresh_column=schema.columns(LEVELS[QUERY]).index("engage:30d"),
         )
-
-
-@kernel(inline="always")
-def _scaled(ratio: float, scale: float) -> float:
-    return np.log1p(scale * ratio) / np.log1p(scale)
 
 
 class CandidateTable(NamedTuple):
@@ -111,20 +110,27 @@ def _add_row(
     n, f = row_shape(row)
     distinct, totals, truncated = row_distinct(row), row_totals(row), row_truncated(row)
     items, codes = row_ids(row), row_codes(row)
-    base = np.zeros(f, np.float64)
+    base, log_scale = np.zeros(f, np.float64), np.log1p(scale)
     if distinct > n:
         for j in range(f):
             residual = truncated[j] / (distinct - n)
-            base[j] = _scaled(residual / (totals[j] + smoothing), scale)
+            base[j] = np.log1p(scale * (residual / (totals[j] + smoothing))) / log_scale
             x[:, column + j] += np.float32(weight * base[j])
+    # Most counts of a column are small and come again, and a logarithm costs more than all else.
+    last, added = np.zeros((f, KEPT), np.int32), np.zeros((f, KEPT), np.float32)
+    for j in range(f):
+        added[j, 0] = np.float32(weight * (0.0 - base[j]))
     for i in range(n):
         at = find(items[i], table.slots, table.shift)
         if at >= 0:
             for j in range(f):
                 code = codes[i * f + j]
-                if code or base[j] > 0:
-                    value = _scaled(decode[code] / (totals[j] + smoothing), scale)
-                    x[at, column + j] += np.float32(weight * (value - base[j]))
+                place = code % KEPT
+                if last[j, place] != code:
+                    share = decode[code] / (totals[j] + smoothing)
+                    value = np.log1p(scale * share) / log_scale
+                    last[j, place], added[j, place] = code, np.float32(weight * (value - base[j]))
+                x[at, column + j] += added[j, place]
 
 
 # Inlined into its one caller: as a function of its own it cost 7 % of a request's features.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interactrank.features.engagement import FRESH_DAYS
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
+from interactrank.model.cross_part import base_of, cross_scores_of
 from interactrank.model.scorer import Scorer
 from interactrank.model.sweep import Base
 
@@ -77,7 +78,8 @@ def query_parts(
     listed = scorer.known(inputs, somewhere.items(), None)
     # The rows are gone over once, for the items that they name and for one that they do not.
     x = listed.x(np.arange(len(listed.ids)), somewhere.nobody())
-    base, weights = scorer.base(side, x[0]), scorer.cross_scores(side, x[1:])
+    base = base_of(scorer.model, side, x[0])
+    weights = cross_scores_of(scorer.model, side, x[1:])
     vector: NDArray[np.float32] = (side.scale * side.query).numpy()
     return QueryParts(vector, listed.ids, weights, _curve(base), side.constant)
 

@@ -21,21 +21,19 @@ from torch import Tensor
 
 from interactrank.features.batch import RequestArrays, requests_of
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.engagement import cross_features, own_columns, retriever_columns
+from interactrank.features.engagement import cross_features, retriever_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.features.schema import FeatureSchema
-from interactrank.model.fusion import Coefficients, Fusion
+from interactrank.model.cross_part import NO_CROSS, base_of, cross_scores_of
+from interactrank.model.fusion import Coefficients
 from interactrank.model.index_items import Added, IndexItems
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.query_side import QueryHalf, QuerySide, recorded
-from interactrank.model.sweep import Affine, Base, cross_scores_of
 from interactrank.model.top_k import best
 
 _NOTHING = np.zeros((0, 0), np.float32)
-_NONE = np.zeros(0, np.float32)
-_NO_CROSS = Base(Affine(np.zeros(1, np.float32), np.zeros((1, 0), np.float32), _NONE), 0.0, _NONE)
 
 
 @dataclass(frozen=True)
@@ -190,19 +188,19 @@ class Scorer:
 
         A score depends on the request and its own item alone, to the last digit.
         """
-        n, base, given, at = len(known.ids), _NO_CROSS, _NOTHING, known.rows[:0]
+        n, base, given, at = len(known.ids), NO_CROSS, _NOTHING, known.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
             at = somewhere.among(known.ids)
             # An item that stands nowhere goes with those that do: the rows are gone over once.
             x = known.x(at, somewhere.nobody())
-            base = self.base(side, x[0])
+            base = base_of(self.model, side, x[0])
         if base.given.size:
             given = retriever_columns(self.schema, n, known.given) - base.given
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(known.rows, fused, now, base, given)
         if len(at):
-            cross_scores[at] = self.cross_scores(side, x[1:])
+            cross_scores[at] = cross_scores_of(self.model, side, x[1:])
         return _scored(known, side, dots, cross_scores)
 
     @torch.inference_mode()
@@ -297,42 +295,6 @@ class Scorer:
             return cross_features(self.schema, inputs, chosen, bounds, created, told)
 
         return Known(ids, rows, unknown, given, x)
-
-    @torch.inference_mode()
-    def base(self, side: QuerySide, x: NDArray[np.float32]) -> Base:
-        """What all items share that stand nowhere in the request, of which ``x`` [X] is one."""
-        if not self.model.fusion.crosses:
-            return _NO_CROSS
-        own, fresh_column = own_columns(self.schema)
-        return Base(_affine(self.model.fusion, side, x, own), float(x[fresh_column]), x[own[3:]])
-
-    @torch.inference_mode()
-    def cross_scores(self, side: QuerySide, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """G [n] of cross features [n, X], as it enters the score."""
-        found = np.zeros(len(x), np.float32)
-        if self.model.fusion.crosses:
-            columns = np.arange(x.shape[1])
-            affine = _affine(self.model.fusion, side, np.zeros_like(x, shape=len(columns)), columns)
-            cross_scores_of(affine._replace(units=np.ascontiguousarray(affine.units)), x, found)
-        return found
-
-
-# A model whose weights are no numbers gives scores that are none: they are counted, not warned of.
-@np.errstate(invalid="ignore", over="ignore")
-def _affine(
-    fusion: Fusion, side: QuerySide, base: NDArray[np.float32], own: NDArray[np.int64]
-) -> Affine:
-    """g, with its factor, as a function of the columns ``own`` less those of ``base`` [X]."""
-    c = side.coefficients
-    mix, weights = c.mix[0].numpy(), c.weights[0].numpy()
-    linear = np.concatenate(([weights @ base + mix @ c.offset.numpy()], weights[own]))
-    units, unit_weight = np.zeros((len(own) + 1, 0), np.float32), base[:0]
-    if len(c.units):
-        of_columns = c.units.numpy()
-        pre = of_columns @ base + c.shift[0].numpy()
-        units = np.concatenate((pre[None], of_columns[:, own].T))
-        unit_weight = np.float32(side.cross) * fusion.unit_weight.detach().numpy()
-    return Affine(np.float32(side.cross) * linear, units, unit_weight)
 
 
 def _scored(

@@ -2,12 +2,12 @@
 
 Most candidates stand in no packed row and in no history of the request. Their cross features are
 all the same but for a few columns: the item's age, and what a retriever gave. ``sweep`` computes
-g(x) from one base x and those columns, and notes the candidates that may stand somewhere
-(``Reached``), for which the caller computes x in full.
+g(x) from one base x and those columns. For the candidates that may stand somewhere (``Reached``)
+the caller computes x in full, and ``add_up_rows`` g.
 
 Work per candidate: the line(s) of its vector, D multiplications, and (V + 1) (J + 1) for g, where V
 columns vary and J are the hidden units. It is bound by memory beyond a few thousand candidates, so
-lines are asked for a block ahead.
+lines are asked for ahead, candidate by candidate: a whole block at once took half as long again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from interactrank.features.prefetch import prefetch
 from interactrank.kernels import kernel
 
 BLOCK = 64
-"""Candidates of a block: as many lines are on their way at a time."""
+"""Candidates whose g is computed at once."""
+AHEAD = 64
+"""Candidates whose memory is on its way at a time."""
 DAY_US = 86_400e6
 FRESH_US = int(FRESH_DAYS * DAY_US)
 FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -93,38 +95,60 @@ def log1p_f32(value: np.float32) -> np.float32:
     return z + tail + np.float32(0.69314718056) * exponent
 
 
-@kernel(fastmath=FAST)
-def cross_scores_of(
-    affine: Affine, x: NDArray[np.float32], cross_scores: NDArray[np.float32]
+@kernel(inline="always", fastmath=FAST)
+def _add_up(
+    affine: Affine, columns: NDArray[np.float32], pre: NDArray[np.float32], g: NDArray[np.float32]
 ) -> None:
-    """g(x) of rows of x [n, V], written to ``cross_scores`` float32 [n].
+    """g(x) [BLOCK] of candidates with ``columns`` [V, BLOCK], V of 3 or more; overwrites ``pre``.
 
-    Each from its own row alone, to the last digit: a product of matrices rounds a row by how many
-    others there are, and a score must not depend on them.
+    A candidate is a lane of its own, and the loops are over whole blocks, so that a score depends
+    on nobody else, to the last digit: a product of matrices rounds a row by how many others there
+    are. The first three columns go with the relu, so that most requests write ``pre`` once a unit.
     """
-    columns, units = x.shape[1], affine.unit_weight.size
-    pre = np.empty(units, np.float32)
-    for i in range(x.shape[0]):
-        g = affine.linear[0]
-        pre[:] = affine.units[0]
-        for v in range(columns):
-            value = x[i, v]
-            g += affine.linear[1 + v] * value
-            for j in range(units):
-                pre[j] += affine.units[1 + v, j] * value
-        for j in range(units):
-            g += np.float32(0.0) if pre[j] < 0.0 else affine.unit_weight[j] * pre[j]
-        cross_scores[i] = g
+    a, b, c = affine.linear[1], affine.linear[2], affine.linear[3]
+    for i in range(BLOCK):
+        g[i] = affine.linear[0] + a * columns[0, i] + b * columns[1, i] + c * columns[2, i]
+    for v in range(3, columns.shape[0]):
+        weight = affine.linear[1 + v]
+        for i in range(BLOCK):
+            g[i] += weight * columns[v, i]
+    for j in range(affine.unit_weight.size):
+        a, b, c = affine.units[1, j], affine.units[2, j], affine.units[3, j]
+        start, weight = affine.units[0, j], affine.unit_weight[j]
+        for i in range(BLOCK):
+            pre[i] = start
+        for v in range(3, columns.shape[0]):
+            of_column = affine.units[1 + v, j]
+            for i in range(BLOCK):
+                pre[i] += of_column * columns[v, i]
+        for i in range(BLOCK):
+            p = pre[i] + a * columns[0, i] + b * columns[1, i] + c * columns[2, i]
+            # Not max, which would make a zero of a NaN.
+            g[i] += np.float32(0.0) if p < 0.0 else weight * p
+
+
+@kernel(fastmath=FAST)
+def add_up_rows(affine: Affine, x: NDArray[np.float32], cross_scores: NDArray[np.float32]) -> None:
+    """g(x) of rows of x [n, V], written to ``cross_scores`` float32 [n]."""
+    n, width = x.shape
+    columns = np.zeros((width, BLOCK), np.float32)
+    pre, g = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for begin in range(0, n, BLOCK):
+        size = min(BLOCK, n - begin)
+        for i in range(size):
+            for v in range(width):
+                columns[v, i] = x[begin + i, v]
+        _add_up(affine, columns, pre, g)
+        for i in range(size):
+            cross_scores[begin + i] = g[i]
 
 
 @kernel(inline="always")
-def _ask_for(vectors: Any, created: Any, rows: Any, begin: int, end: int) -> None:
+def _ask_for(vectors: Any, created: Any, row: int) -> None:
     width, step = vectors.shape[1], LINE // vectors.itemsize
-    for i in range(begin, min(end, rows.size)):
-        if rows[i] >= 0:
-            for at in range(0, width, step):
-                prefetch(vectors, rows[i] * width + at)
-            prefetch(created, rows[i])
+    for at in range(0, width, step):
+        prefetch(vectors, row * width + at)
+    prefetch(created, row)
 
 
 @kernel(fastmath=FAST)
@@ -152,28 +176,31 @@ def sweep(
         given: float32 [n, V - 3], what a retriever gave, less the base's; [0, 0] for nothing.
         dots, cross_scores: float32 [n], written.
     """
-    n, width, units = rows.size, vectors.shape[1], affine.units.shape[1]
-    columns = np.empty((affine.linear.size - 1, BLOCK), np.float32)
-    pre, g = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    days = np.zeros(BLOCK, np.float32)
+    n, width = rows.size, vectors.shape[1]
     crossed, others = affine.linear.size > 1, given.shape[1]
-    _ask_for(vectors, created, rows, 0, BLOCK)
+    columns = np.zeros((affine.linear.size - 1, BLOCK), np.float32)
+    pre, g = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    days, born = np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.int64)
+    for i in range(min(AHEAD, n)):
+        _ask_for(vectors, created, rows[i])
     for begin in range(0, n, BLOCK):
         size = min(BLOCK, n - begin)
-        _ask_for(vectors, created, rows, begin + BLOCK, begin + 2 * BLOCK)
         for i in range(size):
-            vector = vectors[rows[begin + i]]
+            # One after the other: many at once would wait for each other.
+            if begin + i + AHEAD < n:
+                _ask_for(vectors, created, rows[begin + i + AHEAD])
+            row = rows[begin + i]
             dot = np.float32(0.0)
             for d in range(width):
-                dot += widened(vector[d]) * query[d]
+                dot += widened(vectors[row, d]) * query[d]
             dots[begin + i] = dot
+            born[i] = created[row]
         if not crossed:
             cross_scores[begin : begin + size] = affine.linear[0]
             continue
-        for i in range(size):
-            born = created[rows[begin + i]]
-            known = (born > 0) & (born <= now)
-            age = now - born if known else 0
+        for i in range(BLOCK):
+            known = (born[i] > 0) & (born[i] <= now)
+            age = now - born[i] if known else 0
             days[i] = np.float32(np.float64(age) * (1.0 / DAY_US))
             columns[1, i] = np.float32(-1.0 if known else 0.0)
             columns[2, i] = fresh_value if known & (age < FRESH_US) else np.float32(0.0)
@@ -182,20 +209,6 @@ def sweep(
         for v in range(others):
             for i in range(size):
                 columns[3 + v, i] = given[begin + i, v]
-        g[:] = affine.linear[0]
-        for v in range(columns.shape[0]):
-            weight = affine.linear[1 + v]
-            for i in range(BLOCK):
-                g[i] += weight * columns[v, i]
-        for j in range(units):
-            pre[:] = affine.units[0, j]
-            for v in range(columns.shape[0]):
-                weight = affine.units[1 + v, j]
-                for i in range(BLOCK):
-                    pre[i] += weight * columns[v, i]
-            weight = affine.unit_weight[j]
-            for i in range(BLOCK):
-                # Not max, which would make a zero of a NaN.
-                g[i] += np.float32(0.0) if pre[i] < 0.0 else weight * pre[i]
+        _add_up(affine, columns, pre, g)
         for i in range(size):
             cross_scores[begin + i] = g[i]

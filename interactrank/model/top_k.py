@@ -5,44 +5,34 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interactrank.kernels import kernel
-
-_BINS = 1 << 16
-
-
-@kernel(inline="always")
-def _bin(score: float) -> int:
-    """The upper half of a number that orders as the score does; non-finite scores come last."""
-    if not np.isfinite(score):
-        return 0
-    # Adding zero makes one zero of the two that there are.
-    bits = np.float32(score + np.float32(0.0)).view(np.int32)
-    at: int = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 16) + (_BINS >> 1)  # type: ignore[assignment]
-    return at
+SAMPLE = 8_192
+"""Scores, about, by which it is guessed where the best begin."""
+MARGIN = 16
+"""Places of the sample beyond twice those that are needed, so that the guess is seldom too high."""
 
 
-@kernel
 def _worth_sorting(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    counts = np.zeros(_BINS, np.int32)
-    for i in range(scores.size):
-        counts[_bin(scores[i])] += 1
-    low, above = _BINS - 1, counts[_BINS - 1]
-    while above < k:
-        low -= 1
-        above += counts[low]
-    kept, found = np.empty(above, np.int64), 0
-    for i in range(scores.size):
-        if _bin(scores[i]) >= low:
-            kept[found] = i
-            found += 1
-    return kept
+    """Positions of the best ``k`` finite scores, and of few others; of all, where few are finite.
+
+    Every so many-th score is looked at, and the place among them found that leaves some 2 k scores
+    above. If it should leave fewer than k, all are taken: a guess costs time at most.
+    """
+    step = max(len(scores) // SAMPLE, 1)
+    sample = scores[::step]
+    rank = 2 * k // step + MARGIN
+    if rank < len(sample):
+        # Else what is no number would count as the highest.
+        sample = np.where(np.isfinite(sample), sample, -np.inf)
+        kept = np.flatnonzero(scores >= np.partition(sample, -rank)[-rank])
+        if np.isfinite(scores[kept]).sum() >= k:
+            return kept
+    return np.arange(len(scores))
 
 
 def best(scores: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Positions of the best ``k`` scores, best first; ties by id, non-finite scores last.
 
-    One pass counts the scores by their upper 16 bits, one collects those that can be among the
-    best; only these are compared. Linear in the number of scores.
+    Linear in the number of scores: only those that can be among the best are compared.
 
     Args:
         scores: float32 [n].
@@ -52,8 +42,7 @@ def best(scores: NDArray[np.float32], ids: NDArray[np.int64], k: int) -> NDArray
     Returns:
         int64 [min(k, n)].
     """
-    n = len(scores)
-    kept = np.arange(n) if k >= n else _worth_sorting(scores, k)
+    kept = _worth_sorting(scores, k)
     own = scores[kept]
     # A NaN as the threshold would let nobody pass.
     own = np.where(np.isfinite(own), own, -np.inf)

@@ -103,6 +103,21 @@ def test_equals_the_formulas(seed: int) -> None:
         np.testing.assert_allclose(row, [expected[c] for c in SCHEMA.cross], rtol=2e-4, atol=2e-5)
 
 
+def test_many_different_counts_of_a_row_keep_their_shares() -> None:
+    """Logarithms of counts are kept for when they come again: none is taken for another's."""
+    level, n = BY_PREFIX["q"], 2000
+    columns = SCHEMA.columns(level)
+    counts = np.random.default_rng(0).integers(0, 3 * n, (n, len(columns))).astype(np.float64)
+    counts[::3] = np.arange(len(counts[::3]))[:, None] % 7
+    block = pack(np.arange(n), counts, columns, level)
+    request = Request(rows={"q:shoe": block}, candidates=[*range(n, -1, -1)])
+    row = unpack(block, columns)
+    shares = np.log1p(1e3 * row.counts.astype(np.float64) / (row.totals + 1.0)) / np.log1p(1e3)
+    found = features([request])[:, : len(columns)]
+    assert not found[0].any()  # it stands nowhere
+    np.testing.assert_allclose(found[1:], shares[::-1], rtol=0, atol=1e-7)
+
+
 @given(SEEDS, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=50)
 def test_a_candidate_stands_for_itself(seed: int, rnd: object) -> None:

@@ -74,3 +74,22 @@ def test_the_best_of_scores_that_are_close_together(k: int) -> None:
     values = (1.0 + 1e-6 * rng.integers(0, 50, 5000)).astype(np.float32)
     ids = rng.permutation(5000)
     assert best(values, ids, k).tolist() == np.lexsort((ids, -values))[:k].tolist()
+
+
+@pytest.mark.parametrize("k", [0, 10, 2_000, 12_000, 39_990])
+@pytest.mark.parametrize("shape", ["random", "every fourth", "rising", "few finite"])
+def test_the_best_of_many_however_they_lie(shape: str, k: int) -> None:
+    """Where the best begin is guessed from every so many-th score, which may be the best ones."""
+    n = 40_000
+    rng = np.random.default_rng(k)
+    values = rng.standard_normal(n).astype(np.float32)
+    if shape == "every fourth":
+        values[::4] += 100.0
+    elif shape == "rising":
+        values.sort()
+    elif shape == "few finite":
+        values[rng.random(n) < 0.9] = np.nan
+        values[rng.random(n) < 0.05] = np.inf
+    ids, finite = rng.permutation(n), np.isfinite(values)
+    order = np.lexsort((ids, np.where(finite, -values, np.inf)))
+    assert best(values, ids, k).tolist() == order[:k].tolist()

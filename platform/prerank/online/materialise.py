@@ -40,8 +40,9 @@ from prerank.online.store import apply, forget, online_name
 from prerank.online.watch import broken
 
 HISTORY_BATCH = 1_000
-SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
-"""What must agree for materialisation to resume instead of writing every row again."""
+SAME_FEATURES = ("schema_hash", "tables", "cadence_hours", "lag_minutes")
+"""What must agree for materialisation to resume instead of writing every row again: while it does,
+builds only add rows, stamped after the cutoff of before."""
 
 
 def materialise(home: Home, until_us: int | None = None, progress: bool = True) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     Returns:
         What is written to ``materialised-<schema hash>.json``: until_us, cutoff_us (the latest
         snapshot's), schema_hash, fingerprint, schema, cross_features, views, history_codes,
-        project, online_store, users, epoch, probes, evictions. Also ``removed``: hashes of the
-        schemas that were removed.
+        project, online_store, users (whose histories were merged), epoch, probes, evictions. Also
+        ``removed``: hashes of the schemas that were removed.
 
     Raises:
         StateError: no log, no features, the online store already holds a later state, or it did
@@ -140,7 +141,7 @@ class _Filling:
             self.store.materialize(utc(start), utc(until), feature_views=[view])
         table = HistoryTable.of(self.schema)
         histories = OnlineHistories(self.home, self.store, table, exclusive=True)
-        users = self._merge_histories(histories, until)
+        users = self._merge_histories(histories, start, until)
         state = self._state(sentinel, users)
         path = self.home.materialised_of(self.schema.hash())
         if wrong:
@@ -154,15 +155,20 @@ class _Filling:
         return state
 
     def _start(self, before: Mapping[str, Any], until: int) -> int:
-        """Where a whole store is filled from; zero for other features than before."""
+        """The cutoff that a whole store is filled from; zero for other features than before."""
         if before["until_us"] > until:
             raise StateError(
                 f"the online store already holds the state of {utc(before['until_us'])}, later "
                 f"than {utc(until)}: it cannot forget. Remove {self.home.feast} (with Redis: use "
                 "an empty one) and materialise again."
             )
-        same = all(before.get(name) == self.features[name] for name in SAME_FEATURES)
-        return int(before["until_us"]) if same else 0
+        same = all(before.get(name) == now for name, now in self._same().items())
+        return int(before["cutoff_us"]) if same else 0
+
+    def _same(self) -> dict[str, Any]:
+        # Tables of an earlier release have no name, and change when the log does.
+        named = {"tables": self.features["fingerprint"], **self.features}
+        return {name: named[name] for name in SAME_FEATURES}
 
     def _state(self, sentinel: Sentinel, users: int) -> dict[str, Any]:
         features, until = self.features, sentinel.until_us
@@ -172,7 +178,8 @@ class _Filling:
             "epoch": sentinel.epoch,
             "until_us": until,
             "cutoff_us": min(features["last_cutoff_us"], cutoff),
-            **{name: features[name] for name in SAME_FEATURES},
+            **self._same(),
+            "fingerprint": features["fingerprint"],
             "schema": features["schema"],
             "cross_features": self.schema.cross,
             "views": features["views"],
@@ -198,8 +205,8 @@ class _Filling:
             )
         return probes
 
-    def _merge_histories(self, online: OnlineHistories, until: int) -> int:
-        """Merge every user's latest history at ``until`` into the store; number of users."""
+    def _merge_histories(self, online: OnlineHistories, start: int, until: int) -> int:
+        """Merge users' latest histories at ``until`` that are newer than ``start``; how many."""
         tables = self.home.features_of(self.schema.hash())
         files = sorted(str(p) for p in (tables / "user_history").glob("*.parquet"))
         if not files:
@@ -209,10 +216,11 @@ class _Filling:
         with connection() as db:
             latest = db.execute(
                 f"""SELECT user_id, {columns} FROM read_parquet(?)
-                WHERE event_timestamp <= make_timestamptz(?)
+                WHERE event_timestamp > make_timestamptz(?)
+                    AND event_timestamp <= make_timestamptz(?)
                 QUALIFY row_number()
                     OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1""",
-                [files, until],
+                [files, start, until],
             )
             with tqdm(desc="histories", unit="user", disable=not self.progress) as bar:
                 while rows := latest.fetchmany(HISTORY_BATCH):

@@ -100,7 +100,9 @@ def day_of_events(world: World, day: int, rows: int) -> pa.Table:
     item = (query[shown] * 7919 + zipfian(rng, 200, len(shown))) % world.items
     chosen = np.flatnonzero(rng.random(len(shown)) < ENGAGED)
     request = np.concatenate((shown, shown[chosen]))
-    later = np.concatenate((np.zeros(len(shown), np.int64), rng.integers(1, 600_000_000, len(chosen))))
+    later = np.concatenate(
+        (np.zeros(len(shown), np.int64), rng.integers(1, 600_000_000, len(chosen)))
+    )
     action = np.concatenate((np.ones(len(shown), np.int64), rng.choice([0, 0, 2], len(chosen))))
     time_us = pa.array(at[request] + later).cast(UTC_US)
     codes = pa.array(query[request].astype(np.int32))

@@ -207,8 +207,9 @@ def write_chosen(
     """
     k, f = chosen.size, totals.size
     _write_header(out, crc, k, f, distinct)
-    row_totals(out)[:] = totals.astype(np.float64).astype(np.float32)
-    row_truncated(out)[:] = truncated.astype(np.float64).astype(np.float32)
+    masses, cut = row_totals(out), row_truncated(out)
+    for column in range(f):
+        masses[column], cut[column] = totals[column], truncated[column]
     held, at = row_ids(out), row_codes(out)
     if k == ids.size:
         # All of them: a copy of memory, which most of the time of many rows goes into.

@@ -30,7 +30,8 @@ from prerank.features.explode import scattered
 from prerank.features.histories import LISTS, entries, user_histories
 from prerank.features.keyed import KeyEvents
 from prerank.features.parts import MAX_PARTS, bounded, latest_of, newest
-from prerank.features.snapshots import NEVER, STATES, LevelPlan, Span, States, shard_rows
+from prerank.features.snapshots import NEVER, LevelPlan, Span, shard_rows
+from prerank.features.states import STATES, States
 
 USERS = ["user_id", *(f"{name}.list.element" for name in LISTS.values() if name != "event_ids")]
 """Columns of histories that hold the same values again and again."""

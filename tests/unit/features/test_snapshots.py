@@ -16,13 +16,12 @@ from prerank.core.errors import DataError
 from prerank.features.keyed import KeyEvents
 from prerank.features.snapshots import (
     CHUNK_BYTES,
-    STATES,
     Chunk,
     LevelPlan,
     Span,
-    States,
     shard_rows,
 )
+from prerank.features.states import STATES, States
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000

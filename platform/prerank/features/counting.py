@@ -51,6 +51,12 @@ def _code(count: int, coded: NDArray[np.uint16]) -> int:
     return quantise(np.full(1, float(count)))[0]
 
 
+@kernel(inline="always")
+def _mass(count: int, total: int) -> float:
+    """What ``packed_rows.kept_items`` sorts items by."""
+    return -float(count) - 1e-6 * float(total)
+
+
 @kernel
 def _shift(
     item: int,
@@ -63,6 +69,8 @@ def _shift(
     coded: NDArray[np.uint16],
     totals: NDArray[np.int64],
     sums: NDArray[np.int64],
+    mass: NDArray[np.float64],
+    mass_col: int,
 ) -> None:
     for group in range(added.size):
         if added[group]:
@@ -71,28 +79,33 @@ def _shift(
             codes[item, column] = _code(counts[item, column], coded)
             totals[column] += sign * added[group]
             sums[item] += sign * added[group]
+    mass[item] = _mass(counts[item, mass_col], sums[item])
 
 
 @kernel
 def _kept(
-    counts: NDArray[np.int64],
-    sums: NDArray[np.int64],
-    present: NDArray[np.int64],
-    mass_col: int,
-    cap: int,
+    mass: NDArray[np.float64], present: NDArray[np.int64], limit: NDArray[np.float64], cap: int
 ) -> NDArray[np.int64]:
-    """Of the items ``present`` those that ``packed_rows.kept_items`` keeps, without sorting all."""
-    mass = np.empty(present.size, np.float64)
-    for i in range(present.size):
-        mass[i] = -float(counts[present[i], mass_col]) - 1e-6 * float(sums[present[i]])
-    limit = np.partition(mass, cap - 1)[cap - 1]
-    equal = cap - (mass < limit).sum()
+    """Of the items ``present`` those that ``packed_rows.kept_items`` keeps, without sorting all.
+
+    ``limit`` [1] is the greatest mass that was kept of the row before. It mostly still is.
+    """
+    below = equal = 0
+    for i in present:
+        below += mass[i] < limit[0]
+        equal += mass[i] == limit[0]
+    if not below < cap <= below + equal:
+        limit[0] = np.partition(mass[present], cap - 1)[cap - 1]
+        below = 0
+        for i in present:
+            below += mass[i] < limit[0]
+    room = cap - below
     kept = np.empty(cap, np.int64)
     n = 0
-    for i in range(present.size):
-        if mass[i] < limit or (mass[i] == limit and equal > 0):
-            equal -= mass[i] == limit
-            kept[n] = present[i]
+    for i in present:
+        if mass[i] < limit[0] or (mass[i] == limit[0] and room > 0):
+            room -= mass[i] == limit[0]
+            kept[n] = i
             n += 1
     return kept
 
@@ -106,9 +119,9 @@ def _append_row(
     counts: NDArray[np.int64],
     codes: NDArray[np.uint16],
     totals: NDArray[np.int64],
-    sums: NDArray[np.int64],
+    mass: NDArray[np.float64],
+    limit: NDArray[np.float64],
     present: NDArray[np.int64],
-    mass_col: int,
     cap: int,
 ) -> tuple[NDArray[np.uint8], int]:
     n_cols = totals.size
@@ -117,7 +130,7 @@ def _append_row(
     truncated = np.zeros(n_cols, np.int64)
     chosen = present
     if present.size > cap:
-        chosen = _kept(counts, sums, present, mass_col, cap)
+        chosen = _kept(mass, present, limit, cap)
         truncated[:] = totals
         for i in chosen:
             for column in range(n_cols):
@@ -178,6 +191,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         counts = np.zeros((ids.size, n_cols), np.int64)
         codes = np.zeros((ids.size, n_cols), np.uint16)
         totals, sums = np.zeros(n_cols, np.int64), np.zeros(ids.size, np.int64)
+        mass, limit = np.zeros(ids.size), np.zeros(1)
         seen = np.zeros(ids.size, np.bool_)
         at_id = 0
         for i in range(before.size):
@@ -190,6 +204,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 codes[at_id, column] = _code(count, coded)
                 totals[column] += count
                 sums[at_id] += count
+            mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id])
         present = np.flatnonzero(seen)
         # What entered before the state's snapshot is in it, and so is what left before.
         entered = np.searchsorted(known[lo:hi], first)
@@ -209,7 +224,20 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                     if buckets[e] + windows[w] > known[e]:
                         own = added[actions[e]]
                         i = local[entered]
-                        _shift(i, own, w, n_windows, 1, counts, codes, coded, totals, sums)
+                        _shift(
+                            i,
+                            own,
+                            w,
+                            n_windows,
+                            1,
+                            counts,
+                            codes,
+                            coded,
+                            totals,
+                            sums,
+                            mass,
+                            mass_col,
+                        )
                 entered += 1
             for w in range(n_windows):
                 while left[w] < hi - lo and in_order[left[w]] + windows[w] < s:
@@ -217,14 +245,27 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                     if buckets[e] + windows[w] > known[e]:
                         own = added[actions[e]]
                         i = local[e - lo]
-                        _shift(i, own, w, n_windows, -1, counts, codes, coded, totals, sums)
+                        _shift(
+                            i,
+                            own,
+                            w,
+                            n_windows,
+                            -1,
+                            counts,
+                            codes,
+                            coded,
+                            totals,
+                            sums,
+                            mass,
+                            mass_col,
+                        )
                     left[w] += 1
             if more:
                 present = np.flatnonzero(seen)
             if key == first_key and at < first_point:
                 continue  # written in an earlier chunk
             out, used = _append_row(
-                out, used, crc, ids, counts, codes, totals, sums, present, mass_col, cap
+                out, used, crc, ids, counts, codes, totals, mass, limit, present, cap
             )
             ends, row_key = _longer(ends, n_rows), _longer(row_key, n_rows)
             row_snapshot = _longer(row_snapshot, n_rows)

@@ -174,14 +174,53 @@ def write_row(
 ) -> None:
     """Write one row into ``out`` (zeroed, exactly row_bytes long). ``counts`` is [K, F]."""
     n, f = counts.shape
-    for at, value in ((_VERSION, ROW_VERSION), (_WIDTH, f)):
-        out[at : at + 2].view(np.uint16)[0] = value
-    for at, value in ((_ITEMS, n), (_CRC, crc), (_DISTINCT, distinct)):
-        out[at : at + 4].view(np.uint32)[0] = value
+    _write_header(out, crc, n, f, distinct)
     row_totals(out)[:] = totals.astype(np.float32)
     row_truncated(out)[:] = truncated.astype(np.float32)
     row_ids(out)[:] = ids
     row_codes(out)[:] = quantise(counts).ravel()
+
+
+@kernel
+def _write_header(
+    out: NDArray[np.uint8], crc: int, items: int, columns: int, distinct: int
+) -> None:
+    for at, value in ((_VERSION, ROW_VERSION), (_WIDTH, columns)):
+        out[at : at + 2].view(np.uint16)[0] = value
+    for at, value in ((_ITEMS, items), (_CRC, crc), (_DISTINCT, distinct)):
+        out[at : at + 4].view(np.uint32)[0] = value
+
+
+@kernel
+def write_chosen(
+    out: NDArray[np.uint8],
+    crc: int,
+    distinct: int,
+    totals: NDArray[np.int64],
+    truncated: NDArray[np.int64],
+    ids: NDArray[np.int64],
+    codes: NDArray[np.uint16],
+    chosen: NDArray[np.int64],
+) -> None:
+    """``write_row`` of whole counts that are coded already: of ``ids`` [n] and ``codes`` [n, F]
+    the entries ``chosen`` [K], in ascending order.
+    """
+    k, f = chosen.size, totals.size
+    _write_header(out, crc, k, f, distinct)
+    masses, cut = row_totals(out), row_truncated(out)
+    for column in range(f):
+        masses[column], cut[column] = totals[column], truncated[column]
+    held, at = row_ids(out), row_codes(out)
+    if k == ids.size:
+        # All of them: a copy of memory, which most of the time of many rows goes into.
+        held[:] = ids
+        at[:] = codes.ravel()
+        return
+    for i in range(k):
+        own = chosen[i]
+        held[i] = ids[own]
+        for column in range(f):
+            at[i * f + column] = codes[own, column]
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,11 @@ def ingest(args: argparse.Namespace) -> Summary:
 def features(args: argparse.Namespace) -> Summary:
     """Build the feature tables."""
     from prerank.config import JobConfig
-    from prerank.core.ray_tasks import connect
     from prerank.features.build import build_features
 
     config, home = JobConfig.load(args.config), home_of(args)
     preflight.check_space(home)
     preflight.check_log(home)
-    connect()
     built = build_features(home, config.features)
     rows, hours = built["rows"], built["cadence_hours"]
     wrote = (

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from prerank.core.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 JSON_SAFE = 1 << 53
 """A JSON integer beyond this has already lost digits in many parsers."""
@@ -52,7 +54,7 @@ def hash_all(texts: Iterable[str | None]) -> NDArray[np.int64]:
 
 def hash_column(texts: pa.Array) -> NDArray[np.int64]:
     """``hash_all`` of a column of text."""
-    values = texts.fill_null("").cast(pa.binary()).to_pylist()
+    values = texts.fill_null("").cast("binary").to_pylist()
     hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
     return hashes.view(np.int64)
 

@@ -63,6 +63,8 @@ def cluster_cpus() -> int:
 def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
     """Apply ``function`` to each task on the cluster; results in the order they finish.
 
+    Connects to it first, where that was not done (``connect``).
+
     Tasks and results are frozen dataclasses of anything that pickles. They travel as one column of
     pickled bytes: Ray Data would else make Arrow columns of them, which know no arrays of two
     dimensions, no paths, and no dictionaries whose keys differ from row to row.
@@ -75,6 +77,7 @@ def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R
 
     if not tasks:
         return []
+    connect()
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
         try:

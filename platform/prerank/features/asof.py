@@ -4,14 +4,18 @@ Semantics are Feast's (``get_historical_features`` is the specification, and a t
 two): a row stamped t is seen by a request at t. Tables therefore stamp a row that includes an
 event at s with s + 1 microsecond or later.
 
-Only files of the wanted keys' shards are opened, and of them only the row groups whose statistics
-admit a wanted key at a wanted time. Blocks are fetched once however many requests share them: a
-million requests would otherwise carry hundreds of gigabytes of repeated rows.
+Only files of the wanted keys' shards are opened, the newest first; an older one only for keys that
+have a request before the newer ones begin, or no row in them at its time. Of a file, only the row
+groups are read whose statistics admit the latest row of a wanted key at a wanted time. What is read
+therefore depends on the requests and their keys, and not on how long the log is, save for the
+files' footers.
+
+Blocks are fetched once however many requests share them: a million requests would otherwise carry
+hundreds of gigabytes of repeated rows.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +28,12 @@ from numpy.typing import NDArray
 
 from interactrank.kernels import kernel
 from prerank.core.errors import StateError
-from prerank.core.shards import shard_named, shard_of
-from prerank.core.times import micros
+from prerank.core.shards import Part, shard_of
+from prerank.core.times import HOUR_US, micros
+from prerank.features.keyed import ranked
+from prerank.features.row_groups import STAMP, KeyGroups
 
 MISSING = -1
-STAMP = "event_timestamp"
-_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -56,103 +60,140 @@ def as_of(
         StateError: the folder holds no feature file.
     """
     asked = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-    encoded, asked_us = asked.dictionary_encode(), micros(times)
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise StateError(f"{folder} holds no feature files. Run `prerank features`.")
-    until = int(asked_us.max()) if len(asked_us) else 0
-    files = _with_keys(paths, encoded.dictionary)
-    found = [_stamps(file, key_column, until) for file in files]
-    code, stamp, row = (np.concatenate([_NONE, *(f[i] for f in found)]) for i in range(3))
-    of_file = np.repeat(np.arange(len(files)), [len(f[0]) for f in found])
-    order = np.lexsort((stamp, code))
-    bounds = np.searchsorted(code[order], np.arange(len(encoded.dictionary) + 1))
-    at = _latest(encoded.indices.to_numpy().astype(np.int64), asked_us, bounds, stamp[order])
-    # Ascending, so the rows of a file stand together and in its order, in which they are fetched.
-    chosen, index = np.unique(order[at[at >= 0]], return_inverse=True)
-    names = [STAMP, *columns]
-    values = [pq.read_schema(paths[0]).empty_table().select(names)]
+    pairs = _Pairs.of(asked, micros(times))
+    files = _files(paths)
     for number, file in enumerate(files):
-        values += _fetch(file.path, row[chosen[of_file[chosen] == number]], names)
-    out = np.full(len(asked), MISSING, np.int64)
-    out[at >= 0] = index.reshape(-1)
-    return AsOf(out, pa.concat_tables(values))
+        pairs.look_into(number, file, key_column)
+    return _joined(pairs, files, [STAMP, *columns])
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file that may hold some of the asked keys: those, and their codes int64."""
+    """A file of a table; ``part`` is what its name says of it, None for nothing."""
 
     path: Path
-    keys: pa.Array
-    codes: NDArray[np.int64]
+    part: Part | None
+
+    def of_shard(self, names: list[str], memo: dict[int, NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Which of ``names`` it may hold, by their shard."""
+        if self.part is None:
+            return np.ones(len(names), bool)
+        count = self.part.shards
+        if count not in memo:
+            memo[count] = np.array([shard_of(name, count) for name in names], np.int64)
+        return memo[count] == self.part.shard
 
 
-def _with_keys(paths: list[Path], keys: pa.Array) -> list[_File]:
-    """The files that may hold ``keys``, going by their names; one without a shard may hold any."""
-    texts = keys.to_pylist()
-    shards: dict[int, NDArray[np.int64]] = {}
-    files = []
-    for path in paths:
-        codes = np.arange(len(texts))
-        if (named := shard_named(path.name)) is not None:
-            shard, count = named
-            if count not in shards:
-                shards[count] = np.array([shard_of(k, count) for k in texts], np.int64)
-            codes = np.flatnonzero(shards[count] == shard)
-        if len(codes):
-            files.append(_File(path, keys.take(pa.array(codes)), codes))
-    return files
+def _files(paths: list[Path]) -> list[_File]:
+    """The newest part of each shard first; files without a part in their name before them."""
+    files = [_File(path, Part.named(path.name)) for path in paths]
+    return sorted(files, key=lambda f: -np.inf if f.part is None else -f.part.after)
+
+
+@dataclass
+class _Pairs:
+    """The asked pairs [n], and the latest row found for each so far.
+
+    Attributes:
+        names: distinct keys, ascending.
+        code: each pair's place in ``names``.
+        time: microseconds.
+        waiting: whether an older file may still hold a later row than the one that was found.
+        file, row, stamp: of the row that was found; file is MISSING for none.
+        shards: count of shards -> the shard of each name.
+    """
+
+    names: list[str]
+    code: NDArray[np.int64]
+    time: NDArray[np.int64]
+    waiting: NDArray[np.bool_]
+    file: NDArray[np.int64]
+    row: NDArray[np.int64]
+    stamp: NDArray[np.int64]
+    shards: dict[int, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, keys: pa.Array, time: NDArray[np.int64]) -> _Pairs:
+        names, code = ranked(pa.chunked_array([keys]))
+        none = np.full(len(keys), MISSING, np.int64)
+        waiting = np.ones(len(keys), bool)
+        return cls(names.to_pylist(), code, time, waiting, none, none.copy(), none.copy(), {})
+
+    def look_into(self, number: int, file: _File, key_column: str) -> None:
+        """Take the rows of a file, of which there was no newer one of the same shard."""
+        here = self.waiting & file.of_shard(self.names, self.shards)[self.code]
+        if file.part is not None:
+            here &= self.time > file.part.after * HOUR_US
+        pairs = np.flatnonzero(here)
+        if not len(pairs):
+            return
+        code, time = self.code[pairs], self.time[pairs]
+        wanted, place = np.unique(code, return_inverse=True)
+        held_code, stamp, row = _stamps(file.path, key_column, self.names, wanted, place, time)
+        order = np.lexsort((stamp, held_code))
+        bounds = np.searchsorted(held_code[order], np.arange(len(wanted) + 1))
+        at = _latest(place.astype(np.int64), time, bounds, stamp[order])
+        found = at >= 0
+        chosen, pairs = order[at[found]], pairs[found]
+        # Of files that say nothing of their times, the later row counts.
+        later = (self.file[pairs] == MISSING) | (stamp[chosen] > self.stamp[pairs])
+        chosen, pairs = chosen[later], pairs[later]
+        self.file[pairs], self.row[pairs], self.stamp[pairs] = number, row[chosen], stamp[chosen]
+        if file.part is not None:
+            self.waiting[pairs] = False
 
 
 def _stamps(
-    file: _File, key_column: str, until: int
+    path: Path,
+    key_column: str,
+    names: list[str],
+    wanted: NDArray[np.int64],
+    place: NDArray[np.int64],
+    time: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Key code, stamp (microseconds) and number of a file's rows of its keys up to ``until``."""
-    with pq.ParquetFile(file.path, read_dictionary=[key_column]) as opened:
-        ends = _ends(opened.metadata)
-        groups = _groups(opened, sorted(file.keys.to_pylist()), key_column, until)
+    """Place in ``wanted``, stamp (microseconds) and number of a file's rows that may be joined."""
+    keys = [names[code] for code in wanted]
+    first = np.full(len(keys), np.iinfo(np.int64).max)
+    last = np.full(len(keys), np.iinfo(np.int64).min)
+    np.minimum.at(first, place, time)
+    np.maximum.at(last, place, time)
+    with pq.ParquetFile(path, read_dictionary=[key_column]) as opened:
+        bounds = KeyGroups.of(opened, key_column)
+        groups = bounds.latest(keys, first.tolist(), last.tolist())
         if not groups:
-            return _NONE, _NONE, _NONE
+            none = np.zeros(0, np.int64)
+            return none, none, none
         table = opened.read_row_groups(groups, columns=[key_column, STAMP], use_threads=False)
-    rows = np.concatenate([np.arange(ends[g], ends[g + 1]) for g in groups])
+    rows = np.concatenate([np.arange(bounds.ends[g], bounds.ends[g + 1]) for g in groups])
     held = table[key_column].unify_dictionaries().combine_chunks()
-    known = pc.index_in(held.dictionary, file.keys).fill_null(MISSING).to_numpy()
-    at, stamp = known[held.indices.to_numpy()], micros(table[STAMP])
-    keep = np.flatnonzero((at >= 0) & (stamp <= until))
-    return file.codes[at[keep]], stamp[keep], rows[keep]
+    known = pc.index_in(held.dictionary, pa.array(keys)).fill_null(MISSING).to_numpy()
+    at, stamp = known[held.indices.to_numpy()].astype(np.int64), micros(table[STAMP])
+    keep = np.flatnonzero((at >= 0) & (stamp <= last[at]))
+    return at[keep], stamp[keep], rows[keep]
 
 
-def _ends(metadata: pq.FileMetaData) -> NDArray[np.int64]:
-    """Number of the first row of each row group, and of rows: int64 [groups + 1]."""
-    sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)))
-
-
-def _groups(opened: pq.ParquetFile, keys: list[str], key_column: str, until: int) -> list[int]:
-    """Row groups that may hold one of the ascending ``keys`` at or before ``until``."""
-    names = opened.schema_arrow.names
-    key_at, stamp_at = names.index(key_column), names.index(STAMP)
-    found = []
-    for number in range(opened.metadata.num_row_groups):
-        group = opened.metadata.row_group(number)
-        key, stamp = group.column(key_at).statistics, group.column(stamp_at).statistics
-        if stamp is not None and stamp.has_min_max and stamp.min_raw > until:
-            continue
-        if key is not None and key.has_min_max:
-            low, high = bisect_left(keys, key.min), bisect_right(keys, key.max)
-            if low == high:
-                continue
-        found.append(number)
-    return found
+def _joined(pairs: _Pairs, files: list[_File], names: list[str]) -> AsOf:
+    """Fetch each row that was found, once."""
+    found = np.flatnonzero(pairs.file >= 0)
+    # In the order of files and their rows, in which they are fetched.
+    chosen, index = np.unique(pairs.file[found] << 40 | pairs.row[found], return_inverse=True)
+    of_file, row = chosen >> 40, chosen & ((1 << 40) - 1)
+    values = [pq.read_schema(files[0].path).empty_table().select(names)]
+    for number in np.unique(of_file).tolist():
+        values += _fetch(files[number].path, row[of_file == number], names)
+    out = np.full(len(pairs.file), MISSING, np.int64)
+    out[found] = index.reshape(-1)
+    return AsOf(out, pa.concat_tables(values))
 
 
 def _fetch(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterator[pa.Table]:
     """Ascending ``rows`` of a file, a row group at a time."""
-    if not len(rows):
-        return
     with pq.ParquetFile(path) as opened:
-        ends = _ends(opened.metadata)
+        sizes = [opened.metadata.row_group(g).num_rows for g in range(opened.num_row_groups)]
+        ends = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)))
         group = np.searchsorted(ends, rows, side="right") - 1
         for number in np.unique(group).tolist():
             table = opened.read_row_group(number, columns=columns, use_threads=False)

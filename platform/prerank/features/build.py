@@ -1,44 +1,52 @@
 """Feature tables from canonical events: packed engagement rows and user histories.
 
 Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
-key met which item when; the second turns one shard into packed rows at every snapshot where they
-change (``prerank.features.snapshots``) and into user histories. No task holds more than a shard.
+key met which item when (``prerank.features.explode``); the second turns one shard into packed rows
+at every snapshot where they change, and into user histories (``prerank.features.shard``). No task
+holds more than a shard.
 
-What was published stays: a longer log gives every earlier row again
+A build goes on from the one before: it reads the events that became known since, and of the states
+that the one before left those which these events, or the end of a window, change. Its rows are
+files of their own, beside the files that are there. All of it is published by one rename.
+
+What was published stays: the whole log gives every earlier row again
 (``prerank.ingest.existing``), and the last cutoff never moves back. The tables of another schema
 are left alone: a live model may need them (``prerank.core.feature_sets``).
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
-from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from interactrank.features.schema import LEVELS, FeatureSchema
-from interactrank.features.searches import Searches
+from interactrank.features.schema import LEVELS
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.feature_sets import described, published_us
-from prerank.core.files import replaced, write_json
+from prerank.core.files import read_json_or_nothing, remove, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
-from prerank.core.shards import LazyParquet, shard_file, shard_of
 from prerank.core.times import HOUR_US
-from prerank.features.histories import user_histories
-from prerank.features.searches import distinct_searches
-from prerank.features.snapshots import LevelPlan, shard_rows
+from prerank.features.explode import EventCounts, FilesTask, explode_files
+from prerank.features.shard import ShardCounts, ShardTask, build_shard
+from prerank.features.snapshots import Span
 
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
+TASK_ROWS = 500_000
+"""Events of a task of the first pass, unless a file has more."""
+INLINE_ROWS = 200_000
+"""Events that are worked on in this process: fewer than it is worth starting Ray for."""
+STATE_VERSION = 1
+"""Of what a build leaves to the next."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class FeatureConfig:
 
     Attributes:
         cadence_hours: hours from one snapshot to the next: a divisor of 24, or whole days. Null
-            means 1 for a log of fewer than ten million events, else 24.
+            means 1 for a log of fewer than ten million events, else 24, when its features are
+            built first; later builds keep it.
         lag_minutes: minutes from a snapshot's cutoff to its publication.
     """
 
@@ -70,58 +79,92 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
-class TablePlan:
-    """What all tasks of a build share.
+class _Build:
+    """One build of a log's tables.
 
     Attributes:
-        schema: of the log.
-        cadence_us, lag_us: microseconds between cutoffs, and from a cutoff to its publication.
+        manifest: of the log.
+        files: its event files.
+        hours, lag_minutes: cadence and lag.
+        before: manifest of the tables that it goes on from; empty for none.
         last: the last cutoff, in cadences since 1970.
         shards: how many there are.
         out: where the tables go.
     """
 
-    schema: FeatureSchema
-    cadence_us: int
-    lag_us: int
+    manifest: LogManifest
+    files: tuple[Path, ...]
+    hours: int
+    lag_minutes: int
+    before: dict[str, Any]
     last: int
     shards: int
     out: Path
+
+    @property
+    def span(self) -> Span:
+        """The snapshots to publish."""
+        cadence = self.hours * HOUR_US
+        after = self.before["last_cutoff_us"] // cadence if self.before else None
+        return Span(after, self.last, cadence, self.lag_minutes * 60_000_000)
 
     @property
     def scratch(self) -> Path:
         """What the first pass hands to the second."""
         return self.out / "scratch"
 
+    def run(self) -> dict[str, Any] | None:
+        """Write the tables; returns their manifest.
 
-@dataclass(frozen=True)
-class FilesTask:
-    """Event files for the first pass; ``number`` is the task's own."""
+        None where the log holds other events of before the last cutoff than the tables count.
+        """
+        files, known = _since(self.files, self.span)
+        rows = [pq.read_metadata(file).num_rows for file in files]
+        spread: Callable[..., list[Any]] = ray_map if sum(rows) > INLINE_ROWS else _here
+        tasks = [
+            FilesTask(i, own, self.manifest.schema, self.span, self.shards, self.scratch)
+            for i, own in enumerate(_divided(files, rows))
+        ]
+        read: list[EventCounts] = spread(explode_files, tasks, "keys")
+        known += sum(counts.before for counts in read)
+        if self.before and known != self.before["state"]["events"]:
+            return None
+        for table in ("engagement", "user_history"):
+            (self.out / table).mkdir(exist_ok=True)
+        done: list[ShardCounts] = []
+        if self.span.after != self.last:
+            shards = [
+                ShardTask(
+                    self.manifest.schema, self.span, shard, self.shards, self.scratch, self.out
+                )
+                for shard in range(self.shards)
+            ]
+            done = spread(build_shard, shards, "snapshots")
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return self._manifest(known + sum(counts.counted for counts in read), done)
 
-    plan: TablePlan
-    number: int
-    files: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """A shard for the second pass."""
-
-    plan: TablePlan
-    shard: int
-
-
-@dataclass(frozen=True)
-class ShardCounts:
-    """Rows and bytes of one shard's tables."""
-
-    engagement_rows: int
-    engagement_bytes: int
-    history_rows: int
+    def _manifest(self, events: int, done: Sequence[ShardCounts]) -> dict[str, Any]:
+        schema, earlier = self.manifest.schema, self.before.get("rows", {})
+        rows = {f.name: sum(getattr(d, f.name) for d in done) for f in fields(ShardCounts)}
+        return {
+            **described(schema),
+            "cadence_hours": self.hours,
+            "lag_minutes": self.lag_minutes,
+            "last_cutoff_us": self.last * self.hours * HOUR_US,
+            "fingerprint": self.manifest.fingerprint,
+            "rows": {name: count + earlier.get(name, 0) for name, count in rows.items()},
+            "caps": {lv.prefix: lv.cap for lv in LEVELS},
+            # Stays as long as builds only add rows.
+            "tables": self.before.get("tables") or secrets.token_hex(8),
+            "state": {"version": STATE_VERSION, "shards": self.shards, "events": events},
+        }
 
 
 def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:
-    """Build every feature table of the ingested log; returns (and writes) the features manifest.
+    """Bring the feature tables to the ingested log; returns (and writes) the features manifest.
+
+    Tables of another cadence or lag, or of a log that was replaced, are built anew, and so are
+    those of a log that has more than twice the events that their shards were made for.
 
     Raises:
         StateError: nothing was ingested, or by another version.
@@ -135,30 +178,29 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             f"the log's actions {list(schema.actions)} are all passive: there is nothing to count. "
             "Declare at least one engagement action, or shorten `passive` in the mapping."
         )
-    hours = config.cadence_hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
-    files = sorted(str(p) for p in home.events.glob("day=*/*.parquet"))
-    shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
-    cadence = hours * HOUR_US
-    end = manifest.last_us
-    with replaced(home.features_of(schema.hash())) as out:
+    files = tuple(sorted(home.events.glob("day=*/*.parquet")))
+    folder = home.features_of(schema.hash())
+    with replaced(folder) as out:
         # In here, where nobody else publishes, and what a killed build took away is back.
-        last = max(end // cadence + 1, -(-published_us(home) // cadence))
-        plan = TablePlan(schema, cadence, config.lag_minutes * 60_000_000, last, shards, out)
-        groups = np.array_split(np.array(files), min(len(files), 2 * shards))
-        tasks = [FilesTask(plan, i, tuple(map(str, g))) for i, g in enumerate(groups)]
-        ray_map(_explode_files, tasks, "keys")
-        done = ray_map(_build_shard, [ShardTask(plan, i) for i in range(shards)], "snapshots")
-        shutil.rmtree(plan.scratch, ignore_errors=True)
-        features = {
-            **described(schema),
-            "cadence_hours": hours,
-            "lag_minutes": config.lag_minutes,
-            "last_cutoff_us": last * cadence,
-            "fingerprint": manifest.fingerprint,
-            "log_id": home.log_id,
-            "rows": {f.name: sum(getattr(d, f.name) for d in done) for f in fields(ShardCounts)},
-            "caps": {lv.prefix: lv.cap for lv in LEVELS},
-        }
+        before = read_json_or_nothing(folder / "manifest.json")
+        before = before if home.has_made(before) and "state" in before else {}
+        hours = config.cadence_hours or before.get("cadence_hours")
+        hours = hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
+        cadence = hours * HOUR_US
+        last = max(manifest.last_us // cadence + 1, -(-published_us(home) // cadence))
+        shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
+        build = _Build(manifest, files, hours, config.lag_minutes, {}, last, shards, out)
+        features = None
+        if _goes_on(build, before):
+            _link(folder, out)
+            earlier = replace(build, before=before, shards=before["state"]["shards"])
+            features = earlier.run()
+        if features is None:
+            for left in out.iterdir():
+                remove(left)
+            features = build.run()
+        assert features is not None
+        features["log_id"] = home.log_id
         write_json(out / "manifest.json", features)
     # Of homes of earlier releases, whose tables had no folder per schema.
     (home.features / "manifest.json").unlink(missing_ok=True)
@@ -167,112 +209,62 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
     return features
 
 
-def _explode_files(task: FilesTask) -> None:
-    plan, schema = task.plan, task.plan.schema
-    columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
-    columns += schema.segments
-    events = pa.concat_tables(
-        pq.read_table(f, columns=columns, partitioning=None) for f in task.files
+def _goes_on(build: _Build, before: dict[str, Any]) -> bool:
+    """Whether ``build`` only adds rows to the tables of the manifest ``before``."""
+    state = before.get("state", {})
+    return bool(
+        state.get("version") == STATE_VERSION
+        and before["cadence_hours"] == build.hours
+        and before["lag_minutes"] == build.lag_minutes
+        and build.shards <= 2 * state["shards"]
     )
-    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
-    action = codes.to_numpy().astype(np.int8)
-    engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
-    time, known = (
-        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
-    )
-    searches = distinct_searches(events["query"], {c: events[c] for c in schema.segments})
-    keyed = explode(
-        searches,
-        events["item_id"].to_numpy(),
-        action,
-        engaged,
-        time // plan.cadence_us,
-        known // plan.cadence_us,
-        per_action=len(schema.actions) > 1,
-    )
-    _scatter(keyed, "key", plan.scratch / "keys", task)
-    users = events.select(["user_id", "item_id", "event_id"])
-    users = users.append_column("action", pa.array(action)).append_column("time", pa.array(time))
-    users = users.append_column("known", pa.array(known))
-    users = users.append_column("query", pa.array(searches.query_codes()))
-    _scatter(users.filter(pa.array(engaged)), "user_id", plan.scratch / "users", task)
 
 
-def explode(
-    searches: Searches,
-    items: NDArray[np.int64],
-    actions: NDArray[np.int8],
-    engaged: NDArray[np.bool_],
-    buckets: NDArray[np.int64],
-    known: NDArray[np.int64],
-    per_action: bool,
-) -> pa.Table:
-    """One row per event and engagement key: ``key``, ``item_id``, ``action`` and two buckets.
+def _link(old: Path, new: Path) -> None:
+    """Put the files of a folder into another one too, without copying them where that can be.
 
-    ``bucket`` is when it happened, ``known`` from when on it counts.
-
-    Passive events enter only the exact query's row, the one level that counts them. A segment is
-    the one that the event's own row names.
+    No file of the tables is ever changed, so the two may share them.
     """
-    keys, search = searches.keys, searches.code
-    counts = np.array([len(k) for k in keys], dtype=np.int64)
-    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-    lengths = np.where(engaged, counts[search], int(per_action))
-    event = np.repeat(np.arange(len(search)), lengths)
-    within = np.arange(len(event)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    names = pa.array([k for ks in keys for k in ks], pa.string()).dictionary_encode()
-    return pa.table(
-        {
-            "key": names.take(pa.array(starts[search[event]] + within)),
-            "item_id": items[event],
-            "action": actions[event],
-            "bucket": buckets[event],
-            "known": known[event],
-        }
-    )
+    for path in old.rglob("*.parquet"):
+        target = new / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            # Not every file system has links.
+            shutil.copy2(path, target)
 
 
-def _scatter(table: pa.Table, column: str, folder: Path, task: FilesTask) -> None:
-    encoded = table[column].combine_chunks()
-    if not pa.types.is_dictionary(encoded.type):
-        encoded = encoded.dictionary_encode()
-    shard = np.array([shard_of(n, task.plan.shards) for n in encoded.dictionary.to_pylist()])
-    of_row = shard[encoded.indices.to_numpy()] if table.num_rows else np.zeros(0, np.int64)
-    table = table.set_column(
-        table.schema.get_field_index(column), column, encoded.cast(pa.string())
-    )
-    for s in range(task.plan.shards):
-        target = folder / str(s)
-        target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pa.array(of_row == s)), target / f"{task.number}.parquet")
+def _since(files: Sequence[Path], span: Span) -> tuple[list[Path], int]:
+    """Files with events that became known after ``span`` began, and the events of the others."""
+    if span.after is None:
+        return [*files], 0
+    new, known = [], 0
+    for file in files:
+        metadata = pq.read_metadata(file)
+        at = metadata.schema.names.index("known_time")
+        groups = [metadata.row_group(g).column(at) for g in range(metadata.num_row_groups)]
+        bounds = [group.statistics for group in groups]
+        told = all(b is not None and b.has_min_max for b in bounds)
+        if told and all(b.max_raw < span.after * span.cadence_us for b in bounds):
+            known += metadata.num_rows
+        else:
+            new.append(file)
+    return new, known
 
 
-def _build_shard(task: ShardTask) -> ShardCounts:
-    plan = task.plan
-    engagement_rows = engagement_bytes = history_rows = 0
-    with ExitStack() as stack:
-        writer = _shard_writer(stack, plan.out / "engagement", task)
-        events = pq.read_table(plan.scratch / "keys" / str(task.shard)).sort_by(
-            [("key", "ascending"), ("known", "ascending"), ("item_id", "ascending")]
-        )
-        for level in LEVELS:
-            of_level = LevelPlan.of(plan.schema, level, plan.cadence_us)
-            own = events.filter(pc.starts_with(events["key"], f"{level.prefix}:"))
-            for rows in shard_rows(of_level, own, plan.cadence_us, plan.lag_us, plan.last):
-                writer.write(rows)
-                engagement_rows += rows.num_rows
-                engagement_bytes += rows.nbytes
-        del events, own
-        writer = _shard_writer(stack, plan.out / "user_history", task)
-        users = pq.read_table(plan.scratch / "users" / str(task.shard)).sort_by(
-            [(name, "ascending") for name in ("user_id", "known", "time", "event_id")]
-        )
-        for histories in user_histories(users):
-            writer.write(histories)
-            history_rows += histories.num_rows
-    return ShardCounts(engagement_rows, engagement_bytes, history_rows)
+def _divided(files: Sequence[Path], rows: Sequence[int]) -> list[tuple[str, ...]]:
+    """Files by task: a few tasks at least, and no more rows in one than there need be."""
+    count = min(len(files), max(4, -(-sum(rows) // TASK_ROWS)))
+    if not count:
+        return []
+    # By where the middle of a file's rows lies among all.
+    middle = np.cumsum(rows) - np.array(rows) / 2
+    task = np.minimum(middle * count // max(sum(rows), 1), count - 1)
+    groups = [[str(f) for f, t in zip(files, task, strict=True) if t == n] for n in range(count)]
+    return [tuple(group) for group in groups if group]
 
 
-def _shard_writer(stack: ExitStack, folder: Path, task: ShardTask) -> LazyParquet:
-    folder.mkdir(parents=True, exist_ok=True)
-    return LazyParquet(stack, folder / shard_file(task.shard, task.plan.shards))
+def _here(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:
+    """``ray_map`` in this process."""
+    return [function(task) for task in tasks]

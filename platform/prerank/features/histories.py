@@ -6,14 +6,27 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from interactrank.features.schema import HISTORY_LENGTH
 from interactrank.kernels import kernel
+from prerank.core.times import UTC_US
+from prerank.features.keyed import ranked
 
-STAMP = pa.timestamp("us", tz="UTC")
 CHUNK_EVENTS = 20_000
 """Events a chunk of histories is made of; each may carry a hundred others."""
+BEFORE = -1
+"""When an event became known that an earlier build put into its user's history."""
+LISTS = {
+    "item_id": "item_ids",
+    "action": "actions",
+    "time": "times",
+    "event_id": "event_ids",
+    "query": "queries",
+}
+"""Column of an event -> the column of a history that lists it."""
+EVENT_COLUMNS = (*LISTS, "known")
 
 
 @kernel
@@ -67,44 +80,62 @@ def user_histories(events: pa.Table, chunk: int = CHUNK_EVENTS) -> Iterator[pa.T
     """A user's last 100 engagements after each of them, in tables of some users.
 
     Args:
-        events: ``user_id``, ``item_id``, ``action`` int8, ``time`` and ``known`` int64 microseconds
-            (when it happened, and from when on it counts), ``event_id`` and ``query`` int64 (the
-            query's code), sorted by (user_id, known, time, event_id).
+        events: ``user_id`` (string, or dictionary of them), ``item_id``, ``action`` int8, ``time``
+            and ``known`` int64 microseconds (when it happened, and from when on it counts; BEFORE
+            for those of ``entries``), ``event_id`` and ``query`` int64 (the query's code), in any
+            order.
         chunk: events that make a table; one user's stay together.
 
     Yields:
         ``user_id``, ``event_timestamp`` = when the last event became known + 1 us, and lists
         ``item_ids``, ``actions``, ``times`` (microseconds since 1970), ``event_ids``, ``queries``,
-        oldest first.
+        oldest first; by user, ascending, and time.
     """
-    users = events["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    names, code = ranked(events["user_id"])
+    columns = {name: events[name].to_numpy() for name in EVENT_COLUMNS}
+    order = np.lexsort((columns["event_id"], columns["time"], columns["known"], code))
+    users = code[order]
+    columns = {name: values[order] for name, values in columns.items()}
     starts = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
     at = 0
     while at < len(users):
         # The first user's beginning that is a chunk away, else the end.
         after = int(np.searchsorted(starts, at + chunk))
         stop = int(starts[min(after, len(starts) - 1)])
-        yield _histories(events.slice(at, stop - at), users[at:stop].astype(np.int64))
+        own = {name: values[at:stop] for name, values in columns.items()}
+        yield _histories(names, users[at:stop], own)
         at = stop
 
 
-def _histories(events: pa.Table, users: NDArray[np.int64]) -> pa.Table:
-    known, time, ids = (events[n].to_numpy() for n in ("known", "time", "event_id"))
+def entries(histories: pa.Table) -> pa.Table:
+    """The events of some users' latest histories, for ``user_histories`` to go on from."""
+    lengths = pc.list_value_length(histories["item_ids"]).to_numpy()
+    users = histories["user_id"].take(pa.array(np.repeat(np.arange(len(histories)), lengths)))
+    flat = {name: pc.list_flatten(histories[column]) for name, column in LISTS.items()}
+    known = np.full(len(users), BEFORE)
+    return pa.table({"user_id": users, "known": known, **flat})
+
+
+def _histories(
+    names: pa.Array, users: NDArray[np.int64], events: dict[str, NDArray[np.int64]]
+) -> pa.Table:
+    known, time, ids = (events[name] for name in ("known", "time", "event_id"))
     flat, bounds, last = _states(users, known, time, ids, HISTORY_LENGTH)
-    offsets, held = pa.array(bounds.astype(np.int32)), pa.array(flat)
+    new = np.flatnonzero(known[last] != BEFORE)
+    flat = flat[_ranges(bounds[new], bounds[new + 1])]
+    lengths, last = np.diff(bounds)[new], last[new]
+    offsets = pa.array(np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32))))
+    lists = {
+        column: pa.ListArray.from_arrays(offsets, events[name][flat].astype(np.int64))
+        for name, column in LISTS.items()
+    }
+    stamps = pa.array(known[last] + 1, pa.int64()).cast(UTC_US)
+    who = names.take(pa.array(users[last]))
+    return pa.table({"user_id": who, "event_timestamp": stamps, **lists})
 
-    def lists(column: str) -> pa.Array:
-        values = events[column].combine_chunks().take(held).cast(pa.int64())
-        return pa.ListArray.from_arrays(offsets, values)
 
-    return pa.table(
-        {
-            "user_id": events["user_id"].combine_chunks().take(pa.array(last)),
-            "event_timestamp": pa.array(known[last] + 1, pa.int64()).cast(STAMP),
-            "item_ids": lists("item_id"),
-            "actions": lists("action"),
-            "times": lists("time"),
-            "event_ids": lists("event_id"),
-            "queries": lists("query"),
-        }
-    )
+def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each start to before its end, one after the other."""
+    lengths = ends - starts
+    shift = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    return shift + np.arange(lengths.sum())

@@ -41,8 +41,9 @@ from prerank.online.store import apply, forget, online_name
 from prerank.online.watch import broken
 
 HISTORY_BATCH = 1_000
-SAME_FEATURES = ("schema_hash", "fingerprint", "cadence_hours", "lag_minutes")
-"""What must agree for materialisation to resume instead of writing every row again."""
+SAME_FEATURES = ("schema_hash", "tables", "cadence_hours", "lag_minutes")
+"""What must agree for materialisation to resume instead of writing every row again: while it does,
+builds only add rows, stamped after the cutoff of before."""
 
 
 def of_store(schema: FeatureSchema, project: str) -> dict[str, Any]:
@@ -70,8 +71,8 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
     Returns:
         What is written to ``materialised-<schema hash>.json``: until_us, cutoff_us (the latest
         snapshot's), schema_hash, fingerprint, schema, cross_features, views, history_codes,
-        project, online_store, users, epoch, probes, evictions. Also ``removed``: hashes of the
-        schemas that were removed.
+        project, online_store, users (whose histories were merged), epoch, probes, evictions. Also
+        ``removed``: hashes of the schemas that were removed.
 
     Raises:
         StateError: no log, no features, the online store already holds a later state, or it did
@@ -152,7 +153,7 @@ class _Filling:
             self.store.materialize(utc(start), utc(until), feature_views=[view])
         table = HistoryTable.of(self.schema)
         histories = OnlineHistories(self.home, self.store, table, exclusive=True)
-        users = self._merge_histories(histories, until)
+        users = self._merge_histories(histories, start, until)
         state = self._state(sentinel, users)
         path = self.home.materialised_of(self.schema.hash())
         if wrong:
@@ -166,15 +167,20 @@ class _Filling:
         return state
 
     def _start(self, before: Mapping[str, Any], until: int) -> int:
-        """Where a whole store is filled from; zero for other features than before."""
+        """The cutoff that a whole store is filled from; zero for other features than before."""
         if before["until_us"] > until:
             raise StateError(
                 f"the online store already holds the state of {utc(before['until_us'])}, later "
                 f"than {utc(until)}: it cannot forget. Remove {self.home.feast} (with Redis: use "
                 "an empty one) and materialise again."
             )
-        same = all(before.get(name) == self.features[name] for name in SAME_FEATURES)
-        return int(before["until_us"]) if same else 0
+        same = all(before.get(name) == now for name, now in self._same().items())
+        return int(before["cutoff_us"]) if same else 0
+
+    def _same(self) -> dict[str, Any]:
+        # Tables of an earlier release have no name, and change when the log does.
+        named = {"tables": self.features["fingerprint"], **self.features}
+        return {name: named[name] for name in SAME_FEATURES}
 
     def _state(self, sentinel: Sentinel, users: int) -> dict[str, Any]:
         features, until = self.features, sentinel.until_us
@@ -182,10 +188,11 @@ class _Filling:
         cutoff = (until - self._lag_us) // cadence * cadence
         return {
             **of_store(self.schema, self.store.project),
-            **{name: features[name] for name in SAME_FEATURES},
+            **self._same(),
             "epoch": sentinel.epoch,
             "until_us": until,
             "cutoff_us": min(features["last_cutoff_us"], cutoff),
+            "fingerprint": features["fingerprint"],
             "users": users,
             "probes": asdict(self._kept(until)),
             "evictions": evictions(self.store),
@@ -205,8 +212,8 @@ class _Filling:
             )
         return probes
 
-    def _merge_histories(self, online: OnlineHistories, until: int) -> int:
-        """Merge every user's latest history at ``until`` into the store; number of users."""
+    def _merge_histories(self, online: OnlineHistories, start: int, until: int) -> int:
+        """Merge users' latest histories at ``until`` that are newer than ``start``; how many."""
         tables = self.home.features_of(self.schema.hash())
         files = sorted(str(p) for p in (tables / "user_history").glob("*.parquet"))
         if not files:
@@ -216,10 +223,11 @@ class _Filling:
         with connection() as db:
             latest = db.execute(
                 f"""SELECT user_id, {columns} FROM read_parquet(?)
-                WHERE event_timestamp <= make_timestamptz(?)
+                WHERE event_timestamp > make_timestamptz(?)
+                    AND event_timestamp <= make_timestamptz(?)
                 QUALIFY row_number()
                     OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1""",
-                [files, until],
+                [files, start, until],
             )
             with tqdm(desc="histories", unit="user", disable=not self.progress) as bar:
                 while rows := latest.fetchmany(HISTORY_BATCH):

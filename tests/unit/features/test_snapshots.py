@@ -10,10 +10,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from interactrank.features.packed_rows import Row, unpack
+from interactrank.features.packed_rows import Row, pack, unpack
 from interactrank.features.schema import ENGAGE, LEVELS, WINDOWS, FeatureSchema, Level
 from prerank.core.errors import DataError
-from prerank.features.snapshots import CHUNK_BYTES, LevelPlan, shard_rows
+from prerank.features.keyed import KeyEvents
+from prerank.features.snapshots import (
+    CHUNK_BYTES,
+    Chunk,
+    LevelPlan,
+    Span,
+    shard_rows,
+)
+from prerank.features.states import STATES, States
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -37,6 +45,20 @@ def stream(rng: np.random.Generator, events: int, days: int, cadence: int) -> pd
     return frame.sort_values(["key", "bucket"], kind="stable")
 
 
+def keyed(frame: pd.DataFrame) -> KeyEvents:
+    frame = frame if "known" in frame else frame.assign(known=frame["bucket"])
+    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket", "known")})
+    return KeyEvents.of(events.append_column("key", pa.array(frame["key"].tolist(), pa.string())))
+
+
+def chunks(
+    frame: pd.DataFrame, level: Level, span: Span, states: pa.Table, chunk_bytes: int = CHUNK_BYTES
+) -> list[Chunk]:
+    events, plan = keyed(frame), LevelPlan.of(SCHEMA, level, span.cadence_us)
+    held = States.of(events.names, states)
+    return list(shard_rows(plan, events, held, span, chunk_bytes))
+
+
 def built(
     frame: pd.DataFrame,
     level: Level,
@@ -45,12 +67,9 @@ def built(
     lag: int = 0,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> pa.Table:
-    frame = frame if "known" in frame else frame.assign(known=frame["bucket"])
-    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket", "known")})
-    events = events.append_column("key", pa.array(frame["key"].tolist(), pa.string()))
-    plan = LevelPlan.of(SCHEMA, level, cadence)
-    chunks = list(shard_rows(plan, events, cadence, lag, last, chunk_bytes))
-    return pa.concat_tables(chunks) if chunks else pa.table({"row": []})
+    span = Span(None, last, cadence, lag)
+    made = chunks(frame, level, span, STATES.empty_table(), chunk_bytes)
+    return pa.concat_tables(c.rows for c in made) if made else pa.table({"row": []})
 
 
 def micros(table: pa.Table, column: str) -> np.ndarray:
@@ -232,3 +251,49 @@ def test_an_action_that_the_log_does_not_know_is_refused(code: int) -> None:
     frame["action"] = frame["action"].where(frame.index != frame.index[3], code)
     with pytest.raises(DataError, match=r"code is not below 3: ingest again"):
         built(frame, LEVELS[0], HOUR, int(frame.bucket.max()) + 1)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["timely", "late"])
+@pytest.mark.parametrize("level", LEVELS, ids=lambda lv: lv.prefix)
+def test_a_build_goes_on_from_the_states_of_the_one_before(level: Level, late: bool) -> None:
+    """In spans of random lengths, from events that enter or leave a window in each alone."""
+    rng = np.random.default_rng([8, ord(level.prefix)])
+    for cadence in CADENCES:
+        frame = stream(rng, 300, 50, cadence)
+        frame = with_late(frame, rng, cadence) if late else frame.assign(known=frame.bucket)
+        end = int(frame.known.max()) + 1
+        whole = built(frame, level, cadence, end)
+        cuts = sorted({*rng.integers(frame.bucket.min() - 2, end, 6).tolist(), end})
+        plan = LevelPlan.of(SCHEMA, level, cadence)
+        states: dict[str, bytes] = {}
+        tables, after = [], None
+        for last in cuts:
+            known, ends = frame.known.to_numpy(), frame.bucket.to_numpy()[:, None] + plan.windows
+            first = plan.settled(after)
+            needed = (known >= first) | ((ends >= first) & (ends < last)).any(axis=1)
+            before = pa.table([[*states], [*states.values()]], schema=STATES)
+            part = frame[needed & (known < last)]
+            for chunk in chunks(part, level, Span(after, last, cadence, 0), before, 3_000):
+                tables.append(chunk.rows)
+                states |= dict(zip(*chunk.states.to_pydict().values(), strict=True))
+            after = last
+        parts = pa.concat_tables(tables)
+        order = [("engagement_key", "ascending"), ("cutoff", "ascending")]
+        assert parts.sort_by(order).equals(whole.sort_by(order))
+
+
+def test_a_row_is_what_packing_the_counts_gives() -> None:
+    """Capped and not, with ties at the cap."""
+    rng = np.random.default_rng(9)
+    level = Level("t", 8, 6, ("7d", "30d", "all"))
+    frame = stream(rng, 1_500, 40, HOUR).assign(key="t:a")
+    frame["item_id"] = rng.integers(0, 12, len(frame)) ** 2 // 12
+    table = built(frame, level, HOUR, int(frame.bucket.max()) + 1)
+    columns = SCHEMA.columns(level)
+    for at in (0, 3, 10, 40, 200, len(table) - 1):
+        snapshot = int(micros(table, "cutoff")[at]) // HOUR
+        counts = recount(frame, level, "t:a", snapshot, HOUR)
+        ids = np.array(sorted(counts), np.int64)
+        values = np.array([[counts[i][c] for c in columns] for i in ids])
+        assert table["row"][at].as_py() == pack(ids, values, columns, level)
+    assert len(ids) > level.cap

@@ -1,0 +1,200 @@
+"""The first pass of a build: which key met which item when, by shard.
+
+A task reads some event files and writes, for each shard, the events of its keys and those of its
+users, as Arrow files that the second pass reads once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.text import engagement_keys, query_code, segment_key
+from prerank.core.shards import shard_of
+from prerank.features.snapshots import Span
+
+SEGMENT_COLUMNS = next(level.max_keys for level in LEVELS if level.segmented)
+
+
+@dataclass(frozen=True)
+class FilesTask:
+    """Event files for the first pass.
+
+    Attributes:
+        number: the task's own.
+        files: Parquet.
+        schema: of the log.
+        span: events that became known before ``span.after`` were counted by the build before, and
+            those known from ``span.last`` on are left to the next.
+        shards: how many there are.
+        scratch: where the events go, to ``keys/<shard>`` and ``users/<shard>``.
+    """
+
+    number: int
+    files: tuple[str, ...]
+    schema: FeatureSchema
+    span: Span
+    shards: int
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Events of a task's files: known to the build before, and counted by this one."""
+
+    before: int
+    counted: int
+
+
+def explode_files(task: FilesTask) -> EventCounts:
+    """Write the events of a task's files by shard."""
+    columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
+    columns += task.schema.segments
+    events = pa.concat_tables(
+        pq.read_table(f, columns=columns, partitioning=None) for f in task.files
+    )
+    known = events["known_time"].cast(pa.int64()).to_numpy() // task.span.cadence_us
+    before = np.zeros(len(known), bool) if task.span.after is None else known < task.span.after
+    wanted = ~before & (known < task.span.last)
+    if not wanted.all():
+        events = events.filter(pa.array(wanted))
+    counts = EventCounts(int(before.sum()), len(events))
+    if len(events):
+        _write(task, events)
+    return counts
+
+
+def _write(task: FilesTask, events: pa.Table) -> None:
+    schema = task.schema
+    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
+    action = codes.to_numpy().astype(np.int8)
+    engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
+    time, known = (
+        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
+    )
+    keyed = explode(
+        events["query"],
+        {column: events[column] for column in schema.segments},
+        engaged,
+        per_action=len(schema.actions) > 1,
+    )
+    of_keys = {
+        "item_id": events["item_id"].to_numpy(),
+        "action": action,
+        "bucket": time // task.span.cadence_us,
+        "known": known // task.span.cadence_us,
+    }
+    _scatter(task, "keys", "key", keyed, of_keys)
+    rows = np.flatnonzero(engaged)
+    users = events["user_id"].combine_chunks().take(pa.array(rows)).dictionary_encode()
+    of_user = Keyed(users.dictionary.to_pylist(), users.indices.to_numpy(), rows)
+    texts = events["query"].combine_chunks().dictionary_encode()
+    query = np.array([query_code(q) for q in texts.dictionary.to_pylist()], np.int64)
+    of_users = {
+        "item_id": of_keys["item_id"],
+        "event_id": events["event_id"].to_numpy(),
+        "action": action,
+        "time": time,
+        "known": known,
+        "query": query[texts.indices.to_numpy()],
+    }
+    _scatter(task, "users", "user_id", of_user, of_users)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Rows of named things: the name's place in ``names`` and the event, both int [n]."""
+
+    names: list[str]
+    code: NDArray[np.integer]
+    event: NDArray[np.int64]
+
+
+def explode(
+    queries: pa.ChunkedArray,
+    segments: dict[str, pa.ChunkedArray],
+    engaged: NDArray[np.bool_],
+    per_action: bool,
+) -> Keyed:
+    """One row per event and engagement key of it.
+
+    Passive events enter only the exact query's row, the one level that counts them. A segment is
+    the one that the event's own row names.
+    """
+    names: dict[str, int] = {}
+    texts = queries.combine_chunks().fill_null("").dictionary_encode()
+    query = texts.indices.to_numpy()
+    distinct: list[str] = texts.dictionary.to_pylist()
+    # By text: however many contexts a query has, its own keys are made once.
+    found = [_coded(engagement_keys(text), names) for text in distinct]
+    lengths = np.array([len(codes) for codes in found], np.int64)
+    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    flat = np.fromiter((code for codes in found for code in codes), np.int32, starts[-1])
+    count = np.where(engaged, lengths[query], int(per_action))
+    event = np.repeat(np.arange(len(query)), count)
+    within = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count)
+    codes, events = [flat[starts[query[event]] + within]], [event]
+    rows = np.flatnonzero(engaged)
+    for column, values in list(segments.items())[:SEGMENT_COLUMNS]:
+        encoded = values.combine_chunks().fill_null("").dictionary_encode()
+        value, of = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()[rows]
+        pairs, place = np.unique(query[rows] * np.int64(len(value)) + of, return_inverse=True)
+        made = [
+            _coded([segment_key(column, value[v], distinct[q])], names)[0] if value[v] else -1
+            for q, v in zip(*divmod(pairs, max(len(value), 1)), strict=True)
+        ]
+        code = np.array(made, np.int32)[place]
+        codes.append(code[code >= 0])
+        events.append(rows[code >= 0])
+    return Keyed(list(names), np.concatenate(codes), np.concatenate(events))
+
+
+def _coded(keys: Iterable[str], names: dict[str, int]) -> list[int]:
+    return [names.setdefault(key, len(names)) for key in keys]
+
+
+def _scatter(
+    task: FilesTask, kind: str, column: str, rows: Keyed, of: dict[str, NDArray[np.generic]]
+) -> None:
+    """Write ``rows``, with the columns ``of`` their events, to a file for each shard."""
+    shard = np.array([shard_of(name, task.shards) for name in rows.names], np.int32)
+    # A shard's names stand together, and then so do its rows.
+    order = np.argsort(shard, kind="stable")
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    names = pa.array(rows.names, pa.string()).take(pa.array(order))
+    bounds = np.searchsorted(shard[order], np.arange(task.shards + 1))
+    by_shard = np.argsort(shard[rows.code].astype(np.uint16), kind="stable")
+    code, event = place[rows.code[by_shard]], rows.event[by_shard]
+    sizes = np.bincount(shard[rows.code], minlength=task.shards)
+    at = 0
+    for s, size in enumerate(sizes.tolist()):
+        own, rest = slice(at, at + size), event[at : at + size]
+        at += size
+        if not size:
+            continue
+        codes = pa.array(code[own] - bounds[s], pa.int32())
+        of_shard = names[bounds[s] : bounds[s + 1]]
+        arrays = [pa.DictionaryArray.from_arrays(codes, of_shard)]
+        arrays += [pa.array(values[rest]) for values in of.values()]
+        table = pa.table(arrays, names=[column, *of])
+        target = task.scratch / kind / str(s)
+        target.mkdir(parents=True, exist_ok=True)
+        with pa.ipc.new_file(str(target / f"{task.number}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+
+
+def scattered(scratch: Path, kind: str, shard: int) -> pa.Table | None:
+    """What the first pass wrote for a shard; None if nothing."""
+    files = sorted((scratch / kind / str(shard)).glob("*.arrow"))
+    if not files:
+        return None
+    return pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(f))).read_all() for f in files)

@@ -133,7 +133,11 @@ class Owner:
         if process is None:
             return ""
         process.kill()
-        return process.communicate()[0]
+        # Not communicate(): it passes over what was read ahead of the last answer.
+        assert process.stdout
+        told = process.stdout.read()
+        process.communicate()
+        return told
 
     def _start(self) -> subprocess.Popen[str]:
         path = os.pathsep.join(p for p in sys.path if p)

@@ -166,6 +166,7 @@ def test_prometheus_finds_the_metrics_under_the_names_of_the_dashboard(
     wanted = set(re.findall(r"\bray_prerank_\w+", board)) - {
         "ray_prerank_degraded_total",
         "ray_prerank_non_finite_total",
+        "ray_prerank_log_lost_total",
     }
     deadline = time.monotonic() + 60
     while True:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
+from typing import Any
 
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -62,12 +63,16 @@ def clock(home: Home, manifest: LogManifest, from_us: int, to_us: int, now: date
     """Times of the engagements of requests in [from_us, to_us) microseconds."""
     with connection(threads=2) as db:
         row = db.execute(
-            f"""SELECT count(*), count(*) FILTER (event_time > ?),
+            f"""SELECT count(*), count(*) FILTER (event_time > $now),
                 coalesce(quantile_cont(delay, 0.5), 0), coalesce(quantile_cont(delay, 0.99), 0),
-                coalesce(avg((delay > ?)::INT), 0)
+                coalesce(avg((delay > $window)::INT), 0)
             FROM (SELECT event_time, epoch_us(event_time - request_time) / 1e6 AS delay
-                  FROM {_engagements(home, manifest, from_us, to_us)})""",
-            [now.astimezone(UTC), manifest.label_window_hours * 3600],
+                  FROM {_ENGAGEMENTS})""",
+            {
+                **_engagements(home, manifest, from_us, to_us),
+                "now": now.astimezone(UTC),
+                "window": manifest.label_window_hours * 3600,
+            },
         ).fetchone()
     assert row is not None
     return Clock(*row)
@@ -82,20 +87,31 @@ def busy_users(
             f"""WITH minutes AS (
                 SELECT user_id, event_time // 60000000 AS minute, count(*) AS n
                 FROM (SELECT user_id, epoch_us(event_time) AS event_time
-                      FROM {_engagements(home, manifest, from_us, to_us)})
+                      FROM {_ENGAGEMENTS})
                 GROUP BY ALL),
             days AS (SELECT user_id, minute // 1440 AS day, max(n) AS most, sum(n) AS n
                      FROM minutes GROUP BY ALL)
             SELECT user_id::VARCHAR, max(most)::BIGINT, max(n)::BIGINT FROM days GROUP BY user_id
-            HAVING max(most) > ? OR max(n) > ? ORDER BY 3 DESC, 1 LIMIT {MAX_USERS}""",
-            [per_minute, per_day],
+            HAVING max(most) > $minute OR max(n) > $day ORDER BY 3 DESC, 1 LIMIT {MAX_USERS}""",
+            {
+                **_engagements(home, manifest, from_us, to_us),
+                "minute": per_minute,
+                "day": per_day,
+            },
         ).fetchall()
     return [Busy(*row) for row in rows]
 
 
-def _engagements(home: Home, manifest: LogManifest, from_us: int, to_us: int) -> str:
-    passive = ", ".join("'" + action.replace("'", "''") + "'" for action in manifest.passive)
-    return f"""(SELECT user_id, request_time, event_time
-        FROM read_parquet('{home.events}/*/*.parquet')
-        WHERE epoch_us(request_time) >= {from_us} AND epoch_us(request_time) < {to_us}
-            {f"AND action NOT IN ({passive})" if passive else ""})"""
+_ENGAGEMENTS = """(SELECT user_id, request_time, event_time FROM read_parquet($files)
+    WHERE epoch_us(request_time) >= $from_us AND epoch_us(request_time) < $to_us
+        AND NOT list_contains($passive, action))"""
+"""Of a window; ``_engagements`` are its parameters."""
+
+
+def _engagements(home: Home, manifest: LogManifest, from_us: int, to_us: int) -> dict[str, Any]:
+    return {
+        "files": [str(file) for file in sorted(home.events.glob("*/*.parquet"))],
+        "passive": list(manifest.passive),
+        "from_us": from_us,
+        "to_us": to_us,
+    }

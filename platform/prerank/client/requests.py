@@ -221,6 +221,7 @@ class Event:
         query: the search that led to it.
         request_id: of the ranking that led to it.
         event_id: the log's own, where it has one.
+        position: the item's place in the list that was shown, from 1.
     """
 
     user_id: str | int
@@ -230,6 +231,7 @@ class Event:
     query: str | None = None
     request_id: str | int | None = None
     event_id: str | int | None = None
+    position: int | None = None
 
     def json(self) -> bytes:
         """The event as JSON: the same bytes in every try."""

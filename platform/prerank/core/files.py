@@ -56,6 +56,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def linked(file: Path, target: Path) -> None:
+    """Give a file that is never changed a second place; copied where there can be no link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        # Not every file system has links.
+        shutil.copy2(file, target)
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """One process (and thread) at a time has the lock of ``target``; the others wait.

@@ -16,7 +16,6 @@ are left alone: a live model may need them (``prerank.core.feature_sets``).
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from interactrank.features.schema import LEVELS
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.feature_sets import described, published_us
-from prerank.core.files import read_json_or_nothing, remove, replaced, write_json
+from prerank.core.files import linked, read_json_or_nothing, remove, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
@@ -226,13 +225,7 @@ def _link(old: Path, new: Path) -> None:
     No file of the tables is ever changed, so the two may share them.
     """
     for path in old.rglob("*.parquet"):
-        target = new / path.relative_to(old)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            # Not every file system has links.
-            shutil.copy2(path, target)
+        linked(path, new / path.relative_to(old))
 
 
 def _since(files: Sequence[Path], span: Span) -> tuple[list[Path], int]:

@@ -14,9 +14,9 @@ from prerank.core.ids import SEPARATOR, hash_all
 from prerank.core.manifest import RETRIEVER, VERSION, LogManifest
 from prerank.core.times import utc
 from prerank.ingest.checks import Checked
+from prerank.ingest.days import WRAP
 from prerank.ingest.existing import settings
 from prerank.ingest.mapping import LogMapping
-from prerank.ingest.stages import WRAP
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,10 +24,19 @@ from prerank.core.files import locked, remove, replaced
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import cluster_cpus, ray_map
-from prerank.core.sql import connection
-from prerank.core.times import DAY_US
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import Checked, check
+from prerank.ingest.days import (
+    WRAP,
+    DayCounts,
+    Days,
+    kept_days,
+    known_days,
+    merged,
+    save,
+    take_over,
+    without,
+)
 from prerank.ingest.existing import Existing, existing_of
 from prerank.ingest.items import RawCatalogue, keyed
 from prerank.ingest.landing import in_turn, opened, rejected_lines
@@ -38,14 +46,13 @@ from prerank.ingest.ranges import RowRange
 from prerank.ingest.report import IngestReport, manifest_of
 from prerank.ingest.sources import Source, raw_files, stem
 from prerank.ingest.stages import (
-    STAGE_MEMORY,
-    WRAP,
     BucketTask,
     RowTask,
     publish_bucket,
     split_known,
     split_rows,
 )
+from prerank.ingest.totals import totals_of
 from prerank.ingest.ubi import is_ubi, joined, ubi_columns, ubi_mapping
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
@@ -107,7 +114,7 @@ def ingest(
                 _refuse(log.total, log.rejected, scratch / "quarantine", home)
             checked = check(log, catalogue, read_as, existing)
             with new_log(home, starts_over=existing.manifest is None) as new:
-                return _write(new, scratch, checked, existing, mapping, name)
+                return _write(home, new, scratch, checked, existing, mapping, name)
         finally:
             remove(scratch)
 
@@ -132,21 +139,35 @@ def _keep_lines(scratch: Path, quarantine: Path) -> None:
 
 
 def _write(
-    new: Home, scratch: Path, checked: Checked, existing: Existing, mapping: LogMapping, name: str
+    old: Home,
+    new: Home,
+    scratch: Path,
+    checked: Checked,
+    existing: Existing,
+    mapping: LogMapping,
+    name: str,
 ) -> IngestReport:
-    """Write the canonical log into the folder of ``new``."""
+    """Write the canonical log into the folder of ``new``; ``old`` is as it was before."""
     for folder in (scratch / "buckets", new.events, new.quarantine, new.items.parent):
         folder.mkdir(parents=True)
     _keep_lines(scratch, new.quarantine)
     if len(checked.catalogue.quarantined):
         pq.write_table(checked.catalogue.quarantined, new.quarantine / "items.parquet")
-    buckets = _buckets(sum(checked.source.rows) + sum(existing.rows), cluster_cpus())
+    # Of the days of before most are taken over, where it is known what they hold.
+    spread = 0 if known_days(old) else sum(existing.rows)
+    buckets = _buckets(sum(checked.source.rows) + spread, cluster_cpus())
     first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets)
     if first["quarantined"] == first["in"]:
         _refuse(first["in"], first["reasons"], new.quarantine, new)
-    _spread_existing(existing, checked, scratch / "buckets", buckets)
-    second = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)
-    totals = _totals(new.events, scratch)
+    kept = kept_days(old, existing, scratch / "buckets")
+    changed = without(existing, kept)
+    _spread_existing(changed, checked, scratch / "buckets", buckets)
+    days, duplicates = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)
+    take_over(existing, kept, new.events)
+    days = merged((kept, days))
+    save(new, days)
+    second = _summed(days)
+    totals = totals_of(new.events, scratch)
     items = _items(checked, totals["item_keys"], existing)
     pq.write_table(items, new.items)
     catalogue_of(items, mapping).save(new.catalogue)
@@ -154,7 +175,7 @@ def _write(
         "in": first["in"],
         "out": second["new"],
         "quarantined": first["quarantined"],
-        "duplicates": second["duplicates"],
+        "duplicates": duplicates,
     }
     _check_identity(rows, checked.source, second["old"], existing)
     manifest = manifest_of(checked, mapping, name, rows, second, totals, items)
@@ -225,7 +246,10 @@ def _spread_existing(existing: Existing, checked: Checked, scratch: Path, bucket
     ray_map(run, _tasks(existing.files, existing.rows, cluster_cpus()), "events of before")
 
 
-def _stage_two(checked: Checked, scratch: Path, events: Path, published_us: int) -> dict[str, Any]:
+def _stage_two(
+    checked: Checked, scratch: Path, events: Path, published_us: int
+) -> tuple[dict[str, DayCounts], int]:
+    """The days that were written, and how many rows repeat an event."""
     tasks = [BucketTask(int(f.name), f) for f in sorted(scratch.iterdir())]
     run = partial(
         publish_bucket,
@@ -234,55 +258,19 @@ def _stage_two(checked: Checked, scratch: Path, events: Path, published_us: int)
         published_us=published_us,
     )
     found = ray_map(run, tasks, "buckets")
+    return merged(each.days for each in found), sum(each.duplicates for each in found)
+
+
+def _summed(days: Days) -> dict[str, Any]:
+    every = days.values()
     return {
-        "new": sum(f.new for f in found),
-        "old": sum(f.old for f in found),
-        "late": sum(f.late for f in found),
-        "duplicates": sum(f.duplicates for f in found),
-        "content": sum(f.content for f in found) % WRAP,
-        "first": min(f.first for f in found),
-        "last": max(f.last for f in found),
-        "actions": sorted(frozenset[str]().union(*(f.actions for f in found))),
-    }
-
-
-def _totals(events: Path, scratch: Path) -> dict[str, Any]:
-    """Distinct counts over the canonical events; DuckDB spills, so that memory stays bounded.
-
-    Raises:
-        DataError: a request has two users, queries or times, which no later step could undo.
-    """
-    log = "read_parquet($files, hive_partitioning = false)"
-    files = {"files": [str(file) for file in sorted(events.glob("*/*.parquet"))]}
-    with connection(threads=2, memory=STAGE_MEMORY, spill=scratch / "spill") as db:
-        days = db.execute(
-            f"""SELECT day, count(*), count(*) FILTER (WHERE split),
-                min(request_id) FILTER (WHERE split)
-            FROM (SELECT request_id, epoch_us(min(request_time)) // {DAY_US} AS day,
-                min(request_time) <> max(request_time)
-                    OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
-                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day""",
-            files,
-        ).fetchall()
-        requests, split = (sum(row[column] for row in days) for column in (1, 2))
-        if split:
-            example = min(row[3] for row in days if row[2])
-            raise DataError(
-                f"{split:,} of {requests:,} requests (such as {example!r}) have more than one "
-                "user, query or request time. Map request_id to the column that tells single "
-                "searches apart, or set `request_id: null`: it is then derived from the three."
-            )
-        users, queries = (
-            db.execute(f"SELECT count(DISTINCT {name}) FROM {log}", files).fetchall()[0][0]
-            for name in ("user_id", "query")
-        )
-        items = db.execute(f"SELECT DISTINCT item_id FROM {log}", files).fetchall()
-    return {
-        "requests": requests,
-        "requests_per_day": {str(np.datetime64(day, "D")): count for day, count, *_ in days},
-        "users": users,
-        "queries": queries,
-        "item_keys": [key for (key,) in items],
+        "new": sum(d.new for d in every),
+        "old": sum(d.rows - d.new for d in every),
+        "late": sum(d.late for d in every),
+        "content": sum(d.content for d in every) % WRAP,
+        "first": min(d.first for d in every),
+        "last": max(d.last for d in every),
+        "actions": sorted({action for d in every for action in d.actions}),
     }
 
 

@@ -10,7 +10,7 @@ Stage 2 (a bucket)               DuckDB keeps one row an event id and streams th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,13 @@ from prerank.core.ids import SEPARATOR, hash_all
 from prerank.core.shards import LazyParquet
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US
+from prerank.ingest.days import WRAP, DayCounts, Days, merged, name_of
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.lines import FILE, LINE
 from prerank.ingest.ranges import BATCH_ROWS, RowRange, read_range
 from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons
 
 STAGE_MEMORY = "512MB"
-WRAP = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,10 @@ class BucketTask:
 
 @dataclass(frozen=True)
 class BucketCounts:
-    """What became of a bucket.
+    """What became of a bucket: its rows by day, and how many repeat an event."""
 
-    Attributes:
-        new, old: rows that stay, new to the home or not.
-        duplicates: rows that repeat an event.
-        late: new rows that are older than what was published.
-        content: sum of row hashes modulo 2^64.
-        first, last: least request time and greatest event time, microseconds since 1970.
-        actions: of the rows that stay.
-    """
-
-    new: int
-    old: int
+    days: Days
     duplicates: int
-    late: int
-    content: int
-    first: int
-    last: int
-    actions: frozenset[str]
 
 
 def split_rows(
@@ -178,10 +163,7 @@ def publish_bucket(
     ``published_us`` on if it is older (``prerank.ingest.existing``).
     """
     log = pads.dataset(str(task.folder), format="ipc")
-    found: Counter[str] = Counter()
-    actions: set[str] = set()
-    first: list[int] = []
-    last: list[int] = []
+    days: dict[str, DayCounts] = {}
     spill = task.folder.with_name(f"spill-{task.folder.name}")
     with connection(memory=STAGE_MEMORY, spill=spill) as db:
         db.register("log", log)
@@ -194,25 +176,31 @@ def publish_bucket(
         ).to_arrow_reader(BATCH_ROWS)
         with _DayWriter(events, f"part-{task.number:05d}.parquet", plan.event_schema) as writer:
             for batch in rows:
-                table = pa.Table.from_batches([batch])
-                writer.write(table)
-                late = pc.greater(table["known_time"], table["event_time"])
-                found["out"] += len(table)
-                found["new"] += pc.sum(table["new"]).as_py()
-                found["late"] += pc.sum(pc.and_(late, table["new"])).as_py()
-                found["content"] += _content(table, late)
-                first.append(pc.min(table["request_time"]).as_py())
-                last.append(pc.max(table["event_time"]).as_py())
-                actions.update(pc.unique(table["action"]).to_pylist())
-    return BucketCounts(
-        new=found["new"],
-        old=found["out"] - found["new"],
-        duplicates=log.count_rows() - found["out"],
-        late=found["late"],
-        content=found["content"] % WRAP,
-        first=min(first),
-        last=max(last),
-        actions=frozenset(actions),
+                for day, part in _by_day(pa.Table.from_batches([batch])):
+                    writer.write(day, part)
+                    days = merged((days, {day: _counts(part)}))
+    kept = sum(counts.rows for counts in days.values())
+    return BucketCounts(days, log.count_rows() - kept)
+
+
+def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Rows in the order of request_time, a day at a time."""
+    days = rows["request_time"].to_numpy() // DAY_US
+    starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1)).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(days)], strict=True):
+        yield name_of(int(days[start])), rows.slice(start, stop - start)
+
+
+def _counts(rows: pa.Table) -> DayCounts:
+    late = pc.greater(rows["known_time"], rows["event_time"])
+    return DayCounts(
+        rows=len(rows),
+        new=pc.sum(rows["new"]).as_py(),
+        late=pc.sum(pc.and_(late, rows["new"])).as_py(),
+        content=_content(rows, late) % WRAP,
+        first=pc.min(rows["request_time"]).as_py(),
+        last=pc.max(rows["event_time"]).as_py(),
+        actions=tuple(sorted(pc.unique(rows["action"]).to_pylist())),
     )
 
 
@@ -243,7 +231,7 @@ class _DayWriter:
 
     def __init__(self, events: Path, name: str, schema: pa.Schema) -> None:
         self._events, self._name, self._schema = events, name, schema
-        self._day: int | None = None
+        self._day = ""
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> _DayWriter:
@@ -253,20 +241,11 @@ class _DayWriter:
         if self._writer is not None:
             self._writer.close()
 
-    def write(self, rows: pa.Table) -> None:
-        days = rows["request_time"].to_numpy() // DAY_US
-        starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], len(days)], strict=True):
-            self._turn_to(int(days[start]))
-            part = rows.slice(start, stop - start).select(self._schema.names)
-            assert self._writer is not None
-            self._writer.write_table(part.cast(self._schema))
-
-    def _turn_to(self, day: int) -> None:
-        if day == self._day:
-            return
-        if self._writer is not None:
-            self._writer.close()
-        folder = self._events / f"day={np.datetime64(day, 'D')}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._day, self._writer = day, pq.ParquetWriter(folder / self._name, self._schema)
+    def write(self, day: str, rows: pa.Table) -> None:
+        if day != self._day or self._writer is None:
+            if self._writer is not None:
+                self._writer.close()
+            folder = self._events / f"day={day}"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._day, self._writer = day, pq.ParquetWriter(folder / self._name, self._schema)
+        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))

@@ -92,7 +92,8 @@ def _overload(values: Values) -> list[str]:
         _spread([2 * rate for rate in values["saturation"]], 0),
         _spread(values["goodput"], 0),
         f"{np.median(values['goodput']) / np.median(values['peak']):.0%}",
-        *(f"{np.median(values[name]):.0%}" for name in ("refused", "late", "degraded")),
+        # Counts of a whole load, less those of its end: a share may come out just below zero.
+        *(f"{max(np.median(values[n]), 0):.0%}" for n in ("refused", "late", "degraded")),
         f"{values['memory_before'][0]:,.0f} to {values['memory_after'][-1]:,.0f}",
     ]
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prerank import preflight
 from prerank.commands.options import check_log, home_of, measured_files, next_step
@@ -15,17 +14,12 @@ from prerank.core.home import ENV, Home
 from prerank.core.places import absolute
 from prerank.summaries import Summary
 
-if TYPE_CHECKING:
-    from prerank.ingest.mapping import LogMapping
-
-ASSUMED = "assumed-mapping.yaml"
-"""File of a home: the mapping by which its log is read, where none was given."""
-
 
 def run(args: argparse.Namespace) -> Summary:
     """The whole way."""
     from prerank.config import JobConfig
     from prerank.core import environment
+    from prerank.ingest.inspection.assume import mapping_of_home
     from prerank.ingest.mapping import load_mapping
     from prerank.pipeline import run
 
@@ -37,35 +31,10 @@ def run(args: argparse.Namespace) -> Summary:
     environment.ensure_token()
     events, items = absolute(args.events), absolute(args.items)
     if args.mapping is None:
-        mapping = _assumed(home, args)
+        mapping = mapping_of_home(home, events, items)
     _, version = run(home, events, items, mapping, config, args.oracles)
     wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, next_step(args, "promote"))
-
-
-def _assumed(home: Home, args: argparse.Namespace) -> LogMapping:
-    """The mapping of a log for which none was given, saying what it takes for granted.
-
-    It is written to the home, whose log must be read by the same one from then on.
-    """
-    from prerank.ingest.inspection.assume import assumed
-    from prerank.ingest.mapping import load_mapping
-
-    file = home.root / ASSUMED
-    if home.manifest.exists():
-        # What a grown log looks like must not change how its earlier part is read.
-        if file.exists():
-            print(f"mapping: {file}, as assumed before")
-        return load_mapping(file if file.exists() else None)
-    found = assumed(absolute(args.events), absolute(args.items))
-    file.unlink(missing_ok=True)
-    for line in found.said:
-        print(line)
-    if found.proposal.settings:
-        heading = f"Assumed by `prerank run` for {args.events}, which was given no mapping."
-        file.write_text(found.proposal.to_yaml(heading), encoding="utf-8")
-        print(f"written to {file}: for new days of this log, give it with --mapping")
-    return found.mapping
 
 
 def demo(args: argparse.Namespace) -> Summary:

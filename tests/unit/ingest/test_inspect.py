@@ -18,7 +18,7 @@ from prerank.core.errors import DataError
 from prerank.core.home import Home
 from prerank.ingest.inspection import sample
 from prerank.ingest.inspection.actions import Action
-from prerank.ingest.inspection.assume import assumed
+from prerank.ingest.inspection.assume import assumed, assumptions, mapping_of_home
 from prerank.ingest.inspection.look import Inspection, inspect
 from prerank.ingest.inspection.proposal import lacking, proposal
 from prerank.ingest.inspection.text import profile_text
@@ -125,10 +125,20 @@ def notes(found: Inspection) -> dict[str, str]:
     return {o.column: o.why for o in found.others}
 
 
+@pytest.fixture(scope="module")
+def of_shop(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    return seen(tmp_path_factory.mktemp("shop"), shop())
+
+
+@pytest.fixture(scope="module")
+def of_touches(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    return seen(tmp_path_factory.mktemp("touches"), touches())
+
+
 # Columns
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     data=st.data(),
     extra=st.sets(st.sampled_from(["position", "event_id", "retriever_score", "retriever_rank"])),
@@ -146,7 +156,7 @@ def test_canonical_names_are_recognised_as_themselves(
     text = st.text("abcdef 0123é", min_size=1, max_size=12).filter(str.strip)
     queries = data.draw(st.lists(text, min_size=2, max_size=5, unique_by=lambda q: q.strip()))
     delays = data.draw(st.lists(st.integers(0, 80_000), min_size=3, max_size=3))
-    rows = []
+    rows: list[dict[str, object]] = []
     for r in range(40):
         asked = START + pd.Timedelta(hours=36 * r)
         for place in range(data.draw(st.integers(1, 4)) if r < 5 else 3):
@@ -177,7 +187,7 @@ def test_canonical_names_are_recognised_as_themselves(
     assert columns(found) == {name: name for name in frame.columns}
     assert {c.confidence for c in found.roles.values()} == {"certain"}
     assert lacking(found) == []
-    taken = assumed(*places, NOW)
+    taken = assumptions(found)
     assert taken.mapping == LogMapping()
     assert taken.mapping.model_fields_set == set()
 
@@ -218,7 +228,7 @@ def test_two_columns_of_one_name_are_a_guess_and_not_assumed(tmp_path: Path) -> 
     found = seen(tmp_path, frame)
     assert found.roles["user_id"].confidence == "guess"
     assert "customer_id" in found.roles["user_id"].why
-    assert "events" not in assumed(*written(tmp_path, frame), NOW).proposal.settings
+    assert "events" not in assumptions(found).proposal.settings
 
 
 def test_the_only_times_the_words_and_the_catalogues_ids_tell_columns(tmp_path: Path) -> None:
@@ -256,11 +266,10 @@ def test_the_unit_of_numbers(unit: str, per_second: float, as_text: bool, tmp_pa
     for name in ("request_time", "event_time"):
         whole = (frame[name].astype("int64") // int(1e9 // per_second)).astype("int64")
         frame[name] = whole.astype(str) if as_text else whole
-    places = written(tmp_path, frame)
-    found = inspect(*places, NOW)
+    found = seen(tmp_path, frame)
     assert proposal(found).settings["time_unit"] == unit
     assert found.faults == ()
-    assert assumed(*places, NOW).mapping.time_unit == unit
+    assert assumptions(found).mapping.time_unit == unit
 
 
 def test_the_earlier_of_two_times_is_the_requests(tmp_path: Path) -> None:
@@ -317,7 +326,7 @@ def test_an_id_without_a_usual_name_is_found_by_what_its_rows_share(tmp_path: Pa
     found = seen(tmp_path, frame)
     assert columns(found)["request_id"] == "bundle"
     assert found.roles["request_id"].confidence == "guess"
-    assert assumed(*written(tmp_path, frame), NOW).mapping == LogMapping()
+    assert assumptions(found).mapping == LogMapping()
 
 
 # Actions
@@ -338,7 +347,10 @@ def test_what_is_shown_becomes_an_impression(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_exposure_by_its_numbers(tmp_path: Path) -> None:
-    found = seen(tmp_path, renamed(shop(), impression="zeile"))
+    frame = renamed(shop(), impression="zeile")
+    # Reported by the page, a second after the search.
+    frame.loc[frame["action"] == "zeile", "event_time"] += pd.Timedelta(seconds=1)
+    found = seen(tmp_path, frame)
     assert action(found, "zeile").passive
     assert action(found, "zeile").confidence == "guess"
 
@@ -354,15 +366,14 @@ def test_numbers_that_contradict_a_name_win(name: str, tmp_path: Path) -> None:
     assert proposal(found).mapping().passive == ()
 
 
-def test_touches_beside_lists_are_engagements(tmp_path: Path) -> None:
-    found = seen(tmp_path, touches())
-    assert {a.name: a.passive for a in found.actions} == {
+def test_touches_beside_lists_are_engagements(of_touches: Inspection) -> None:
+    assert {a.name: a.passive for a in of_touches.actions} == {
         "impression": True,
         "image": False,
         "info": False,
         "click": False,
     }
-    assert action(found, "impression").per_request == 5.0
+    assert action(of_touches, "impression").per_request == 5.0
 
 
 def test_a_page_view_beside_impressions_is_an_engagement(tmp_path: Path) -> None:
@@ -382,19 +393,17 @@ def test_names_that_cannot_stand_are_renamed(tmp_path: Path) -> None:
 # Label window
 
 
-def test_a_log_of_two_days_gets_a_short_window(tmp_path: Path) -> None:
-    found = seen(tmp_path, touches())
-    assert proposal(found).settings["label_window_hours"] == 1
-    text = profile_text(found)
+def test_a_log_of_two_days_gets_a_short_window(of_touches: Inspection) -> None:
+    assert proposal(of_touches).settings["label_window_hours"] == 1
+    text = profile_text(of_touches)
     assert "1 h keeps 100.0% of the engagements and leaves out 2.0% of the requests" in text
     assert "24 h, the default, would keep 100.0% of the engagements and leave out 50" in text
     assert "labels come at once" in text
 
 
-def test_a_long_log_keeps_the_default(tmp_path: Path) -> None:
-    found = seen(tmp_path, shop())
-    assert proposal(found).settings["label_window_hours"] == 24
-    assert "24 h keeps 100.0% of the engagements and leaves out" in profile_text(found)
+def test_a_long_log_keeps_the_default(of_shop: Inspection) -> None:
+    assert proposal(of_shop).settings["label_window_hours"] == 24
+    assert "24 h keeps 100.0% of the engagements and leaves out" in profile_text(of_shop)
 
 
 def test_late_engagements_get_a_longer_window(tmp_path: Path) -> None:
@@ -498,15 +507,16 @@ def test_faults_are_named(change: Callable[[Frame], object], says: str, tmp_path
 
 def test_repeated_rows_and_items_without_a_catalogue(tmp_path: Path) -> None:
     frame = pd.concat([shop(), shop()[:66]])
-    faults = seen(tmp_path, frame, ITEMS[:20]).faults
+    items = pd.concat([ITEMS[:20], ITEMS[:2].assign(title="other")])
+    faults = seen(tmp_path, frame, items).faults
     assert any(fault.startswith("9.1% of the rows repeat another one") for fault in faults), faults
     assert any("50.0% of the log's items are in no catalogue" in fault for fault in faults)
+    assert any("2 rows of the catalogue repeat an item id" in fault for fault in faults)
 
 
-def test_a_sound_log_has_no_fault(tmp_path: Path) -> None:
-    found = seen(tmp_path, shop())
-    assert found.faults == ()
-    assert "problems\n  none found" in profile_text(found)
+def test_a_sound_log_has_no_fault(of_shop: Inspection) -> None:
+    assert of_shop.faults == ()
+    assert "problems\n  none found" in profile_text(of_shop)
 
 
 def test_times_without_a_zone_are_noted(tmp_path: Path) -> None:
@@ -571,8 +581,8 @@ def test_the_yaml_that_is_written_is_the_mapping(name: str, tmp_path: Path) -> N
     assert path.read_text().startswith("# A heading.\n")
 
 
-def test_each_choice_of_the_yaml_has_its_reason(tmp_path: Path) -> None:
-    text = proposal(seen(tmp_path, touches())).to_yaml("A heading.")
+def test_each_choice_of_the_yaml_has_its_reason(of_touches: Inspection) -> None:
+    text = proposal(of_touches).to_yaml("A heading.")
     assert "  # certain: named so\n  user_id: user_id\n" in text
     assert "# Exposure. Engagements are the others: click, image, info.\n" in text
     assert "# 1 h keeps 100.0%" in text
@@ -619,8 +629,8 @@ def test_of_a_long_log_a_sample_is_read_and_all_actions_are_counted(
     assert proposal(found).mapping().passive == ("impression",)
 
 
-def test_a_profile_is_aligned_and_names_everything(tmp_path: Path) -> None:
-    text = profile_text(seen(tmp_path, touches()))
+def test_a_profile_is_aligned_and_names_everything(of_touches: Inspection) -> None:
+    text = profile_text(of_touches)
     for title in ("log", "event columns", "actions", "label window", "segments", "retriever"):
         assert f"{title}\n  " in text
     assert "300 requests, 50 users" in text
@@ -647,8 +657,8 @@ def test_what_is_assumed_is_said_a_line_each(tmp_path: Path) -> None:
     assert "not used: device could be `segments`" in said
 
 
-def test_segments_numbers_and_ranks_are_only_said(tmp_path: Path) -> None:
-    found = assumed(*written(tmp_path, shop()), NOW)
+def test_segments_numbers_and_ranks_are_only_said(of_shop: Inspection) -> None:
+    found = assumptions(of_shop)
     assert found.mapping == LogMapping()
     assert list(found.said) == [
         "not used: device could be `segments` (see `prerank inspect`)",
@@ -664,6 +674,33 @@ def test_a_view_beside_impressions_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_log_of_a_month_keeps_its_window(tmp_path: Path) -> None:
     assert assumed(*written(tmp_path, shop(requests=30)), NOW).mapping == LogMapping()
+
+
+def test_a_home_keeps_the_mapping_that_its_log_was_read_by(
+    tmp_path: Path, ingested: Ingested
+) -> None:
+    home, said = Home.at(tmp_path / "home"), list[str]()
+    home.create()
+    places = written(tmp_path, touches())
+    first = mapping_of_home(home, *places, said.append)
+    assert first == LogMapping(name="events", label_window_hours=1.0)
+    assert said[-1] == (
+        f"written to {home.root / 'assumed-mapping.yaml'}: for new days of this log, give it with "
+        "--mapping"
+    )
+    ingested(*places, home, **first.model_dump(exclude_unset=True))
+    later = touches().rename(columns={"query": "q"})
+    assert mapping_of_home(home, *written(tmp_path, later), said.append) == first
+    assert said[-1].endswith("as assumed before")
+
+
+def test_a_home_whose_log_was_read_without_assumptions_stays_so(
+    tmp_path: Path, ingested: Ingested
+) -> None:
+    home = Home.at(tmp_path / "home")
+    places = written(tmp_path, touches())
+    ingested(*places, home)
+    assert mapping_of_home(home, *places, pytest.fail) == LogMapping()
 
 
 # The command
@@ -718,7 +755,7 @@ def test_a_ubi_log_needs_no_columns(tmp_path: Path) -> None:
     assert found.has_impressions
     assert lacking(found) == []
     assert settings.keys() == {"name", "items", "passive", "label_window_hours"}
-    assert assumed(folder, items, NOW).mapping == LogMapping()
+    assert assumptions(found).mapping == LogMapping()
 
 
 def test_an_empty_log_is_refused(tmp_path: Path) -> None:

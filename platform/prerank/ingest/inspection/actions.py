@@ -27,6 +27,8 @@ ENGAGED = re.compile(
     r"|rat(e|ing)|select|open|convert|conversion|checkout|tag|comment|repl",
     re.IGNORECASE,
 )
+AT_ONCE_US = 5_000_000
+"""What happens so soon after its request was not done by its user: pages report what they show."""
 SEVERAL, AT_ONCE, COVERS, HARDLY = 2.0, 0.9, 0.5, 0.2
 """Rows a request, share at the request's time, and share of what was engaged that was shown too,
 from which an action looks like exposure; and the share below which it cannot be."""
@@ -40,7 +42,7 @@ class Action:
         name: as the team has it.
         rows: with it; share: of all rows.
         requests: that have it. per_request: rows of such a request, on average.
-        delay_s: median seconds after the request. at_once: share of rows without any.
+        delay_s: median seconds after the request. at_once: share of rows within seconds of it.
         covers: share of the other actions' items that have this action in their request too.
         passive: it is exposure.
         confidence, why: how sure that is, and the evidence.
@@ -105,7 +107,8 @@ def _measured(rows: Rows, counts: Mapping[str, int]) -> list[Action]:
         name: (median, at_once)
         for name, median, at_once in rows.ask(
             """SELECT __action, median(__happened - __asked) / 1e6,
-                   avg((__happened = __asked)::INT) FROM log GROUP BY __action"""
+                   avg((__happened - __asked <= $1)::INT) FROM log GROUP BY __action""",
+            [AT_ONCE_US],
         )
     }
     seen = {name: int(n) for name, n, *_ in groups}
@@ -168,7 +171,7 @@ def _literal(action: Action) -> bool:
 
 
 def _after(action: Action) -> str:
-    if action.at_once >= AT_ONCE:
+    if action.delay_s == 0:
         return "at the request's time"
     return f"{seconds(action.delay_s)} after it"
 

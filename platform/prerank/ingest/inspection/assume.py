@@ -7,20 +7,23 @@ platform's names and none of this gets the mapping without any setting, as if no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prerank.core.errors import ConfigError
+from prerank.core.home import Home
 from prerank.ingest.inspection.columns import Column
 from prerank.ingest.inspection.look import Inspection, inspect
 from prerank.ingest.inspection.proposal import Proposal, segments_of, time_unit
 from prerank.ingest.inspection.roles import TIMES, Choices, column_of
 from prerank.ingest.inspection.sample import MAX_BYTES
 from prerank.ingest.inspection.window import DEFAULT, best_of
-from prerank.ingest.mapping import LogMapping
+from prerank.ingest.mapping import LogMapping, load_mapping
 from prerank.ingest.sources import raw_files
 
+FILE = "assumed-mapping.yaml"
 MUCH = 0.1
 """Share of the requests that the default window may leave out before a shorter one is assumed."""
 _ASSUMED = ("user_id", "query", "item_id", "action", "request_id", "position")
@@ -59,6 +62,39 @@ class _Notes:
         self.said.append(f"assumed `{key}: {value}`: {why}")
 
 
+def mapping_of_home(
+    home: Home, events: str | Path, items: str | Path, say: Callable[[str], None] = print
+) -> LogMapping:
+    """The mapping of a log for which none was given; ``say`` is told each assumption.
+
+    It is written to the home as FILE. A home that holds a log already keeps the one that it was
+    read by: what a grown log looks like must not change how its earlier part is read.
+
+    Args:
+        home: of the log.
+        events, items: of ``inspect``.
+        say: takes a line.
+
+    Raises:
+        ConfigError, DataError, NotReadyError: as ``inspect`` does.
+    """
+    file = home.root / FILE
+    if home.manifest.exists():
+        if not file.exists():
+            return LogMapping()
+        say(f"mapping: {file}, as assumed before")
+        return load_mapping(file)
+    file.unlink(missing_ok=True)
+    found = assumed(events, items)
+    for line in found.said:
+        say(line)
+    if found.proposal.settings:
+        heading = f"Assumed by `prerank run` for {events}, which was given no mapping."
+        file.write_text(found.proposal.to_yaml(heading), encoding="utf-8")
+        say(f"written to {file}: for new days of this log, give it with --mapping")
+    return found.mapping
+
+
 def assumed(events: str | Path, items: str | Path, now_us: int | None = None) -> Assumed:
     """Look at a log, and say what is assumed of it.
 
@@ -87,7 +123,7 @@ def assumptions(found: Inspection) -> Assumed:
     _window(found, notes)
     if notes.settings:
         # A later day's events lie elsewhere, and are the same log.
-        notes.settings["name"] = found.name
+        notes.settings = {"name": found.name, **notes.settings}
     _unused(found, notes)
     try:
         LogMapping.model_validate(notes.settings)

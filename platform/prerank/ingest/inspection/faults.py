@@ -145,6 +145,16 @@ def of_ids(rows: Rows, catalogue: Collection[str]) -> list[str]:
     return said
 
 
+def of_catalogue(ids: Column | None) -> list[str]:
+    """Items that stand twice in a catalogue, by its column of ids."""
+    if ids is None or ids.distinct == ids.known:
+        return []
+    return [
+        f"{ids.known - ids.distinct:,} rows of the catalogue repeat an item id: where their "
+        "attributes differ, the catalogue will be refused"
+    ]
+
+
 def of_zone(found: Choices, columns: Sequence[Column], table: pa.Table) -> list[str]:
     """Whether times have no zone, and are read as UTC."""
     naive = []

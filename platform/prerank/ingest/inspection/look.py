@@ -173,10 +173,15 @@ def _look(
                 *faults.of_clock(rows, now_us),
                 *faults.of_rows(rows, roles),
                 *faults.of_ids(rows, catalogue.ids),
+                *faults.of_catalogue(_column(of_items, column_of(catalogue.choices, "item_id"))),
                 *_of_request_id(roles),
             ),
             remarks=(*source.remarks, *faults.of_zone(roles, columns, sample.rows)),
         )
+
+
+def _column(columns: Sequence[Column], name: str | None) -> Column | None:
+    return next((c for c in columns if c.name == name), None)
 
 
 def _items(table: pa.Table, roles: Choices) -> list[str]:
@@ -223,8 +228,8 @@ def _without_hindsight(
     created, ids = (column_of(catalogue.choices, role) for role in ("created_at", "item_id"))
     if created is None or ids is None:
         return catalogue
-    column = next(c for c in columns if c.name == created)
-    if not taken_from_log(rows, table, column, ids):
+    column = _column(columns, created)
+    if column is None or not taken_from_log(rows, table, column, ids):
         return catalogue
     why = "the time of an item's first event: an age from it would tell the future"
     choices = catalogue.choices | {"created_at": Choice(None, "likely", why)}

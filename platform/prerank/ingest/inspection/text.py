@@ -95,10 +95,11 @@ def _window(found: Inspection) -> Sequence[Row]:
     best = best_of(found.windows)
     if best is None:
         return []
-    delays = [a.delay_s for a in found.actions if not a.passive and a.requests]
-    usual = [(f"engagements come {seconds(max(delays))} after the request, in the median",)]
+    delays = [(a.delay_s, a.name) for a in found.actions if not a.passive and a.requests]
+    slow, name = max(delays, default=(0.0, ""))
+    usual = [(f"the slowest engagement, {name}, comes {seconds(slow)} after it, in the median",)]
     at_once = [("all events are at their request's time: labels come at once",)]
-    late = usual if any(delays) else at_once
+    late = usual if slow else at_once
     return [*((line,) for line in said(found.windows, best)), *late]
 
 

@@ -46,23 +46,24 @@ def windows(rows: Rows, passive: Sequence[str], impressions: Sequence[str]) -> l
     (last,) = rows.one("SELECT max(__happened) FROM log")
     if last is None:
         return []
-    found = []
-    for hours in HOURS:
-        span = hours * HOUR_US
-        (kept,) = rows.one(
-            f"""SELECT avg((__happened - __asked <= {span})::INT) FROM log
-                WHERE NOT list_contains($1::VARCHAR[], __action) OR __action IS NULL""",
-            [list(passive)],
-        )
-        (left_out,) = rows.one(
-            f"""SELECT avg((asked + {span} > {last})::INT) FROM (
-                    SELECT min(__asked) AS asked FROM log GROUP BY __request
-                    HAVING len($1::VARCHAR[]) = 0
-                        OR bool_or(list_contains($1::VARCHAR[], __action)))""",
-            [list(impressions)],
-        )
-        found.append(Window(hours, float(1.0 if kept is None else kept), float(left_out or 0.0)))
-    return found
+    # One pass over the rows for all windows.
+    spans = [hours * HOUR_US for hours in HOURS]
+    kept = rows.one(
+        f"""SELECT {", ".join(f"avg((__happened - __asked <= {s})::INT)" for s in spans)}
+            FROM log WHERE NOT list_contains($1::VARCHAR[], __action) OR __action IS NULL""",
+        [list(passive)],
+    )
+    left_out = rows.one(
+        f"""SELECT {", ".join(f"avg((asked + {s} > {last})::INT)" for s in spans)} FROM (
+                SELECT min(__asked) AS asked FROM log GROUP BY __request
+                HAVING len($1::VARCHAR[]) = 0
+                    OR bool_or(list_contains($1::VARCHAR[], __action)))""",
+        [list(impressions)],
+    )
+    return [
+        Window(hours, float(1.0 if k is None else k), float(out or 0.0))
+        for hours, k, out in zip(HOURS, kept, left_out, strict=True)
+    ]
 
 
 def best_of(found: Sequence[Window]) -> Window | None:

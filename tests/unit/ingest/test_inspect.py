@@ -519,10 +519,12 @@ def test_a_sound_log_has_no_fault(of_shop: Inspection) -> None:
     assert "problems\n  none found" in profile_text(of_shop)
 
 
-def test_times_without_a_zone_are_noted(tmp_path: Path) -> None:
+def test_one_time_and_times_without_a_zone_are_noted(tmp_path: Path) -> None:
     frame = touches()
     frame["timestamp"] = frame["timestamp"].dt.tz_localize(None)
-    assert seen(tmp_path, frame).remarks == ("timestamp has no zone and is read as UTC",)
+    remarks = seen(tmp_path, frame).remarks
+    assert remarks[0].startswith("timestamp is the only time")
+    assert remarks[1:] == ("timestamp has no zone and is read as UTC",)
 
 
 # Catalogue

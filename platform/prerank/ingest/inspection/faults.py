@@ -145,6 +145,17 @@ def of_ids(rows: Rows, catalogue: Collection[str]) -> list[str]:
     return said
 
 
+def of_times(found: Choices) -> list[str]:
+    """Whether the log has one time only."""
+    told = [role for role in TIMES if column_of(found, role)]
+    if len(told) != 1:
+        return []
+    return [
+        f"{column_of(found, *told)} is the only time: it is that of the request and of the event, "
+        "so how late an engagement comes is not known"
+    ]
+
+
 def of_catalogue(ids: Column | None) -> list[str]:
     """Items that stand twice in a catalogue, by its column of ids."""
     if ids is None or ids.distinct == ids.known:

@@ -176,7 +176,11 @@ def _look(
                 *faults.of_catalogue(_column(of_items, column_of(catalogue.choices, "item_id"))),
                 *_of_request_id(roles),
             ),
-            remarks=(*source.remarks, *faults.of_zone(roles, columns, sample.rows)),
+            remarks=(
+                *source.remarks,
+                *faults.of_times(roles),
+                *faults.of_zone(roles, columns, sample.rows),
+            ),
         )
 
 

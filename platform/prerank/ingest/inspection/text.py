@@ -97,7 +97,7 @@ def _window(found: Inspection) -> Sequence[Row]:
         return []
     delays = [(a.delay_s, a.name) for a in found.actions if not a.passive and a.requests]
     slow, name = max(delays, default=(0.0, ""))
-    usual = [(f"the slowest engagement, {name}, comes {seconds(slow)} after it, in the median",)]
+    usual = [(f"the slowest engagement, {name}, comes {seconds(slow)} after its request (median)",)]
     at_once = [("all events are at their request's time: labels come at once",)]
     late = usual if slow else at_once
     return [*((line,) for line in said(found.windows, best)), *late]

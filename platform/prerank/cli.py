@@ -22,6 +22,7 @@ DESCRIPTION = """\
 Pre-ranking with engagement cross features: from an event log to a live deployment.
 
   see it work       prerank demo
+  look at a log     prerank inspect --events E --items I --out mapping.yaml
   the whole way     prerank run --events E --items I [--mapping M] --workdir W
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
@@ -155,6 +156,21 @@ def parser() -> argparse.ArgumentParser:
         "config",
         "oracles",
         "workdir",
+        mapping={
+            "help": "YAML from your columns to the canonical ones (default: what is unambiguous is "
+            "assumed, and said; see prerank inspect)"
+        },
+    )
+    verb(
+        "inspect",
+        stages.inspect,
+        "look at a log and its catalogue, and write a mapping of its columns",
+        "prerank inspect --events log/ --items items.parquet --out mapping.yaml",
+        "prerank run --mapping mapping.yaml",
+        "events",
+        "items",
+        "out",
+        out={"required": False, "help": "mapping to write (default: it is printed)"},
     )
     verb(
         "simulate",

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 # A new verb or option is a decision: experiments are configuration files. Change this on purpose.
 VERBS: dict[str, list[str]] = {
+    "inspect": ["--events*", "--items*", "--out"],
     "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--workdir"],
@@ -184,6 +185,11 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
     fails_with(["add-items", "--items", "i.parquet", *work], 2, "--items i.parquet", capsys)
+    fails_with(["inspect", *log], 2, "--events e.parquet", capsys)
+    here = ["--events", "map.yaml", "--items", "map.yaml", "--out"]
+    fails_with(["inspect", *here, "map.yaml"], 2, "--out map.yaml is there", capsys)
+    fails_with(["inspect", *here, "none/m.yaml"], 2, "no folder", capsys)
+    fails_with(["inspect", *here, "new.yaml"], 2, "does not say its format", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()

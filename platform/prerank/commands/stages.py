@@ -42,6 +42,34 @@ def simulate(args: argparse.Namespace) -> Summary:
     return Summary(f"preset {made.preset}, seed {made.seed}", wrote, then)
 
 
+def inspect(args: argparse.Namespace) -> Summary:
+    """Look at a log and propose a mapping."""
+    from prerank.ingest.inspection.look import inspect
+    from prerank.ingest.inspection.proposal import lacking, proposal
+    from prerank.ingest.inspection.text import profile_text
+
+    preflight.check_inputs({"events": args.events, "items": args.items})
+    if args.out and args.out.exists():
+        raise ConfigError(f"--out {args.out} is there already: name another file, or remove it.")
+    if args.out and not args.out.resolve().parent.is_dir():
+        raise ConfigError(f"--out {args.out}: there is no folder {args.out.resolve().parent}.")
+    found = inspect(absolute(args.events), absolute(args.items))
+    print(profile_text(found))
+    text = proposal(found).to_yaml(f"Proposed by `prerank inspect` for {args.events}. Check it.")
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    else:
+        print(f"\nmapping\n\n{text}", end="")
+    read = f"{args.events}: {count(found.sample.total, 'row')}\n{args.items}"
+    if missing := lacking(found):
+        then = f"name a column for {', '.join(missing)} in the mapping"
+        return Summary(read, str(args.out or ""), then)
+    if not args.out:
+        return Summary(read, then="the same with --out mapping.yaml, which writes this mapping")
+    log = f"--events {args.events} --items {args.items}"
+    return Summary(read, str(args.out), f"prerank run {log} --mapping {args.out} --workdir W")
+
+
 def ingest(args: argparse.Namespace) -> Summary:
     """Validate and normalise a log."""
     from prerank.core.ray_tasks import connect

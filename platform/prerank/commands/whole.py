@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> Summary:
     """The whole way."""
     from prerank.config import JobConfig
     from prerank.core import environment
+    from prerank.ingest.inspection.assume import mapping_of_home
     from prerank.ingest.mapping import load_mapping
     from prerank.pipeline import run
 
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> Summary:
     preflight.check_services(home, online=True, registry=True)
     environment.ensure_token()
     events, items = absolute(args.events), absolute(args.items)
+    if args.mapping is None:
+        mapping = mapping_of_home(home, events, items)
     _, version = run(home, events, items, mapping, config, args.oracles)
     wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, next_step(args, "promote"))

@@ -234,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
             "help": "Parquet file or folder of the new events (default: --served)",
         },
         items={"required": False, "help": "new and changed items (default: none are)"},
+        mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
     )
     verb(
         "training-set",

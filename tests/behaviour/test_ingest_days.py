@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 from tests.behaviour.conftest import Case
 
+from prerank import cli
+from prerank.core.feature_sets import online_state
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 
@@ -116,3 +119,36 @@ def test_where_nothing_is_known_of_the_days_all_are_read(case: Case, damage: str
         before["day=2024-03-01"].values()
     )
     assert LogManifest.load(case.home).events == len(rows_of(case))
+
+
+@pytest.mark.slow
+def test_a_days_work_is_one_command(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    renamed = {"item_id": "pin", "action": "what"}
+    mapping = {"events": renamed, "actions": {"impression": "impression", "click": "save"}}
+    first = day(0)[day(0)["action"] != "save"].rename(columns=renamed)
+    case.ingest(first, name="log", **mapping)
+    next_day = day(1)[day(1)["action"] != "save"].rename(columns=renamed)
+    next_day.to_csv(case.root / "2024-03-02.csv", index=False)
+    home = case.home
+    command = ["update", "--events", str(case.root / "2024-03-02.csv"), "--workdir", str(home.root)]
+    for new in (len(next_day), 0):
+        cli.main(command)
+        assert f"{new} new event" in capsys.readouterr().out.replace(",", "")
+    manifest = LogManifest.load(home)
+    assert manifest.events == len(first) + len(next_day)
+    assert set(manifest.actions) == {"impression", "save"}
+    state = online_state(home, manifest.schema.hash())
+    assert state["cutoff_us"] > int(next_day["request_time"].max().value // 1000)
+
+
+@pytest.mark.parametrize("options", [[], ["--events", "x.csv", "--served"]])
+def test_a_days_work_has_one_source(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["update", *options, "--workdir", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "either --events, or --served" in capsys.readouterr().err

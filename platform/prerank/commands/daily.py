@@ -11,6 +11,7 @@ from prerank import preflight
 from prerank.commands.options import clock_time, home_of, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.places import absolute
 from prerank.summaries import Summary, count
 
@@ -85,10 +86,14 @@ def _time(text: str | None) -> datetime | None:
 def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
     """Adds the log of the options."""
     from prerank.ingest.additions import catalogue_of_home
-    from prerank.ingest.mapping import load_mapping
+    from prerank.ingest.mapping import LogMapping, load_mapping
     from prerank.ingest.run import ingest
 
-    mapping, events = load_mapping(args.mapping), absolute(args.events)
+    manifest, events = LogManifest.load(home), absolute(args.events)
+    # More of the log that is there: by its own name, and by its mapping unless one is given.
+    of_home = LogMapping.model_validate(manifest.mapping)
+    mapping = load_mapping(args.mapping) if args.mapping else of_home
+    mapping = mapping.model_copy(update={"name": manifest.dataset})
     items = catalogue_of_home(home, args.items and absolute(args.items))
 
     def add() -> IngestReport | None:

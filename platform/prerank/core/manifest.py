@@ -13,6 +13,7 @@ from prerank.core.errors import StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.ids import IdKind, ItemIds
+from prerank.core.times import HOUR_US
 
 VERSION = 3
 """Version of the manifest and of the canonical events."""
@@ -121,6 +122,11 @@ class LogManifest:
     def item_ids(self) -> ItemIds:
         """How item ids become keys."""
         return ItemIds(self.ids, self.hash_seed)
+
+    @property
+    def label_window_us(self) -> int:
+        """``label_window_hours`` in microseconds; a part of an hour counts."""
+        return round(self.label_window_hours * HOUR_US)
 
     @property
     def last_us(self) -> int:

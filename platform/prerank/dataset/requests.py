@@ -59,7 +59,7 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
                     coalesce(bit_or(mask) FILTER (timely), 0) AS mask,
                     coalesce(arg_min(weight, rank) FILTER (timely), 1.0) AS weight {of_item}
                 FROM (SELECT {columns}, event_time <= request_time
-                          + INTERVAL ({manifest.label_window_hours}) HOUR AS timely
+                          + to_microseconds({manifest.label_window_us}) AS timely
                       FROM read_parquet(?)) JOIN actions USING (action)
                 GROUP BY request_id, item_id)
             SELECT request_id, min(request_time) AS request_time, min(user_id) AS user_id,

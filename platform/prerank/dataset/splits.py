@@ -49,7 +49,7 @@ def plan_splits(home: Home, manifest: LogManifest) -> Splits:
                 SELECT request_id, min(request_time) AS t FROM {events}
                 GROUP BY request_id HAVING {eligible}),
             closed AS (
-                SELECT t FROM requests WHERE t + INTERVAL ({window}) HOUR
+                SELECT t FROM requests WHERE t + to_microseconds({manifest.label_window_us})
                     <= (SELECT max(event_time) FROM {events}))
             SELECT count(*), epoch_us(quantile_disc(t, {SHARES[0]})),
                 epoch_us(quantile_disc(t, {SHARES[0] + SHARES[1]})), epoch_us(max(t))

@@ -147,14 +147,19 @@ def _cells(files: list[str], manifest: LogManifest, before_us: int, strata: str)
     key = "query, item_id" if strata == "query and item" else "item_id"
     with connection(threads=2) as db:
         db.execute(
-            f"""CREATE TEMP TABLE shown AS SELECT min(query) AS query, item_id,
+            """CREATE TEMP TABLE shown AS SELECT min(query) AS query, item_id,
                 min(position)::BIGINT AS place,
                 bool_or(list_contains($engaging, action) AND event_time <= request_time
-                    + INTERVAL ({manifest.label_window_hours}) HOUR)::BIGINT AS engaged
+                    + to_microseconds($window))::BIGINT AS engaged
             FROM read_parquet($files) WHERE epoch_us(request_time) < $before
             GROUP BY request_id, item_id
             HAVING bool_or(action = 'impression') AND min(position) IS NOT NULL""",
-            {"engaging": list(engaging), "files": files, "before": before_us},
+            {
+                "engaging": list(engaging),
+                "files": files,
+                "before": before_us,
+                "window": manifest.label_window_us,
+            },
         )
         row = db.sql("SELECT count(*) FROM shown").fetchone()
         if row is None or not row[0]:

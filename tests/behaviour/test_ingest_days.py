@@ -128,7 +128,10 @@ def test_a_days_work_is_one_command(
 ) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     renamed = {"item_id": "pin", "action": "what"}
-    mapping: dict[str, Any] = {"events": renamed, "actions": {"impression": "impression", "click": "save"}}
+    mapping: dict[str, Any] = {
+        "events": renamed,
+        "actions": {"impression": "impression", "click": "save"},
+    }
     first = day(0)[day(0)["action"] != "save"].rename(columns=renamed)
     case.ingest(first, name="log", **mapping)
     next_day = day(1)[day(1)["action"] != "save"].rename(columns=renamed)

@@ -35,14 +35,12 @@ class Updated:
 
     Attributes:
         ingested: what became of the rows; None where there were none.
-        features: the features' manifest.
         online: what ``materialise`` says of the online store.
         added: items that joined the champion's index; None where none were given, or there is no
             champion.
     """
 
     ingested: IngestReport | None
-    features: dict[str, Any]
     online: dict[str, Any]
     added: AddedItems | None
 
@@ -67,14 +65,14 @@ def update(
         report = add()
         tqdm.write(str(report) if report else "nothing new")
     with stages("features"):
-        features = build_features(home, config.features)
+        build_features(home, config.features)
     with stages("feature store"):
         online = materialise(home)
     added = None
     if items is not None:
         with stages("index"):
             added = _index(home, items)
-    return Updated(report, features, online, added)
+    return Updated(report, online, added)
 
 
 def _index(home: Home, path: str | Path) -> AddedItems | None:

@@ -16,25 +16,27 @@ if TYPE_CHECKING:
 
 
 def _chosen(args: argparse.Namespace) -> Version:
-    from prerank.registry import versions as registry
+    from prerank.registry.versions import CHALLENGER
 
-    if args.version:
-        return registry.version_of(args.version)
-    version = registry.alias_version(registry.CHALLENGER)
-    if version is None:
-        raise ConfigError("no challenger is registered: give --version, or run `prerank train`.")
-    return version
+    return _version(args, CHALLENGER, "no challenger is registered", "prerank train")
 
 
 def _chosen_or_champion(args: argparse.Namespace) -> Version:
+    from prerank.registry.versions import CHAMPION
+
+    return _version(args, CHAMPION, "no version is the champion", "prerank promote")
+
+
+def _version(args: argparse.Namespace, alias: str, none: str, made_by: str) -> Version:
+    """The version of --version, else the one that has the alias."""
     from prerank.registry import versions as registry
 
     if args.version:
         return registry.version_of(args.version)
-    champion = registry.alias_version(registry.CHAMPION)
-    if champion is None:
-        raise ConfigError("no version is the champion: give --version, or run `prerank promote`.")
-    return champion
+    version = registry.alias_version(alias)
+    if version is None:
+        raise ConfigError(f"{none}: give --version, or run `{made_by}`.")
+    return version
 
 
 def evaluate(args: argparse.Namespace) -> Summary:

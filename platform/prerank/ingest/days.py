@@ -94,15 +94,14 @@ def known_days(home: Home) -> dict[str, DayCounts]:
     return {day: typed(DayCounts, data, what=str(path)) for day, data in read_json(path).items()}
 
 
-def kept_days(home: Home, existing: Existing, buckets: Path) -> dict[str, DayCounts]:
+def kept_days(known: Days, existing: Existing, buckets: Path) -> dict[str, DayCounts]:
     """Days of the log of before that new rows change nothing of; none of their rows is new.
 
     Args:
-        home: as it was before.
+        known: of the log of before.
         existing: what it holds.
         buckets: the folder of the new rows.
     """
-    known = known_days(home) if existing.files else {}
     if not known:
         return {}
     with connection(threads=2) as db:

@@ -154,12 +154,13 @@ def _write(
     if len(checked.catalogue.quarantined):
         pq.write_table(checked.catalogue.quarantined, new.quarantine / "items.parquet")
     # Of the days of before most are taken over, where it is known what they hold.
-    spread = 0 if known_days(old) else sum(existing.rows)
+    known = known_days(old) if existing.files else {}
+    spread = 0 if known else sum(existing.rows)
     buckets = _buckets(sum(checked.source.rows) + spread, cluster_cpus())
     first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets)
     if first["quarantined"] == first["in"]:
         _refuse(first["in"], first["reasons"], new.quarantine, new)
-    kept = kept_days(old, existing, scratch / "buckets")
+    kept = kept_days(known, existing, scratch / "buckets")
     changed = without(existing, kept)
     _spread_existing(changed, checked, scratch / "buckets", buckets)
     days, duplicates = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)

@@ -210,17 +210,24 @@ class PreRanker:
         # One request is one thread's work; more would only fight over the cores with the others.
         torch.set_num_threads(1)
         self.config, self.writers = ServeConfig(**config), writers
+        self.log = served_log_of(self.config)
         timeout_s = self.config.shard_timeout_ms / 1e3
         engine = Engine(self.config, shards_of(shards, timeout_s) if shards else None)
         if self.config.log_format == "json":
             json_lines(lambda: engine.model_version)
-        log = served_log_of(self.config)
-        self.http = HttpApi(self.config, engine, self._acknowledge, tracing_of_environment(), log)
+        self.http = HttpApi(
+            self.config, engine, self._acknowledge, tracing_of_environment(), self.log
+        )
         # In a thread: shards are waited for, which an event loop's thread may not do.
         starting = threading.Thread(target=engine.start)
         starting.start()
         starting.join()
         Export(self.http.metrics, self.http.sample).start()
+
+    def __del__(self) -> None:
+        # Serve calls this before it ends a replica: its last answers are written down, too.
+        if self.log is not None:
+            self.log.close()
 
     async def __call__(self, request: Request) -> Response:
         """Answer any route."""

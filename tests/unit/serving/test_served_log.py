@@ -29,6 +29,7 @@ from prerank.core.ids import given_event_id
 from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
 from prerank.serving import served_log
 from prerank.serving.api import parse_events
+from prerank.serving.deployment import PreRanker
 from prerank.serving.engine import ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog, packed
@@ -217,3 +218,15 @@ def test_a_deployment_without_a_share_writes_nothing(home: Home) -> None:
     api = api_of(SmallEngine(SAMPLE, sample_scorer()))
     send(api, "/v1/prerank", {"user_id": "u", "query": "q", "candidates": ITEMS[:1]})
     assert not home.served.exists()
+
+
+def test_a_replica_that_ends_writes_its_last_answers_down(home: Home) -> None:
+    api, log = served(home)
+    send(api, "/v1/prerank", {"user_id": "u", "query": "q", "candidates": ITEMS[:1]})
+    # mypy does not see what a class decorator makes of a class.
+    deployment: Any = PreRanker
+    replica = deployment.func_or_class.__new__(deployment.func_or_class)
+    replica.log = log
+    # As Serve ends it.
+    replica.__del__()
+    assert len(requests_of(home)) == 1

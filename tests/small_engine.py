@@ -48,23 +48,26 @@ class EmptyStore:
         return self.cutoff
 
 
+UNKNOWN_SCORE = -9.0
+
+
 @dataclass
 class GivenScores:
-    """Knows the items of ``scores`` (key -> score), and no other."""
+    """Knows the items of ``scores`` (key -> score); every other has UNKNOWN_SCORE."""
 
     scores: Mapping[int, float]
     model: Any = field(default=None)
 
     def score(self, query: str, inputs: Any, candidates: NDArray[np.int64], *_: Any) -> Scored:
-        known = np.isin(candidates, list(self.scores))
-        ids = candidates[known]
-        scores = np.array([self.scores[i] for i in ids.tolist()], np.float32)
+        unknown = candidates[~np.isin(candidates, list(self.scores))]
+        found = [self.scores.get(i, UNKNOWN_SCORE) for i in candidates.tolist()]
+        scores = np.array(found, np.float32)
 
         def x(at: NDArray[np.int64]) -> NDArray[np.float32]:
             return np.zeros((len(at), 0), np.float32)
 
-        unknown, none = candidates[~known], np.zeros(0, np.float32)
-        return Scored(ids, scores, scores, scores, unknown, 1.0, 0.0, x, none)
+        none = np.zeros(0, np.float32)
+        return Scored(candidates, scores, scores, scores, unknown, 1.0, 0.0, x, none)
 
 
 @cache

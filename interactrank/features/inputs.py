@@ -124,6 +124,10 @@ class FeatureInputs:
         found["blocks"].flags.writeable = False
         return cls(**found)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, to be stored or sent; ``restored`` takes them."""
+        return {of.name: getattr(self, of.name) for of in fields(self)}
+
     @property
     def histories(self) -> Histories:
         """The histories' columns, as kernels take them."""

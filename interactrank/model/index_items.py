@@ -2,14 +2,16 @@
 
 An item has a row: its place in the index, or, if it was added, in what was added, counted on from
 the index's last row. An item that was added and stands in the index, too, has the row of the
-former. The index's vectors are read where they lie, usually in a mapped file.
+former. Row -1 is the unknown item, which an item that is in neither is scored as. The index's
+vectors are read where they lie, usually in a mapped file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +38,18 @@ class Added:
     created: NDArray[np.int64]
 
 
+class _Others(NamedTuple):
+    """Candidates that the index's own vectors do not cover.
+
+    ``at`` int64 [n] of the candidates; ``rows`` [n] of ``vectors`` [m, D] and ``created`` [m].
+    """
+
+    at: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    vectors: Tensor
+    created: NDArray[np.int64]
+
+
 class IndexItems:
     """Items of an index, ready to be swept over.
 
@@ -48,6 +62,7 @@ class IndexItems:
         ids: int64 [n].
         vectors: [n, D], bf16 or float32.
         created: int64 [n], microseconds since 1970, 0 where unknown.
+        unknown: [1, D] like ``vectors``, of the unknown item.
         added: what joins the index.
 
     Raises:
@@ -59,9 +74,10 @@ class IndexItems:
         ids: NDArray[np.int64],
         vectors: Tensor,
         created: NDArray[np.int64],
+        unknown: Tensor,
         added: Added | None = None,
     ) -> None:
-        self.ids, self.vectors, self._added = ids, vectors, added
+        self.ids, self.vectors, self._unknown, self._added = ids, vectors, unknown, added
         self.vector_bits = _bits(vectors)
         self.created = created
         self._every: NDArray[np.int64] | None = None
@@ -79,7 +95,8 @@ class IndexItems:
 
     def part(self, at: slice) -> IndexItems:
         """Copies of some rows of an index that nothing was added to."""
-        return IndexItems(self.ids[at].copy(), self.vectors[at].clone(), self.created[at].copy())
+        own = self.ids[at].copy(), self.vectors[at].clone(), self.created[at].copy()
+        return IndexItems(*own, self._unknown)
 
     def joined(self, added: Added) -> IndexItems:
         """The same index with ``added``, and without what was added before.
@@ -88,17 +105,23 @@ class IndexItems:
         arrays of eight bytes an item.
         """
         n = len(self.ids)
-        return IndexItems(self.ids, self.vectors, self.created[:n], added)
+        return IndexItems(self.ids, self.vectors, self.created[:n], self._unknown, added)
 
     def every_row(self) -> NDArray[np.int64]:
         """Rows of ``table.ids``."""
         return np.arange(len(self.ids)) if self._every is None else self._every
 
+    def created_at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``created`` [n] of items at ``rows`` [n]; 0 for the unknown item."""
+        return np.where(rows < 0, 0, self.created[np.maximum(rows, 0)])
+
     def gathered(self, rows: NDArray[np.int64]) -> Tensor:
-        """Vectors [n, D] of ``rows`` [n]; copies the index where items were added."""
-        added = self._added
-        whole = self.vectors if added is None else torch.cat((self.vectors, added.vectors))
-        return whole.index_select(0, torch.from_numpy(rows))
+        """Vectors [n, D] of ``rows`` [n]."""
+        of_index, others = self._divided(rows)
+        found = self.vectors.index_select(0, torch.from_numpy(of_index))
+        for own in others:
+            found[torch.from_numpy(own.at)] = own.vectors[torch.from_numpy(own.rows)]
+        return found
 
     def swept(
         self,
@@ -111,27 +134,40 @@ class IndexItems:
         """Dots and g(x) of candidates that stand nowhere.
 
         Args:
-            rows: int64 [n], none negative.
+            rows: int64 [n].
             query, now, given: as in ``sweep``.
             base: what they share.
         """
-        added = self._added
-        if added is None:
-            return _swept(rows, self.vector_bits, self.created, query, now, base, given)
-        n = len(self.ids)
-        late = rows >= n
-        at = np.flatnonzero(late)
+        of_index, others = self._divided(rows)
+        n = sum(len(own.at) for own in others)
         dots, cross_scores = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-        if len(at) < len(rows):
-            # One pass over all costs less than taking the others apart: row 0 stands for the late.
-            of_index = np.where(late, 0, rows)
-            own = of_index, self.vector_bits, self.created
-            dots, cross_scores = _swept(*own, query, now, base, given)
-        if len(at):
-            told = given[at] if given.size else given
-            own = rows[at] - n, _bits(added.vectors), self.created[n:]
-            dots[at], cross_scores[at] = _swept(*own, query, now, base, told)
+        if n < len(rows):
+            whole = of_index, self.vector_bits, self.created
+            dots, cross_scores = _swept(*whole, query, now, base, given)
+        for own in others:
+            told = given[own.at] if given.size else given
+            part = own.rows, _bits(own.vectors), own.created
+            dots[own.at], cross_scores[own.at] = _swept(*part, query, now, base, told)
         return dots, cross_scores
+
+    def _divided(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[_Others]]:
+        """``rows`` with row 0 in place of those that are not the index's, and these.
+
+        One pass over all costs less than taking a few apart.
+        """
+        n = len(self.ids)
+        # As an unsigned number -1 is a large one.
+        of_index = rows.view(np.uint64) < n
+        if of_index.all():
+            return rows, []
+        return np.where(of_index, rows, 0), list(self._others(rows))
+
+    def _others(self, rows: NDArray[np.int64]) -> Iterator[_Others]:
+        n, nothing = len(self.ids), np.zeros(1, np.int64)
+        if len(at := np.flatnonzero(rows < 0)):
+            yield _Others(at, np.zeros(len(at), np.int64), self._unknown, nothing)
+        if self._added is not None and len(at := np.flatnonzero(rows >= n)):
+            yield _Others(at, rows[at] - n, self._added.vectors, self.created[n:])
 
 
 def _swept(

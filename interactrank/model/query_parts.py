@@ -75,7 +75,8 @@ def query_parts(
     """
     side = scorer.query_side(query, inputs, head_weights)
     somewhere = Reached(scorer.schema, inputs)
-    listed = scorer.known(inputs, somewhere.items(), None)
+    items = somewhere.items()
+    listed = scorer.find(inputs, items[scorer.table.rows(items) >= 0], None)
     # The rows are gone over once, for the items that they name and for one that they do not.
     x = listed.x(np.arange(len(listed.ids)), somewhere.nobody())
     base = base_of(scorer.model, side, x[0])

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interactrank.features.batch import RequestArrays, requests_of
-from interactrank.features.catalogue import Catalogue
+from interactrank.features.batch import RequestArrays, item_inputs, requests_of
+from interactrank.features.catalogue import OUT_OF_VOCABULARY, Catalogue
 from interactrank.features.engagement import cross_features, retriever_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
@@ -38,11 +38,12 @@ _NOTHING = np.zeros((0, 0), np.float32)
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of the known candidates of one request, in the order given.
+    """Scores of the candidates of one request, in the order given.
 
     ``ids`` int64 [n]; ``scores`` float32 [n], scale × dots + cross_scores + constant;
-    ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: candidates the index does
-    not hold. ``x(positions)`` are the cross features that were scored, float32 [positions, X], and
+    ``cross_scores`` are g of the cross features; ``unknown`` int64 [m]: those of ``ids`` that the
+    index does not hold, and that were scored as the unknown item with their own cross features.
+    ``x(positions)`` are the cross features that were scored, float32 [positions, X], and
     ``request`` float32 [R] the statistics.
     """
 
@@ -67,17 +68,16 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Known:
-    """The candidates that the index holds.
+class Found:
+    """Candidates with their rows in the index, -1 for one that it does not hold.
 
-    ``ids`` and ``rows`` int64 [n], ``unknown`` as in ``Scored``, ``given`` float32 [n, R] by a
-    retriever. ``x(positions, *others)`` are the cross features of the items ``others``, of unknown
-    age, then of candidates: float32 [others + positions, X].
+    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by a retriever.
+    ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
+    of candidates: float32 [others + positions, X].
     """
 
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
-    unknown: NDArray[np.int64]
     given: NDArray[np.float32] | None
     x: Callable[..., NDArray[np.float32]]
 
@@ -111,7 +111,8 @@ class Scorer:
             created = (
                 of_catalogue if self._of_catalogue else catalogue.created_at(self.rows.rows(ids))
             )
-        self.items = IndexItems(ids, vectors, created)
+        unknown = unknown_item(model, catalogue).to(vectors.dtype)
+        self.items = IndexItems(ids, vectors, created, unknown)
         self._query_half: Callable[..., tuple[Tensor, ...]] = QueryHalf(self.model)
 
     @cached_property
@@ -154,7 +155,7 @@ class Scorer:
     def part(self, at: slice) -> Scorer:
         """The same model over some rows of the index, which are copied.
 
-        It scores what others look up: ``score_known`` of ``known_rows``. No table of ids is made.
+        It scores what others look up: ``score_found`` of ``at_rows``. No table of ids is made.
         """
         part = copy.copy(self)
         vars(part).pop("rows", None)
@@ -180,28 +181,28 @@ class Scorer:
             retriever_features: float32 [N, R], as in ``cross_features``.
         """
         side = self.query_side(query, inputs, head_weights)
-        return self.score_known(side, inputs, self.known(inputs, candidates, retriever_features))
+        return self.score_found(side, inputs, self.find(inputs, candidates, retriever_features))
 
     @torch.inference_mode()
-    def score_known(self, side: QuerySide, inputs: FeatureInputs, known: Known) -> Scored:
+    def score_found(self, side: QuerySide, inputs: FeatureInputs, found: Found) -> Scored:
         """As ``score``, once the request's side is made and the candidates are looked up.
 
         A score depends on the request and its own item alone, to the last digit.
         """
-        n, base, given, at = len(known.ids), NO_CROSS, _NOTHING, known.rows[:0]
+        n, base, given, at = len(found.ids), NO_CROSS, _NOTHING, found.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
-            at = somewhere.among(known.ids)
+            at = somewhere.among(found.ids)
             # An item that stands nowhere goes with those that do: the rows are gone over once.
-            x = known.x(at, somewhere.nobody())
+            x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.given.size:
-            given = retriever_columns(self.schema, n, known.given) - base.given
+            given = retriever_columns(self.schema, n, found.given) - base.given
         fused, now = side.query.numpy(), int(inputs.time[0])
-        dots, cross_scores = self.items.swept(known.rows, fused, now, base, given)
+        dots, cross_scores = self.items.swept(found.rows, fused, now, base, given)
         if len(at):
             cross_scores[at] = cross_scores_of(self.model, side, x[1:])
-        return _scored(known, side, dots, cross_scores)
+        return _scored(found, side, dots, cross_scores)
 
     @torch.inference_mode()
     def score_dense(
@@ -214,13 +215,13 @@ class Scorer:
     ) -> Scored:
         """As ``score``, by the formula: every feature of every candidate, and plain products."""
         side = self.query_side(query, inputs, head_weights)
-        known = self.known(inputs, candidates, retriever_features)
-        gathered = self.items.gathered(known.rows)
+        found = self.find(inputs, candidates, retriever_features)
+        gathered = self.items.gathered(found.rows)
         dots = torch.mv(gathered.float(), side.query).numpy()
-        x = torch.from_numpy(known.x(np.arange(len(known.ids))))
+        x = torch.from_numpy(found.x(np.arange(len(found.ids))))
         of = torch.zeros(len(x), dtype=torch.int64)
         g = self.model.fusion.cross_score(x, side.coefficients, of)
-        return _scored(known, side, dots, (side.cross * g).numpy())
+        return _scored(found, side, dots, (side.cross * g).numpy())
 
     @torch.inference_mode()
     def query_side(
@@ -250,43 +251,42 @@ class Scorer:
             float(folded.constant),
         )
 
-    def known(
+    def find(
         self,
         inputs: FeatureInputs,
         candidates: NDArray[np.int64] | None,
         retriever_features: NDArray[np.float32] | None,
-    ) -> Known:
-        """The candidates that the index holds; arguments as in ``score``."""
-        ids = self.table.ids if candidates is None else candidates
-        rows = self.items.every_row() if candidates is None else self.table.rows(ids)
-        unknown, given, found = ids[:0], retriever_features, rows >= 0
-        if not found.all():
-            rows, ids, unknown = rows[found], ids[found], ids[~found]
-            given = None if given is None else given[found]
-        return self._known(inputs, ids, rows, unknown, given)
+    ) -> Found:
+        """Look the candidates up; arguments as in ``score``."""
+        if candidates is None:
+            return self._found(inputs, self.table.ids, self.items.every_row(), retriever_features)
+        rows = self.table.rows(candidates)
+        return self._found(inputs, candidates, rows, retriever_features)
 
-    def known_rows(
+    def at_rows(
         self,
         inputs: FeatureInputs,
         rows: NDArray[np.int64] | None,
         retriever_features: NDArray[np.float32] | None,
-    ) -> Known:
-        """The candidates at distinct ``rows`` int64 [N] of the index; None for every row."""
-        rows = self.items.every_row() if rows is None else rows
-        return self._known(inputs, self.items.ids[rows], rows, rows[:0], retriever_features)
+    ) -> Found:
+        """The candidates at distinct ``rows`` int64 [N] of the index, none negative; None for all.
 
-    def _known(
+        No table of ids is needed.
+        """
+        rows = self.items.every_row() if rows is None else rows
+        return self._found(inputs, self.items.ids[rows], rows, retriever_features)
+
+    def _found(
         self,
         inputs: FeatureInputs,
         ids: NDArray[np.int64],
         rows: NDArray[np.int64],
-        unknown: NDArray[np.int64],
         given: NDArray[np.float32] | None,
-    ) -> Known:
+    ) -> Found:
         def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
             some = len(others)
             chosen = np.concatenate((np.array(others, np.int64), ids[at]))
-            created = np.concatenate((np.zeros(some, np.int64), self.created[rows[at]]))
+            created = np.concatenate((np.zeros(some, np.int64), self.items.created_at(rows[at])))
             told = None
             if given is not None:
                 nothing = np.full((some, given.shape[1]), np.nan, np.float32)
@@ -294,23 +294,31 @@ class Scorer:
             bounds = np.array([0, len(chosen)])
             return cross_features(self.schema, inputs, chosen, bounds, created, told)
 
-        return Known(ids, rows, unknown, given, x)
+        return Found(ids, rows, given, x)
+
+
+@torch.inference_mode()
+def unknown_item(model: InteractRank, catalogue: Catalogue) -> Tensor:
+    """The unit vector float32 [1, D] of an item of which nothing is known, by the item tower."""
+    nothing = np.zeros(1, np.bool_)
+    row = np.array([OUT_OF_VOCABULARY])
+    return model.encode_items(item_inputs(catalogue, row, nothing, nothing, nothing))
 
 
 def _scored(
-    known: Known, side: QuerySide, dots: NDArray[np.float32], cross_scores: NDArray[np.float32]
+    found: Found, side: QuerySide, dots: NDArray[np.float32], cross_scores: NDArray[np.float32]
 ) -> Scored:
     scores = np.float32(side.scale) * dots
     scores += cross_scores
     scores += np.float32(side.constant)
     return Scored(
-        known.ids,
+        found.ids,
         scores,
         dots,
         cross_scores,
-        known.unknown,
+        found.ids[found.rows < 0],
         side.scale,
         side.constant,
-        known.x,
+        found.x,
         side.request,
     )

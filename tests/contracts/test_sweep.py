@@ -108,6 +108,16 @@ def test_equals_it_with_what_a_retriever_gave(retrieved: Scorer, seed: int, miss
     assert_equal(retrieved, random_request(seed))
 
 
+@settings(max_examples=20)
+@given(SEEDS, st.booleans())
+def test_equals_it_where_the_index_lacks_items_that_stand_somewhere(
+    retrieved: Scorer, seed: int, told: bool
+) -> None:
+    half = Scorer(retrieved.model, retrieved.catalogue, IDS[::2], retrieved.vectors[::2])
+    values = np.random.default_rng(seed).random((len(IDS) + 2, 2)).astype(np.float32)
+    assert_equal(half, random_request(seed), *([values] if told else []))
+
+
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 129])
 def test_blocks_of_every_size(n: int) -> None:
     scorer = scorer_of("default", SCHEMA, torch.bfloat16)
@@ -118,7 +128,7 @@ def test_blocks_of_every_size(n: int) -> None:
         swept = scorer.score("red shoe", asked, candidates, WEIGHTS)
         dense = scorer.score_dense("red shoe", asked, candidates, WEIGHTS)
     np.testing.assert_allclose(swept.scores, dense.scores, rtol=0, atol=1e-3)
-    assert len(swept.ids) + len(swept.unknown) == n
+    assert len(swept.ids) == n
 
 
 @given(SEEDS)

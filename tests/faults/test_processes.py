@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from tests.faults.deployment import Deployment, until
 from tests.load import NOT_REACHED, PROBLEM, at_once
@@ -98,6 +99,29 @@ def test_a_new_configuration_is_deployed(
         load,
         replaced_s=seconds,
         longest_event_s=load.longest_event,
+    )
+    assert set(load.statuses()) == {200}
+    assert load.event_statuses.keys() == {200}
+
+
+def test_another_replica_is_started_when_one_is_not_enough(
+    deployment: Deployment, record: Record
+) -> None:
+    deployment.deploy(replicas=1, max_replicas=2)
+    deployment.steady(replicas=1)
+    with deployment.load("scale", callers=16) as load:
+        joined_s = until(lambda: len(deployment.serve.replicas()) == 2, 180)
+        joined = time.monotonic()
+        deployment.steady(replicas=2)
+        time.sleep(LOAD_S)
+    alone = [s.wait for s in load.seen if s.began < joined]
+    together = [s.wait for s in load.seen if s.began > joined + LOAD_S / 4]
+    record(
+        "16 callers at one replica, which may become two",
+        load,
+        joined_s=joined_s,
+        p99_alone_s=round(float(np.quantile(alone, 0.99)), 3),
+        p99_together_s=round(float(np.quantile(together, 0.99)), 3),
     )
     assert set(load.statuses()) == {200}
     assert load.event_statuses.keys() == {200}

@@ -34,6 +34,9 @@ def test_half_load_with_promotions(deployment: Deployment, record: Callable[...,
         full_rate=round(full, 1),
         longest_event_s=load.longest_event,
     )
-    assert set(load.statuses()) == {200}
+    statuses = load.statuses()
+    # A replica that loads a version may be late, and then refuses one that could not wait.
+    assert statuses.keys() <= {200, 503}
+    assert statuses[503] <= 1e-4 * len(load.seen)
     assert load.event_statuses.keys() == {200}
     assert until(lambda: not deployment.missing(load.acknowledged), 60) < 60

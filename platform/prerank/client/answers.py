@@ -76,7 +76,8 @@ class Ranking:
         model_version: in MLflow, that scored the request.
         ids: [n] int64 where the candidates were integers, else object: texts.
         scores: float32 [n], logits; NaN where one is no finite number.
-        unknown_ids: candidates that are not in the index, of the dtype of ``ids``; not scored.
+        unknown_ids: candidates that are not in the index, of the dtype of ``ids``; each is scored
+            by its counts, as an item of which nothing else is known.
         degraded: features that could not be read; empty when all is well.
         snapshot_cutoff: until when events are counted in the features; None: not known, or not
             said, as in the answers of ``rank_many``.

@@ -38,14 +38,12 @@ def training_side(
         bundle: the model version.
         queries: normalised, of B requests.
         inputs: of the B requests.
-        sent: candidates of each request, and what a retriever said of them; those that the model's
-            catalogue does not hold are left out.
+        sent: candidates of each request, and what a retriever said of them.
         items_as_of_us: when the items are looked at; None for the time of each request.
     """
     schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()
-    known = [table.rows(ids) >= 0 for ids, _ in sent]
-    ids = [i[k] for (i, _), k in zip(sent, known, strict=True)]
-    said = [s[k] for (_, s), k in zip(sent, known, strict=True) if s is not None and s.shape[1]]
+    ids = [own for own, _ in sent]
+    said = [own for _, own in sent if own is not None and own.shape[1]]
     lengths = np.array([len(i) for i in ids], np.int64)
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     n = int(offsets[-1])

@@ -108,7 +108,7 @@ def tolerance_of(scale: float, slope: float) -> float:
 
 def save_golden(folder: Path, golden: Golden) -> None:
     """Add golden requests to the bundle in ``folder``, which nobody reads yet."""
-    arrays = {f"inputs.{name}": getattr(golden.inputs, name) for name in _INPUTS}
+    arrays = {f"inputs.{name}": array for name, array in golden.inputs.arrays().items()}
     arrays |= {name: getattr(golden, name) for name in _OWN}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # Not save_file, whose files nobody else may read: the weights can be, by who serves them.
@@ -245,7 +245,7 @@ def _difference(golden: Golden, b: int, scorer: Scorer, changed: NDArray[np.int6
     """How request ``b`` scores other than it did; empty if it does not."""
     scored, request = _score(golden, b, scorer), f"Request {b + 1}"
     if n := len(scored.unknown):
-        return f"{request}: the index lacks {n} of its {n + len(scored.ids)} candidates"
+        return f"{request}: the index lacks {n} of its {len(scored.ids)} candidates"
     if n := scored.non_finite:
         return f"{request}: {n} of its {len(scored.ids)} scores are no finite numbers"
     expected = golden.scores[golden.offsets[b] : golden.offsets[b + 1]]

@@ -50,7 +50,8 @@ class PrerankAnswer(Declared):
     items: list[RankedItem]
     k: int
     unknown_ids: Annotated[
-        list[ItemId], Field(description="Candidates that the index does not hold; not scored.")
+        list[ItemId],
+        Field(description="Not in the index; scored by their counts alone."),
     ]
     degraded: Degraded
     snapshot_cutoff: Cutoff
@@ -111,7 +112,8 @@ class RerankMeta(Declared):
 
     model_version: str
     unknown: Annotated[
-        list[ItemId], Field(description="Items that the index does not hold; they come last.")
+        list[ItemId],
+        Field(description="Not in the index; scored by their counts alone."),
     ]
     degraded: Degraded
     snapshot_cutoff: Cutoff

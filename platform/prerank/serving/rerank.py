@@ -71,7 +71,7 @@ class Rerank:
         told = {item["id"] for item in body["items"]}
         ranked = [
             *zip((item["id"] for item in body["items"]), relevance(scores).tolist(), strict=True),
-            # Unknown, or of a shard of the index that did not answer.
+            # Of a shard of the index that did not answer.
             *((id, _UNRANKED) for id in key_of if id not in told),
         ]
         results = [(at, score) for id, score in ranked for at in self.places[key_of[id]]]

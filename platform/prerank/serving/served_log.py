@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -262,5 +262,4 @@ def _said(
 
 def packed(inputs: FeatureInputs) -> bytes:
     """Feature inputs as one safetensors blob; ``FeatureInputs.restored`` takes its arrays."""
-    arrays = {of.name: getattr(inputs, of.name) for of in fields(FeatureInputs)}
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return save({name: np.ascontiguousarray(array) for name, array in inputs.arrays().items()})

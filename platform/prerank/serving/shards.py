@@ -3,8 +3,9 @@
 Row i of the index is an item of shard i mod N, so that each has as many old items as new ones. The
 *front* is the replica that a caller reaches. It reads the features, computes the request's side of
 the model and looks up the candidates, all as without shards; it has no use for item vectors. A
-shard gets the rows that are its own and answers with its best k. A score depends on the request and
-its own item alone, to the last digit, so what is merged is what one process would have answered.
+shard gets the rows that are its own and answers with its best k; the front itself scores the
+candidates that the index does not hold. A score depends on the request and its own item alone, to
+the last digit, so what is merged is what one process would have answered.
 
 A request names the model version that it is to be scored with, and a shard keeps the last two that
 it was asked to load. A front loads a version in all shards before it serves it. One that a shard
@@ -87,14 +88,18 @@ class Part:
 def best_of(scorer: Scorer, task: Task) -> Part:
     """What a shard that holds the items of ``scorer`` answers."""
     inputs, rows = _as_read(task.inputs), None if task.rows is None else task.rows.copy()
-    scored = scorer.score_known(task.side, inputs, scorer.known_rows(inputs, rows, task.given))
-    top = scored.top(task.k)
+    found = scorer.at_rows(inputs, rows, task.given)
+    return _part(scorer.score_found(task.side, inputs, found), task.k, task.explain)
+
+
+def _part(scored: Scored, k: int, explain: bool) -> Part:
+    top = scored.top(k)
     return Part(
         scored.ids[top],
         scored.scores[top],
         scored.dots[top],
         scored.cross_scores[top],
-        scored.x(top if task.explain else top[:0]),
+        scored.x(top if explain else top[:0]),
         scored.non_finite,
     )
 
@@ -104,7 +109,7 @@ def _as_read(inputs: FeatureInputs) -> FeatureInputs:
 
     What Ray hands over may not be written, and numba compiles each kernel anew for such an array.
     """
-    return FeatureInputs.restored({name: array.copy() for name, array in vars(inputs).items()})
+    return FeatureInputs.restored({name: array.copy() for name, array in inputs.arrays().items()})
 
 
 class Shard:
@@ -219,7 +224,6 @@ class Shards:
         """
         side, n = scorer.query_side(request.query, inputs, request.weights), len(self._ask)
         rows = None if request.whole else scorer.table.rows(request.keys)
-        unknown = request.keys[:0] if rows is None else request.keys[rows < 0]
         given, pending, parts, missing = request.retriever_features, {}, list[Part](), []
         until = time.monotonic() + self._timeout_s
         for shard, ask in enumerate(self._ask):
@@ -241,6 +245,11 @@ class Shards:
             raise NotReadyError(
                 f"no shard of the index answered ({missing[0].cause}). Send the request again."
             )
+        unknown = request.keys[:0] if rows is None else request.keys[rows < 0]
+        if rows is not None and len(unknown):
+            found = scorer.find(inputs, unknown, None if given is None else given[rows < 0])
+            own = scorer.score_found(side, inputs, found)
+            parts.append(_part(own, k, request.explain))
         return _gathered(scorer, side, unknown, parts, tuple(missing))
 
 

@@ -106,6 +106,7 @@ def day_of_events(world: World, day: int, rows: int) -> pa.Table:
     action = np.concatenate((np.ones(len(shown), np.int64), rng.choice([0, 0, 2], len(chosen))))
     time_us = pa.array(at[request] + later).cast(UTC_US)
     codes = pa.array(query[request].astype(np.int32))
+    position = np.concatenate((np.tile(np.arange(SHOWN), requests), chosen % SHOWN))
     return pa.table(
         {
             "event_id": pa.array(rng.integers(-(2**62), 2**62, len(request))),
@@ -116,6 +117,7 @@ def day_of_events(world: World, day: int, rows: int) -> pa.Table:
             "query": pa.DictionaryArray.from_arrays(codes, world.queries).cast(pa.string()),
             "item_id": pa.array(np.concatenate((item, item[chosen]))),
             "action": pa.array(ACTIONS).take(pa.array(action)),
+            "position": pa.array(position),
             "request_time": pa.array(at[request]).cast(UTC_US),
             "event_time": time_us,
             "known_time": time_us,
@@ -138,6 +140,7 @@ def write_manifest(home: Home, days: int, events: int) -> None:
         np.datetime_as_string(np.datetime64(t, "us")) + "Z"
         for t in (FIRST_DAY * DAY_US, (FIRST_DAY + days) * DAY_US - 1)
     )
+    names = [str(np.datetime64(FIRST_DAY + day, "D")) for day in range(days)]
     LogManifest(
         version=VERSION,
         dataset="benchmark",
@@ -162,7 +165,7 @@ def write_manifest(home: Home, days: int, events: int) -> None:
         events=events,
         late=0,
         requests=0,
-        requests_per_day={},
+        requests_per_day=dict.fromkeys(names, max(events // days // (SHOWN + 1), 1)),
         users=0,
         queries=0,
         items=0,

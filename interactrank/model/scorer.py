@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interactrank.features.batch import RequestArrays, requests_of
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.engagement import cross_features, retriever_columns
+from interactrank.features.engagement import cross_features, given_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
@@ -70,8 +70,8 @@ class Scored:
 class Known:
     """The candidates that the index holds.
 
-    ``ids`` and ``rows`` int64 [n], ``unknown`` as in ``Scored``, ``given`` float32 [n, R] by a
-    retriever. ``x(positions, *others)`` are the cross features of the items ``others``, of unknown
+    ``ids`` and ``rows`` int64 [n], ``unknown`` as in ``Scored``, ``given`` float32 [n, R] by the
+    caller. ``x(positions, *others)`` are the cross features of the items ``others``, of unknown
     age, then of candidates: float32 [others + positions, X].
     """
 
@@ -196,7 +196,7 @@ class Scorer:
             x = known.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.given.size:
-            given = retriever_columns(self.schema, n, known.given) - base.given
+            given = given_columns(self.schema, n, known.given) - base.given
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(known.rows, fused, now, base, given)
         if len(at):

@@ -292,6 +292,7 @@ def test_of_candidate_features_some_may_be_left_out() -> None:
     ):
         assert request.retriever_features is not None
         assert nan_as_none(request.retriever_features) == [[None, None, 7], [None, None, None]]
+    nothing: dict[str, Any] | None
     for nothing in ({}, None):
         assert parsed(PRICED, candidate_features=nothing).retriever_features is None
         assert parsed(WALL, candidate_features=nothing).retriever_features is None

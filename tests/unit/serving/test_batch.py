@@ -111,7 +111,10 @@ def test_a_row_is_what_json_says() -> None:
         assert row["unknown_ids"] == told["unknown_ids"]
 
 
-PRICES = [{"price": [1.5, None, 9.0, 2.0], "d.km": None}, {"price": None, "d.km": [3.0, 4.0]}]
+PRICES: list[dict[str, Any]] = [
+    {"price": [1.5, None, 9.0, 2.0], "d.km": None},
+    {"price": None, "d.km": [3.0, 4.0]},
+]
 
 
 @pytest.mark.parametrize(

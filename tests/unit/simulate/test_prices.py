@@ -64,8 +64,8 @@ def test_cheap_items_are_clicked_and_the_oracles_know_it(
 
 def held_out(events: pd.DataFrame, prices: NDArray[np.float32]) -> HeldOut:
     """Requests as the fusion sees them, of which nothing is known but what is given."""
-    sizes = events.groupby("request_id", sort=False).size().to_numpy()
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
+    sizes = events.groupby("request_id", sort=False).size().to_numpy(np.int64)
+    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)))
     inputs = as_inputs([Request()] * len(sizes))
     none = np.zeros(len(events), np.int64)
     x = cross_features(SCHEMA, inputs, events["item_id"].to_numpy(), offsets, none, prices)

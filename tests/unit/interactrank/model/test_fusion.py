@@ -209,15 +209,15 @@ def test_what_is_absent_counts_as_the_median(share: float, hidden: int) -> None:
     usual[:, VALUE], usual[:, ABSENT] = fusion.x_mean[VALUE], 0.0
     assert float(fusion.x_mean[VALUE]) == pytest.approx(float(x[~absent, VALUE].median()), abs=0.01)
     with torch.no_grad():
-        pairs = [fusion.logits(dots, each, statistics, of) for each in (met, usual)]
+        one, other = (fusion.logits(dots, each, statistics, of) for each in (met, usual))
         # That it is absent says something by itself, if training met it, and nothing if not.
-        assert torch.allclose(*pairs, rtol=1e-3, atol=5e-3) == (share == 0.0)
+        assert torch.allclose(one, other, rtol=1e-3, atol=5e-3) == (share == 0.0)
         assert fusion.gate is not None
         fusion.weight[ABSENT] = fusion.gate.weight[1 + ABSENT] = 0.0
         if fusion.units is not None:
             fusion.units.weight[:, ABSENT] = 0.0
-        pairs = [fusion.logits(dots, each, statistics, of) for each in (met, usual)]
-    torch.testing.assert_close(*pairs, rtol=1e-3, atol=5e-3)
+        one, other = (fusion.logits(dots, each, statistics, of) for each in (met, usual))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=5e-3)
 
 
 def test_a_few_wrong_values_move_no_constant_of_a_candidate_feature() -> None:

@@ -136,13 +136,13 @@ def origin(log: Log, k: int, ways: list[Way]) -> dict[Way, float]:
     found = {}
     for way in ways:
         torch.manual_seed(SEED)
-        fusion = Fusion(
-            x.shape[1], statistics.shape[1], len(log.reader.schema.heads), way.gated, way.hidden
-        )
+        schema = log.reader.schema
+        sizes = x.shape[1], statistics.shape[1], len(schema.heads)
+        fusion = Fusion(*sizes, way.gated, way.hidden, len(schema.candidate_features))
         fusion.fit(x, statistics)
         if way.without:
             # As if it had never varied: it has no say.
-            fusion.x_std[log.reader.schema.cross.index(way.without)] = NEVER_VARIES
+            fusion.x_std[schema.cross.index(way.without)] = NEVER_VARIES
         half = 2 if way.latest and way.random else 1
         chosen = {n: own[:: half if n != "held" else 1] for n, own in sources.items()}
         used = [h for n, own in chosen.items() if getattr(way, n) for h in own]

@@ -14,6 +14,11 @@ SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engag
 WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
 REPLAY = Limits(ItemIds("integer"), SCHEMA, replay=True)
 RETRIEVED = Limits(ItemIds("integer"), replace(SCHEMA, retriever=("score", "rank")))
+PRICED = Limits(
+    ItemIds("integer"),
+    replace(SCHEMA, retriever=("score",), candidate_features=("price", "d.km")),
+    max_candidates=10,
+)
 SEGMENTED = Limits(ItemIds("integer"), replace(SCHEMA, segments=("country", "device")))
 STRINGS = Limits(ItemIds("string", 7), SCHEMA)
 NOW = 1_700_000_000_000_000

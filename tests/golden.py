@@ -26,6 +26,6 @@ def golden_for(bundle: Bundle, requests: int = REQUESTS) -> Golden:
         counts = rng.integers(1, 9, (len(counted), len(columns))).astype(float)
         past = (int(rng.choice(ids)), min(schema.history_codes.values()), NOW - DAY, 5)
         asked.append(Request({f"q:{QUERY}": pack(counted, counts, columns, level)}, [past]))
-        told = np.full((len(ids), len(schema.retriever)), np.nan, np.float32)
+        told = np.full((len(ids), len(schema.given)), np.nan, np.float32)
         sent.append((rng.permutation(ids), told))
     return golden_of(bundle, [QUERY] * requests, as_inputs(asked), sent, NOW)

@@ -25,6 +25,7 @@ SCHEMA = FeatureSchema(
     ("price", "rating"),
     segments=("country", "device"),
     retriever=("score", "rank"),
+    candidate_features=("offer",),
 )
 CONTEXT = {"country": "de", "device": ""}
 HOUR = 3_600_000_000
@@ -97,12 +98,20 @@ def arrays(seed: int = 0) -> RequestArrays:
         request=request,
         candidates=np.concatenate([rng.choice(pool, s, replace=False) for s in sizes]),
         offsets=np.concatenate(([0], np.cumsum(sizes))),
-        x=rng.random((n, len(SCHEMA.cross))).astype(np.float32),
+        x=some_absent(rng.random((n, len(SCHEMA.cross))).astype(np.float32), SCHEMA),
         labels=rng.integers(0, 4, n),
         weights=rng.random(n).astype(np.float32),
         log_q=-rng.random(n).astype(np.float32),
         segments=rng.integers(0, 9, (b, 2)),
     )
+
+
+def some_absent(x: Any, schema: FeatureSchema) -> Any:
+    """``x`` [n, X] of numbers from 0 to 1, with a third of the candidate features absent."""
+    for at in range(len(schema.cross) - 2 * len(schema.candidate_features), len(schema.cross), 2):
+        x[:, at + 1] = x[:, at + 1] < 0.3
+        x[:, at] *= 1 - x[:, at + 1]
+    return x
 
 
 def requests_of(source: RequestArrays, chosen: list[int]) -> RequestArrays:
@@ -151,7 +160,8 @@ def new_model(config: ModelConfig, of: Catalogue = CATALOGUE) -> InteractRank:
     if config.cross:
         rng = torch.Generator().manual_seed(0)
         statistics = torch.randn(100, len(REQUEST_NUMERIC), generator=rng)
-        model.fusion.fit(torch.rand(100, len(SCHEMA.cross), generator=rng), statistics)
+        x = some_absent(torch.rand(100, len(SCHEMA.cross), generator=rng), SCHEMA)
+        model.fusion.fit(x, statistics)
         if model.fusion.gate is not None:
             torch.nn.init.normal_(model.fusion.gate.weight, std=0.1)
         assert model.query_tower.numeric is not None

@@ -2,7 +2,7 @@
 
 The one function that training, batch evaluation and serving call (``cross_features``), so
 that a feature cannot mean two things. ``interactrank.features.levels`` makes the columns of the
-packed rows; here are those of the user's history, of the item and of the retriever.
+packed rows; here are those of the user's history, of the item and of what the caller gives.
 
 A linear g cannot shift weight from counts to back-off as a query gets sparser, so two columns carry
 that product, n / (C_q + n) times the feature.
@@ -36,8 +36,8 @@ from interactrank.kernels import kernel
 
 SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
-MAX_RETRIEVER_VALUE = 1e18
-"""What a retriever gives beyond it counts as this much: larger numbers overflow in the fusion and
+MAX_GIVEN_VALUE = 1e18
+"""What a caller gives beyond it counts as this much: larger numbers overflow in the fusion and
 in the standardisation, and would make NaN of a score."""
 FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
@@ -151,8 +151,8 @@ def cross_features(
         candidates: int64 [N] item ids, distinct within a request; ``offsets`` int64 [B + 1].
         offsets: bounds of each request's candidates.
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
-        retriever_features: float32 [N, R], columns ``schema.retriever``, NaN where the retriever
-            gives nothing for a candidate; None if it gives nothing at all.
+        retriever_features: float32 [N, R], columns ``schema.given``, NaN where the caller gives
+            nothing of a candidate; None if it gives nothing at all.
 
     Returns:
         float32 [N, X].
@@ -184,31 +184,46 @@ def cross_features(
         DECODE,
         x,
     )
-    if schema.retriever:
-        x[:, -1 - len(schema.retriever) :] = retriever_columns(
-            schema, len(candidates), retriever_features
-        )
+    if schema.given:
+        first = len(schema.cross) - len(schema.given_cross)
+        x[:, first:] = given_columns(schema, len(candidates), retriever_features)
     return x
 
 
-def retriever_columns(
+def given_columns(
     schema: FeatureSchema, n: int, retriever_features: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """The last columns of x for n candidates: the retriever's values (0 if missing), and where all
-    are missing. float32 [n, R + 1], from ``retriever_features`` [n, R] or nothing.
+    """The last columns of x for n candidates, ``schema.given_cross``: values, 0 where they are
+    missing, and what is missing. float32, from ``retriever_features`` [n, R] or nothing.
     """
-    columns = np.zeros((n, len(schema.retriever) + 1), np.float32)
-    columns[:, -1] = 1.0
+    told, width = len(schema.retriever), len(schema.given_cross)
+    columns, first = np.zeros((n, width), np.float32), width - 2 * len(schema.candidate_features)
+    own = columns[:, first:]
     if retriever_features is None:
+        columns[:, told:first] = 1.0
+        own[:, 1::2] = 1.0
         return columns
     for column, name in enumerate(schema.retriever):
         values = np.nan_to_num(retriever_features[:, column], nan=0.0)
-        limit = MAX_RETRIEVER_VALUE
+        limit = MAX_GIVEN_VALUE
         if name == "rank":
             values = np.log1p(np.clip(values, 0.0, limit))
         columns[:, column] = np.clip(values, -limit, limit)
-    columns[:, -1] = np.isnan(retriever_features).all(axis=1)
+    if told:
+        columns[:, told] = np.isnan(retriever_features[:, :told]).all(axis=1)
+    if schema.candidate_features:
+        own[:, 0::2] = _signed_log(np.nan_to_num(retriever_features[:, told:], nan=0.0))
+        own[:, 1::2] = np.isnan(retriever_features[:, told:])
     return columns
+
+
+def _signed_log(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """sign(v) log(1 + |v|): prices, distances, bids and counts have long tails, in which a ratio
+    says what a difference says near 0.
+
+    It needs no constants, so x is the same for every model; a model's own are in its fusion.
+    """
+    return np.copysign(np.log1p(np.minimum(np.abs(values), MAX_GIVEN_VALUE)), values)
 
 
 @cache
@@ -216,10 +231,10 @@ def own_columns(schema: FeatureSchema) -> tuple[NDArray[np.int64], int]:
     """Columns of x that vary among candidates that stand in no row and no history of the request.
 
     Returns:
-        int64 [V]: log1p of the age, age unknown, fresh, then the retriever's; and the column whose
+        int64 [V]: log1p of the age, age unknown, fresh, then what is given; and the column whose
         value a fresh item's column repeats.
     """
     plan = Plan.of(schema)
     item, last = plan.item_column, len(schema.cross)
-    given = range(last - len(schema.retriever) - 1, last) if schema.retriever else ()
+    given = range(last - len(schema.given_cross), last)
     return np.array([item, item + 1, item + 5, *given]), plan.fresh_column

@@ -84,6 +84,8 @@ SPARSE_CROSS = ("sparse:g:engage:all", "sparse:user:rank_recency")
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
 RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
+CANDIDATE_PREFIX = "candidate_"
+"""Stands before a candidate feature's name among columns that are not all the caller's own."""
 
 REQUEST_NUMERIC: tuple[str, ...] = (
     "query:log_total",
@@ -116,6 +118,8 @@ class FeatureSchema:
         retriever: what the stage before says of each candidate, of "score" and "rank".
         segments: context columns of a request (country, device …). All are read by the query
             tower; level ``s`` counts by the first ``max_keys`` of them.
+        candidate_features: further numbers that a caller gives of each candidate (price, distance
+            …), by names of its own.
     """
 
     actions: tuple[str, ...]
@@ -125,6 +129,7 @@ class FeatureSchema:
     segments: tuple[str, ...] = ()
     item_embedding: tuple[str, ...] = ()
     retriever: tuple[str, ...] = ()
+    candidate_features: tuple[str, ...] = ()
 
     @property
     def engagements(self) -> tuple[str, ...]:
@@ -171,12 +176,26 @@ class FeatureSchema:
         return self.engagements if len(self.engagements) > 1 else ()
 
     @property
-    def cross(self) -> tuple[str, ...]:
-        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, retriever."""
-        levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.columns(lv)]
-        touched = [f"user:touched:{a}" for a in self.touch_actions]
+    def given(self) -> tuple[str, ...]:
+        """Names of the R numbers that a caller may give of each candidate, in their order."""
+        return (*self.retriever, *(CANDIDATE_PREFIX + name for name in self.candidate_features))
+
+    @property
+    def given_cross(self) -> tuple[str, ...]:
+        """Names of the last columns of x: what is given of a candidate, and what is not.
+
+        Of a candidate feature there are two, side by side: its value, and whether it is absent.
+        """
         retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
         absent = ["retriever:absent"] if retriever else []
+        own = [(f"candidate:{n}", f"candidate:{n}:absent") for n in self.candidate_features]
+        return (*retriever, *absent, *(column for pair in own for column in pair))
+
+    @property
+    def cross(self) -> tuple[str, ...]:
+        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, given."""
+        levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.columns(lv)]
+        touched = [f"user:touched:{a}" for a in self.touch_actions]
         return (
             *levels,
             *USER_CROSS,
@@ -184,13 +203,16 @@ class FeatureSchema:
             *ITEM_CROSS,
             *SPARSE_CROSS,
             *FRESH_CROSS,
-            *retriever,
-            *absent,
+            *self.given_cross,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; ``from_dict`` inverts it."""
-        return asdict(self)
+        found = asdict(self)
+        if not self.candidate_features:
+            # As before there were any: a schema without them keeps its hash, and its models.
+            del found["candidate_features"]
+        return found
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:

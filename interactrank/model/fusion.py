@@ -6,7 +6,9 @@ r are the request's statistics, and x is standardised. Beyond the paper, g depen
     a(r) = 100 sigmoid(a_0 + alpha . phi(r)),      w(r) = w_0 + W phi(r),      phi = clipped z-score
 since how far the exact query's counts, or the user's past, can be trusted differs from request to
 request. a, w and V phi are computed once per request. They are linear in x, so that a candidate
-costs no more than under fixed weights: one dot of the towers' width and one of x's. Each of the few
+costs no more than under fixed weights: one dot of the towers' width and one of x's. A candidate
+feature (price, distance …) that is absent counts as its median: its standardised value is 0, and
+the column that says "absent" is 1. Each of the few
 hidden units (``fusion_hidden``) adds one of x's. The dot enters nothing but its own product with
 a > 0, as the operators of a search engine require.
 
@@ -16,7 +18,7 @@ s_h and t_h calibrate a head; they are 1 and 0 until
 so serving needs one dot product per candidate.
 
 Shapes: B requests, N candidates of all of them, H heads, X cross features, R request statistics,
-G = 1 + R sets of weights (1 where the fusion is not gated), J hidden units.
+G = 1 + R sets of weights (1 where the fusion is not gated), J hidden units, F candidate features.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from torch import Tensor, nn
 MIN_STD = 0.05
 NEVER_VARIES = 1e6
 """Scale of a feature that did not vary in training: it says nothing then, nor when it does."""
+QUARTILES_OF_NORMAL = 1.349
+"""Standard deviations from the lower to the upper quartile of a normal distribution."""
 MAX_SCALE = 100.0
 START_SCALE = 10.0
 REACH = 3.0
@@ -78,6 +82,8 @@ class Fusion(nn.Module):
         heads: H.
         gated: let scale, weights and hidden units depend on the request's statistics.
         hidden: J, units of the non-linear part; 0 for none.
+        optional: F, features that may be absent: the last 2 F columns of x are the value of each,
+            0 where it is absent, and whether it is.
 
     Examples:
         >>> fusion = Fusion(crosses=7, statistics=3, heads=2, gated=True, hidden=0)
@@ -96,9 +102,18 @@ class Fusion(nn.Module):
     request_mean: Tensor
     request_std: Tensor
 
-    def __init__(self, crosses: int, statistics: int, heads: int, gated: bool, hidden: int) -> None:
+    def __init__(
+        self,
+        crosses: int,
+        statistics: int,
+        heads: int,
+        gated: bool,
+        hidden: int,
+        optional: int = 0,
+    ) -> None:
         super().__init__()
         self.crosses = crosses
+        self.first_optional = crosses - 2 * optional
         # a is the sigmoid of it, scaled: positive whatever is learned, and START_SCALE at first.
         self.raw_scale = nn.Parameter(torch.tensor(START_SCALE / MAX_SCALE).logit())
         self.bias = nn.Parameter(torch.zeros(heads))
@@ -127,6 +142,9 @@ class Fusion(nn.Module):
         self.x_mean.copy_(x_nX.mean(0))
         # A feature rarely seen in training must not be stretched when it is met: x is of order 1.
         self.x_std.copy_(torch.where(std_X < 1e-6, NEVER_VARIES, std_X.clamp(min=MIN_STD)))
+        for column in range(self.first_optional, self.crosses, 2):
+            known_n = x_nX[:, column][x_nX[:, column + 1] == 0]
+            self.x_mean[column], self.x_std[column] = _robust(known_n)
         for r in range(request_mR.shape[1]):
             known = request_mR[:, r][request_mR[:, r].isfinite()]
             if known.numel():
@@ -156,7 +174,18 @@ class Fusion(nn.Module):
             units_JX = units_JX / self.x_std
             shift_BJ = phi_BR @ of_phi_JR.T + self.units.bias - units_JX @ self.x_mean
         scale_B, offset_G = MAX_SCALE * raw_B.sigmoid(), -basis_GX @ self.x_mean
+        basis_GX, units_JX = self._of_absent(basis_GX), self._of_absent(units_JX)
         return Coefficients(scale_B, mix_BG, basis_GX, offset_G, units_JX, shift_BJ)
+
+    def _of_absent(self, weights_nX: Tensor) -> Tensor:
+        """Weights of x under which an absent value, which is 0 in x, counts as the median."""
+        first = self.first_optional
+        if first == self.crosses:
+            return weights_nX
+        of_value_nF, of_absent_nF = weights_nX[:, first::2], weights_nX[:, first + 1 :: 2]
+        of_absent_nF = of_absent_nF + of_value_nF * self.x_mean[first::2]
+        pairs_nF2 = torch.stack((of_value_nF, of_absent_nF), dim=-1)
+        return torch.cat((weights_nX[:, :first], pairs_nF2.flatten(1)), dim=1)
 
     def cross_score(
         self, x_NX: Tensor, coefficients: Coefficients, candidate_request_N: Tensor
@@ -191,3 +220,20 @@ class Fusion(nn.Module):
         """What a request's head weights (sum 1) come to, calibration included."""
         heads_H = head_weights_H * self.slope
         return Folded(heads_H, heads_H.sum(), heads_H @ self.bias + head_weights_H @ self.shift)
+
+
+def _robust(known_n: Tensor) -> tuple[float, float]:
+    """Median and scale of the values of a candidate feature, whose unit is the caller's own.
+
+    A few wrong values move neither. The scale is that of the quartiles, but at least a third of the
+    standard deviation, where most values are alike, and a thousandth of the median, below which
+    float32 would say more of its rounding than of the value.
+    """
+    if not known_n.numel() or known_n.min() == known_n.max():
+        return 0.0, NEVER_VARIES
+    ordered_n = known_n.sort().values
+    low, median, high = (
+        float(ordered_n[round(share * (len(ordered_n) - 1))]) for share in (0.25, 0.5, 0.75)
+    )
+    third = float(known_n.std(unbiased=False)) / 3
+    return median, max((high - low) / QUARTILES_OF_NORMAL, third, abs(median) / 1000)

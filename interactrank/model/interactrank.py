@@ -347,6 +347,7 @@ class InteractRank(nn.Module):
             len(schema.heads),
             config.gated,
             config.fusion_hidden,
+            len(schema.candidate_features),
         )
         self.register_buffer("trained", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 

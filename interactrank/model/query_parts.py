@@ -67,7 +67,7 @@ class QueryParts:
 def query_parts(
     scorer: Scorer, query: str, inputs: FeatureInputs, head_weights: NDArray[np.float32]
 ) -> QueryParts:
-    """The parts of one request's scores, without what a retriever gives.
+    """The parts of one request's scores, without what a caller gives of candidates.
 
     Args:
         scorer: of the model version that is served.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interactrank.features.batch import RequestArrays, item_inputs, requests_of
 from interactrank.features.catalogue import OUT_OF_VOCABULARY, Catalogue
-from interactrank.features.engagement import cross_features, retriever_columns
+from interactrank.features.engagement import cross_features, given_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
@@ -71,7 +71,7 @@ class Scored:
 class Found:
     """Candidates with their rows in the index, -1 for one that it does not hold.
 
-    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by a retriever.
+    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller.
     ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
     of candidates: float32 [others + positions, X].
     """
@@ -197,7 +197,7 @@ class Scorer:
             x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.given.size:
-            given = retriever_columns(self.schema, n, found.given) - base.given
+            given = given_columns(self.schema, n, found.given) - base.given
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(found.rows, fused, now, base, given)
         if len(at):

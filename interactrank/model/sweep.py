@@ -1,7 +1,7 @@
 """The compiled sweep over a request's candidates: gather, dot and g(x), in blocks kept in cache.
 
 Most candidates stand in no packed row and in no history of the request. Their cross features are
-all the same but for a few columns: the item's age, and what a retriever gave. ``sweep`` computes
+all the same but for a few columns: the item's age, and what the caller gave. ``sweep`` computes
 g(x) from one base x and those columns. For the candidates that may stand somewhere (``Reached``)
 the caller computes x in full, and ``add_up_rows`` g.
 
@@ -51,8 +51,8 @@ class Base(NamedTuple):
     """What all candidates of a request share that stand nowhere.
 
     ``affine`` is g as a function of their own columns. ``fresh_value``: what the fresh column of x
-    holds for a fresh item. ``given`` float32 [R + 1]: the retriever's columns where it gives
-    nothing; [0] for a log without a retriever.
+    holds for a fresh item. ``given`` float32 [V - 3]: the caller's columns where it gives nothing;
+    [0] for a log of which callers give nothing.
     """
 
     affine: Affine
@@ -173,7 +173,7 @@ def sweep(
         query: float32 [D]. now: the request's time, microseconds since 1970.
         affine: its V columns are those of ``engagement.own_columns``, less the base's.
         fresh_value: what the fresh column of x holds for an item that is fresh.
-        given: float32 [n, V - 3], what a retriever gave, less the base's; [0, 0] for nothing.
+        given: float32 [n, V - 3], what the caller gave, less the base's; [0, 0] for nothing.
         dots, cross_scores: float32 [n], written.
     """
     n, width = rows.size, vectors.shape[1]

@@ -55,8 +55,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
     "preset": {
-        "help": "tiny, demo, reference, sequential or stream (default: demo; with --rows or --days "
-        "stream)"
+        "help": "tiny, demo, reference, sequential, priced or stream (default: demo; with --rows "
+        "or --days stream)"
     },
     "rows": {"type": int, "help": "events of the log, about (default: what the preset says)"},
     "days": {"type": int, "help": "days that it spans (default: what the preset says)"},

@@ -29,6 +29,7 @@ SCHEMA = FeatureSchema(
     ("engagement", "save"),
     segments=("country",),
     retriever=("score", "rank"),
+    candidate_features=("price",),
 )
 MODEL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(FeatureConfig(), MODEL, TrainConfig(epochs=2, batch_requests=64, warmup_steps=2))

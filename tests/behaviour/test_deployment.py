@@ -199,7 +199,7 @@ def test_a_user_without_a_history_is_compared(home: Home, client: httpx.Client) 
     assert (found.compared, found.equal) == (1, 1), found.example
 
 
-def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None:
+def test_a_search_is_sent_with_its_context_and_what_is_given_of_candidates() -> None:
     schema = FeatureSchema(
         actions=("click",),
         passive=(),
@@ -207,6 +207,7 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None
         item_numeric=(),
         segments=("country", "device"),
         retriever=("score", "rank"),
+        candidate_features=("price",),
     )
     sent: list[PrerankRequest] = []
 
@@ -220,10 +221,10 @@ def test_a_search_is_sent_with_its_context_and_what_its_retriever_said() -> None
     client = httpx.Client(transport=httpx.MockTransport(handle), base_url=URL)
     contexts = [{"country": "de", "device": ""}, {"country": 'a "b" & ü', "device": "tv"}]
     searches = pa.table({"query": ["red", "blue"], "user_id": ["u", "v"], "context": contexts})
-    said = np.array([[0.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]], np.float32)
+    said = np.array([[0.5, 0.0, 9.5], [np.nan, 1.0, np.nan], [-2.0, np.nan, 0.0]], np.float32)
     ids = np.array([30, 10, 20], np.int64)
     candidates = [(ids, said), (ids[:1], said[:1])]
-    asked = ask(client, searches, candidates, schema.retriever, DAY_US * 20_000)
+    asked = ask(client, searches, candidates, schema.given, DAY_US * 20_000)
     assert [request.context for request in sent] == contexts
     for request, answered, (keys, told) in zip(sent, asked, candidates, strict=True):
         np.testing.assert_array_equal(request.keys, keys)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.contracts.test_sweep import IDS, RETRIEVED, WEIGHTS, scorer_of
+from tests.contracts.test_sweep import IDS, PRICED, WEIGHTS, scorer_of
 from tests.local_shards import parts_of, shards_of
 from tests.plain_requests import NOW, SEEDS, as_inputs, random_request
 
@@ -23,13 +23,13 @@ from prerank.registry.versions import Wanted
 from prerank.serving.answer import Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 
-LIMITS = Limits(ItemIds("integer"), RETRIEVED)
+LIMITS = Limits(ItemIds("integer"), PRICED)
 
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     """Half of its items are alike, so that ids alone tell them apart."""
-    found = scorer_of("default", RETRIEVED, torch.bfloat16)
+    found = scorer_of("default", PRICED, torch.bfloat16)
     vectors, created = found.vectors.clone(), found.created.copy()
     vectors[::2], created[::2] = vectors[0], 0
     catalogue = replace(found.catalogue, created=created)
@@ -54,7 +54,7 @@ def requests(draw: st.DrawFn) -> PrerankRequest:
     whole = draw(st.booleans())
     told = None
     if not whole and draw(st.booleans()):
-        told = (rng.random((len(keys), 2)) * [4, 900]).astype(np.float32)
+        told = (rng.random((len(keys), 4)) * [4, 900, 50, 8]).astype(np.float32)
         told[rng.random(told.shape) < 0.3] = np.nan
     return PrerankRequest(
         request_id="r",

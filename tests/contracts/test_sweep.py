@@ -22,7 +22,7 @@ from tests.plain_requests import (
     as_inputs,
     random_request,
 )
-from tests.samples import SHIPPED, VARIANTS
+from tests.samples import SHIPPED, VARIANTS, some_absent
 
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.packed_rows import unpack
@@ -35,6 +35,8 @@ UNLISTED = 40
 """Items of the index that no row and no history ever names."""
 IDS = np.array([*ITEMS, *range(1000, 1000 + UNLISTED)], np.int64)
 RETRIEVED = replace(SCHEMA, retriever=("score", "rank"))
+PRICED = replace(RETRIEVED, candidate_features=("price", "distance"))
+OWN = replace(SCHEMA, candidate_features=("price",))
 BIRTHS = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY, NOW - 3000 * DAY]
 
 
@@ -48,7 +50,8 @@ def scorer_of(name: str, schema: FeatureSchema, dtype: torch.dtype) -> Scorer:
     model = InteractRank(VARIANTS[name], schema, catalogue)
     model.fusion.slope.copy_(torch.tensor([0.8, 1.5]))
     if model.fusion.crosses:
-        model.fusion.fit(torch.rand(100, len(schema.cross)), torch.randn(100, len(REQUEST_NUMERIC)))
+        x = some_absent(torch.rand(100, len(schema.cross)), schema)
+        model.fusion.fit(x, torch.randn(100, len(REQUEST_NUMERIC)))
         torch.nn.init.normal_(model.fusion.weight, std=0.3)
         if model.fusion.gate is not None:
             torch.nn.init.normal_(model.fusion.gate.weight, std=0.1)
@@ -66,9 +69,9 @@ def plain(request: pytest.FixtureRequest, name: str) -> Scorer:
     return scorer_of(name, SCHEMA, request.param)
 
 
-@pytest.fixture(scope="module")
-def retrieved(name: str) -> Scorer:
-    return scorer_of(name, RETRIEVED, torch.bfloat16)
+@pytest.fixture(scope="module", params=[RETRIEVED, PRICED, OWN], ids=["retrieved", "both", "own"])
+def told(request: pytest.FixtureRequest, name: str) -> Scorer:
+    return scorer_of(name, request.param, torch.bfloat16)
 
 
 WEIGHTS = np.array([0.6, 0.4], np.float32)
@@ -98,24 +101,40 @@ def test_equals_the_dense_reference(plain: Scorer, seed: int) -> None:
     assert_equal(plain, random_request(seed))
 
 
-@settings(max_examples=40)
+@settings(max_examples=14)
 @given(SEEDS, st.floats(0, 1))
-def test_equals_it_with_what_a_retriever_gave(retrieved: Scorer, seed: int, missing: float) -> None:
+def test_equals_it_with_what_is_given_of_candidates(
+    told: Scorer, seed: int, missing: float
+) -> None:
     rng = np.random.default_rng(seed)
-    given_: NDArray[np.float32] = (rng.random((len(IDS) + 2, 2)) * [4, 900]).astype(np.float32)
+    said, n = len(told.schema.retriever), len(IDS) + 2
+    size = (n, len(told.schema.candidate_features))
+    own = rng.choice([-1, 1], size) * np.exp(rng.normal(3, 4, size))
+    both = np.concatenate((rng.random((n, 2))[:, :said] * [4, 900][:said], own), axis=1)
+    given_: NDArray[np.float32] = both.astype(np.float32)
     given_[rng.random(given_.shape) < missing] = np.nan
-    assert_equal(retrieved, random_request(seed), given_)
-    assert_equal(retrieved, random_request(seed))
+    assert_equal(told, random_request(seed), given_)
+    assert_equal(told, random_request(seed))
 
 
-@settings(max_examples=20)
+def test_a_candidate_feature_moves_the_score_of_its_own_candidate() -> None:
+    scorer, inputs = scorer_of("default", OWN, torch.float32), as_inputs([random_request(2)])
+    prices = np.full((len(IDS), 1), 20, np.float32)
+    before = scorer.score("red shoe", inputs, IDS, WEIGHTS, prices).scores
+    prices[7] = 90
+    after = scorer.score("red shoe", inputs, IDS, WEIGHTS, prices).scores
+    assert np.flatnonzero(before != after).tolist() == [7]
+
+
+@settings(max_examples=8)
 @given(SEEDS, st.booleans())
 def test_equals_it_where_the_index_lacks_items_that_stand_somewhere(
-    retrieved: Scorer, seed: int, told: bool
+    told: Scorer, seed: int, gives: bool
 ) -> None:
-    half = Scorer(retrieved.model, retrieved.catalogue, IDS[::2], retrieved.vectors[::2])
-    values = np.random.default_rng(seed).random((len(IDS) + 2, 2)).astype(np.float32)
-    assert_equal(half, random_request(seed), *([values] if told else []))
+    half = Scorer(told.model, told.catalogue, IDS[::2], told.vectors[::2])
+    size = len(IDS) + 2, len(told.schema.given)
+    values = np.random.default_rng(seed).random(size).astype(np.float32)
+    assert_equal(half, random_request(seed), *([values] if gives else []))
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 129])

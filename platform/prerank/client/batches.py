@@ -70,6 +70,11 @@ class Batch:
             given = [c.retriever.get(name) for c in self.candidates]
             if any(values is not None for values in given):
                 columns[f"retriever_{name}s"] = pa.array(given, pa.list_(pa.float32()))
+        if any(c.features for c in self.candidates):
+            columns["candidate_features"] = pa.array(
+                [list(c.features.items()) for c in self.candidates],
+                pa.map_(pa.utf8(), pa.list_(pa.float32())),
+            )
         return columns
 
     def rankings(self, body: bytes) -> list[Ranking]:
@@ -150,7 +155,7 @@ def _bytes(candidates: Candidates) -> int:
         if isinstance(ids, np.ndarray)
         else sum(len(i.encode(errors="replace")) + 4 for i in ids)
     )
-    return own + 4 * len(ids) * len(candidates.retriever)
+    return own + 4 * len(ids) * (len(candidates.retriever) + len(candidates.features))
 
 
 def _checked(request: RankRequest, at: int) -> RankRequest:

@@ -123,6 +123,8 @@ class RankRequest(Search):
         k: how many items to return.
         retriever_scores, retriever_ranks: what the retriever gave each candidate, where the model
             was trained with it; None or NaN: nothing.
+        candidate_features: name -> a number of each candidate, for the names that the log's mapping
+            declared; None or NaN: missing.
         explain: whether the parts of each score are wanted.
     """
 
@@ -133,6 +135,7 @@ class RankRequest(Search):
     k: int = 100
     retriever_scores: ArrayLike | Sequence[float | None] | None = None
     retriever_ranks: ArrayLike | Sequence[float | None] | None = None
+    candidate_features: Mapping[str, ArrayLike | Sequence[float | None]] | None = None
     explain: bool = False
 
     def fields(self, left: float) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class Candidates:
     Attributes:
         ids: int64 [n], or n texts.
         retriever: "score" or "rank" -> float32 [n], NaN: nothing.
+        features: the caller's own, by name, likewise.
         exclude: as ``ids``, not to be returned; None for nothing.
         whole: every item of the index is asked for, and ``ids`` is empty.
     """
@@ -157,6 +161,7 @@ class Candidates:
     retriever: Mapping[str, NDArray[np.float32]]
     exclude: Ids | None = None
     whole: bool = False
+    features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: RankRequest, where: str = "") -> Candidates:
@@ -178,7 +183,11 @@ class Candidates:
             for name, values in given.items()
             if values is not None
         }
-        return cls(ids, columns, exclude, whole)
+        features = {
+            name: column(values, len(ids), f"{where}candidate_features.{name}", request_id)
+            for name, values in (request.candidate_features or {}).items()
+        }
+        return cls(ids, columns, exclude, whole, features)
 
     def call(self, request: RankRequest, left: float) -> Call:
         """The request in its fastest form: ids as raw int64 where they are integers, else JSON."""
@@ -187,6 +196,8 @@ class Candidates:
         if has_raw_form and (raw := self._raw(fields)) is not None:
             return raw
         listed: dict[str, Any] = {f"retriever_{n}s": v for n, v in self.retriever.items()}
+        if self.features:
+            listed["candidate_features"] = dict(self.features)
         if not self.whole:
             listed["candidates"] = json_ids(self.ids)
         if self.exclude is not None:
@@ -201,10 +212,13 @@ class Candidates:
         }
         if self.retriever:
             shown["retriever"] = ",".join(self.retriever)
+        if self.features:
+            shown["candidate_features"] = ",".join(self.features)
         path = f"/v1/prerank?{query_string(shown)}"
         if len(path) > MAX_URL:
             return None
-        columns = [values.astype("<f4").tobytes() for values in self.retriever.values()]
+        given = (*self.retriever.values(), *self.features.values())
+        columns = [values.astype("<f4").tobytes() for values in given]
         return Call("POST", path, np.asarray(self.ids, "<i8").tobytes() + b"".join(columns), RAW)
 
 

@@ -49,6 +49,7 @@ class LogManifest:
         first_time, last_time: ISO, of the events.
         fingerprint: sixteen hex digits over events and items.
         warnings, notices: what the ingest told its user.
+        candidate_features: what else callers give of a candidate, by names of the mapping.
     """
 
     version: int
@@ -84,6 +85,7 @@ class LogManifest:
     fingerprint: str
     warnings: tuple[str, ...]
     notices: tuple[str, ...]
+    candidate_features: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -92,7 +94,7 @@ class LogManifest:
         Raises:
             StateError: nothing was ingested there, or by another version.
         """
-        data = home.read_json(home.manifest, "prerank ingest")
+        data = {"candidate_features": []} | home.read_json(home.manifest, "prerank ingest")
         if data.get("version") != VERSION or data.keys() != {f.name for f in fields(cls)}:
             raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
         data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -103,7 +105,11 @@ class LogManifest:
 
     def save(self, home: Home) -> None:
         """Write the manifest, as the last file of a log."""
-        write_json(home.manifest, asdict(self))
+        data = asdict(self)
+        if not self.candidate_features:
+            # As before there were any: such a log is the same, byte for byte.
+            del data["candidate_features"]
+        write_json(home.manifest, data)
 
     @cached_property
     def schema(self) -> FeatureSchema:
@@ -116,6 +122,7 @@ class LogManifest:
             segments=self.segments,
             item_embedding=self.embedding,
             retriever=self.retriever,
+            candidate_features=self.candidate_features,
         )
 
     @property

@@ -40,8 +40,8 @@ REQUESTS = pa.schema(
 """An answer. ``request_time`` is by the deployment's clock; ``query`` is normalised; ``context``
 has the value of each segment; ``candidates`` is how many were scored; ``items`` are ids in the
 caller's form, the best one first, with their ``scores``; ``retriever`` is what the caller said of
-each of them, NaN for nothing; ``inputs`` are the feature inputs (safetensors of
-``FeatureInputs``), from which x can be computed again."""
+each of them, by the names of ``FeatureSchema.given``, NaN for nothing; ``inputs`` are the feature
+inputs (safetensors of ``FeatureInputs``), from which x can be computed again."""
 
 EVENT_FIELDS = {
     "request_id": "VARCHAR",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.schema import FeatureSchema
+from interactrank.features.schema import CANDIDATE_PREFIX, FeatureSchema
 from prerank.core.manifest import RETRIEVER
 from prerank.dataset.negatives import sample_candidates
 
@@ -24,8 +24,8 @@ class Candidates:
 
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
-    among the candidates; ``retriever_features`` float32 [N, R] is what the retriever said of each,
-    or None.
+    among the candidates; ``retriever_features`` float32 [N, R] is what the caller gave of each
+    (``FeatureSchema.given``), or None.
     """
 
     ids: NDArray[np.int64]
@@ -43,8 +43,8 @@ def shown_candidates(requests: pa.Table) -> Candidates:
     lengths = pc.list_value_length(items).to_numpy()
     told = [
         requests[name].combine_chunks().flatten().to_numpy()
-        for name in RETRIEVER
-        if name in requests.column_names
+        for name in requests.column_names
+        if name in RETRIEVER or name.startswith(CANDIDATE_PREFIX)
     ]
     return Candidates(
         items.flatten().to_numpy(),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection, quoted
@@ -25,8 +26,8 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
         ``items`` int64, ``labels`` int64 (bit h = positive for head h), ``weights`` float32,
         ``shown`` bool and ``positions`` int64 (null where the log has none). Engagements after the
         label window are no labels. A log with segments adds ``context``, a struct of them as str:
-        what the request's earliest row says. A log with a retriever adds a list float32 of each of
-        its columns, NaN where it said nothing.
+        what the request's earliest row says. A log with a retriever, or with candidate features,
+        adds a list float32 of each of their columns, NaN where it says nothing.
     """
     heads = [(h, manifest.heads[h]) for h in manifest.head_order]
     order = manifest.weight_order
@@ -49,6 +50,13 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
         of_request += (
             f", list(retriever_{name}::FLOAT ORDER BY position, item_id) AS retriever_{name}"
         )
+    for column in (quoted(CANDIDATE_PREFIX + name) for name in manifest.candidate_features):
+        # As the retriever's; but of what was shown, only what was known when it was. A price that
+        # stands with the purchase alone would tell the label.
+        of_item += f""", coalesce(CASE WHEN bool_or(action = 'impression')
+                        THEN min({column}) FILTER (action = 'impression')
+                        ELSE min({column}) END, 'NaN'::FLOAT) AS {column}"""
+        of_request += f", list({column}::FLOAT ORDER BY position, item_id) AS {column}"
     with connection() as db:
         db.register("actions", actions)
         return db.sql(

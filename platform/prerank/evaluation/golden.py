@@ -47,13 +47,13 @@ def golden_requests(home: Home, bundle: Bundle, seed: int = 0) -> Golden:
         found = shown_candidates(requests)
     else:
         found = sampled_candidates(bundle.schema, requests, inputs, table)
-    sent = _with_others(found, table, len(bundle.schema.retriever), rng)
+    sent = _with_others(found, table, len(bundle.schema.given), rng)
     # The index is built as of the log's end.
     return golden_of(bundle, queries, inputs, sent, manifest.last_us)
 
 
 Sent = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Distinct candidates of a request, all of the catalogue, and what a retriever said [n, R]."""
+"""Distinct candidates of a request, all of the catalogue, and what the caller gave [n, R]."""
 
 
 def golden_of(

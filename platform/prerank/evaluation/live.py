@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.environment import SERVE_PORT, URL_ENV, bearer_token
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.serving.fields import time_of
@@ -38,7 +39,7 @@ class Asked:
 
 
 Sent = tuple[NDArray[np.int64], RetrieverFeatures]
-"""Distinct candidates of a search, and what its retriever said of each."""
+"""Distinct candidates of a search, and what its caller gave of each."""
 
 
 def open_client(url: str | None = None) -> httpx.Client:
@@ -66,7 +67,7 @@ def ask(
         client: of the deployment.
         searches: with ``query``, ``user_id`` and, where the log has segments, ``context``.
         candidates: of each search.
-        told: names of the retriever features' columns.
+        told: names of what is given of each candidate, of ``FeatureSchema.given``.
         until: microseconds since 1970.
 
     Raises:
@@ -75,6 +76,11 @@ def ask(
     """
     segmented = "context" in searches.column_names
     contexts = searches["context"].to_pylist() if segmented else [{}] * searches.num_rows
+    own = [n.removeprefix(CANDIDATE_PREFIX) for n in told if n.startswith(CANDIDATE_PREFIX)]
+    columns = {
+        "retriever": ",".join(told[: len(told) - len(own)]),
+        "candidate_features": ",".join(own),
+    }
     asked = []
     try:
         clock = {"time": str(until)} if health(client)["clock"] == "replay" else {}
@@ -96,7 +102,7 @@ def ask(
             # The form whose ids are int64 keys, whatever the log's ids are.
             body = ids.astype("<i8").tobytes()
             if said is not None:
-                fields["retriever"] = ",".join(told)
+                fields |= {name: listed for name, listed in columns.items() if listed}
                 body += said.T.astype("<f4").tobytes()
             answer = client.post(
                 "/v1/prerank",

@@ -94,7 +94,7 @@ def check_parity(home: Home, client: httpx.Client, requests: int = 100, seed: in
     searches = searches.set_column(at, "request_time", stamp)
     inputs = offline_inputs(home, searches)
     candidates = _candidates(home, manifest, searches, inputs)
-    asked = ask(client, searches, candidates, manifest.schema.retriever, until)
+    asked = ask(client, searches, candidates, manifest.schema.given, until)
     return compared(home, searches, inputs, asked)
 
 

@@ -38,7 +38,7 @@ def training_side(
         bundle: the model version.
         queries: normalised, of B requests.
         inputs: of the B requests.
-        sent: candidates of each request, and what a retriever said of them.
+        sent: candidates of each request, and what the caller gave of them.
         items_as_of_us: when the items are looked at; None for the time of each request.
     """
     schema, model, table = bundle.schema, bundle.model, bundle.catalogue.table()

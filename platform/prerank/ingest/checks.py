@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from interactrank.features.schema import ENGAGE
+from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.ids import ItemIds, canonical_integer, kind_of
 from prerank.core.sql import connection, quoted
@@ -82,6 +82,7 @@ def check(
             segments=mapping.segments,
             ids=ids,
             whole=_whole(source, resolved.columns, mapping.segments),
+            candidate_features=tuple(CANDIDATE_PREFIX + n for n in mapping.candidate_features),
         ),
         resolved.single_time,
         catalogue,

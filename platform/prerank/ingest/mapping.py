@@ -10,6 +10,7 @@ Canonical event (one row per request x item x action)::
     item_id int64  | action str | position int32, nullable | event_id int64
     known_time timestamp[us, UTC] | segments: str
     where mapped: retriever_score float32, retriever_rank int32, nullable
+    candidate features: candidate_<name> float32, nullable
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from interactrank.features.schema import ENGAGE
+from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE
 from prerank.core.manifest import RETRIEVER
 from prerank.core.settings import read_yaml, typed
 from prerank.ingest.mapping_columns import (
@@ -36,7 +37,8 @@ from prerank.ingest.mapping_columns import (
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]+$")]
-"""Actions and heads name columns and metrics, so they keep to letters, digits and ``_ . -``."""
+"""Actions, heads and candidate features name columns, metrics and fields of a request, so they keep
+to letters, digits and ``_ . -``."""
 
 CANONICAL = (
     "request_id",
@@ -50,7 +52,8 @@ CANONICAL = (
     "event_id",
     "known_time",
 )
-"""Event columns in the order in which they are written; segments and RETRIEVER follow.
+"""Event columns in the order in which they are written; segments, RETRIEVER and the candidate
+features follow.
 ``known_time`` is the platform's own: from when on an event may be counted
 (``prerank.ingest.existing``)."""
 
@@ -78,6 +81,8 @@ class LogMapping(Strict):
         actions: team's action -> canonical action. When given, any other action is an error.
         action: the action of every row, for a log that has no action column.
         segments: columns kept as text, by which counts are also made (country, device ...).
+        candidate_features: columns of numbers that are known of an item when it is ranked for a
+            request (price, distance ...), and that callers will send.
         passive: actions that are exposure rather than engagement.
         heads: head -> actions that are a positive. The first is the ranking head.
         weights: row weight by action, first match; an action that is not listed weighs 1.
@@ -92,6 +97,7 @@ class LogMapping(Strict):
     actions: dict[str, Name] | None = Field(default=None, min_length=1)
     action: Name | None = None
     segments: tuple[str, ...] = ()
+    candidate_features: tuple[Name, ...] = ()
     passive: tuple[Name, ...] = ("impression", "view")
     heads: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] | None = Field(
         default=None, min_length=1
@@ -105,8 +111,10 @@ class LogMapping(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> LogMapping:
         # SQL does not tell the case of a column's name apart.
-        folded = [name.lower() for name in self.segments]
-        distinct(folded, {*CANONICAL, *RETRIEVER, "day", "timestamp"})
+        own = [name.lower() for name in self.candidate_features]
+        folded = [*(name.lower() for name in self.segments), *own]
+        written = {CANDIDATE_PREFIX + name for name in own}
+        distinct(folded, {*CANONICAL, *RETRIEVER, *written, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():
@@ -137,6 +145,9 @@ class LogMapping(Strict):
         for name in self.segments:
             require(name, name, present, where, "segments")
             found[name] = name
+        for name in self.candidate_features:
+            require(name, name, present, where, "candidate_features")
+            found[CANDIDATE_PREFIX + name] = name
         return Resolved({k: v for k, v in found.items() if v}, single)
 
     def item_columns(self, present: Sequence[str], where: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.errors import DataError
 from prerank.core.ids import SEPARATOR, hash_all
 from prerank.core.manifest import RETRIEVER, VERSION, LogManifest
@@ -108,6 +109,13 @@ def manifest_of(
         # Only engaged items would have one, and having one would tell the label.
         warnings.append("the retriever's score and rank are left out: the log has no impressions")
         retriever = []
+    own = mapping.candidate_features
+    if own and "impression" not in actions:
+        warnings.append(f"{', '.join(own)} left out: the log has no impressions")
+        own = ()
+    for column, count in second["unreadable"].items():
+        name = column.removeprefix(CANDIDATE_PREFIX)
+        warnings.append(f"{name}: {count:,} values are no finite number, and count as missing")
     if absent:
         warnings.append(f"{absent:,} items of the log are in no catalogue: they lack text")
     return LogManifest(
@@ -141,4 +149,5 @@ def manifest_of(
         fingerprint=_fingerprint(second["content"], events, items, plan.event_schema.names),
         warnings=tuple(warnings),
         notices=tuple(checked.notices),
+        candidate_features=own,
     )

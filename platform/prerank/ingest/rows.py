@@ -31,6 +31,7 @@ class RowPlan:
         actions: team's action -> canonical action, or None for "as it is".
         action: the constant action, or None.
         segments: segment columns.
+        candidate_features: canonical names of their columns.
         ids: how item ids become keys.
         whole: text fields whose every value in the log is an integer, be it as 12.0.
     """
@@ -42,6 +43,7 @@ class RowPlan:
     segments: tuple[str, ...]
     ids: ItemIds
     whole: frozenset[str] = frozenset()
+    candidate_features: tuple[str, ...] = ()
 
     def text(self, name: str, array: pa.Array) -> pa.Array:
         """A field as string."""
@@ -67,6 +69,7 @@ class RowPlan:
                 ("known_time", pa.int64()),
                 *((name, pa.string()) for name in self.segments),
                 *((name, kind) for name, kind in _RETRIEVER if name in self.columns),
+                *((name, pa.float32()) for name in self.candidate_features),
                 ("content", pa.int64()),
             ]
         )
@@ -86,8 +89,8 @@ def canonical(batch: pa.Table, plan: RowPlan) -> pa.Table:
     """Canonical fields of every row, good or bad, as ``reasons`` judges them.
 
     Texts string, times timestamp[us, UTC], and null where they are missing or are none; numbers
-    float64, NaN where they are missing. ``item_key`` int64 and ``item_fits`` bool are the item id
-    as a key.
+    float64, NaN where they are missing, and infinite where a score or a candidate feature is no
+    finite float32. ``item_key`` int64 and ``item_fits`` bool are the item id as a key.
     """
     raw = {name: batch[column].combine_chunks() for name, column in plan.columns.items()}
     fields = {n: to_time(raw[n], plan.time_unit) for n in ("request_time", "event_time")}
@@ -107,10 +110,11 @@ def canonical(batch: pa.Table, plan: RowPlan) -> pa.Table:
     fields["item_key"], fields["item_fits"] = pa.array(keys), pa.array(fits)
     if "position" in raw:
         fields["position"] = _numbers(raw["position"], -1.0)
-    if "retriever_score" in raw:
-        with np.errstate(over="ignore"):
-            scores = _numbers(raw["retriever_score"], np.inf).to_numpy().astype(np.float32)
-        fields["retriever_score"] = pa.array(scores.astype(np.float64))
+    for name in ("retriever_score", *plan.candidate_features):
+        if name in raw:
+            with np.errstate(over="ignore"):
+                scores = _numbers(raw[name], np.inf).to_numpy().astype(np.float32)
+            fields[name] = pa.array(scores.astype(np.float64))
     if "retriever_rank" in raw:
         fields["retriever_rank"] = _numbers(raw["retriever_rank"], -1.0)
     for name in plan.segments:
@@ -195,6 +199,16 @@ def reasons(rows: pa.Table) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def unreadable(rows: pa.Table, plan: RowPlan) -> dict[str, int]:
+    """Canonical column of a candidate feature -> how many of its values are no finite number.
+
+    An event is worth more than a price that its writer could not spell: the value counts as
+    missing, and the row stays.
+    """
+    found = {n: pc.sum(pc.is_inf(rows[n])).as_py() or 0 for n in plan.candidate_features}
+    return {name: count for name, count in found.items() if count}
+
+
 def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
     """The rows that are not bad, with their ids hashed, in ``RowPlan.bucket_schema``."""
     if bad:
@@ -213,6 +227,9 @@ def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
         )
     if "retriever_rank" in fields:
         columns["retriever_rank"] = _nullable_int32(fields, "retriever_rank", len(rows))
+    for name in plan.candidate_features:
+        values = fields[name].to_numpy()
+        columns[name] = pa.array(values.astype(np.float32), mask=~np.isfinite(values))
     given = fields.get("request_id")
     columns["request_id"] = _request_ids(columns) if given is None else given
     # The same text as ids.event_id joins, so that an event pushed online has the same id.

@@ -123,7 +123,8 @@ def _opened(events: str | Path, scratch: Path, mapping: LogMapping) -> tuple[Sou
     """The log as Parquet, and the mapping by which it is read."""
     raws, remarks = raw_files(events, "events")
     if not is_ubi(raws):
-        nested = (*mapping.events.nested, *(s for s in mapping.segments if "." in s))
+        own = (*mapping.segments, *mapping.candidate_features)
+        nested = (*mapping.events.nested, *(name for name in own if "." in name))
         return opened(raws, remarks, scratch / "events", ray_map, nested), mapping
     mapping = ubi_mapping(mapping)
     halves = opened(raws, remarks, scratch / "events", ray_map, ubi_columns(mapping.segments))
@@ -167,7 +168,7 @@ def _write(
     take_over(existing, kept, new.events)
     days = merged((kept, days))
     save(new, days)
-    second = _summed(days)
+    second = _summed(days) | {"unreadable": first["unreadable"]}
     totals = totals_of(new.events, scratch)
     items = _items(checked, totals["item_keys"], existing)
     pq.write_table(items, new.items)
@@ -233,12 +234,15 @@ def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) 
     tasks = _tasks(source.files, source.rows, cluster_cpus())
     found = ray_map(run, tasks, "rows")
     reasons: Counter[str] = Counter(source.rejected)
+    unreadable: Counter[str] = Counter()
     for each in found:
         reasons.update(each.reasons)
+        unreadable.update(each.unreadable)
     return {
         "in": sum(each.rows for each in found) + sum(source.rejected.values()),
         "quarantined": reasons.total(),
         "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
+        "unreadable": dict(sorted(unreadable.items())),
     }
 
 

@@ -102,7 +102,10 @@ def _add(home: Home, manifest: LogManifest, days: list[date], scratch: Path) -> 
     first, last = days[0], days[-1]
     earlier = [day for day in _days(home) if first - EARLIER <= day < first]
     log, retriever = scratch / "events.parquet", _retriever(home)
-    rows = served_sql.rows(manifest.has_impressions, manifest.segments, retriever)
+    mapping = LogMapping.model_validate(manifest.mapping | {"name": manifest.dataset})
+    rows = served_sql.rows(
+        manifest.has_impressions, manifest.segments, retriever, mapping.candidate_features
+    )
     with connection(threads=2, memory=MEMORY, spill=scratch / "spill") as db:
         try:
             _load(db, home, [*earlier, *days], days)
@@ -123,7 +126,6 @@ def _add(home: Home, manifest: LogManifest, days: list[date], scratch: Path) -> 
             ) from None
     report = None
     if pq.read_metadata(log).num_rows:
-        mapping = LogMapping.model_validate(manifest.mapping | {"name": manifest.dataset})
         # The rows have the canonical columns already.
         changed = {"events": EventColumns(), "time_unit": None, "actions": None, "action": None}
         reading = mapping.model_copy(update=changed)

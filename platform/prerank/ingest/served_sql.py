@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.manifest import RETRIEVER
 from prerank.core.served import EVENT_FIELDS
 from prerank.core.sql import quoted
@@ -34,21 +35,30 @@ CREATE TEMP TABLE credited AS
 """
 
 
-def rows(exposed: bool, segments: Sequence[str], retriever: Sequence[str]) -> str:
-    """Rows of the event log of ``TABLES``, in its canonical columns.
+def rows(
+    exposed: bool,
+    segments: Sequence[str],
+    retriever: Sequence[str],
+    candidate_features: Sequence[str] = (),
+) -> str:
+    """Rows of the event log of ``TABLES``, in its canonical columns; a candidate feature has its
+    own name.
 
     Args:
         exposed: whether what was answered is in it; from the day ``first`` (a variable) on.
         segments: of the log.
         retriever: columns of the log, of ``RETRIEVER``.
+        candidate_features: of the log.
     """
+    given = {name: RETRIEVER[name] for name in retriever}
+    given |= {name: CANDIDATE_PREFIX + name for name in candidate_features}
     empty = "".join(f", NULL::VARCHAR AS {quoted(name)}" for name in segments)
-    empty += "".join(f", NULL::FLOAT AS {name}" for name in retriever)
+    empty += "".join(f", NULL::FLOAT AS {quoted(name)}" for name in given)
     told = "".join(f", context[{text(name)}] AS {quoted(name)}" for name in segments)
     told += "".join(
-        f", CASE WHEN NOT isnan(retriever[{text(RETRIEVER[name])}][place]) "
-        f"THEN retriever[{text(RETRIEVER[name])}][place] END AS {name}"
-        for name in retriever
+        f", CASE WHEN NOT isnan(retriever[{text(key)}][place]) "
+        f"THEN retriever[{text(key)}][place] END AS {quoted(name)}"
+        for name, key in given.items()
     )
     own = f"""
         SELECT 'event-' || md5(event_id) AS request_id, make_timestamp(event_time) AS request_time,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -32,7 +32,7 @@ from prerank.ingest.days import WRAP, DayCounts, Days, merged, name_of
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.lines import FILE, LINE
 from prerank.ingest.ranges import BATCH_ROWS, RowRange, read_range
-from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons
+from prerank.ingest.rows import RowPlan, canonical, good_rows, known_rows, reasons, unreadable
 
 STAGE_MEMORY = "512MB"
 
@@ -47,10 +47,14 @@ class RowTask:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows that were read, and how many of them went to quarantine for each reason."""
+    """Rows that were read, and how many of them went to quarantine for each reason.
+
+    ``unreadable``: canonical column of a candidate feature -> its values that are no number.
+    """
 
     rows: int
     reasons: Mapping[str, int]
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def split_rows(
         DataError: a file cannot be read.
     """
     found: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
     rows = 0
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
@@ -89,6 +94,7 @@ def split_rows(
                 for at, batch in read_range(each, columns):
                     frame = canonical(batch, plan)
                     why = reasons(frame)
+                    odd.update(unreadable(frame, plan))
                     writers.write(good_rows(frame, why, plan))
                     bad |= {at + row: reason for row, reason in why.items()}
                     rows += len(batch)
@@ -97,7 +103,7 @@ def split_rows(
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{each.file} cannot be read: {error}. Write it again.") from None
             found.update(bad.values())
-    return RowCounts(rows, found)
+    return RowCounts(rows, found, odd)
 
 
 def split_known(task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path) -> None:

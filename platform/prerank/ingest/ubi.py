@@ -52,11 +52,16 @@ def ubi_mapping(mapping: LogMapping) -> LogMapping:
     """A mapping as it reads the joined log: numbers are milliseconds if it does not say otherwise.
 
     Raises:
-        ConfigError: it names columns of events, which UBI settles.
+        ConfigError: it names columns of events, which UBI settles, or candidate features.
     """
     if mapping.events.model_fields_set or mapping.action:
         raise ConfigError(
             "The log is UBI, whose columns are known: take `events` and `action` off the mapping."
+        )
+    if mapping.candidate_features:
+        raise ConfigError(
+            "The log is UBI, which says nothing of each hit but its place: take "
+            "`candidate_features` off the mapping."
         )
     actions = mapping.actions
     if actions is not None and _IMPRESSION not in actions.values():

@@ -48,7 +48,7 @@ _INPUTS = tuple(field.name for field in fields(FeatureInputs))
 
 @dataclass(frozen=True)
 class Golden:
-    """B requests with N candidates in all, H heads and R retriever features.
+    """B requests with N candidates in all, H heads and R numbers that a caller gives of each.
 
     Attributes:
         queries: normalised, B of them.
@@ -183,7 +183,7 @@ def _check(golden: Golden, schema: FeatureSchema) -> None:
         "inputs.time": (golden.inputs.time.shape, (requests,)),
         "inputs.segments": (segments.shape, (requests, len(schema.segments))),
         "candidates": (golden.candidates.shape, (n,)),
-        "retriever_features": (golden.retriever_features.shape, (n, len(schema.retriever))),
+        "retriever_features": (golden.retriever_features.shape, (n, len(schema.given))),
         "weights": (golden.weights.shape, (len(schema.heads),)),
         "scores": (golden.scores.shape, (n,)),
         "tolerance": (golden.tolerance.shape, (requests,)),

@@ -33,14 +33,14 @@ from prerank.serving.fields import (
     time_of,
 )
 from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
-from prerank.serving.retriever import raw_candidates, retriever_of
+from prerank.serving.retriever import OWN, raw_candidates, retriever_of
 
 DEFAULT_K = 100
 MAX_EVENTS = 10_000
 AHEAD_US = 300_000_000
 """Wall clock: an event may lie this far ahead, for clocks that disagree."""
 
-_RAW_FIELDS = COMMON_FIELDS | {"k", "explain", "exclude_engaged", "retriever"}
+_RAW_FIELDS = COMMON_FIELDS | {"k", "explain", "exclude_engaged", "retriever", OWN}
 _FIELDS = COMMON_FIELDS | {
     "candidates",
     "exclude",
@@ -49,6 +49,7 @@ _FIELDS = COMMON_FIELDS | {
     "explain",
     "retriever_scores",
     "retriever_ranks",
+    OWN,
 }
 _EVENT_FIELDS = {
     "user_id",
@@ -102,14 +103,14 @@ def parse_raw(
     """Read the fast form: ``body`` int64 ids, ``fields`` the query string.
 
     With ``retriever=score,rank`` (or one of them) a float32 of each follows for every id, column
-    by column, NaN for "nothing said". With string ids the body holds their int64 keys, and so does
-    the answer.
+    by column, NaN for "nothing said"; with ``candidate_features=price,distance`` one of each of
+    those after them. With string ids the body holds their int64 keys, and so does the answer.
 
     Raises:
         RequestError: naming the field and the fix.
     """
     data = opened(dict(fields), _RAW_FIELDS)
-    ids, retriever_features = raw_candidates(body, fields.get("retriever", ""), limits)
+    ids, retriever_features = raw_candidates(body, fields, limits)
     first = first_appearances(ids)
     k, explain = fields.get("k", str(DEFAULT_K)), _is_set(fields, "explain")
     data |= {

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from interactrank.features.schema import CANDIDATE_PREFIX, RETRIEVER_CROSS
 from prerank.serving.api import DEFAULT_K
 from prerank.serving.candidates import candidates_of, first_appearances
 from prerank.serving.fields import Limits, RequestError, count_of, name_of, new_id, only_known
 from prerank.serving.request import PrerankRequest, common_of
-from prerank.serving.retriever import RetrieverFeatures, features_of
+from prerank.serving.retriever import OWN, RetrieverFeatures, check_own, features_of
 
 MAX_REQUESTS = 1_000
 REQUIRED = ("user_id", "query", "candidates")
@@ -48,6 +49,15 @@ def _is_context(kind: pa.DataType) -> bool:
     )
 
 
+_is_numbers = _is_list_of(_is_number)
+
+
+def _is_own(kind: pa.DataType) -> bool:
+    if pa.types.is_map(kind):
+        return kind.key_type in _TEXT and _is_numbers(kind.item_type)
+    return pa.types.is_struct(kind) and all(_is_numbers(f.type) for f in kind)
+
+
 TYPES: Mapping[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "user_id": ("utf8", _TEXT.__contains__),
     "query": ("utf8", _TEXT.__contains__),
@@ -58,8 +68,9 @@ TYPES: Mapping[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "k": ("int64 or another integer", pa.types.is_integer),
     "request_id": ("utf8", _TEXT.__contains__),
     "time": ("timestamp, int64 or utf8", _is_time),
-    "retriever_scores": ("list of floats", _is_list_of(_is_number)),
-    "retriever_ranks": ("list of integers or floats", _is_list_of(_is_number)),
+    "retriever_scores": ("list of floats", _is_numbers),
+    "retriever_ranks": ("list of integers or floats", _is_numbers),
+    OWN: ("map<utf8, list of floats>, or a struct with a list per feature", _is_own),
     "context": ("map<utf8, utf8>, or a struct with a field per segment", _is_context),
 }
 """Column -> its type in words, and whether a type is that."""
@@ -171,9 +182,7 @@ def _request(row: Mapping[str, Any], is_int: bool, limits: Limits, now_us: int) 
 
 def _retriever_features(row: Mapping[str, Any], n: int, limits: Limits) -> RetrieverFeatures:
     columns = {}
-    for name in ("score", "rank"):
-        field = f"retriever_{name}s"
-        values = row[field].values if field in row else None
+    for name, (field, values) in _given(row, limits).items():
         if values is None:
             continue
         if len(values) != n:
@@ -182,6 +191,24 @@ def _retriever_features(row: Mapping[str, Any], n: int, limits: Limits) -> Retri
         with np.errstate(over="ignore"):
             columns[name] = wide.astype(np.float32)
     return features_of(columns, n, limits.schema)
+
+
+def _given(row: Mapping[str, Any], limits: Limits) -> dict[str, tuple[str, pa.Array | None]]:
+    """One of ``FeatureSchema.given`` -> its field, and the row's values."""
+    fields = {name: f"retriever_{name}s" for name in RETRIEVER_CROSS}
+    found = {n: (field, row[field].values) for n, field in fields.items() if field in row}
+    own = row.get(OWN)
+    if own is None or not own.is_valid:
+        return found
+    if isinstance(own, pa.MapScalar):
+        keys, lists = own.values.field(0), own.values.field(1)
+        named = dict(zip(keys.to_pylist(), lists, strict=True))
+    else:
+        named = dict(own.items())
+    check_own(named, limits.schema)
+    for name, listed in named.items():
+        found[CANDIDATE_PREFIX + name] = f"{OWN}.{name}", listed.values
+    return found
 
 
 def _time(scalar: Any) -> Any:

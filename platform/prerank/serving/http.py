@@ -275,7 +275,7 @@ ROUTES = (
             JSON: request_models.PrerankBody,
             RAW: "The candidates as little-endian int64, one after the other; everything else is "
             "in the query string. With `retriever`, a little-endian float32 per candidate follows "
-            "for each name.",
+            "for each name, then one for each name of `candidate_features`.",
             ARROW: f"Many requests, a row each, uncompressed. Columns: {COLUMNS}.",
         },
         lane=SCORING,

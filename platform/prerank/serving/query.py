@@ -1,7 +1,7 @@
 """``POST /v1/query``: a request's scores in parts, for an engine that holds the item vectors.
 
 The answer's size depends on the request's rows, not on how many items there are. With the vectors
-of the index (bf16) an engine rebuilds every score exactly; a retriever's features have no part.
+of the index (bf16) an engine rebuilds every score exactly; what a caller gives has no part.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Ranking:
 
     def _written_down(self, wanted: PrerankRequest, answer: Answer, limits: Limits) -> None:
         if self._log is not None:
-            self._log.answered(wanted, answer, limits.schema.retriever)
+            self._log.answered(wanted, answer, limits.schema.given)
 
     def _begin(self, call: Call) -> None:
         """Its turn has come."""

@@ -45,7 +45,7 @@ class PrerankRequest:
         time_us: microseconds since 1970, of this deployment's clock.
         weights: float32 [H], summing to 1.
         context: value of every segment column in the schema's order, "" where missing.
-        retriever_features: what the retriever said of each of ``keys``.
+        retriever_features: what the caller gave of each of ``keys``, of ``FeatureSchema.given``.
         timeout_ms: time from ``arrived`` in which the answer is wanted; what cannot be read by
             then is left out.
         arrived: when the request was whole, by ``time.monotonic()``.

@@ -72,6 +72,7 @@ Ignored = Annotated[Any, Field(description="Ignored: it has no meaning for items
 ExcludeEngaged = Annotated[
     bool, Field(description="Returns no item that is in the user's history.")
 ]
+Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
 _LISTED = Field(json_schema_extra={"maxItems": "max_candidates"})
 _JSON: JsonDict = {"contentMediaType": "application/json"}
 
@@ -88,11 +89,15 @@ def example(value: Any) -> ConfigDict:
 
 
 class Candidate(Declared):
-    """A candidate with what its retriever gave it."""
+    """A candidate with what its retriever gave it, and the caller's own features."""
 
     id: ItemId
-    score: Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None = None
+    score: Number | None = None
     rank: Annotated[int, Field(ge=0)] | None = None
+    features: Annotated[
+        dict[str, Number | None] | None,
+        Field(description="Candidate features of the model, by name; what is left out is missing."),
+    ] = None
 
 
 class PrerankBody(Declared):
@@ -127,12 +132,19 @@ class PrerankBody(Declared):
     k: K = DEFAULT_K
     context: Context | None = None
     retriever_scores: Annotated[
-        list[Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None] | None,
+        list[Number | None] | None,
         Field(description="One per candidate, where candidates are plain ids."),
     ] = None
     retriever_ranks: Annotated[
         list[Annotated[int, Field(ge=0)] | None] | None,
         Field(description="One per candidate, from 0, where candidates are plain ids."),
+    ] = None
+    candidate_features: Annotated[
+        dict[str, list[Number | None] | None] | None,
+        Field(
+            description="Candidate features of the model, by name: one value per candidate, where "
+            "candidates are plain ids."
+        ),
     ] = None
     weights: Weights | None = None
     explain: Annotated[bool, Field(description="Adds the parts of each score.")] = False
@@ -151,6 +163,13 @@ class RawQuery(Declared):
         str,
         Field(
             pattern=r"^(score|rank|score,rank|rank,score)?$", description="What follows the ids."
+        ),
+    ] = ""
+    candidate_features: Annotated[
+        str,
+        Field(
+            description="Names of candidate features of the model, separated by commas, each once: "
+            "what follows the ids and the columns of `retriever`."
         ),
     ] = ""
     context: Annotated[str, Field(description="A JSON object.", json_schema_extra=_JSON)] = "{}"

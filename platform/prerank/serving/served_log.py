@@ -101,14 +101,14 @@ class ServedLog:
         self.flush()
 
     def answered(
-        self, request: PrerankRequest, answer: Answer, retriever: tuple[str, ...] = ()
+        self, request: PrerankRequest, answer: Answer, given: tuple[str, ...] = ()
     ) -> None:
         """Keep an answer, if its request is one of those that are.
 
         Args:
             request: as it was read.
             answer: to it.
-            retriever: names of the columns of ``request.retriever_features``.
+            given: names of the columns of ``request.retriever_features``.
         """
         if not self._chosen(request.request_id):
             return
@@ -116,7 +116,7 @@ class ServedLog:
         with self._lock:
             if self._held + size <= HELD_BYTES:
                 self._held += size
-                self._waiting.append((request, answer, retriever))
+                self._waiting.append((request, answer, given))
             else:
                 self.lost["answers"] += 1
             full = self._held > FULL_BYTES
@@ -227,7 +227,7 @@ def _line(row: dict[str, Any], event: Event) -> dict[str, Any]:
 
 
 def _row(
-    request: PrerankRequest, answer: Answer, retriever: tuple[str, ...], items: int
+    request: PrerankRequest, answer: Answer, given: tuple[str, ...], items: int
 ) -> dict[str, Any]:
     body, best = answer.body, answer.body["items"][:items]
     return {
@@ -243,7 +243,7 @@ def _row(
         "candidates": answer.candidates,
         "items": [str(item["id"]) for item in best],
         "scores": [item["score"] for item in best],
-        "retriever": _said(request, answer, retriever, len(best)),
+        "retriever": _said(request, answer, given, len(best)),
         "inputs": packed(answer.read.inputs),
     }
 

@@ -56,7 +56,7 @@ class Task:
         side: what the request alone decides.
         inputs: its rows and history.
         rows: int64 [n], of the shard's own items, distinct; None for all of them.
-        given: float32 [n, R] by a retriever.
+        given: float32 [n, R] by the caller.
         k: how many of the best are wanted.
         explain: with their cross features.
     """

@@ -21,10 +21,10 @@ from prerank.simulate.relevance import Batch, Memory, score_impressions
 from prerank.simulate.retrieval import Retriever
 from prerank.simulate.summary import Marginals, SimulationSummary
 from prerank.simulate.tables import (
-    EVENTS_SCHEMA,
     SCORES_SCHEMA,
     Names,
     event_table,
+    events_schema,
     item_table,
     score_table,
 )
@@ -58,7 +58,7 @@ def write_log(
     retriever, memory, marginals = Retriever(world), Memory(world), Marginals(world)
     names = Names(world)
     events = [
-        Folder(out_dir / name, EVENTS_SCHEMA, form.suffix, opens)
+        Folder(out_dir / name, events_schema(world.preset), form.suffix, opens)
         for name, opens in form.events.items()
     ]
     scores = Folder(out_dir / "hidden", SCORES_SCHEMA, ".parquet", pq.ParquetWriter)

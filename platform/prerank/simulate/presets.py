@@ -86,6 +86,8 @@ class Preset:
 
     motion and sessions: None for a world without. spammers: share of all accounts that boost items
     (`prerank.simulate.spam`). daily: one file per day of the log, else parts of equal size.
+    price: logit that an item loses when it costs e times as much. Above 0, items have a price of
+    the day, which the log has of each row; 0: no prices.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Preset:
     sessions: Sessions | None = None
     spammers: float = 0.0
     daily: bool = False
+    price: float = 0.0
 
 
 PRESETS: Final[dict[str, Preset]] = {
@@ -109,6 +112,7 @@ PRESETS: Final[dict[str, Preset]] = {
         Preset("demo", 12_000, 1_500, 1_500, 40, 16, 500, 40),
         Preset("reference", 60_000, 8_000, 4_000, 60, 32, 3_000, 60),
         Preset("sequential", 12_000, 1_500, 1_500, 40, 16, 500, 40, sessions=Sessions()),
+        Preset("priced", 12_000, 1_500, 1_500, 40, 16, 500, 40, price=2.0),
         Preset(
             "stream", 40_000, 20_000, 20_000, 60, 32, 4_000, 60, Motion(), spammers=0.03, daily=True
         ),

@@ -26,6 +26,8 @@ TOUCH_HALF_LIFE = 10 * DAY
 BELIEF_HALF_LIFE = 15 * DAY
 PRIOR_MASS = 1.5  # requests' worth of trust in the country's prior before any evidence
 OTHER_APPEAL = 1 << 20  # added to the seed: what a pair's appeal turns into
+OFFERS = 1 << 21  # added to the seed: prices of the day
+OFFER_SPREAD = 0.5  # standard deviation of the log of a day's price over the catalogue's
 TOUCH_WEIGHT = 0.5  # a touch says less about interests than a request: its query was counted
 
 
@@ -250,7 +252,22 @@ def _shared_logit(
         logit += world.movement.wave(items, batch.time)
     if world.series is not None and batch.going is not None:
         logit += world.series.follows(batch.going, items)
+    if world.preset.price:
+        usual = np.log(catalogue.price).mean()
+        logit -= world.preset.price * (np.log(offered(world, batch.time, items)) - usual)
     return np.asarray(logit)
+
+
+def offered(
+    world: World, time: NDArray[np.float64], items: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What items [N, I] cost on the day of times [N] seconds, float64 [N, I].
+
+    It changes from day to day, so no count and no attribute of an item tells it.
+    """
+    day = ((time - LOG_START) // DAY).astype(np.int64)
+    offer = pair_normal(world.seed + OFFERS, day[:, None], items)
+    return np.asarray(world.items.price[items] * np.exp(OFFER_SPREAD * offer))
 
 
 def _appeal(world: World, batch: Batch, items: NDArray[np.int64]) -> NDArray[np.float64]:

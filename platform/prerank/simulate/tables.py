@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prerank.simulate.acts import ACTIONS, Outcome
-from prerank.simulate.presets import COUNTRIES, DEVICES
-from prerank.simulate.relevance import Batch
+from prerank.simulate.presets import COUNTRIES, DEVICES, Preset
+from prerank.simulate.relevance import Batch, offered
 from prerank.simulate.world import VARIANTS, World
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -38,6 +38,11 @@ SCORES_SCHEMA = pa.schema(
         ("oracle_log", pa.list_(pa.float64())),
     ]
 )
+
+
+def events_schema(preset: Preset) -> pa.Schema:
+    """Of the events of a log: EVENTS_SCHEMA, and the price of the day where there are prices."""
+    return EVENTS_SCHEMA.append(pa.field("price", pa.float32())) if preset.price else EVENTS_SCHEMA
 
 
 class Names:
@@ -72,7 +77,7 @@ def event_table(
     variant: NDArray[np.int64],
     outcome: Outcome,
 ) -> pa.Table:
-    """The tick's rows under EVENTS_SCHEMA, by request, position, then action."""
+    """The tick's rows under `events_schema`, by request, position, then action."""
     request, place, action = (
         axis.astype(np.int64) for axis in np.nonzero(outcome.done.transpose(1, 2, 0))
     )
@@ -94,7 +99,10 @@ def event_table(
         names.countries.take(pa.array(world.users.country[user])),
         names.devices.take(pa.array(world.users.device[user])),
     ]
-    return pa.table(columns, schema=EVENTS_SCHEMA)
+    if world.preset.price:
+        prices = offered(world, batch.time, outcome.items)[request, place]
+        columns.append(pa.array(prices.astype(np.float32)))
+    return pa.table(columns, schema=events_schema(world.preset))
 
 
 def score_table(

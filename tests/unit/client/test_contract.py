@@ -67,7 +67,12 @@ def test_what_is_needed_and_what_is_assumed_is_the_same(kind: Any, model: type[B
 
 def test_every_column_of_a_batch_is_known_to_the_deployment() -> None:
     one = requests.RankRequest(
-        user_id="u", query="q", candidates=[1], retriever_scores=[1.0], retriever_ranks=[0]
+        user_id="u",
+        query="q",
+        candidates=[1],
+        retriever_scores=[1.0],
+        retriever_ranks=[0],
+        candidate_features={"price": [2.5]},
     )
     (batch,) = batches.batches([one])
     columns = pa.ipc.open_stream(batch.call().content).schema.names

@@ -162,6 +162,9 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "retriever_scores": st.lists(NUMBERS, min_size=n, max_size=n),
         "retriever_ranks": st.lists(RANKS, min_size=n, max_size=n),
+        "candidate_features": st.fixed_dictionaries(
+            {}, optional={"offer": st.lists(NUMBERS, min_size=n, max_size=n)}
+        ),
         "explain": st.booleans(),
         "request_id": st.one_of(st.integers(0, 9), st.text(min_size=1, max_size=9)),
         "timeout_ms": st.floats(1, 1e6),
@@ -247,6 +250,8 @@ def test_the_parts_of_the_index_that_are_missing_are_told(
         ({"retriever_scores": [1.0, math.inf]}, "retriever_scores"),
         ({"retriever_scores": [1.0, 1e39]}, "retriever_scores"),
         ({"retriever_ranks": ["first", "second"]}, "retriever_ranks"),
+        ({"candidate_features": {"offer": [1.0]}}, "candidate_features.offer"),
+        ({"candidate_features": {"offer": [1.0, 1e39]}}, "candidate_features.offer"),
         ({"context": {"country": object()}}, "body"),
         ({"query": "\ud800"}, "query"),
     ],
@@ -270,6 +275,7 @@ def test_what_cannot_be_sent_is_refused_by_name_and_not_sent(
         ({"context": {"colour": "red"}}, "context.colour"),
         ({"weights": {"zap": 1.0}}, "weights"),
         ({"retriever_ranks": [0.5, 1]}, "retriever_ranks"),
+        ({"candidate_features": {"colour": [0.5, 1]}}, "candidate_features.colour"),
         ({"time": "2024-01-01"}, "time"),
         ({"timeout_ms": -1}, "timeout_ms"),
     ],
@@ -326,6 +332,7 @@ def test_many_requests_are_answered_as_each_alone(
             context={"country": "de", "device": None} if at % 3 else None,
             retriever_scores=rng.normal(size=at * 3) if at % 2 else None,
             retriever_ranks=[None, *range(at * 3 - 1)] if at > 3 else None,
+            candidate_features={"offer": [None, *range(at * 3 - 1)]} if at % 5 == 4 else None,
         )
         for at in range(12)
     ]
@@ -396,6 +403,7 @@ def test_a_batch_of_texts(texts: Served, ask: Ask) -> None:
         ({"candidates": [1, "a"]}, "rows[1].candidates"),
         ({"candidates": ["a"]}, "candidates"),
         ({"retriever_scores": [1.0, 2.0]}, "rows[1].retriever_scores"),
+        ({"candidate_features": {"a": [1.0, 2.0]}}, "rows[1].candidate_features.a"),
         ({"query": "\ud800"}, "rows"),
         ({"k": "many"}, "rows"),
     ],

@@ -428,9 +428,40 @@ def test_columns_about_the_searcher_and_of_candidates(tmp_path: Path) -> None:
     frame["version"] = "v1"
     found = seen(tmp_path, frame)
     assert proposal(found).settings["segments"] == ["device"]
-    assert notes(found)["price"] == "numeric per candidate, not used yet"
+    assert proposal(found).settings["candidate_features"] == ["price"]
+    assert notes(found)["price"].endswith("known of 100% of what was shown")
+    assert "candidate features\n  price: " in profile_text(found)
     assert notes(found)["version"] == "always 'v1'"
     assert "filters" in notes(found)
+
+
+def test_a_number_that_is_no_candidate_feature_says_why(tmp_path: Path) -> None:
+    frame = touches()
+    shown = frame["action"] == "impression"
+    frame["seller_id"] = range(len(frame))
+    frame["dwell_s"] = [None if s else 1.5 * i for i, s in enumerate(shown)]
+    frame["seldom"] = [float(i) if i % 5 < 2 else None for i in range(len(frame))]
+    frame["price in EUR"] = frame["price"]
+    frame["stock"] = [float(i % 7) for i in range(len(frame))]
+    found = seen(tmp_path, frame)
+    assert proposal(found).settings["candidate_features"] == ["price", "stock"]
+    assert notes(found)["seller_id"] == "an id, not used"
+    assert notes(found)["dwell_s"].endswith("not used")
+    assert notes(found)["seldom"] == "a number, known of 40% of what was shown: not used"
+    assert "rename the column" in notes(found)["price in EUR"]
+    unseen = seen(tmp_path, frame[~shown])
+    assert "candidate_features" not in proposal(unseen).settings
+    said = assumptions(found).said
+    assert "not used: price, stock could be `candidate_features` (see `prerank inspect`)" in said
+
+
+def test_an_id_among_numbers_is_told_by_its_name(tmp_path: Path) -> None:
+    frame = shop()
+    names = ("sellerId", "shop.id", "ID", "bid", "paid")
+    for name in names:
+        frame[name] = range(len(frame))
+    found = seen(tmp_path, frame)
+    assert proposal(found).settings["candidate_features"] == ["bid", "paid"]
 
 
 def test_an_attribute_of_the_item_is_no_segment(tmp_path: Path) -> None:
@@ -601,6 +632,7 @@ def test_ingest_takes_the_mapping_as_it_is(name: str, tmp_path: Path, ingested: 
     assert manifest.label_window_hours == made.settings["label_window_hours"]
     assert manifest.segments == tuple(made.settings.get("segments", ()))
     assert ("rank" in manifest.retriever) == (name in ("shop", "touches"))
+    assert manifest.candidate_features == (("price",) if name == "touches" else ())
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])

@@ -251,7 +251,10 @@ def test_the_mapping_of_the_documentation_is_read(tmp_path: Path) -> None:
     assert mapping.segments == ("country", "device")
     assert mapping.items.embedding == ("vector",)
     assert mapping.valid_from_of() == {"embedding": "2024-03-01T00:00:00Z"}
-    events = mapping.event_columns([*CANONICAL, "bm25", "place", "country", "device"], "log")
+    own = ["bm25", "place", "country", "device", "price", "distance"]
+    events = mapping.event_columns([*CANONICAL, *own], "log")
+    assert mapping.candidate_features == ("price", "distance")
+    assert events.columns["candidate_price"] == "price"
     assert events.columns["retriever_score"] == "bm25"
     assert events.columns["retriever_rank"] == "place"
     items = mapping.item_columns(["item_id", "price", "vector"], "items")

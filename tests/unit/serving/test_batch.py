@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from starlette.responses import Response
-from tests.api_bodies import NOW, REPLAY, SEGMENTED, STRINGS, WALL
+from tests.api_bodies import NOW, PRICED, REPLAY, SEGMENTED, STRINGS, WALL
 from tests.http_calls import LOCAL, api_of, call, whole
 from tests.small_engine import SAMPLE, GivenScores, SmallEngine, sample_scorer
 
@@ -109,6 +109,62 @@ def test_a_row_is_what_json_says() -> None:
         assert row["items"] == [item["id"] for item in told["items"]]
         np.testing.assert_allclose(row["scores"], [item["score"] for item in told["items"]])
         assert row["unknown_ids"] == told["unknown_ids"]
+
+
+PRICES: list[dict[str, Any]] = [
+    {"price": [1.5, None, 9.0, 2.0], "d.km": None},
+    {"price": None, "d.km": [3.0, 4.0]},
+]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.map_(pa.utf8(), FLOATS),
+        pa.map_(pa.large_utf8(), pa.large_list(pa.int32())),
+        pa.struct([("price", pa.list_(pa.float64())), ("d.km", INTS)]),
+    ],
+    ids=["map", "map of integers", "struct"],
+)
+def test_candidate_features_are_what_json_says(kind: pa.DataType) -> None:
+    given: list[Any] = [{k: v for k, v in row.items() if v is not None} for row in PRICES]
+    if pa.types.is_map(kind):
+        whole_numbers = pa.types.is_integer(kind.item_type.value_type)
+        given[0]["price"] = [1, None, 9, 2] if whole_numbers else given[0]["price"]
+        given = [list(row.items()) for row in given]
+    column = pa.array(given, kind)
+    batch = parsed(PRICED, candidate_features=column)
+    for at, request in enumerate(batch.requests):
+        own = dict(given[at])
+        body = {name: GOOD[name][at] for name in GOOD} | {"candidate_features": own}
+        json = parse_json(orjson.dumps(body), PRICED, NOW)
+        assert json.retriever_features is not None
+        np.testing.assert_array_equal(request.retriever_features, json.retriever_features)
+    nothing = parsed(PRICED, candidate_features=pa.array([None, None], kind))
+    assert [r.retriever_features for r in nothing.requests] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("limits", "values", "field"),
+    [
+        (PRICED, [[("colour", [1.0] * 4)], []], "rows[0].candidate_features.colour"),
+        (PRICED, [[], [("price", [1.0])]], "rows[1].candidate_features.price"),
+        (PRICED, [[], [("price", [1.0, np.inf])]], "rows[1].candidate_features.price"),
+        (WALL, [[("price", [1.0] * 4)], []], "rows[0].candidate_features.price"),
+    ],
+)
+def test_wrong_candidate_features_of_a_row_are_named(
+    limits: Limits, values: list[Any], field: str
+) -> None:
+    error = refused(limits, candidate_features=pa.array(values, pa.map_(pa.utf8(), FLOATS)))
+    assert error.field == field
+
+
+@pytest.mark.parametrize(
+    "column", [[[1.0], [2.0]], [{"price": ["a"]}, None], [{"price": 1.0}, None]]
+)
+def test_a_column_of_candidate_features_has_its_type(column: list[Any]) -> None:
+    assert refused(PRICED, candidate_features=pa.array(column)).field == "candidate_features"
 
 
 def test_ids_come_back_in_the_columns_type_and_lose_no_digit() -> None:

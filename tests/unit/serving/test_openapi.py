@@ -81,6 +81,23 @@ def of_the_log(body: dict[str, Any], limits: Limits) -> dict[str, Any]:
     return found
 
 
+def name_features(body: dict[str, Any], candidates: list[Any], limits: Limits) -> None:
+    """Give the candidate features of ``body`` the names of this log, and a value per candidate."""
+
+    def named(given: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(limits.schema.candidate_features, given.values(), strict=False))
+
+    own = [c for c in candidates if isinstance(c, dict) and "features" in c]
+    for candidate in own:
+        candidate["features"] = candidate["features"] and named(candidate["features"])
+    lists, n = body.pop("candidate_features", None), len(candidates)
+    if lists and not own:
+        body["candidate_features"] = {
+            name: None if values is None else (values + [None] * n)[:n]
+            for name, values in named(lists).items()
+        }
+
+
 @QUICK
 @given(st.data())
 @IDS
@@ -104,6 +121,7 @@ def test_what_is_declared_as_a_ranking_is_read(
             body.pop(field, None)
         elif body.get(field) is not None:
             body[field] = (body[field] + [None] * n)[:n]
+    name_features(body, candidates, limits)
     if body.get("explain"):
         body["k"] = min(body.get("k", 1), limits.max_explained)
     request = parse_json(orjson.dumps({"k": 1} | body), limits, NOW)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 from starlette.requests import Request
@@ -56,7 +56,7 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", App(), headers={"Host":
 @schemathesis.serializer(ARROW)
 def bytes_of(_: Any, value: Any) -> bytes:
     """Whatever was drawn: hardly ever a stream of Arrow."""
-    return value if isinstance(value, bytes) else orjson.dumps(value)
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
 
 
 @SCHEMA.parametrize()

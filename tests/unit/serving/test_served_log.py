@@ -70,7 +70,10 @@ def send(api: HttpApi, path: str, body: Any, **headers: str) -> dict[str, Any]:
 
 def test_an_answer_is_written_down_with_all_that_it_was_made_from(home: Home) -> None:
     api, log = served(home)
-    candidates = [{"id": i, "score": i / 8, "rank": n} for n, i in enumerate(ITEMS[9::-1])]
+    candidates = [
+        {"id": i, "score": i / 8, "rank": n, "features": {"offer": i / 4}}
+        for n, i in enumerate(ITEMS[9::-1])
+    ]
     body = {"user_id": "u7", "query": "Red  Shoe", "candidates": candidates, "request_id": "r1"}
     told = send(api, "/v1/prerank", body | {"context": {"country": "de"}, "k": 5})
     log.close()
@@ -87,6 +90,7 @@ def test_an_answer_is_written_down_with_all_that_it_was_made_from(home: Home) ->
     said = dict(row["retriever"])
     assert said["score"] == [i / 8 for i in best]
     assert said["rank"] == [ITEMS[9::-1].index(i) for i in best]
+    assert said["candidate_offer"] == [i / 4 for i in best]
     assert abs(row["request_time"].timestamp() - time.time()) < 600
     inputs = FeatureInputs.restored(load(row["inputs"]))
     assert np.array_equal(inputs.time, as_inputs([Request()]).time)

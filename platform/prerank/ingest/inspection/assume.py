@@ -16,7 +16,12 @@ from prerank.core.errors import ConfigError
 from prerank.core.home import Home
 from prerank.ingest.inspection.columns import Column
 from prerank.ingest.inspection.look import Inspection, inspect
-from prerank.ingest.inspection.proposal import Proposal, segments_of, time_unit
+from prerank.ingest.inspection.proposal import (
+    Proposal,
+    candidate_features_of,
+    segments_of,
+    time_unit,
+)
 from prerank.ingest.inspection.roles import TIMES, Choices, column_of
 from prerank.ingest.inspection.sample import MAX_BYTES
 from prerank.ingest.inspection.window import DEFAULT, best_of
@@ -190,6 +195,8 @@ def _unused(found: Inspection, notes: _Notes) -> None:
     advice = "see `prerank inspect`"
     if segments := segments_of(found):
         notes.said.append(f"not used: {', '.join(segments)} could be `segments` ({advice})")
+    if own := candidate_features_of(found):
+        notes.said.append(f"not used: {', '.join(own)} could be `candidate_features` ({advice})")
     catalogue = found.catalogue
     if catalogue.numeric:
         names = ", ".join(catalogue.numeric)

@@ -1,7 +1,8 @@
-"""Event columns that have no role: about the searcher, about an item, or of no use yet."""
+"""Event columns that have no role: about the searcher, about a candidate, or of no use."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +15,12 @@ from prerank.ingest.inspection.roles import Confidence
 from prerank.ingest.inspection.tables import Rows
 from prerank.ingest.mapping import CANONICAL
 
-Use = Literal["segment", "none"]
+Use = Literal["segment", "candidate", "none"]
 
 MAX_SEGMENT_VALUES = 200
 MIN_KNOWN = 0.5
+_PLAIN = re.compile(r"[A-Za-z0-9_.\-]+")
+_ID = re.compile(r"(?:^|[_.\- ]|[a-z](?=I))[Ii][Dd]$")
 CONSTANT = 0.99
 _TAKEN = {*CANONICAL, *RETRIEVER, "day", "timestamp"}
 _NAMES = frozenset(map(folded, SEGMENT_NAMES.split()))
@@ -29,7 +32,8 @@ class Leftover:
 
     Attributes:
         column: its name.
-        use: "segment" where its value is the searcher's, else "none".
+        use: "segment" where its value is the searcher's, "candidate" where it is a number about an
+            item in a request, else "none".
         confidence: how sure that is.
         why: what it looks like, in one line.
     """
@@ -40,18 +44,21 @@ class Leftover:
     why: str
 
 
-def leftovers(rows: Rows, columns: Sequence[Column], taken: Collection[str]) -> list[Leftover]:
+def leftovers(
+    rows: Rows, columns: Sequence[Column], taken: Collection[str], shown: Sequence[str] = ()
+) -> list[Leftover]:
     """What each column that is not ``taken`` looks like.
 
     Args:
         rows: of ``frame_of``.
         columns: of the log.
         taken: columns with a role, and those of which was said what they are.
+        shown: the team's actions that say what was shown; empty where none does.
     """
-    return [_judged(rows, column) for column in columns if column.name not in taken]
+    return [_judged(rows, column, shown) for column in columns if column.name not in taken]
 
 
-def _judged(rows: Rows, column: Column) -> Leftover:
+def _judged(rows: Rows, column: Column, shown: Sequence[str]) -> Leftover:
     name, values = column.name, column.distinct
     if column.kind == "empty":
         return Leftover(name, "none", "certain", "no value at all")
@@ -63,7 +70,7 @@ def _judged(rows: Rows, column: Column) -> Leftover:
         return Leftover(name, "none", "likely", "another time, not used")
     within = _constant(rows, name, "__request", "count(*) > 1")
     if column.kind in ("integer", "number") and (within is None or within < CONSTANT):
-        return Leftover(name, "none", "likely", "numeric per candidate, not used yet")
+        return _of_candidate(rows, column, within, shown)
     if within is not None and within < CONSTANT:
         why = f"differs within {1 - within:.0%} of the requests: not about the searcher"
         return Leftover(name, "none", "likely", why)
@@ -75,6 +82,35 @@ def _judged(rows: Rows, column: Column) -> Leftover:
     if column.share < MIN_KNOWN:
         return Leftover(name, "none", "likely", f"{1 - column.share:.0%} are empty: not used")
     return _segment(rows, column, within)
+
+
+def _of_candidate(
+    rows: Rows, column: Column, within: float | None, shown: Sequence[str]
+) -> Leftover:
+    """A number that differs within requests, or of which nobody can tell whether it does."""
+    name = column.name
+    if column.kind == "integer" and _ID.search(name):
+        return Leftover(name, "none", "likely", "an id, not used")
+    if within is None:
+        return Leftover(name, "none", "likely", "a number, of requests of one row each: not used")
+    if not shown:
+        why = "a number per candidate, not used: the log does not say what was shown"
+        return Leftover(name, "none", "likely", why)
+    # A number that comes with the click (a dwell time, a revenue) is not known when items are
+    # ranked: having one would tell the label.
+    (known,) = rows.one(
+        f"""SELECT avg(coalesce(isfinite(TRY_CAST({quoted(name)} AS DOUBLE)), false)::INT)
+            FROM log WHERE list_contains($1::VARCHAR[], __action)""",
+        [list(shown)],
+    )
+    if (known or 0.0) < MIN_KNOWN:
+        why = f"a number, known of {known or 0.0:.0%} of what was shown: not used"
+        return Leftover(name, "none", "likely", why)
+    if name.lower() in _TAKEN or not _PLAIN.fullmatch(name):
+        why = "a number per candidate: rename the column (letters, digits, '_', '.', '-') to use it"
+        return Leftover(name, "none", "likely", why)
+    why = f"differs within {1 - within:.0%} of the requests, known of {known:.0%} of what was shown"
+    return Leftover(name, "candidate", "likely", why)
 
 
 def _segment(rows: Rows, column: Column, within: float | None) -> Leftover:

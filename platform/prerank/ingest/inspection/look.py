@@ -158,7 +158,7 @@ def _look(
             roles=roles,
             actions=tuple(actions),
             windows=tuple(windows(rows, exposed, shown)),
-            others=(*noted, *leftovers(rows, columns, taken)),
+            others=(*noted, *leftovers(rows, columns, taken, shown)),
             rank_by_place=_rank(rows, roles, shown),
             catalogue=catalogue,
             catalogue_columns=tuple(of_items),

@@ -15,6 +15,8 @@ from prerank.ingest.mapping import LogMapping, TimeUnit
 
 MAX_SEGMENTS = 6
 """A query tower takes them all, but a log's narrow columns are mostly not about the searcher."""
+MAX_CANDIDATE_FEATURES = 12
+"""A caller must send them all with each candidate."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _WORDS = frozenset(["null", "true", "false", "yes", "no", "on", "off", "y", "n"])
 
@@ -74,6 +76,13 @@ def proposal(found: Inspection) -> Proposal:
         reasons["segments"] = "About the searcher: each costs a count per item and value. " + (
             "; ".join(f"{o.column}: {o.why}" for o in found.others if o.column in segments)
         )
+    own = candidate_features_of(found)
+    if own and not found.is_ubi:
+        settings["candidate_features"] = own
+        reasons["candidate_features"] = (
+            "Known of an item when it is ranked, and to be sent with each candidate. Take out what "
+            "is not. " + "; ".join(f"{o.column}: {o.why}" for o in found.others if o.column in own)
+        )
     best = best_of(found.windows)
     if best is not None:
         settings["label_window_hours"] = best.hours
@@ -86,6 +95,12 @@ def segments_of(found: Inspection) -> list[str]:
     order = ("certain", "likely", "guess")
     good = [o for o in found.others if o.use == "segment" and o.confidence != "guess"]
     return [o.column for o in sorted(good, key=lambda o: order.index(o.confidence))][:MAX_SEGMENTS]
+
+
+def candidate_features_of(found: Inspection) -> list[str]:
+    """Columns of numbers about an item in a request."""
+    names = [o.column for o in found.others if o.use == "candidate"]
+    return names[:MAX_CANDIDATE_FEATURES]
 
 
 def time_unit(found: Inspection) -> TimeUnit | None:

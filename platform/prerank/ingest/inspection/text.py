@@ -8,7 +8,7 @@ from prerank.core.times import DAY_US, utc
 from prerank.ingest.inspection.actions import seconds
 from prerank.ingest.inspection.catalogue import CatalogueProfile
 from prerank.ingest.inspection.look import Inspection
-from prerank.ingest.inspection.proposal import lacking, segments_of
+from prerank.ingest.inspection.proposal import candidate_features_of, lacking, segments_of
 from prerank.ingest.inspection.window import best_of, said
 
 Row = tuple[str, ...]
@@ -22,6 +22,7 @@ def profile_text(found: Inspection) -> str:
         ("actions", _actions(found)),
         ("label window", _window(found)),
         ("segments", _segments(found)),
+        ("candidate features", _candidate_features(found)),
         ("retriever", _retriever(found)),
         ("catalogue columns", _catalogue(found.catalogue)),
         ("problems", [(line,) for line in found.faults] or [("none found",)]),
@@ -109,6 +110,13 @@ def _segments(found: Inspection) -> Sequence[Row]:
         return [("none: no column looks like a property of the searcher",)]
     line = "counted by (the first three) and read by the query tower; without them, ignored"
     return [(f"{', '.join(names)}: {line}",)]
+
+
+def _candidate_features(found: Inspection) -> Sequence[Row]:
+    names = candidate_features_of(found)
+    if not names:
+        return []
+    return [(f"{', '.join(names)}: read by the fusion, if callers send them too; else missing",)]
 
 
 def _retriever(found: Inspection) -> Sequence[Row]:

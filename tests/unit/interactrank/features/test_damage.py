@@ -23,7 +23,7 @@ from tests.plain_requests import (
     random_request,
 )
 
-from interactrank.features.engagement import MAX_RETRIEVER_VALUE, cross_features
+from interactrank.features.engagement import MAX_GIVEN_VALUE, cross_features
 from interactrank.features.inputs import FeatureInputs, HistoryError
 from interactrank.features.packed_rows import HEADER_BYTES, RowError, pack, row_bytes, unpack
 from interactrank.features.request_statistics import request_features
@@ -233,7 +233,7 @@ def test_what_a_retriever_gives_stays_a_number(told: np.ndarray) -> None:
     x = cross_features(schema, inputs, np.arange(4), np.array([0, 4]), none, told)
     score = x[:, schema.cross.index("retriever:score")]
     known = ~np.isnan(told[:, 0])
-    limit = np.float32(MAX_RETRIEVER_VALUE)
+    limit = np.float32(MAX_GIVEN_VALUE)
     np.testing.assert_array_equal(score[known], np.clip(told[known, 0], -limit, limit))
     assert (score[~known] == 0).all()
     assert np.isfinite(x).all()

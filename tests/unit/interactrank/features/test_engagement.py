@@ -191,6 +191,38 @@ def test_what_the_retriever_said_enters_as_it_is_and_as_missing() -> None:
     assert columns((), None) == []
 
 
+def test_candidate_features_enter_by_their_logarithm_and_as_missing() -> None:
+    request = Request(candidates=[1, 2, 3, 4])
+    nan = float("nan")
+    own = np.array([[20, nan], [-20, 0.5], [nan, nan], [3e38, 0]], np.float32)
+    logs = [np.log(21), -np.log(21), 0, np.log(1e18)], [0, np.log(1.5), 0, 0]
+    said = np.array([[0.5, 7], [nan, nan], [1, nan], [nan, 0]], np.float32)
+
+    def columns(
+        retriever: tuple[str, ...], told: NDArray[np.float32] | None
+    ) -> dict[str, NDArray[np.float32]]:
+        schema = replace(SCHEMA, retriever=retriever, candidate_features=("price", "d.km"))
+        none, bounds = np.zeros(4, np.int64), np.array([0, 4])
+        x = cross_features(schema, as_inputs([request]), np.arange(1, 5), bounds, none, told)
+        assert (x[:, : len(SCHEMA.cross)] == features([request])).all()
+        return dict(zip(schema.cross, x.T, strict=True))
+
+    retrieved = columns(("score", "rank"), np.concatenate((said, own), axis=1))
+    for found in (columns((), own), retrieved):
+        np.testing.assert_allclose(found["candidate:price"], logs[0], rtol=1e-6)
+        np.testing.assert_allclose(found["candidate:d.km"], logs[1], rtol=1e-6)
+        assert found["candidate:price:absent"].tolist() == [0, 0, 1, 0]
+        assert found["candidate:d.km:absent"].tolist() == [1, 0, 1, 0]
+    assert retrieved["retriever:absent"].tolist() == [0, 1, 0, 0]
+    assert retrieved["retriever:score"].tolist() == [0.5, 0, 1, 0]
+    nothing = columns(("score",), None)
+    for name in ("price", "d.km"):
+        assert not nothing[f"candidate:{name}"].any()
+        assert nothing[f"candidate:{name}:absent"].all()
+    assert nothing["retriever:absent"].all()
+    assert not nothing["retriever:score"].any()
+
+
 def test_an_item_is_fresh_for_thirty_days_only() -> None:
     level = BY_PREFIX["q"]
     columns = SCHEMA.columns(level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from interactrank.features import schema
@@ -56,6 +58,20 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
     # Of another hash, every model that was trained before is refused.
     assert of.hash() == expected
     assert FeatureSchema.from_dict(of.to_dict()) == of
+    own = replace(of, candidate_features=("price",))
+    assert own.hash() != expected
+    assert FeatureSchema.from_dict(own.to_dict()) == own
+
+
+def test_what_is_given_of_candidates_stands_last() -> None:
+    own = ("price", "distance")
+    columns = [f"candidate:{n}{absent}" for n in own for absent in ("", ":absent")]
+    retrieved = ["retriever:score", "retriever:log_rank", "retriever:absent"]
+    for of, before in ((FULL, retrieved), (replace(FULL, retriever=()), [])):
+        given = replace(of, candidate_features=own)
+        assert given.given == (*of.retriever, "candidate_price", "candidate_distance")
+        assert list(given.given_cross) == before + columns
+        assert given.cross == (*of.cross, *columns)
 
 
 def test_columns_of_x_by_what_the_log_has() -> None:

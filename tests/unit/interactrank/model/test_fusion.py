@@ -182,6 +182,81 @@ def test_standardisation_is_that_of_training() -> None:
     np.testing.assert_allclose(fusion.request_std, np.nanstd(statistics.numpy(), 0), rtol=1e-4)
 
 
+VALUE, ABSENT = X - 2, X - 1
+
+
+def optional(x: torch.Tensor, hidden: int = 3) -> Fusion:
+    """A fusion with random parameters, fitted on ``x``, whose last feature may be absent."""
+    torch.manual_seed(6)
+    fusion = Fusion(X, R, H, True, hidden, optional=1)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.normal_(0, 0.7)
+    fusion.fit(x, torch.randn(200, R) * 2 + 1)
+    return fusion
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_what_is_absent_counts_as_the_median(share: float, hidden: int) -> None:
+    x = torch.rand(1000, X) * 3 + 4
+    absent = torch.arange(1000) < 1000 * share
+    x[:, ABSENT], x[absent, VALUE] = absent.float(), 0.0
+    fusion = optional(x, hidden)
+    dots, met, statistics, of = sample(3)
+    usual = met.clone()
+    met[:, VALUE], met[:, ABSENT] = 0.0, 1.0
+    usual[:, VALUE], usual[:, ABSENT] = fusion.x_mean[VALUE], 0.0
+    assert float(fusion.x_mean[VALUE]) == pytest.approx(float(x[~absent, VALUE].median()), abs=0.01)
+    with torch.no_grad():
+        one, other = (fusion.logits(dots, each, statistics, of) for each in (met, usual))
+        # That it is absent says something by itself, if training met it, and nothing if not.
+        assert torch.allclose(one, other, rtol=1e-3, atol=5e-3) == (share == 0.0)
+        assert fusion.gate is not None
+        fusion.weight[ABSENT] = fusion.gate.weight[1 + ABSENT] = 0.0
+        if fusion.units is not None:
+            fusion.units.weight[:, ABSENT] = 0.0
+        one, other = (fusion.logits(dots, each, statistics, of) for each in (met, usual))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=5e-3)
+
+
+def test_a_few_wrong_values_move_no_constant_of_a_candidate_feature() -> None:
+    x = torch.rand(2000, X)
+    x[:, VALUE], x[:, ABSENT] = torch.randn(2000) * 0.4 + 3, 0.0
+    good = optional(x)
+    assert float(good.x_mean[VALUE]) == pytest.approx(3, abs=0.05)
+    assert float(good.x_std[VALUE]) == pytest.approx(0.4, rel=0.1)
+    x[:5, VALUE] = 41.0
+    worse = optional(x)
+    assert float(worse.x_mean[VALUE]) == pytest.approx(float(good.x_mean[VALUE]), abs=0.01)
+    assert float(worse.x_std[VALUE]) < 2 * float(good.x_std[VALUE])
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e3])
+def test_a_candidate_feature_may_have_any_unit(unit: float) -> None:
+    x = torch.rand(500, X)
+    x[:, VALUE], x[:, ABSENT] = torch.randn(500) * unit, 0.0
+    assert float(optional(x).x_std[VALUE]) == pytest.approx(unit, rel=0.2)
+    # Most are alike: the quartiles say nothing, and the few others are not stretched.
+    x[:, VALUE] = torch.where(torch.arange(500) < 50, unit, 0.0)
+    assert float(optional(x).x_std[VALUE]) == pytest.approx(0.1 * unit, rel=0.01)
+
+
+@pytest.mark.parametrize("known", [0, 500])
+def test_a_candidate_feature_that_never_varied_says_nothing(known: int) -> None:
+    x = torch.rand(500, X)
+    x[:, ABSENT] = (torch.arange(500) >= known).float()
+    x[:, VALUE] = 7.0 * (1 - x[:, ABSENT])
+    fusion = optional(x)
+    dots, met, statistics, of = sample(1)
+    with torch.no_grad():
+        met[:, VALUE], met[:, ABSENT] = 0.0, 1.0
+        absent = fusion.logits(dots, met, statistics, of)
+        met[:, VALUE], met[:, ABSENT] = 1000.0, 0.0
+        large = fusion.logits(dots, met, statistics, of)
+    torch.testing.assert_close(absent, large, rtol=0, atol=0.05)
+
+
 def test_an_untrained_fusion_treats_every_request_alike() -> None:
     fusion = Fusion(X, R, H, gated=True, hidden=0)
     with torch.no_grad():

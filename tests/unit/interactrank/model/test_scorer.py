@@ -67,11 +67,12 @@ def scorer() -> Scorer:
     ),
     st.integers(1, 8),
 )
-def test_any_finite_retriever_scores_have_an_order(
+def test_any_finite_numbers_that_are_given_have_an_order(
     scorer: Scorer, told: list[float], k: int
 ) -> None:
-    features = np.zeros((len(told), 2), np.float32)
-    features[:, 0] = told
+    features = np.zeros((len(told), len(SCHEMA.given)), np.float32)
+    features[:, SCHEMA.given.index("score")] = told
+    features[:, SCHEMA.given.index("candidate_offer")] = told[::-1]
     ids = CATALOGUE.ids[: len(told)]
     weights = np.array([1, 0], np.float32)
     found = scorer.score("red shoe", as_inputs([Request()]), ids, weights, features)

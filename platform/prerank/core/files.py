@@ -107,6 +107,13 @@ def replaced(folder: Path) -> Iterator[Path]:
             _settle(folder)
 
 
+def removed(folder: Path) -> None:
+    """Remove a folder that ``replaced`` writes, and what replacements left beside it."""
+    with locked(folder):
+        _settle(folder)
+        remove(folder)
+
+
 def _settle(folder: Path) -> None:
     """Remove what a replacement left beside ``folder``; if it took the folder away, put it back."""
     for old in _left(folder, "old"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from mlflow.exceptions import MlflowException
 from redis import Redis
 from tests import forgetting
-from tests.forgetting import GONE, SECRET, STAYS, mentions
+from tests.forgetting import DAY, GONE, SECRET, STAYS, mentions
 from tests.kills import changes_of, killed
 from tests.without_ray import stages_here
 
@@ -35,6 +37,7 @@ from prerank.online.materialise import materialise
 from prerank.online.sentinel import read_rows
 from prerank.online.store import REDIS_ENV, open_store
 from prerank.online.writer import HistoryWriter
+from prerank.registry.versions import TRAINED_UNTIL
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +64,7 @@ def home(world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def online(
-    home: Home, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Home]:
+def online(home: Home, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A copy that is online, in each store, with GONE in every place."""
     if request.param == "redis":
         monkeypatch.setenv(REDIS_ENV, request.getfixturevalue("new_redis")())
@@ -304,6 +305,47 @@ def test_several_users_in_one_run(home: Home) -> None:
     assert mentions(home, GONE) == mentions(home, "searcher-3") == []
     assert len(receipt.users) == len(Forgotten.of(home).hashes) == 3
     assert LogManifest.load(home).users == 6
+
+
+def test_versions_that_learned_from_the_user_are_named(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        tracking_uri = "nowhere"
+
+        def search_model_versions(self, filter_string: str) -> list[SimpleNamespace]:
+            assert filter_string == "name='prerank'"
+            days = {"3": 1, "10": 1, "2": 0, "1": None}
+            return [
+                SimpleNamespace(
+                    version=number,
+                    tags={} if day is None else {TRAINED_UNTIL: str(forgetting.START + day * DAY)},
+                )
+                for number, day in days.items()
+            ]
+
+    home.mlflow.mkdir()
+    (home.mlflow / "mlflow.db").touch()
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    # The user's first request is on the first day.
+    assert "versions 1, 3, 10 of the model" in forget(home, {GONE}).remains["models"]
+
+
+def test_a_registry_that_is_away_leaves_every_version(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        tracking_uri = "nowhere"
+
+        def search_model_versions(self, filter_string: str) -> None:
+            raise MlflowException("connection refused")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr("mlflow.MlflowClient", Away)
+    receipt = forget(home, {GONE})
+    assert "every version registered before" in receipt.remains["models"]
+    assert "connection refused" in receipt.remains["models"]
+    assert receipt.ended
 
 
 def test_what_cannot_be_changed_is_named(home: Home) -> None:

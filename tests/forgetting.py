@@ -118,6 +118,12 @@ def plant(home: Home) -> None:
     left.mkdir(exist_ok=True)
     (left / "rows").write_text(GONE)
     other_schema(home)
+    # A replacement that was killed between its two renames, and one before.
+    killed = {"0123456789abcdef": "old", "fedcba9876543210": "partial"}
+    for name, kind in killed.items():
+        beside = home.features / f".{name}.{'0' * 32}.{kind}"
+        beside.mkdir()
+        (beside / "rows").write_text(GONE)
 
 
 def event(n: int, user: str) -> Event:

@@ -297,6 +297,8 @@ def _checks(home: Home, users: Collection[str], receipt: Receipt) -> None:
     # The page first: it is the other file that tells whether to look.
     for name in reversed(CHECKS) if named else ():
         remove(home.root / name)
+    for left in home.root.glob(f".{CHECKS[0]}.*.tmp"):
+        remove(left)
     receipt.note("check", "findings that name users", removed=len(CHECKS) * named)
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.feature_sets import FOLDER
-from prerank.core.files import linked, replaced
+from prerank.core.files import linked, replaced, settled
 from prerank.core.home import Home
 from prerank.core.shards import LazyParquet
 from prerank.features.explode import explode
@@ -40,6 +40,7 @@ def keys_of(schema: FeatureSchema, events: pa.Table) -> list[str]:
 
 def histories_without(home: Home, users: Collection[str]) -> int:
     """Take users' histories out of the tables of every schema in ``home``; how many rows went."""
+    settled(home.features)
     return sum(
         _without(folder, users)
         for folder in sorted(home.features.glob(FOLDER))

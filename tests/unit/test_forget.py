@@ -259,12 +259,13 @@ def test_a_writer_that_does_not_answer_is_named_and_the_run_is_done_again(home: 
     assert mentions(home, GONE) == []
 
 
-def test_what_was_served_is_not_read_again(online: Home) -> None:
-    file = next(events_folder(online).glob("*/*.jsonl"))
+def test_what_was_served_is_not_read_again(home: Home) -> None:
+    forgetting.plant(home)
+    file = next(events_folder(home).glob("*/*.jsonl"))
     length = file.stat().st_size
     # A deployment appends all the while, by the file's name.
     with file.open("ab", buffering=0) as live:
-        receipt = forget(online, {GONE})
+        receipt = forget(home, {GONE})
         live.write(b'{"user_id": "late"}\n')
     assert receipt.places["served log"] == {
         "looked_at": "answers and reported events",
@@ -274,17 +275,13 @@ def test_what_was_served_is_not_read_again(online: Home) -> None:
     lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
     assert [line["user_id"] for line in lines] == [STAYS, STAYS, "late"]
     assert file.stat().st_size == length + 20
-    (answers,) = requests_folder(online).glob("*/*.parquet")
+    (answers,) = requests_folder(home).glob("*/*.parquet")
     assert pq.read_table(answers, partitioning=None)["user_id"].to_pylist() == [STAYS]
-
-
-def test_lines_that_were_blanked_are_no_lines(home: Home) -> None:
-    forgetting.plant(home)
-    forget(home, {GONE})
     with stages_here():
         found = ingest_served(home, pd.Timestamp.now("UTC").date())
     assert found is not None
-    assert (found.events, found.unread) == (2, 0)
+    # The blanks are no lines; what has no id is one that cannot be read.
+    assert (found.answers, found.events, found.unread) == (1, 2, 1)
 
 
 def test_again_changes_nothing_and_says_so(home: Home) -> None:
@@ -399,16 +396,15 @@ def test_the_command_prints_and_keeps_a_receipt(
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("seed", range(2))
 def test_a_run_that_is_killed_goes_on_and_leaves_nothing(
-    world: Home, without: Home, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    world: Home, without: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(REDIS_ENV, raising=False)
-    kill_and_go_on(world, without, tmp_path, seed, kills=3)
+    kill_and_go_on(world, without, tmp_path, seed=0, kills=2)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", range(2, 12))
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_a_run_that_is_killed_goes_on_wherever_it_is(
     world: Home, without: Home, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

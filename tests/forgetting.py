@@ -70,8 +70,8 @@ def log(days: int = DAYS, first: int = 0) -> pd.DataFrame:
     return frame
 
 
-def ingested(home: Home, events: pd.DataFrame) -> IngestReport:
-    """Add events to the log of a home."""
+def ingested(home: Home, events: pd.DataFrame, place: Path | None = None) -> IngestReport:
+    """Add events to the log of a home, or those of a file that has them already."""
     folder = home.root.with_name(f"{home.root.name}-raw")
     folder.mkdir(parents=True, exist_ok=True)
     events.to_parquet(folder / "events.parquet")
@@ -79,7 +79,8 @@ def ingested(home: Home, events: pd.DataFrame) -> IngestReport:
     items.to_parquet(folder / "items.parquet")
     with stages_here():
         mapping = LogMapping.model_validate(MAPPING)
-        return ingest(folder / "events.parquet", folder / "items.parquet", home, mapping)
+        log = place or folder / "events.parquet"
+        return ingest(log, folder / "items.parquet", home, mapping)
 
 
 def built(home: Home, events: pd.DataFrame, training_set: bool = False) -> Home:

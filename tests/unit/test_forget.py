@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow.exceptions import MlflowException
@@ -23,7 +24,7 @@ from prerank import cli
 from prerank.core.errors import DataError, NotReadyError, StateError
 from prerank.core.feature_sets import manifest_of_log
 from prerank.core.files import read_json
-from prerank.core.forgotten import Forgotten
+from prerank.core.forgotten import Forgotten, remember
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.served import events_folder, requests_folder
@@ -31,9 +32,10 @@ from prerank.features.build import build_features
 from prerank.forget import forget
 from prerank.ingest.days import known_days
 from prerank.ingest.served import ingest_served
-from prerank.online.history import Event, read_histories
+from prerank.online.history import Event, HistoryTable, read_histories
 from prerank.online.logs import acknowledged_events
 from prerank.online.materialise import materialise
+from prerank.online.merging import OnlineHistories
 from prerank.online.sentinel import read_rows
 from prerank.online.store import REDIS_ENV, open_store
 from prerank.online.writer import HistoryWriter
@@ -219,6 +221,29 @@ def test_what_comes_again_is_dropped_with_a_count(home: Home, without: Home) -> 
     mine = raw[raw["visitor"] == GONE]
     with pytest.raises(DataError, match="are of users who were forgotten"):
         forgetting.ingested(home, mine)
+
+
+def test_lines_that_are_no_rows_are_dropped_by_their_words(home: Home, tmp_path: Path) -> None:
+    remember(home, {GONE})
+    rows = forgetting.log(1, forgetting.DAYS)
+    text = rows[rows["visitor"] == STAYS].to_json(orient="records", lines=True, date_format="iso")
+    broken = [f'{{"visitor": "{user}", "query' for user in (GONE, "searcher-2")]
+    (tmp_path / "new.jsonl").write_text("\n".join([text.strip(), *broken]) + "\n")
+    forgetting.ingested(home, rows[rows["visitor"] == STAYS], tmp_path / "new.jsonl")
+    kept = pa.concat_tables(pq.read_table(f) for f in home.quarantine.glob("events-*.parquet"))
+    assert kept["row"].to_pylist() == [broken[1]]
+
+
+def test_whoever_merges_histories_writes_none_of_theirs(home: Home) -> None:
+    materialise(home, progress=False)
+    store, schema = open_store(home), LogManifest.load(home).schema
+    before = read_histories(store, schema.history_view, [GONE, STAYS])
+    remember(home, {GONE})
+    merging = OnlineHistories(home, store, HistoryTable.of(schema))
+    merging.merge_events([forgetting.event(1, user) for user in (GONE, STAYS)])
+    after = read_histories(store, schema.history_view, [GONE, STAYS])
+    assert after[GONE] == before[GONE]
+    assert len(after[STAYS]) == len(before[STAYS]) + 1
 
 
 def test_a_live_writer_makes_its_journal_anew_and_takes_no_more_events(

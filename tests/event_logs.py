@@ -48,11 +48,8 @@ def owned(
     """The log of a shard of the home, of the kind that the environment names."""
     checkpoint = home.feast / f"replayed-{shard}-of-{shards}.json"
     about = (checkpoint, shard, shards, config or JournalConfig(), wait_s)
-    log: EventLog
-    if os.environ.get(REDIS_ENV):
-        log = StreamLog(home, *about, lease_s)
-    else:
-        log = FileLog(home.journal, *about)
+    in_redis = os.environ.get(REDIS_ENV)
+    log: EventLog = StreamLog(home, *about, lease_s) if in_redis else FileLog(home, *about)
     try:
         yield log
     finally:

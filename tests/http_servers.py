@@ -151,3 +151,10 @@ RANKED = orjson.dumps(
 )
 """Of a ranking whose best item is 3."""
 BUSY = answered(503, b'{"detail": "busy", "field": "service"}', Retry_After="0")
+
+
+def kinds(of: Served) -> list[str]:
+    """Content types of what it was sent since last time."""
+    found = [kind for _, _, kind, _ in of.seen]
+    of.seen.clear()
+    return found

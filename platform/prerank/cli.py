@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prerank.commands import daily, stages, versions, whole
+from prerank.commands import daily, forget, stages, versions, whole
 from prerank.core.errors import PrerankError
 from prerank.core.home import ENV
 from prerank.core.quiet import DEBUG_ENV, hush
@@ -27,6 +27,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
   each day          prerank update
+  a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity
 """
@@ -100,6 +101,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "user": {"help": "id of a user, as the log has it (default: those of --users)"},
+    "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
@@ -330,14 +333,29 @@ def parser() -> argparse.ArgumentParser:
     verb(
         "check",
         daily.check,
-        "compare the log's last requests with the training data, and look for faults of the log",
+        "compare the log's last requests with the training data; look for leaks and faults",
         "prerank check --since 2025-03-01",
         "prerank run, on the grown log, where features drifted",
         "since",
         "psi",
+        "events",
         "version",
         "workdir",
+        events={
+            "required": False,
+            "help": "raw files, such as a new day's, whose columns are looked at (default: none)",
+        },
         version={"help": "model version whose scores are compared (default: none)"},
+    )
+    verb(
+        "forget",
+        forget.forget,
+        "take users out of the log, the features, the online store and all else that the home has",
+        "prerank forget --user u42",
+        "prerank training-set and prerank train; the receipt names what else remains",
+        "user",
+        "users",
+        "workdir",
     )
     verb(
         "config",

@@ -217,7 +217,11 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version
     save_golden(bundle, golden_requests(home, loaded))
     manifest = LogManifest.load(home)
     metrics = {tracking.metric_name(k): v for k, v in results.models[LEAD].means.items()}
-    tags = {"dataset": manifest.dataset, DIGEST: loaded.digest}
+    tags = {
+        "dataset": manifest.dataset,
+        DIGEST: loaded.digest,
+        registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
+    }
     version = registry.register(bundle, run_id, metrics, tags)
     registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
     return version

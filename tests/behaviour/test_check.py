@@ -14,6 +14,12 @@ from prerank.core.manifest import LogManifest
 from prerank.dataset.splits import plan_splits
 
 
+@pytest.fixture(autouse=True)
+def _without_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They build features three times, and have tests of their own."""
+    monkeypatch.setattr("prerank.checks.run.find_leaks", lambda home, manifest: None)
+
+
 def since(home: Home) -> datetime:
     begin = plan_splits(home, LogManifest.load(home)).validation_from
     return datetime.fromisoformat(f"{np.datetime64(begin, 'us')}+00:00")

@@ -48,7 +48,8 @@ VERBS: dict[str, list[str]] = {
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
     "demo": ["--workdir"],
-    "check": ["--psi", "--since", "--version", "--workdir"],
+    "check": ["--events", "--psi", "--since", "--version", "--workdir"],
+    "forget": ["--user", "--users", "--workdir"],
     "config": ["--config", "--schema"],
     "env": ["--workdir"],
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from prerank.checks.drift import Drift
+from prerank.checks.leaks import Leaks
 from prerank.checks.log import Busy, Clock
+from prerank.checks.schema import Change
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.files import write_json
 
@@ -23,11 +25,19 @@ class Limits:
     Attributes:
         psi: population stability index of a feature or of the score.
         per_minute, per_day: engagements of one user.
+        missing: how far the share of missing values of a column may move from day to day.
+        backwards: share of rows whose event is before their request.
+        auc, errors: on shuffled labels, within requests, and by how many standard errors it must
+            be above chance.
     """
 
     psi: float = 0.25
     per_minute: int = 60
     per_day: int = 2_000
+    missing: float = 0.2
+    backwards: float = 0.001
+    auc: float = 0.52
+    errors: float = 4.0
 
     def __post_init__(self) -> None:
         if not self.psi > 0:
@@ -47,6 +57,8 @@ class Findings:
         missing, thin: days without a request, and with very few.
         clock, busy: of the window.
         limits: beyond which a check fails.
+        schema: changes of columns from day to day, and of raw files where some were given.
+        leaks: of the features; None where they were not looked for.
     """
 
     dataset: str
@@ -61,14 +73,15 @@ class Findings:
     clock: Clock
     busy: tuple[Busy, ...]
     limits: Limits
+    schema: tuple[Change, ...] = ()
+    leaks: Leaks | None = None
 
     def problems(self) -> list[str]:
-        """Each limit that is passed, in a sentence."""
+        """Each limit that is passed, in a sentence; leaks first, since they void the rest."""
         found = [
-            f"{d.name} drifted: PSI {d.psi:.2f}, coverage {d.coverage:.0%} to "
-            f"{d.coverage_later:.0%}"
-            for d in self.features
-            if d.psi > self.limits.psi
+            *self._leaks(),
+            *(str(change) for change in self.schema),
+            *self._drifts(),
         ]
         if self.missing:
             found.append(f"days without a request: {', '.join(self.missing)}")
@@ -76,12 +89,55 @@ class Findings:
             found.append(f"days with very few requests: {', '.join(self.thin)}")
         if self.clock.future:
             found.append(f"{self.clock.future:,} events happen later than now")
+        if self.clock.backwards > self.limits.backwards * self.clock.read:
+            found.append(
+                f"{self.clock.backwards:,} of {self.clock.read:,} rows of the last ingest happen "
+                "before their request: their two clocks differ"
+            )
         found += [
             f"user {b.user_id} has {b.per_minute:,} engagements within a minute, {b.per_day:,} "
             "within a day"
             for b in self.busy
         ]
         return found
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether a model learned from labels that mean nothing."""
+        if self.leaks is None or self.leaks.auc is None or self.leaks.error is None:
+            return False
+        above = self.leaks.auc - 0.5 > self.limits.errors * self.leaks.error
+        return above and self.leaks.auc > self.limits.auc
+
+    def _drifts(self) -> list[str]:
+        return [
+            f"{d.name} drifted: PSI {d.psi:.2f}, coverage {d.coverage:.0%} to "
+            f"{d.coverage_later:.0%}"
+            for d in self.features
+            if d.psi > self.limits.psi
+        ]
+
+    def _leaks(self) -> list[str]:
+        leaks = self.leaks
+        if leaks is None:
+            return []
+        found = []
+        if leaks.changed:
+            found.append(
+                f"features of {leaks.changed:,} of {leaks.compared:,} requests changed when later "
+                "events were planted: they know the future"
+            )
+        if self.holds_labels:
+            found.append(
+                f"a model fitted on shuffled labels reaches an AUC of {leaks.auc:.3f} (chance is "
+                f".5, standard error {leaks.error:.3f}): features hold their request's label"
+            )
+        stamped = {
+            "engagement rows are stamped before their cutoff": leaks.early_rows,
+            "histories are stamped before their last engagement": leaks.early_histories,
+            "training examples hold an engagement from after their request": leaks.late_examples,
+        }
+        return found + [f"{number:,} {what}" for what, number in stamped.items() if number]
 
     def table(self) -> str:
         """For a terminal."""
@@ -102,8 +158,19 @@ class Findings:
             f"engagements {clock.events:,}; median delay {clock.delay_median_s:.0f} s, 99% within "
             f"{clock.delay_99_s:.0f} s, {clock.after_label_window:.1%} after the label window"
         )
+        lines += self._looked()
         problems = self.problems()
         return "\n".join([*lines, *(f"! {problem}" for problem in problems)] if problems else lines)
+
+    def _looked(self) -> list[str]:
+        """Of leaks: what was looked at, whatever was found."""
+        if self.leaks is None:
+            return []
+        auc = "not measured" if self.leaks.auc is None else f"AUC {self.leaks.auc:.3f}"
+        return [
+            f"leaks: {self.leaks.compared:,} requests compared with later events planted; "
+            f"shuffled labels: {auc} ({self.leaks.events:,} events)"
+        ]
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write check.json and check.html, which stands alone; their paths."""

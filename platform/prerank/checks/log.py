@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.sql import connection
+from prerank.ingest.rows import BACKWARDS
 
 THIN = 0.1
 """A day with fewer requests than this share of the median day's counts as thin."""
@@ -35,6 +36,8 @@ class Clock:
         future: of them, those that happen later than now.
         delay_median_s, delay_99_s: seconds from request to engagement.
         after_label_window: share that comes too late to be a label.
+        backwards: rows that the last ingest refused, as their event is before their request: the
+            two times are of clocks that differ. ``read``: rows that it read.
     """
 
     events: int
@@ -42,6 +45,8 @@ class Clock:
     delay_median_s: float
     delay_99_s: float
     after_label_window: float
+    backwards: int = 0
+    read: int = 0
 
 
 def missing_days(requests_per_day: Mapping[str, int]) -> tuple[list[str], list[str]]:
@@ -75,7 +80,18 @@ def clock(home: Home, manifest: LogManifest, from_us: int, to_us: int, now: date
             },
         ).fetchone()
     assert row is not None
-    return Clock(*row)
+    return replace(Clock(*row), backwards=_backwards(home), read=manifest.rows.get("in", 0))
+
+
+def _backwards(home: Home) -> int:
+    files = [str(file) for file in sorted(home.quarantine.glob("part-*.parquet"))]
+    if not files:
+        return 0
+    with connection() as db:
+        rows = db.execute(
+            "SELECT count(*) FROM read_parquet(?) WHERE reason = ?", [files, BACKWARDS]
+        ).fetchall()
+    return int(rows[0][0])
 
 
 def busy_users(

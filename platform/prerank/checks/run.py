@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,9 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC
 from prerank.checks.drift import Drift, drift
 from prerank.checks.findings import SCORE, Findings, Limits
+from prerank.checks.leaks import find_leaks
 from prerank.checks.log import busy_users, clock, missing_days
+from prerank.checks.schema import Change, changes, days_of, files_of
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.feature_sets import require_features
 from prerank.core.home import Home
@@ -28,6 +32,7 @@ from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import read_split, request_arrays, split_sizes, to_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.features.offline import offline_inputs
+from prerank.ingest.mapping import LogMapping
 
 SAMPLE = 4_000
 DEFAULT_LIMITS = Limits()
@@ -41,15 +46,18 @@ def check(
     score: Score | None = None,
     version: str = "",
     now: datetime | None = None,
+    events: str | Path | None = None,
 ) -> Findings:
     """Compare the requests from ``since`` on (default: the log's last 24 hours) with training's.
 
     ``score`` gives the scores [N] of the N candidates of requests, of model ``version``; it is told
-    no query texts, which a trained model does not need.
+    no query texts, which a trained model does not need. ``events`` (absolute path, glob or URI) are
+    raw files, such as those of a day that is to be ingested, whose columns are compared too.
 
     Raises:
         StateError: there is no log, no features or no training set.
-        DataError: the window holds no request; or the features are of another log.
+        DataError: the window holds no request; the features are of another log; or ``events``
+            cannot be read.
         ConfigError: the window begins before the training data ends.
     """
     home = home.pin()
@@ -84,7 +92,22 @@ def check(
         clock(home, manifest, begin, until, now or datetime.now(UTC)),
         tuple(busy_users(home, manifest, begin, until, limits.per_minute, limits.per_day)),
         limits,
+        tuple(_schema(home, manifest, limits, events)),
+        find_leaks(home, manifest),
     )
+
+
+def _schema(
+    home: Home, manifest: LogManifest, limits: Limits, events: str | Path | None
+) -> list[Change]:
+    found = changes(days_of(home, manifest), limits.missing)
+    if events is not None:
+        mapping = LogMapping.model_validate(manifest.mapping)
+        # The team's names of the log's actions; where none is renamed, they are its own.
+        known = mapping.actions or manifest.actions
+        with TemporaryDirectory(prefix="prerank-check-") as scratch:
+            found += changes(files_of(events, mapping, Path(scratch)), limits.missing, [*known])
+    return found
 
 
 def _largest(one: Drift) -> float:

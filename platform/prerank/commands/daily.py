@@ -59,6 +59,7 @@ def check(args: argparse.Namespace) -> Summary:
     from prerank.registry import versions as registry
 
     limits, since = Limits(psi=args.psi), _time(args.since)
+    preflight.check_inputs({"events": args.events})
     home = home_of(args)
     preflight.check_log(home)
     score: Score | None = None
@@ -66,7 +67,8 @@ def check(args: argparse.Namespace) -> Summary:
         tracking.connect(home)
         bundle = registry.download(home, registry.version_of(args.version))
         score = TorchRanker.load("check", bundle).score
-    found = check(home, since, limits, score, args.version or "")
+    events = args.events and absolute(args.events)
+    found = check(home, since, limits, score, args.version or "", events=events)
     print(found.table())
     data, page = found.write(home.root)
     found.check()

@@ -107,6 +107,21 @@ def replaced(folder: Path) -> Iterator[Path]:
             _settle(folder)
 
 
+def settled(parent: Path) -> None:
+    """End what replacements of folders in ``parent`` left that were killed, as the next ones do."""
+    left = [path.name.split(".") for path in parent.glob(f".*.{'?' * 32}.*")]
+    for name in sorted({".".join(parts[1:-2]) for parts in left}):
+        with locked(parent / name):
+            _settle(parent / name)
+
+
+def removed(folder: Path) -> None:
+    """Remove a folder that ``replaced`` writes, and what replacements left beside it."""
+    with locked(folder):
+        _settle(folder)
+        remove(folder)
+
+
 def _settle(folder: Path) -> None:
     """Remove what a replacement left beside ``folder``; if it took the folder away, put it back."""
     for old in _left(folder, "old"):

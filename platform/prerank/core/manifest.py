@@ -42,7 +42,8 @@ class LogManifest:
         single_time: the log has one time, so request and event times are equal.
         has_impressions: candidates are what was shown; else the whole catalogue.
         mapping: settings that must stay the same from ingest to ingest, as JSON.
-        rows: of this ingest: "in", "out", "quarantined" and "duplicates".
+        rows: of this ingest: "in", "out", "quarantined" and "duplicates"; and "forgotten", where
+            some were dropped, since their users were.
         events: canonical events of the home, ``late`` of them after their snapshot.
         requests, users, queries, items: distinct ones. ``items_absent``: in no catalogue.
         requests_per_day: ISO day -> requests of that day.

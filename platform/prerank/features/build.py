@@ -20,6 +20,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,14 @@ class _Build:
         }
 
 
-def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[str, Any]:
+def build_features(
+    home: Home, config: FeatureConfig = FeatureConfig(), restate: bool = False
+) -> dict[str, Any]:
     """Bring the feature tables to the ingested log; returns (and writes) the features manifest.
+
+    With ``restate``, rows that were published are written again from a log that lost some of its
+    events (``prerank.ingest.forget``). The tables keep their name, cadence and lag, and the
+    manifest's ``restated`` tells when it was done.
 
     Tables of another cadence or lag, or of a log that was replaced, are built anew, and so are
     those of a log that has more than twice the events that their shards were made for.
@@ -183,6 +190,9 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         # In here, where nobody else publishes, and what a killed build took away is back.
         before = read_json_or_nothing(folder / "manifest.json")
         before = before if home.has_made(before) and "state" in before else {}
+        restate = restate and bool(before)
+        if restate:
+            config = FeatureConfig(before["cadence_hours"], before["lag_minutes"])
         hours = config.cadence_hours or before.get("cadence_hours")
         hours = hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
         cadence = hours * HOUR_US
@@ -190,7 +200,7 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
         shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
         build = _Build(manifest, files, hours, config.lag_minutes, {}, last, shards, out)
         features = None
-        if _goes_on(build, before):
+        if _goes_on(build, before) and not restate:
             _link(folder, out)
             earlier = replace(build, before=before, shards=before["state"]["shards"])
             features = earlier.run()
@@ -200,6 +210,10 @@ def build_features(home: Home, config: FeatureConfig = FeatureConfig()) -> dict[
             features = build.run()
         assert features is not None
         features["log_id"] = home.log_id
+        features["restated"] = before.get("restated", [])
+        if restate:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            features |= {"tables": before["tables"], "restated": [*features["restated"], now]}
         write_json(out / "manifest.json", features)
     # Of homes of earlier releases, whose tables had no folder per schema.
     (home.features / "manifest.json").unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
 
 def _empty(home: Home, starts_over: bool) -> Home:
     try:
-        _remove_all_but_the_log(home)
+        remove_all_but_the_log(home)
     except DamagedError:
         if not starts_over:
             raise
@@ -64,7 +64,8 @@ def _empty(home: Home, starts_over: bool) -> Home:
     return replace(home, pinned=folder)
 
 
-def _remove_all_but_the_log(home: Home) -> None:
+def remove_all_but_the_log(home: Home) -> None:
+    """Remove what earlier ingests left; only where none is running."""
     for folder in home.pointer.parent.glob("*-*"):
         if folder != home.log:
             remove(folder)

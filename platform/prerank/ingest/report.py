@@ -36,10 +36,12 @@ class IngestReport:
 
     def __str__(self) -> str:
         m, rows = self.manifest, self.manifest.rows
+        dropped = rows.get("forgotten", 0)
         heads = "; ".join(f"{h} = {' | '.join(m.heads[h])}" for h in m.head_order)
         lines = [
             f"{m.dataset}: {rows['in']:,} rows in = {rows['out']:,} out "
-            f"+ {rows['quarantined']:,} quarantined + {rows['duplicates']:,} duplicates",
+            f"+ {rows['quarantined']:,} quarantined + {rows['duplicates']:,} duplicates"
+            + (f" + {dropped:,} of users who were forgotten" if dropped else ""),
             *_growth(m),
             f"  {m.requests:,} requests, {m.users:,} users, {m.queries:,} queries, "
             f"{m.items:,} items ({m.items_absent:,} of them in no catalogue)",
@@ -63,11 +65,12 @@ def _growth(manifest: LogManifest) -> list[str]:
     return lines
 
 
-def _iso(microseconds: int) -> str:
+def iso_text(microseconds: int) -> str:
+    """A time as the manifest has it."""
     return utc(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _fingerprint(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
+def fingerprint_of(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
     """Sixteen hex digits over events and items; the order of files and rows does not enter."""
     columns = [
         [v and v.hex() for v in items[name].to_pylist()]
@@ -144,9 +147,9 @@ def manifest_of(
         **{name: totals[name] for name in ("requests", "requests_per_day", "users", "queries")},
         items=len(items),
         items_absent=absent,
-        first_time=_iso(second["first"]),
-        last_time=_iso(second["last"]),
-        fingerprint=_fingerprint(second["content"], events, items, plan.event_schema.names),
+        first_time=iso_text(second["first"]),
+        last_time=iso_text(second["last"]),
+        fingerprint=fingerprint_of(second["content"], events, items, plan.event_schema.names),
         warnings=tuple(warnings),
         notices=tuple(checked.notices),
         candidate_features=own,

@@ -18,6 +18,8 @@ from prerank.core.ids import SEPARATOR, ItemIds, hash_column
 from prerank.core.times import EARLIEST, LATEST, UTC_US
 from prerank.ingest.parsing import to_numbers, to_text, to_time, to_whole
 
+BACKWARDS = "event_time before request_time"
+"""Why a row is bad whose two times are the wrong way round."""
 _RETRIEVER = (("retriever_score", pa.float32()), ("retriever_rank", pa.int32()))
 
 
@@ -170,7 +172,7 @@ def _judgements(rows: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str]]:
         yield pc.is_null(at), f"{name} is missing or not a time"
         outside = pc.or_(pc.less(at, low), pc.greater_equal(at, high))
         yield outside, f"{name} before 1971 or after 2199: check time_unit"
-    yield pc.less(rows["event_time"], rows["request_time"]), "event_time before request_time"
+    yield pc.less(rows["event_time"], rows["request_time"]), BACKWARDS
     for name in ("request_id", "user_id", "query", "item_id", "action"):
         if name == "action":
             yield pc.invert(rows["item_fits"]), "item_id is not an integer, the log's ids are"

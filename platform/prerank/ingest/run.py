@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, DataError, PrerankError
 from prerank.core.files import locked, remove, replaced
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import cluster_cpus, ray_map
@@ -38,6 +39,7 @@ from prerank.ingest.days import (
     without,
 )
 from prerank.ingest.existing import Existing, existing_of
+from prerank.ingest.forget import remove_bad_rows
 from prerank.ingest.items import RawCatalogue, keyed
 from prerank.ingest.landing import in_turn, opened, rejected_lines
 from prerank.ingest.mapping import LogMapping
@@ -109,12 +111,13 @@ def ingest(
             else:
                 found = raw_files(items, "items")
                 catalogue = opened(*found, scratch / "items", in_turn, mapping.items.nested)
+            forgotten = Forgotten.of(home)
             if log.rejected and not sum(log.rows):
-                _keep_lines(scratch, scratch / "quarantine")
+                _keep_lines(scratch, scratch / "quarantine", forgotten)
                 _refuse(log.total, log.rejected, scratch / "quarantine", home)
             checked = check(log, catalogue, read_as, existing)
             with new_log(home, starts_over=existing.manifest is None) as new:
-                return _write(home, new, scratch, checked, existing, mapping, name)
+                return _write(home, new, scratch, checked, existing, mapping, name, forgotten)
         finally:
             remove(scratch)
 
@@ -131,12 +134,15 @@ def _opened(events: str | Path, scratch: Path, mapping: LogMapping) -> tuple[Sou
     return joined(halves, mapping, scratch / "ubi"), mapping
 
 
-def _keep_lines(scratch: Path, quarantine: Path) -> None:
+def _keep_lines(scratch: Path, quarantine: Path, forgotten: Forgotten) -> None:
     """Bring the lines that are no rows to where bad rows are kept."""
     quarantine.mkdir(parents=True, exist_ok=True)
     for what in ("events", "items"):
         for file in rejected_lines(scratch / what):
-            file.rename(quarantine / f"{what}-{file.name}")
+            kept = quarantine / f"{what}-{file.name}"
+            file.rename(kept)
+            if what == "events":
+                remove_bad_rows(kept, forgotten)
 
 
 def _write(
@@ -147,20 +153,21 @@ def _write(
     existing: Existing,
     mapping: LogMapping,
     name: str,
+    forgotten: Forgotten,
 ) -> IngestReport:
     """Write the canonical log into the folder of ``new``; ``old`` is as it was before."""
     for folder in (scratch / "buckets", new.events, new.quarantine, new.items.parent):
         folder.mkdir(parents=True)
-    _keep_lines(scratch, new.quarantine)
+    _keep_lines(scratch, new.quarantine, forgotten)
     if len(checked.catalogue.quarantined):
         pq.write_table(checked.catalogue.quarantined, new.quarantine / "items.parquet")
     # Of the days of before most are taken over, where it is known what they hold.
     known = known_days(old) if existing.files else {}
     spread = 0 if known else sum(existing.rows)
     buckets = _buckets(sum(checked.source.rows) + spread, cluster_cpus())
-    first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets)
-    if first["quarantined"] == first["in"]:
-        _refuse(first["in"], first["reasons"], new.quarantine, new)
+    first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets, forgotten)
+    if first["quarantined"] + first["forgotten"] == first["in"]:
+        _refuse(first["in"], first["reasons"], new.quarantine, new, first["forgotten"])
     kept = kept_days(known, existing, scratch / "buckets")
     changed = without(existing, kept)
     _spread_existing(changed, checked, scratch / "buckets", buckets)
@@ -179,18 +186,25 @@ def _write(
         "quarantined": first["quarantined"],
         "duplicates": duplicates,
     }
+    if first["forgotten"]:
+        rows["forgotten"] = first["forgotten"]
     _check_identity(rows, checked.source, second["old"], existing)
     manifest = manifest_of(checked, mapping, name, rows, second, totals, items)
     manifest.save(new)
     return IngestReport(manifest, first["reasons"], new.quarantine)
 
 
-def _refuse(rows: int, reasons: dict[str, int], quarantine: Path, home: Home) -> None:
+def _refuse(
+    rows: int, reasons: dict[str, int], quarantine: Path, home: Home, forgotten: int = 0
+) -> None:
     with replaced(home.refused) as folder:
         folder.rmdir()
         quarantine.rename(folder)
+    if not reasons:
+        raise DataError(f"All {rows:,} rows of the log are of users who were forgotten.")
+    also = f", and {forgotten:,} x the user was forgotten" if forgotten else ""
     raise DataError(
-        f"All {rows:,} rows of the log are bad: {_most(reasons)}. "
+        f"All {rows:,} rows of the log are bad: {_most(reasons)}{also}. "
         f"They are in {home.refused}, with a reason each."
     )
 
@@ -222,7 +236,9 @@ def _buckets(rows: int, cpus: int) -> int:
     return max(-(-rows // BUCKET_ROWS), min(cpus, -(-rows // SMALL_BUCKET)))
 
 
-def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) -> dict[str, Any]:
+def _stage_one(
+    checked: Checked, scratch: Path, quarantine: Path, buckets: int, forgotten: Forgotten
+) -> dict[str, Any]:
     source = checked.source
     run = partial(
         split_rows,
@@ -230,6 +246,7 @@ def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) 
         buckets=buckets,
         scratch=scratch,
         quarantine=quarantine,
+        forgotten=forgotten,
     )
     tasks = _tasks(source.files, source.rows, cluster_cpus())
     found = ray_map(run, tasks, "rows")
@@ -241,6 +258,7 @@ def _stage_one(checked: Checked, scratch: Path, quarantine: Path, buckets: int) 
     return {
         "in": sum(each.rows for each in found) + sum(source.rejected.values()),
         "quarantined": reasons.total(),
+        "forgotten": sum(each.forgotten for each in found),
         "reasons": dict(sorted(reasons.items(), key=lambda r: (-r[1], r[0]))),
         "unreadable": dict(sorted(unreadable.items())),
     }
@@ -295,5 +313,5 @@ def _check_identity(rows: dict[str, int], source: Source, old: int, existing: Ex
             "Ingest again when it is at rest."
         )
     lost = sum(existing.rows) - old
-    if lost or rows["in"] != rows["out"] + rows["quarantined"] + rows["duplicates"]:
+    if lost or rows["in"] != sum(n for what, n in rows.items() if what != "in"):
         raise PrerankError(f"Ingest lost count of rows, please report it: {rows}, {lost} lost")

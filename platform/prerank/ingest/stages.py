@@ -24,6 +24,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
+from prerank.core.forgotten import Forgotten
 from prerank.core.ids import SEPARATOR, hash_all
 from prerank.core.shards import LazyParquet
 from prerank.core.sql import connection
@@ -47,7 +48,8 @@ class RowTask:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows that were read, and how many of them went to quarantine for each reason.
+    """Rows that were read, how many of them went to quarantine for each reason, and how many were
+    dropped, as their users were forgotten.
 
     ``unreadable``: canonical column of a candidate feature -> its values that are no number.
     """
@@ -55,6 +57,7 @@ class RowCounts:
     rows: int
     reasons: Mapping[str, int]
     unreadable: Mapping[str, int] = field(default_factory=dict)
+    forgotten: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,22 @@ class BucketCounts:
 
 
 def split_rows(
-    task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path, quarantine: Path
+    task: RowTask,
+    *,
+    plan: RowPlan,
+    buckets: int,
+    scratch: Path,
+    quarantine: Path,
+    forgotten: Forgotten,
 ) -> RowCounts:
-    """Stage 1.
+    """Stage 1. Rows of users who were ``forgotten`` go nowhere, good or bad.
 
     Raises:
         DataError: a file cannot be read.
     """
     found: Counter[str] = Counter()
     odd: Counter[str] = Counter()
-    rows = 0
+    rows = dropped = 0
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
         writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{task.number}")
@@ -95,15 +104,17 @@ def split_rows(
                     frame = canonical(batch, plan)
                     why = reasons(frame)
                     odd.update(unreadable(frame, plan))
-                    writers.write(good_rows(frame, why, plan))
-                    bad |= {at + row: reason for row, reason in why.items()}
+                    gone = dict.fromkeys(forgotten.rows(frame["user_id"]), "")
+                    writers.write(good_rows(frame, why | gone, plan))
+                    bad |= {at + row: reason for row, reason in why.items() if row not in gone}
                     rows += len(batch)
+                    dropped += len(gone)
                 if bad:
                     _quarantine(each, bad, bad_writer)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{each.file} cannot be read: {error}. Write it again.") from None
             found.update(bad.values())
-    return RowCounts(rows, found, odd)
+    return RowCounts(rows, found, odd, dropped)
 
 
 def split_known(task: RowTask, *, plan: RowPlan, buckets: int, scratch: Path) -> None:
@@ -184,7 +195,7 @@ def publish_bucket(
             for batch in rows:
                 for day, part in _by_day(pa.Table.from_batches([batch])):
                     writer.write(day, part)
-                    days = merged((days, {day: _counts(part)}))
+                    days = merged((days, {day: counts_of(part)}))
     kept = sum(counts.rows for counts in days.values())
     return BucketCounts(days, log.count_rows() - kept)
 
@@ -197,7 +208,8 @@ def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield name_of(int(days[start])), rows.slice(start, stop - start)
 
 
-def _counts(rows: pa.Table) -> DayCounts:
+def counts_of(rows: pa.Table) -> DayCounts:
+    """What is known of a day's rows, as in a bucket, with ``new`` bool."""
     late = pc.greater(rows["known_time"], rows["event_time"])
     return DayCounts(
         rows=len(rows),

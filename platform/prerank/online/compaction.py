@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from prerank.core.errors import DataError
 from prerank.core.files import sync_folder
+from prerank.core.forgotten import NOBODY, Forgotten
 from prerank.online.dead_letters import DeadLetters
 from prerank.online.journal import replay, write_lines
 from prerank.online.records import ACKNOWLEDGED, event_of
@@ -64,6 +65,7 @@ def compact(
     passive: Collection[str],
     days: float | None,
     dead: DeadLetters,
+    forgotten: Forgotten = NOBODY,
 ) -> tuple[str, int]:
     """Put one segment in the place of all of a shard's; its name and its length in bytes.
 
@@ -74,6 +76,7 @@ def compact(
         passive: actions that are left out.
         days: None, or how long ago an event may have been acknowledged.
         dead: what is no event is set aside there.
+        forgotten: users whose events are left out.
 
     Raises:
         OSError: the disk refuses; the segments are as they were.
@@ -84,7 +87,7 @@ def compact(
     size = sum(s.path.stat().st_size for s in segments)
     _remove_leftovers(folder, shard)
     with TemporaryDirectory(dir=folder, prefix=_parts_prefix(shard)) as name:
-        parts = split_by_user(_records(segments, dead), Path(name), size, passive, since)
+        parts = split_by_user(_records(segments, dead, forgotten), Path(name), size, passive, since)
         kept = (line for part in parts for _, line in needed_lines(part))
         length = write_lines(target, kept)
     for segment in found_segments(folder):
@@ -94,7 +97,9 @@ def compact(
     return target.name, length
 
 
-def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[Acknowledged]:
+def _records(
+    segments: Sequence[Segment], dead: DeadLetters, forgotten: Forgotten
+) -> Iterator[Acknowledged]:
     for segment in segments:
         with segment.path.open("rb") as file:
             # What was acknowledged before records told when is no younger than its file.
@@ -102,9 +107,13 @@ def _records(segments: Sequence[Segment], dead: DeadLetters) -> Iterator[Acknowl
             for records, _ in replay(file):
                 for record in records:
                     try:
-                        yield Acknowledged(event_of(record), record.get(ACKNOWLEDGED, written))
+                        event = event_of(record)
                     except DataError as error:
-                        dead.add([(record, str(error))])
+                        if not forgotten.named_in(record):
+                            dead.add([(record, str(error))])
+                        continue
+                    if event.user_id not in forgotten:
+                        yield Acknowledged(event, record.get(ACKNOWLEDGED, written))
 
 
 def _parts_prefix(shard: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import xxhash
 
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.online.journal import Journal, write_lines
 
@@ -69,11 +70,23 @@ class DeadLetters:
         Raises:
             OSError: the disk refuses; nothing was removed.
         """
+        self._keep(lambda letter: letter["at"] >= before)
+
+    def forget_users(self, forgotten: Forgotten) -> int:
+        """Remove what was set aside of users; how many letters.
+
+        Raises:
+            OSError: the disk refuses; nothing was removed.
+        """
+        return self._keep(lambda letter: not forgotten.named_in(letter["record"]))
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         with self._alone():
             letters = list(self._letters())
-            kept = [letter for letter in letters if letter["at"] >= before]
+            kept = [letter for letter in letters if wanted(letter)]
             if len(kept) < len(letters):
                 write_lines(self._path, (orjson.dumps(letter) + b"\n" for letter in kept))
+        return len(letters) - len(kept)
 
     def _letters(self) -> Iterator[dict[str, Any]]:
         if self._path.exists():

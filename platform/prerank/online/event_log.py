@@ -71,8 +71,16 @@ class EventLog(Protocol):
     def tidy(self, passive: Collection[str]) -> None:
         """Remove what no replay needs, where that is due, and what is older than is allowed.
 
+        It is due, too, when users were forgotten: nothing of theirs is left.
+
         Args:
             passive: actions that enter no history.
+        """
+
+    def purge(self) -> None:
+        """Take out what is of users who were forgotten, merged or not; nobody may append.
+
+        ``tidy`` does the same where the owner is one that merges.
         """
 
     def close(self) -> None:

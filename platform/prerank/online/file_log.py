@@ -13,13 +13,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prerank.core.forgotten import Forgotten, following
+from prerank.core.home import Home
 from prerank.online.checkpoint import Checkpoint
 from prerank.online.compaction import JournalConfig, compact, is_due
 from prerank.online.dead_letters import DeadLetters, path_of
 from prerank.online.event_log import Batch, Merged
 from prerank.online.journal import replay
 from prerank.online.ownership import Ownership
-from prerank.online.segments import Segments, found_segments, live_segments, opened
+from prerank.online.segments import Segment, Segments, found_segments, live_segments, opened
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +78,10 @@ class FileReplay:
 
 
 class FileLog:
-    """An ``EventLog`` in a folder.
+    """An ``EventLog`` in the folder of a home's journals.
 
     Args:
-        folder: of the journals.
+        home: whose.
         checkpoint: file that says what is merged into the online store.
         shard, shards: which users are this owner's.
         config: how much is kept.
@@ -91,19 +93,22 @@ class FileLog:
 
     def __init__(
         self,
-        folder: Path,
+        home: Home,
         checkpoint: Path,
         shard: int,
         shards: int,
         config: JournalConfig,
         wait_s: float,
     ) -> None:
+        folder = home.journal
         self._folder, self._shard, self._shards, self._config = folder, shard, shards, config
         self._owned = Ownership(folder, shard, shards, wait_s)
         self._segments = Segments(folder, shard, config.segment_bytes)
         self._dead = DeadLetters(folder)
         self._replay = FileReplay(folder, checkpoint, shard, shards)
         self._cut = dict[int, int]()
+        self._following = following(home)
+        self._left_out, self._leaving_out = Forgotten(), Forgotten()
         self.unmerged, self.save = self._replay.unmerged, self._replay.save
         self.set_aside, self.close = self._dead.add, self._owned.release
 
@@ -118,23 +123,45 @@ class FileLog:
 
     def cut(self) -> None:
         """As ``EventLog.cut``: end the segments of what is due for compaction."""
-        live = live_segments(self._folder)
-        # Journals of more writers than there are now are looked after, too.
-        for shard in sorted({s.shard for s in live if s.shard % self._shards == self._shard}):
-            own = [s for s in live if s.shard == shard]
-            if is_due(own, self._config, time.time()):
-                last = own[-1].number + 1
-                self._cut[shard] = self._segments.next_number() if shard == self._shard else last
+        self._leaving_out = self._following.now()
+        to_purge = self._leaving_out != self._left_out
+        for shard, own in self._own_segments().items():
+            if to_purge or is_due(own, self._config, time.time()):
+                self._cut[shard] = self._end_of(shard, own)
 
     def tidy(self, passive: Collection[str]) -> None:
         """As ``EventLog.tidy``."""
         while self._cut:
             shard, number = self._cut.popitem()
             name, length = compact(
-                self._folder, shard, number, passive, self._config.days, self._dead
+                self._folder,
+                shard,
+                number,
+                passive,
+                self._config.days,
+                self._dead,
+                self._leaving_out,
             )
             # All of it is online: it was in segments that were.
             self._replay.merged(name, length)()
             self.save()
+        self._left_out = self._leaving_out
         if since := self._config.since():
             self._dead.forget(since)
+
+    def purge(self) -> None:
+        """As ``EventLog.purge``."""
+        for shard, own in self._own_segments().items():
+            number = self._end_of(shard, own)
+            compact(self._folder, shard, number, (), None, self._dead, self._following.now())
+
+    def _own_segments(self) -> dict[int, list[Segment]]:
+        """Live segments by shard; journals of more writers than there are now are among them."""
+        live = live_segments(self._folder)
+        own = sorted({s.shard for s in live if s.shard % self._shards == self._shard})
+        return {shard: [s for s in live if s.shard == shard] for shard in own}
+
+    def _end_of(self, shard: int, segments: Sequence[Segment]) -> int:
+        """End a shard's segments; the number of the one that may take their place."""
+        own = shard == self._shard
+        return self._segments.next_number() if own else segments[-1].number + 1

@@ -38,11 +38,13 @@ class ViewLayout:
     Attributes:
         table: of SQLite; a row per entity key and feature, ``value`` is a serialised ``Value``.
         fields: of a Redis hash, by feature; each holds a serialised ``Value``.
+        stamp: the hash's field with the time of this view's row.
         project: what an entity key is followed by in the name of a Redis hash.
     """
 
     table: str
     fields: Mapping[str, bytes]
+    stamp: bytes
     project: bytes
     _prefix: bytes
 
@@ -59,13 +61,14 @@ class ViewLayout:
         layout = cls(
             table=compute_table_id(config.project, view, versioned),
             fields={f.name: _mmh3(f"{name}:{f.name}") for f in view.features},
+            stamp=f"_ts:{name}".encode(),
             project=config.project.encode(),
-            _prefix=_serialised(entity.name, "", config)[: -_LENGTH.size],
+            _prefix=entity_key(entity.name, "", config)[: -_LENGTH.size],
         )
         for text in _SAMPLES:
             key, asked = layout.entity_key(text), _entity(entity.name, text)
             version = config.entity_key_serialization_version
-            if key != _serialised(entity.name, text, config) or (
+            if key != entity_key(entity.name, text, config) or (
                 layout.hash_name(text) != _redis_key(config.project, asked, version)
             ):
                 raise ConfigError(
@@ -98,6 +101,10 @@ def _entity(name: str, text: str) -> EntityKey:
     return EntityKey(join_keys=[name], entity_values=[Value(string_val=text)])
 
 
-def _serialised(name: str, text: str, config: RepoConfig) -> bytes:
+def entity_key(name: str, text: str, config: RepoConfig) -> bytes:
+    """The serialised key of an entity whose join key is ``name``, as in SQLite.
+
+    In Redis, the name of its hash is this and the project's name.
+    """
     version = config.entity_key_serialization_version
     return serialize_entity_key(_entity(name, text), version)

@@ -33,7 +33,7 @@ def open_log(home: Home, shard: int, shards: int, config: JournalConfig, wait_s:
     checkpoint = home.feast / f"replayed-{project}-{online_name()}-{shard}-of-{shards}.json"
     if _in_redis():
         return StreamLog(home, checkpoint, shard, shards, config, wait_s)
-    return FileLog(home.journal, checkpoint, shard, shards, config, wait_s)
+    return FileLog(home, checkpoint, shard, shards, config, wait_s)
 
 
 def acknowledged_events(home: Home) -> Iterator[list[Event]]:

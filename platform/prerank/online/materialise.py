@@ -26,7 +26,7 @@ from tqdm import tqdm
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.feature_sets import described, manifest_of_log, manifests, needed, online_states
-from prerank.core.files import write_json
+from prerank.core.files import locked, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
@@ -37,7 +37,7 @@ from prerank.online.history import HISTORY_FIELDS, History, HistoryTable
 from prerank.online.merging import OnlineHistories
 from prerank.online.probes import Probes, evictions
 from prerank.online.sentinel import REMEDY, Sentinel, write_sentinel
-from prerank.online.store import apply, forget, online_name
+from prerank.online.store import apply, filling_of, forget, online_name
 from prerank.online.watch import broken
 
 HISTORY_BATCH = 1_000
@@ -78,12 +78,13 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         StateError: no log, no features, the online store already holds a later state, or it did
             not keep what was written.
     """
-    features, schema = manifest_of_log(home), LogManifest.load(home).schema
-    filling = _Filling(home, apply(home), features, schema, progress)
-    state = filling.fill(filling.last_us if until_us is None else until_us)
-    for other in needed(home) - {schema.hash()}:
-        _keep_whole(home, filling.store, other, progress)
-    return state | {"removed": _remove_unneeded(home, filling.store)}
+    with locked(filling_of(home)):
+        features, schema = manifest_of_log(home), LogManifest.load(home).schema
+        filling = _Filling(home, apply(home), features, schema, progress)
+        state = filling.fill(filling.last_us if until_us is None else until_us)
+        for other in needed(home) - {schema.hash()}:
+            _keep_whole(home, filling.store, other, progress)
+        return state | {"removed": _remove_unneeded(home, filling.store)}
 
 
 def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: bool) -> None:

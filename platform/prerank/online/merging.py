@@ -16,6 +16,7 @@ import numpy as np
 from feast import FeatureStore
 from feast.data_source import PushMode
 
+from prerank.core.forgotten import following
 from prerank.core.home import Home
 from prerank.online.history import (
     HISTORY_FIELDS,
@@ -28,6 +29,8 @@ from prerank.online.history import (
 )
 from prerank.online.logs import acknowledged_events
 
+LOCK = "history.lock"
+"""File of Feast's folder that whoever writes histories has locked."""
 PROBE_USER = "\0probe"
 """No user: the row that is written to learn whether the store takes rows at all."""
 PROBE = History(*(np.zeros(1, np.int64) for _ in HISTORY_FIELDS))
@@ -49,13 +52,13 @@ class OnlineHistories:
         self, home: Home, store: FeatureStore, table: HistoryTable, exclusive: bool = False
     ) -> None:
         self._home, self._store, self._table = home, store, table
-        self._lock_path = home.feast / "history.lock"
+        self._lock_path = home.feast / LOCK
         self._lock = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
 
     def merge_histories(self, new: Mapping[str, History]) -> None:
         """Merge whole histories, coded as the table's, into those of their users.
 
-        Repeats write nothing.
+        Repeats write nothing, and users who were forgotten get no history.
 
         Raises:
             Exception: the store's, whatever it is; none, some or all were written.
@@ -63,6 +66,12 @@ class OnlineHistories:
         if not new:
             return
         with self._shared_with_backfill():
+            # In here: `prerank forget` waits for the lock before it takes a history away.
+            forgotten = following(self._home).now()
+            known = {user: told for user, told in new.items() if user not in forgotten}
+            if dropped := len(new) - len(known):
+                logger.info("%d histories are not written: their users were forgotten", dropped)
+            new = known
             before = read_histories(self._store, self._table.view, list(new))
             after = {user: merged(before[user], told) for user, told in new.items()}
             self._push({u: h for u, h in after.items() if len(h) and h != before[u]})

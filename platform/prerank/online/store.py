@@ -99,6 +99,11 @@ def states_here(home: Home) -> list[dict[str, Any]]:
     return [state for state in online_states(home) if state["online_store"] == online_name()]
 
 
+def filling_of(home: Home) -> Path:
+    """What is locked (``prerank.core.files.locked``) while rows of counts are brought online."""
+    return home.feast / "filling"
+
+
 def open_store(home: Home, patience: Patience = WRITER) -> FeatureStore:
     """The feature store of ``home``; its connection is safe to share between threads.
 

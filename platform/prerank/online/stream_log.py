@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,15 +24,18 @@ import orjson
 from redis import RedisError, ResponseError
 
 from prerank.core.errors import DataError, NotReadyError
+from prerank.core.forgotten import Forgotten, following
 from prerank.core.home import Home
 from prerank.core.redact import redact
-from prerank.online.compaction import JournalConfig
+from prerank.online.compaction import JournalConfig, compact
+from prerank.online.dead_letters import DeadLetters
 from prerank.online.event_log import Batch, Merged
 from prerank.online.file_log import FileReplay
 from prerank.online.journal import REPLAY_BATCH
 from prerank.online.lease import FENCED, LEASE_S, PRELUDE, Lease
 from prerank.online.records import ACKNOWLEDGED, event_of
 from prerank.online.replay_needs import Acknowledged, needed_in_order, split_by_user
+from prerank.online.segments import found_segments
 from prerank.online.streams import BEGIN, FIELD, NO_AOF, Streams, reached
 
 _REQUIRE = PRELUDE + f"if not require_owner() then return redis.error_reply('{FENCED}') end\n"
@@ -115,6 +118,7 @@ class StreamLog:
                 self._lease.release()
                 raise
         self._cut = dict[int, bytes]()
+        self._home, self._following, self._left_out = home, following(home), Forgotten()
 
     @property
     def stale(self) -> bool:
@@ -168,7 +172,8 @@ class StreamLog:
 
     def tidy(self, passive: Collection[str]) -> None:
         """As ``EventLog.tidy``."""
-        since = self._config.since()
+        since, forgotten = self._config.since(), self._following.now()
+        to_purge = forgotten != self._left_out
         oldest = b"%d-0" % int(1e3 * since)
         with reached():
             for shard, end in self._cut.items():
@@ -176,10 +181,24 @@ class StreamLog:
                 self._client.xtrim(self._streams.stream(shard), minid=first, approximate=False)
                 kept = int(self._client.hget(self._streams.key("compacted"), str(shard)) or 0)
                 size = self._size(shard)
-                if size - kept >= max(kept, self._config.segment_bytes):
+                if to_purge or size - kept >= max(kept, self._config.segment_bytes):
                     self._compact(shard, end, size, passive)
+            if to_purge:
+                for name, length in self._compacted_files():
+                    self._files.merged(name, length)()
+                self.save()
+            self._left_out = forgotten
             self._streams.forget_dead_letters(since)
         self._files.forget(since)
+
+    def purge(self) -> None:
+        """As ``EventLog.purge``: also of the journals of files, to which nobody appends."""
+        with reached():
+            for shard in self._streams.shards():
+                if shard % self._shards == self._shard and (end := self._streams.end(shard)):
+                    self._compact(shard, end, self._size(shard), ())
+        for _ in self._compacted_files():
+            pass
 
     def close(self) -> None:
         """As ``EventLog.close``."""
@@ -204,15 +223,27 @@ class StreamLog:
         self._as_owner(_REPLACE, [live, new], [end, _after(end)])
         self._client.hset(self._streams.key("compacted"), str(shard), self._size(shard))
 
+    def _compacted_files(self) -> Iterator[tuple[str, int]]:
+        """Make own journals of files anew, to which nobody appends; the name and size of each."""
+        folder = self._home.journal
+        for shard, of_shard in groupby(found_segments(folder), key=lambda s: s.shard):
+            if shard % self._shards == self._shard:
+                number = max(s.number for s in of_shard) + 1
+                dead, forgotten = DeadLetters(folder), self._following.now()
+                yield compact(folder, shard, number, (), None, dead, forgotten)
+
     def _acknowledged(self, shard: int, end: bytes) -> Iterator[Acknowledged]:
+        forgotten = self._following.now()
         for entries in self._streams.read(shard, stop=end):
             for entry in entries:
                 place = _order(entry.id)
                 try:
                     event = event_of(entry.record)
                 except DataError as error:
-                    self._streams.set_aside([(entry.record, str(error))])
-                else:
+                    if not forgotten.named_in(entry.record):
+                        self._streams.set_aside([(entry.record, str(error))])
+                    continue
+                if event.user_id not in forgotten:
                     at = entry.record.get(ACKNOWLEDGED, place[0] // 1_000)
                     yield Acknowledged(event, at, b"%020d-%020d" % place)
 

@@ -27,6 +27,7 @@ import orjson
 from redis import RedisError
 
 from prerank.core.errors import DataError, NotReadyError
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.redact import redact
 from prerank.online.dead_letters import digest
@@ -101,12 +102,15 @@ class Streams:
     def read(self, shard: int, after: bytes = BEGIN, stop: bytes = b"") -> Iterator[list[Entry]]:
         """Batches of a stream's entries, up to ``stop`` or else to its present end."""
         key = self.stream(shard)
-        if not stop:
-            last = self.client.xrevrange(key, count=1)
-            stop = last[0][0] if last else BEGIN
+        stop = stop or self.end(shard) or BEGIN
         while rows := self.client.xrange(key, b"(" + after, stop, count=REPLAY_BATCH):
             yield [Entry(id, _record(fields)) for id, fields in rows]
             after = rows[-1][0]
+
+    def end(self, shard: int) -> bytes:
+        """Id of a stream's last entry; empty where it has none."""
+        last: list[tuple[bytes, Any]] = self.client.xrevrange(self.stream(shard), count=1)
+        return last[0][0] if last else b""
 
     def is_beyond(self, shard: int, after: bytes) -> bool:
         """Whether a stream goes on after an entry."""
@@ -139,6 +143,12 @@ class Streams:
         for name, letter in self.client.hscan_iter(self.key("dead")):
             if orjson.loads(letter)["at"] < before:
                 self.client.hdel(self.key("dead"), name)
+
+    def forget_dead_letters_of(self, forgotten: Forgotten) -> int:
+        """Remove what was set aside of users; how many letters."""
+        letters = self.client.hscan_iter(self.key("dead"))
+        gone = [n for n, letter in letters if forgotten.named_in(orjson.loads(letter)["record"])]
+        return sum(int(self.client.hdel(self.key("dead"), name)) for name in gone)
 
     def is_durable(self) -> bool:
         """Whether Redis writes to disk what it acknowledges; true where it does not tell."""

@@ -33,6 +33,7 @@ from feast import FeatureStore
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import DataError, NotReadyError
 from prerank.core.feature_sets import engagements, online_states
+from prerank.core.forgotten import following
 from prerank.core.home import Home
 from prerank.online.compaction import JournalConfig
 from prerank.online.group_commit import GroupCommit
@@ -112,6 +113,8 @@ class HistoryWriter:
 
     def write(self, events: Sequence[Event]) -> Written:
         """Acknowledge ``events`` and merge them into their users' histories.
+
+        Those of users who were forgotten are acknowledged and dropped.
 
         Raises:
             DataError: an action is unknown, or a field is out of range; nothing was written.
@@ -220,10 +223,17 @@ class HistoryWriter:
         Raises:
             NotReadyError, OSError: nothing is acknowledged.
         """
-        events = [e for batch in batches for e in batch]
+        told = [e for batch in batches for e in batch]
         with self._lock:
             if self._closing.is_set():
                 raise NotReadyError("the history writer is closed. Send the events again.")
+            # In here: what was journaled before somebody was forgotten, the journal's next
+            # compaction leaves out.
+            forgotten = following(self.home).now()
+            events = [e for e in told if e.user_id not in forgotten]
+            if len(events) < len(told):
+                dropped = len(told) - len(events)
+                logger.info("%d events were dropped: their users were forgotten", dropped)
             now = int(time.time())
             merged = self._log.append([record_of(e, now) for e in events])
             self._behind = self._behind or self._log.stale

@@ -28,6 +28,11 @@ def tracking_uri(home: Home) -> str:
     return f"sqlite:///{home.mlflow / 'mlflow.db'}"
 
 
+def is_there(home: Home) -> bool:
+    """Whether ``home`` has an MLflow: one that the environment names, or a store of its own."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home.mlflow / "mlflow.db").exists()
+
+
 def await_server(uri: str) -> None:
     """Wait for an MLflow server that is only just starting; other URIs need none.
 

@@ -28,6 +28,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 ARTIFACT = "model"
 INDEX_DIGEST = "index_sha256"
 """Tag of a model version: the digest of the item vectors that were made with it."""
+TRAINED_UNTIL = "trained_until_us"
+"""Tag of a model version: it learned from requests before this time, microseconds since 1970."""
 REQUIREMENTS = ("interactrank-platform",)
 """What a version needs; stated, because MLflow would otherwise load the model to infer it."""
 
@@ -70,11 +72,12 @@ def _asked(ask: Callable[[], ModelVersion], what: str) -> Version | None:
         # An unknown model and an unknown alias are told apart by their text only; neither has one.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise _away(f"asked for {MODEL_NAME}@{what}", error) from None
+        raise away(f"asked for {MODEL_NAME}@{what}", error) from None
     return Version(str(found.version), found.run_id or "")
 
 
-def _away(what: str, error: MlflowException) -> RegistryAwayError:
+def away(what: str, error: MlflowException) -> RegistryAwayError:
+    """What to raise where MLflow cannot be ``what``, with the remedy."""
     from mlflow import MlflowClient
 
     return RegistryAwayError(
@@ -236,7 +239,7 @@ def name_index(version: Version, index: Mapping[str, Any]) -> None:
             MODEL_NAME, version.number, INDEX_DIGEST, index["sha256"]
         )
     except MlflowException as error:
-        raise _away(f"told the index of {MODEL_NAME} version {version}", error) from None
+        raise away(f"told the index of {MODEL_NAME} version {version}", error) from None
 
 
 def servable(home: Home, version: Version) -> Path:

@@ -6,7 +6,7 @@ process that is killed loses none of them, and of the answers those of the last 
 at most. What cannot be kept, since the disk is full or slower than the requests, is counted.
 
 Which answers are written depends on the request's id alone, so that everybody who logs a share of
-them logs the same ones.
+them logs the same ones. Of users who were forgotten (``prerank.core.forgotten``) none is.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from safetensors.numpy import save
 
 from interactrank.features.inputs import FeatureInputs
 from prerank.core.files import written
+from prerank.core.forgotten import following
 from prerank.core.home import Home
 from prerank.core.ids import event_identity, hash_all
 from prerank.core.served import REQUESTS, day_of, events_folder, requests_folder
@@ -80,6 +81,7 @@ class ServedLog:
         self, home: Home, config: LogConfig, clock: Callable[[], float] = time.time
     ) -> None:
         self._home, self.config, self._clock = home, config, clock
+        self._following = following(home)
         self._name = f"{int(time.time()):x}-{secrets.token_hex(4)}"
         self._files, self._held, self._looked = 0, 0, -LOOK_EVERY_S
         self._waiting: list[tuple[PrerankRequest, Answer, tuple[str, ...]]] = []
@@ -127,7 +129,9 @@ class ServedLog:
         """Write the events of a call down, that were read from ``body`` and acknowledged."""
         if not events:
             return
-        lines = b"".join(orjson.dumps(line) + b"\n" for line in lines_of(body, events))
+        forgotten = self._following.now()
+        known = [line for line in lines_of(body, events) if line["user_id"] not in forgotten]
+        lines = b"".join(orjson.dumps(line) + b"\n" for line in known)
         try:
             folder = self._folder(events_folder(self._home))
             with self._writing, (folder / f"{self._name}.jsonl").open("ab", buffering=0) as file:
@@ -141,6 +145,9 @@ class ServedLog:
         """Write the answers that wait."""
         with self._lock:
             waiting, self._waiting, self._held = self._waiting, [], 0
+        # Now, not when they were handed over: a user may have been forgotten since.
+        forgotten = self._following.now()
+        waiting = [each for each in waiting if each[0].user_id not in forgotten]
         if not waiting:
             return
         try:

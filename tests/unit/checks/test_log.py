@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.online_log import MANIFEST
 
 from prerank.checks.log import busy_users, clock, missing_days
 from prerank.core.home import Home
+from prerank.ingest.rows import BACKWARDS
 
 NOW = datetime(2025, 3, 2, tzinfo=UTC)
 START = pd.Timestamp("2025-03-01", tz="UTC")
@@ -62,6 +64,17 @@ def test_events_of_the_future_and_delays_are_counted(home: Home) -> None:
     assert found.future == 1
     assert found.delay_median_s == 10
     assert found.after_label_window == pytest.approx(1 / 9)
+
+
+def test_events_before_their_requests_are_counted_among_the_refused(home: Home) -> None:
+    write(home, ("a", [0.0], 10, "click"))
+    home.quarantine.mkdir()
+    bad = pd.DataFrame(
+        {"reason": [BACKWARDS, "query is empty", BACKWARDS], "row": "", "source": ""}
+    )
+    bad.to_parquet(home.quarantine / "part-00000.parquet")
+    found = clock(home, replace(MANIFEST, rows={"in": 4}), FROM, TO, NOW)
+    assert (found.backwards, found.read) == (2, 4)
 
 
 def test_users_with_impossible_rates_are_named(home: Home) -> None:

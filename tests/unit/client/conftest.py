@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.api_bodies import STRINGS, WALL
 from tests.http_calls import api_of
 from tests.http_servers import Served, served
-from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
+from tests.small_engine import SAMPLE, GivenScores, SmallEngine, sample_scorer
 
 from prerank import AsyncClient, Client
 from prerank.core.environment import URL_ENV
 from prerank.core.tokens import TOKEN_ENV
 
 Ask = Callable[..., Any]
+SCORES = {1: 2.0, 2: -1.0, 3: 0.5, 2**60: 9.0}
 
 
 def _sync(url: str, method: str, *args: Any, options: Any = (), **named: Any) -> Any:
@@ -48,4 +50,25 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def deployment() -> Iterator[Served]:
     """Replicas of a small model, whose candidates may be 200 at once."""
     with served(api_of(SmallEngine(SAMPLE, sample_scorer()))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def texts() -> Iterator[Served]:
+    """A deployment whose log has text ids, and that knows two items."""
+    keys = {STRINGS.ids.to_key(id): score for id, score in (("b/ü", 1.0), ("a", 2.0))}
+    with served(api_of(SmallEngine(STRINGS, GivenScores(keys)))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def scores() -> Iterator[Served]:
+    """A deployment that knows four items."""
+    with served(api_of(SmallEngine(WALL, GivenScores(SCORES)))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(deployment: Served) -> Iterator[Client]:
+    with Client(deployment.url) as found:
         yield found

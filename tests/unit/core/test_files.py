@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from prerank.core.errors import DamagedError, StateError
-from prerank.core.files import locked, read_json_or_nothing, replaced, write_json
+from prerank.core.files import (
+    locked,
+    read_json_or_nothing,
+    removed,
+    replaced,
+    settled,
+    write_json,
+)
 from prerank.core.home import Home
 
 
@@ -193,6 +200,19 @@ def test_a_kill_between_two_renames_is_undone_by_the_next_writer(tmp_path: Path)
         (out / "new").touch()
     assert names(target) == {"new"}
     assert names(tmp_path) == {"index"}
+
+
+def test_what_killed_writers_left_is_settled_without_another_replacement(tmp_path: Path) -> None:
+    uuid = "0" * 32
+    for name in (f".away.{uuid}.old", f".there.{uuid}.old", "there", f".there.{uuid}.partial"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f".away.{uuid}.old" / "file").write_text("whole")
+    settled(tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"away", "there"}
+    assert (tmp_path / "away" / "file").read_text() == "whole"
+    removed(tmp_path / "away")
+    removed(tmp_path / "never")
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["there"]
 
 
 def test_a_lock_is_free_again_after_a_kill(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from tests import online_log
+from tests.kills import killed
 
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
 from prerank.core.home import Home
@@ -199,29 +197,6 @@ def test_another_cadence_builds_all_and_none_keeps_the_one_that_is(tmp_path: Pat
     same(log.home, log.anew(tmp_path / "whole"))
 
 
-def killed(log: Log, at: int) -> bool:
-    """Build in a child that is killed at its change of files number ``at``; False: it came to none.
-
-    Python tells an audit hook of every change before it is made.
-    """
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] != 0
-    seen = 0
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        opened = event == "open" and str(arguments[1]) not in ("None", "r", "rb")
-        if opened or event in {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link"}:
-            seen += 1
-            if seen == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-    log.build()
-    os._exit(0)
-
-
 def test_a_build_that_is_killed_has_published_all_or_nothing(tmp_path: Path) -> None:
     log = Log(tmp_path / "log", 8, 24)
     log.grow(9, 3.0, 0.0)
@@ -233,7 +208,7 @@ def test_a_build_that_is_killed_has_published_all_or_nothing(tmp_path: Path) -> 
     new = dict(tables(whole))
     states = []
     at = 1
-    while killed(log, at):
+    while killed(log.build, at):
         found = dict(tables(log.home))
         states.append(all(rows.equals(new[name]) for name, rows in found.items()))
         assert states[-1] or all(rows.equals(old[name]) for name, rows in found.items())

@@ -24,6 +24,7 @@ from tests.plain_requests import Request, as_inputs
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
 from interactrank.features.inputs import FeatureInputs
+from prerank.core.forgotten import remember
 from prerank.core.home import Home
 from prerank.core.ids import given_event_id
 from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
@@ -66,6 +67,19 @@ def send(api: HttpApi, path: str, body: Any, **headers: str) -> dict[str, Any]:
     assert answer.status_code == 200, bytes(answer.body)
     told: dict[str, Any] = orjson.loads(answer.body)
     return told
+
+
+def test_nothing_is_written_down_of_a_user_who_was_forgotten_even_since(home: Home) -> None:
+    api, log = served(home)
+    for user in ("u7", "u8"):
+        body = {"user_id": user, "query": "red", "candidates": ITEMS[:3], "request_id": f"r-{user}"}
+        send(api, "/v1/prerank", body)
+    home.root.mkdir(exist_ok=True)
+    remember(home, {"u7"})
+    send(api, "/v1/events", {"events": [EVENT | {"user_id": user} for user in ("u7", "u8")]})
+    log.close()
+    assert [row["user_id"] for row in requests_of(home)] == ["u8"]
+    assert [row["user_id"] for row in events_of(home)] == ["u8"]
 
 
 def test_an_answer_is_written_down_with_all_that_it_was_made_from(home: Home) -> None:

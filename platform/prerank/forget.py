@@ -1,0 +1,306 @@
+"""`prerank forget`: everything that a home holds of some users is taken out of it.
+
+From its first step on, whoever brings rows in or writes histories drops what comes of them
+(``prerank.core.forgotten``). The log is published last of what is made from it, since it tells what
+the users touched: a run that was killed finds that again, and does again what it had done.
+
+The receipt names what was looked at, what went and what remains, and the users by hash alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from interactrank.features.schema import FeatureSchema
+from prerank.core.errors import DamagedError, DataError, NotReadyError
+from prerank.core.feature_sets import manifests
+from prerank.core.files import (
+    locked,
+    read_json,
+    read_json_or_nothing,
+    remove,
+    removed,
+    write_json,
+)
+from prerank.core.forgotten import Forgotten, remember
+from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
+from prerank.features.build import build_features
+from prerank.features.forget import histories_without, keys_of
+from prerank.ingest.forget import (
+    Rows,
+    bad_rows_without,
+    log_without,
+    remove_scratch,
+    rows_of,
+    served_without,
+)
+from prerank.online.forget import (
+    check_store,
+    dead_letters_without,
+    histories_offline,
+    journal_without,
+    journaled,
+    restate_rows,
+    rewrite_sqlite,
+)
+from prerank.online.store import filling_of
+from prerank.registry.trained import versions_since
+
+OWNERS_S = 60.0
+"""How long live history writers have to make their journals anew. They look every ten seconds."""
+CHECKS = ("check.json", "check.html")
+"""Files of `prerank check`, which name users."""
+ROWS = ("engagement_rows", "history_rows")
+ALWAYS = {
+    "raw files": "the files that were ingested are yours. What is ingested of them again is "
+    "dropped, by hash; delete it there too.",
+    "copies": "backups, snapshots of disks, Redis's append-only file and snapshots (BGREWRITEAOF "
+    "and BGSAVE write them anew), and logs of processes are not of the home.",
+}
+
+
+@dataclass
+class Receipt:
+    """What a forgetting did, in a file that is written after every step.
+
+    Attributes:
+        path: of the file.
+        users: hashes, sorted.
+        begun: ISO time (UTC). ``ended``: likewise, empty until everything was looked at.
+        places: by place, what was looked at there and what went, in words and numbers.
+        remains: what is left to do, and how: by what it is.
+    """
+
+    path: Path
+    users: list[str]
+    begun: str
+    ended: str = ""
+    places: dict[str, dict[str, Any]] = field(default_factory=dict)
+    remains: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def opened(cls, home: Home, forgotten: Forgotten) -> Receipt:
+        """The receipt of a run that did not end, for the same users; else a new one."""
+        users = sorted(forgotten.hashes)
+        for path in sorted(folder_of(home).glob("forget-*.json")):
+            try:
+                found = read_json(path)
+            except DamagedError:
+                continue
+            if found["users"] == users and not found["ended"]:
+                return cls(path, **found)
+        now = _now()
+        name = f"forget-{now[:19].replace(':', '').replace('-', '')}Z-{secrets.token_hex(3)}.json"
+        made = cls(folder_of(home) / name, users, now)
+        made.save()
+        return made
+
+    def save(self) -> None:
+        """Write it down."""
+        write_json(self.path, {k: v for k, v in vars(self).items() if k != "path"})
+
+    def note(self, place: str, looked_at: str, **counts: int) -> None:
+        """Add what was done in a place; a run that goes on adds to the counts of before."""
+        found = self.places.setdefault(place, {"looked_at": looked_at})
+        self.found(place, looked_at, **{k: n + found.get(k, 0) for k, n in counts.items()})
+
+    def found(self, place: str, looked_at: str, **counts: int) -> None:
+        """Say what is done in a place by a step that begins anew where it was killed.
+
+        It may find less the second time: the greatest counts stay.
+        """
+        before = self.places.get(place, {})
+        most = {name: max(number, before.get(name, 0)) for name, number in counts.items()}
+        self.places[place] = before | {"looked_at": looked_at} | most
+        self.save()
+
+    def leave(self, what: str, how: str) -> None:
+        """Say what is left to do."""
+        self.remains[what] = how
+        self.save()
+
+    def settle(self, what: str) -> None:
+        """It is not left to do any more."""
+        if self.remains.pop(what, None):
+            self.save()
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"receipt of {len(self.users):,} forgotten, begun {self.begun}"]
+        for place, found in self.places.items():
+            counts = ", ".join(f"{n:,} {k}" for k, n in found.items() if k != "looked_at")
+            lines.append(f"  {place:<20} {counts}   ({found['looked_at']})")
+        lines += [f"  remains: {what}: {how}" for what, how in self.remains.items()]
+        return "\n".join(lines)
+
+
+def folder_of(home: Home) -> Path:
+    """Where receipts are."""
+    return home.root / "receipts"
+
+
+def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Receipt:
+    """Take ``users`` out of ``home``, of its online store and of its journal.
+
+    Deployments may be live. Run again, it changes nothing; a run that was killed goes on. What
+    commands read of the log while it is published (features, a training set) fails, and is run
+    again.
+
+    Args:
+        home: not pinned.
+        users: ids as the canonical log has them.
+        wait_s: how long live history writers have to make their journals anew.
+
+    Returns:
+        The receipt, which is also a file.
+
+    Raises:
+        DataError: no user is named.
+        StateError: the log holds nobody else, or the online store is not the one that the
+            environment names. Nothing was done.
+        NotReadyError: a live writer did not make its journal anew, or Redis is away. The rest was
+            done, and the receipt says so.
+    """
+    if not users or "" in users:
+        raise DataError("No user is named: give --user with an id, or --users with a file of ids.")
+    check_store(home)
+    with locked(home.root / "ingest"):
+        rows = rows_of(home, users)
+        # Before they are forgotten: a live writer then takes the events out at once.
+        told = journaled(home, users)
+        forgotten = remember(home, users)
+        receipt = Receipt.opened(home, forgotten)
+        receipt.remains |= ALWAYS
+        if len(rows.events):
+            _without_log(home, users, rows, receipt)
+        else:
+            days = len(list(home.events.glob("day=*")))
+            receipt.note("log", f"{days:,} days of events", rows=0)
+        remove_scratch(home)
+        bad = bad_rows_without(home, forgotten)
+        receipt.note("quarantine", "rows that were refused, by user or by any word", rows=bad)
+        gone = histories_without(home, users)
+        receipt.note("other histories", "feature tables of earlier schemas and logs", rows=gone)
+        _other_schemas(home, receipt)
+    online = histories_offline(home, users)
+    receipt.note("online store", "histories of every schema", users=online)
+    _rewritten(home, receipt)
+    letters = dead_letters_without(home, forgotten)
+    receipt.note("dead letters", "events that were set aside", letters=letters)
+    left, owner = journal_without(home, users, wait_s)
+    receipt.note("journal", "acknowledged events", events=max(told - left, 0))
+    answers, events = served_without(home, forgotten)
+    receipt.note("served log", "answers and reported events", answers=answers, events=events)
+    _checks(home, users, receipt)
+    if owner:
+        receipt.leave("journal", f"{owner} Run `prerank forget` for the same users again.")
+        raise NotReadyError(f"{receipt.path}: the journal still holds events. {owner}")
+    receipt.settle("journal")
+    receipt.ended = _now()
+    receipt.save()
+    return receipt
+
+
+def _without_log(home: Home, users: Collection[str], rows: Rows, receipt: Receipt) -> None:
+    """Publish the log without the users, after all that is made of it."""
+    manifest = LogManifest.load(home)
+    keys = keys_of(manifest.schema, rows.events)
+    tables = home.features_of(manifest.schema.hash()) / "manifest.json"
+    with log_without(home, users, rows) as new:
+        _models(home, rows.events, receipt)
+        if tables.exists() and home.has_made(read_json(tables)):
+            _restate(new, manifest.schema, keys, receipt)
+        if (home.training_set / "manifest.json").exists():
+            receipt.found("training set", "all of it: counts with a part of theirs", removed=1)
+            receipt.leave("training set", "run `prerank training-set`, and train from it.")
+        removed(home.training_set)
+        receipt.found(
+            "log",
+            f"{len(manifest.requests_per_day):,} days of events; "
+            f"{len(rows.files):,} files written again",
+            rows=len(rows.events),
+        )
+
+
+def _restate(new: Home, schema: FeatureSchema, keys: list[str], receipt: Receipt) -> None:
+    """Build all counts from the log of ``new``, and bring those of ``keys`` online."""
+    # A filling beside it would bring rows of before.
+    with locked(filling_of(new)):
+        tables = new.features_of(schema.hash()) / "manifest.json"
+        before = read_json(tables)["rows"]
+        built = build_features(new, restate=True)["rows"]
+        receipt.found(
+            "feature tables",
+            "every row, written again from the log without them (restated)",
+            keys_with_a_part_of_theirs=len(keys),
+            **{name: max(before[name] - built[name], 0) for name in ROWS},
+        )
+        written, gone = restate_rows(new, schema, keys)
+    looked_at = "rows of the keys with a part of theirs"
+    receipt.found("online counts", looked_at, written_again=written, taken_away=gone)
+
+
+def _models(home: Home, events: pa.Table, receipt: Receipt) -> None:
+    """Name what learned from the users, which no file can undo."""
+    first = pc.min(events["request_time"].cast(pa.timestamp("us", tz="UTC"))).as_py()
+    try:
+        found = versions_since(home, round(first.timestamp() * 1e6))
+        named = f"versions {', '.join(found)} of the model" if found else ""
+    except NotReadyError as error:
+        named = f"every version registered before {receipt.begun} (it was not asked: {error})"
+    if named:
+        receipt.leave(
+            "models",
+            f"{named} learned from data that held them, and may hold a request of theirs among "
+            "32 golden ones, without their id. Train again, promote, and delete those versions in "
+            "MLflow, and their folders under models/, index/ and runs/.",
+        )
+    if (home.root / "baselines").exists():
+        receipt.leave("baselines", "fitted with them; the next `prerank train` replaces them.")
+
+
+def _other_schemas(home: Home, receipt: Receipt) -> None:
+    """Name counts of other logs, from which nothing can be taken."""
+    own = LogManifest.load(home).schema.hash() if home.manifest.exists() else ""
+    others = [
+        name for name, made in manifests(home).items() if name != own or not home.has_made(made)
+    ]
+    if others:
+        receipt.leave(
+            "counts of other schemas",
+            f"tables {', '.join(others)} are of a log that is gone, so a part of theirs in counts "
+            "stays, by query and without their id. They go when no model version needs them "
+            "(docs/operations.md, A new feature schema).",
+        )
+
+
+def _rewritten(home: Home, receipt: Receipt) -> None:
+    if rewrite_sqlite(home):
+        receipt.settle("online store")
+    else:
+        receipt.leave("online store", "its write-ahead log is in use: run this again.")
+
+
+def _checks(home: Home, users: Collection[str], receipt: Receipt) -> None:
+    """Remove the findings of a check that name one of the users."""
+    busy = read_json_or_nothing(home.root / CHECKS[0]).get("busy", [])
+    named = any(one.get("user_id") in users for one in busy)
+    # The page first: it is the other file that tells whether to look.
+    for name in reversed(CHECKS) if named else ():
+        remove(home.root / name)
+    for left in home.root.glob(f".{CHECKS[0]}.*.tmp"):
+        remove(left)
+    receipt.note("check", "findings that name users", removed=len(CHECKS) * named)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -73,8 +73,9 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     candidates = CATALOGUE.ids[::-1][:20].copy()
     created = CATALOGUE.created[TABLE.rows(candidates)]
     offsets = np.array([0, len(candidates)])
-    told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
+    told = np.random.default_rng(3).random((20, len(SCHEMA.given))).astype(np.float32)
     told[::3] = np.nan
+    told[1::4, -1] = np.nan
     source = RequestArrays.of(
         SCHEMA,
         [query],
@@ -90,7 +91,11 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     np.testing.assert_array_equal(scored.request, source.request[0])
     # An unknown candidate in front must not shift what was said of the others.
     shifted = scorer_of(model).score(
-        query, inputs, np.append(77, candidates), WEIGHTS, np.vstack(([[9, 9]], told))
+        query,
+        inputs,
+        np.append(77, candidates),
+        WEIGHTS,
+        np.vstack((np.full_like(told[:1], 9), told)),
     )
     np.testing.assert_allclose(shifted.cross_scores, scored.cross_scores, atol=1e-5)
     assert scored.ids.tolist() == candidates.tolist()

@@ -76,8 +76,9 @@ def test_served_scores_are_the_models(model: InteractRank, query: str, events: i
     candidates = np.append(UNKNOWN, CATALOGUE.ids[::-1][:19])
     created = CATALOGUE.created_at(TABLE.rows(candidates))
     offsets = np.array([0, len(candidates)])
-    told = np.random.default_rng(3).random((20, 2)).astype(np.float32)
+    told = np.random.default_rng(3).random((20, len(SCHEMA.given))).astype(np.float32)
     told[::3] = np.nan
+    told[1::4, -1] = np.nan
     source = RequestArrays.of(
         SCHEMA,
         [query],

@@ -348,6 +348,8 @@ def test_versions_that_learned_from_the_user_are_named(
 
     home.mlflow.mkdir()
     (home.mlflow / "mlflow.db").touch()
+    # It would outlive the test, in the environment.
+    monkeypatch.setattr("mlflow.set_tracking_uri", lambda uri: None)
     monkeypatch.setattr("mlflow.MlflowClient", Client)
     # The user's first request is on the first day.
     assert "versions 1, 3, 10 of the model" in forget(home, {GONE}).remains["models"]
@@ -363,6 +365,8 @@ def test_a_registry_that_is_away_leaves_every_version(
             raise MlflowException("connection refused")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    # It would outlive the test, in the environment.
+    monkeypatch.setattr("mlflow.set_tracking_uri", lambda uri: None)
     monkeypatch.setattr("mlflow.MlflowClient", Away)
     receipt = forget(home, {GONE})
     assert "every version registered before" in receipt.remains["models"]

@@ -101,7 +101,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
-    "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
+    "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
 }
 
 Verb = Callable[[argparse.Namespace], Summary | None]

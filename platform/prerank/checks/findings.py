@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prerank.checks.drift import Drift
 from prerank.checks.log import Busy, Clock
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.files import write_json
+from prerank.core.files import publish, write_json
 
 MAX_ROWS = 20
 SCORE = "score"
@@ -118,6 +118,7 @@ class Findings:
         )
         text = environment.get_template("check.html.j2").render(found=self)
         page.write_text(text, encoding="utf-8")
+        publish(page)
         return data, page
 
     def check(self) -> None:

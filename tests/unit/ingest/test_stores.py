@@ -13,14 +13,15 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from tests.s3 import s3_server
 
+from prerank.core import object_stores as stores
 from prerank.core.errors import ConfigError, NotReadyError
 from prerank.core.home import Home
+from prerank.core.object_stores import StoredFile, copied, stored_files
 from prerank.core.places import absolute, is_uri
-from prerank.ingest import stores
 from prerank.ingest.report import IngestReport
 from prerank.ingest.sources import raw_files, stem
-from prerank.ingest.stores import StoredFile, copied, stored_files
 
 Ingested = Callable[..., tuple[IngestReport, Home]]
 LOG = pd.DataFrame(
@@ -211,18 +212,8 @@ def test_s3_that_is_busy_is_asked_again_and_named(s3: Callable[[int, str], str])
 
 
 def test_a_log_in_s3(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto.server", reason="moto[server], which answers as S3, is absent")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "x")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        system = pafs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True)
-        system.create_dir("bucket")
+    with s3_server(monkeypatch) as url:
+        system = pafs.S3FileSystem(endpoint_override=url)
         for at in range(2):
             with system.open_output_stream(f"bucket/log/{at}.csv") as out:
                 out.write(LOG.iloc[at::2].to_csv(index=False).encode())
@@ -230,6 +221,4 @@ def test_a_log_in_s3(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "items.csv").write_text("item_id,title\n1,a\n")
         stored, _ = ingested("s3://bucket/log", tmp_path / "items.csv")
         local, _ = ingested(tmp_path / "log.parquet", tmp_path / "items.csv")
-        assert stored.manifest.fingerprint == local.manifest.fingerprint
-    finally:
-        server.stop()
+    assert stored.manifest.fingerprint == local.manifest.fingerprint

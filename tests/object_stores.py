@@ -68,15 +68,19 @@ class Nodes:
 
     @contextmanager
     def node(self, name: str) -> Iterator[Home]:
-        """The home as a process of a node has it; what the process knew before is forgotten."""
+        """The home as a fresh process of a node has it; the one before is there again after it."""
+        before = dict(REMOTES)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(CACHE_ENV, str(self._folder / name))
             REMOTES.clear()
-            home = Home.at(self.uri)
-            home.create()
-            home.look()
-            yield home
-        REMOTES.clear()
+            try:
+                home = Home.at(self.uri)
+                home.create()
+                home.look()
+                yield home
+            finally:
+                REMOTES.clear()
+                REMOTES.update(before)
 
     def run_on(self, name: str, call: bytes) -> bytes:
         """What a packed call gives, packed, on another node than the one that is here now."""

@@ -166,6 +166,7 @@ class Store:
         there = self._there([folder])
         return [self._objects.path(there[path].key) for path in sorted(there)], self.system
 
+    @property
     def system(self) -> pafs.FileSystem:
         """The file system of the store."""
         return self._objects.system

@@ -124,11 +124,11 @@ def nodes(folder: Path) -> Iterator[Nodes]:
 @contextmanager
 def watched(act: Callable[[str, str], None]) -> Iterator[None]:
     """``act`` is called before each operation of the store, as ``Disk.before`` is."""
-    before, Disk.before = Disk.before, staticmethod(act)  # type: ignore[assignment]
+    before, Disk.before = Disk.before, staticmethod(act)
     try:
         yield
     finally:
-        Disk.before = staticmethod(before)  # type: ignore[assignment]
+        Disk.before = staticmethod(before)
 
 
 def without_mtime(folder: Path) -> dict[str, bytes]:
@@ -142,11 +142,13 @@ def without_mtime(folder: Path) -> dict[str, bytes]:
 
 
 def in_child(act: Callable[[], object]) -> int:
-    """Status of a child process that did ``act``."""
+    """Status of a child process that did ``act``: 0 if it came to its end."""
     child = os.fork()
     if not child:
+        status = 1
         try:
             act()
+            status = 0
         finally:
-            os._exit(1)
+            os._exit(status)
     return os.waitpid(child, 0)[1]

@@ -116,17 +116,17 @@ def _check_shared(home: Home, online: bool, registry: bool) -> None:
     from prerank.registry.tracking import URI_ENV
 
     for needed, variable, what, fix in (
-        (online, REDIS_ENV, "the online store", "host:port of a Redis"),
+        (online, REDIS_ENV, "features for serving", "host:port of a Redis"),
         (registry, URI_ENV, "MLflow's runs and versions", "the address of an MLflow server"),
     ):
         if not needed or os.environ.get(variable):
             continue
         if several_nodes():
             raise ConfigError(
-                f"{variable} is not set, so {what} would be a file of this node, which other nodes "
-                f"do not see. Set it to {fix}, for this command and for Ray's nodes."
+                f"{variable} is not set, so {what} would go to a file of this node, which other "
+                f"nodes do not see. Set it to {fix}, for this command and for Ray's nodes."
             )
-        print(f"note: {variable} is not set: {what} stay in {home.root} of this machine")
+        print(f"note: {variable} is not set: {what} go to a file of this machine, in {home.root}")
 
 
 def _size(place: str | Path) -> int:

@@ -104,6 +104,16 @@ def unit_of(path: PurePosixPath) -> PurePosixPath | None:
     return PurePosixPath(*parts[: FOLDERS.get(parts[0], len(parts))])
 
 
+def inside_of(path: PurePosixPath) -> str:
+    """A file's family of folders, and its path below its own.
+
+    The same for a file of a published folder and of one that is being written.
+    """
+    plain = PurePosixPath(*(_STAGED.sub(r"\1", part) for part in path.parts))
+    family = plain.parts[0]
+    return "/".join([family, *plain.parts[FOLDERS.get(family, 1) :]])
+
+
 def key_of(path: PurePosixPath, run: str) -> str:
     """Where the content of a file goes that is not published yet; on every node the same place.
 

@@ -16,24 +16,32 @@ compares what is there with what it began from, so whoever lost a race is told a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import pyarrow.fs as pafs
 
+from prerank.core.cache import Cache, files_of, is_small, stamped
 from prerank.core.errors import PrerankError, StateError
 from prerank.core.files import REMOTES
-from prerank.core.manifests import SUFFIX, Manifest, Stored, all_keys, below, key_of, unit_of
+from prerank.core.manifests import (
+    SUFFIX,
+    Manifest,
+    Stored,
+    all_keys,
+    below,
+    inside_of,
+    key_of,
+    unit_of,
+)
 from prerank.core.objects import Listed, Objects
 
 CACHE_ENV = "PRERANK_CACHE"
@@ -42,12 +50,9 @@ LOOKED = ("", "log", "features", "feast", "index", "evaluation", "baselines", "s
 TRANSFERS = 16
 """Files that are sent or brought at once."""
 ORPHAN_S = 86_400.0
-"""An object that no manifest names is removed at this age: a shorter one may be being published."""
+"""An object that no manifest names is removed at this age: a younger one may be being published."""
 UNSURE_S = 60.0
 """A file that changed so short a time ago is read again: stores tell times in whole seconds."""
-_SMALL = (".json", ".yaml")
-_BASE = ".store"
-_REGISTRY = "registry.db"
 
 T = TypeVar("T")
 
@@ -57,11 +62,9 @@ _opening = threading.Lock()
 
 def cache_folder(uri: str) -> Path:
     """Where this node keeps what it has of a home in a store."""
-    given = os.environ.get(CACHE_ENV)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prerank"
-    return (
-        Path(given or cache).expanduser().absolute() / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    )
+    folder = Path(os.environ.get(CACHE_ENV) or cache).expanduser().absolute()
+    return folder / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def store_at(uri: str) -> Store:
@@ -81,22 +84,23 @@ class Store:
     Args:
         uri: of the home.
         root: the cache folder.
+
+    Attributes:
+        run: names what this process's tasks hand to each other.
     """
 
     def __init__(self, uri: str, root: Path) -> None:
-        self.uri, self.root = uri, root
-        self._objects = Objects(uri)
+        self.uri, self.root, self.run = uri, root, uuid.uuid4().hex
+        self._objects, self._cache = Objects(uri), Cache(root)
         self._lock = threading.RLock()
-        self._run = uuid.uuid4().hex
         self._manifests: dict[str, Manifest] = {}
         self._pointers: dict[str, bytes] = {}
         self._staged: dict[str, Stored] = {}
-        self._known: dict[tuple[str, str, int, int], str] = {}
+        self._known: dict[tuple[str, int, int], str] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._looked = ""
-        for path in (root / _BASE).rglob(f"*{SUFFIX}"):
-            unit = str(path.relative_to(root / _BASE)).removesuffix(SUFFIX)
-            self._remember(unit, Manifest.of(path.read_bytes(), str(path)))
+        for unit, manifest in self._cache.manifests().items():
+            self._remember(unit, manifest)
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
         # Elsewhere the cache is another folder.
@@ -123,14 +127,10 @@ class Store:
         asked = folders or LOOKED
         lists = _each(lambda folder: self._objects.listed(folder, deep), asked)
         found = {each.name: each for listed in lists for each in listed}
-        wanted = [each for each in found.values() if deep or _is_small(each.name)]
+        wanted = [each for each in found.values() if deep or is_small(each.name)]
         with self._lock:
             for each, data in zip(wanted, _each(self._content, wanted), strict=True):
-                if data is None:
-                    continue
-                if each.name.endswith(SUFFIX):
-                    self._turn(each.name.removesuffix(SUFFIX), data)
-                elif unit_of(PurePosixPath(each.name)) is not None:
+                if data is not None:
                     self._bring(each.name, data)
             for folder in asked:
                 self._let_go(folder, found)
@@ -164,7 +164,7 @@ class Store:
     def objects(self, folder: Path) -> tuple[list[str], pafs.FileSystem]:
         """Paths of their objects, in the order of the files, and the file system of the paths."""
         there = self._there([folder])
-        return [self._objects.path(there[path].key) for path in sorted(there)], self.system
+        return [self.path(there[path].key) for path in sorted(there)], self.system
 
     @property
     def system(self) -> pafs.FileSystem:
@@ -185,11 +185,6 @@ class Store:
 
     # What tasks hand to each other.
 
-    @property
-    def run(self) -> str:
-        """Names this process's run, for what its tasks hand to each other."""
-        return self._run
-
     def share(self, paths: Iterable[Path], run: str = "") -> dict[str, Stored]:
         """Have the store hold some files, and all files below some folders; where it holds them.
 
@@ -198,22 +193,22 @@ class Store:
             ConfigError, NotReadyError: as ``look`` does.
         """
         given = list(paths)
-        found, sent = self._there(given), list[tuple[Path, str, os.stat_result]]()
-        for file in (file for path in given for file in _local(path)):
-            rel, stat = self._rel(file), file.stat()
-            there = found.get(str(rel))
-            if there and (there.size, there.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        found, sent = self._there(given), list[tuple[Path, str]]()
+        for file in (file for path in given for file in files_of(path)):
+            rel, stat = self._cache.rel(file), file.stat()
+            name = str(rel)
+            if name in found and self._cache.has(name, found[name]):
                 continue
-            key = key_of(rel, run or self._run)
-            mark = (key.partition("/")[0], file.name, stat.st_size, stat.st_mtime_ns)
-            if (known := self._known.get(mark)) is None:
-                sent.append((file, key, stat))
-            found[str(rel)] = Stored(known or key, stat.st_size, stat.st_mtime_ns)
-        _each(lambda one: self._objects.send(one[0], one[1]), sent)
+            known = self._known.get((inside_of(rel), stat.st_size, stat.st_mtime_ns))
+            if known is None:
+                known, stat = key_of(rel, run or self.run), stamped(file)
+                sent.append((file, known))
+            found[name] = Stored(known, stat.st_size, stat.st_mtime_ns)
+        _each(lambda one: self._objects.send(*one), sent)
         self._mark(found)
         return found
 
-    def staged(self, files: dict[str, Stored]) -> None:
+    def staged(self, files: Mapping[str, Stored]) -> None:
         """Note what tasks shared of folders that this process publishes."""
         with self._lock:
             self._staged |= files
@@ -225,14 +220,14 @@ class Store:
             for path in paths:
                 self._staged.pop(path, None)
 
-    def take(self, files: dict[str, Stored]) -> None:
+    def take(self, files: Mapping[str, Stored]) -> None:
         """Bring files that the cache lacks, or has otherwise."""
 
         def bring(one: tuple[str, Stored]) -> None:
             path, stored = one
             self._objects.bring(stored.key, stored.size, stored.mtime_ns, self.root / path)
 
-        _each(bring, [one for one in files.items() if not self._has(*one)])
+        _each(bring, [one for one in files.items() if not self._cache.has(*one)])
 
     def is_unpublished(self, path: str) -> bool:
         """Whether a path below the home is in a folder that is being written."""
@@ -248,7 +243,7 @@ class Store:
             StateError: somebody else changed it since the last look, or the store is full.
             ConfigError, NotReadyError: as ``look`` does.
         """
-        rel = self._rel(path)
+        rel = self._cache.rel(path)
         unit = unit_of(rel)
         if unit is None:
             return
@@ -257,13 +252,11 @@ class Store:
             if before := self._manifests.get(str(unit)):
                 self._publish_part(str(unit), before, str(rel.relative_to(unit)), content)
         elif content.is_dir():
-            inside = str(self._rel(content))
+            inside = self._cache.rel(content)
             found = self.share([content])
             files = {path.removeprefix(f"{inside}/"): stored for path, stored in found.items()}
             self._switch(str(unit), files)
-            with self._lock:
-                for staged in below(self._staged, PurePosixPath(inside)):
-                    del self._staged[staged]
+            self.unstaged(below(self._staged, inside))
         elif rel.name == "current.json":
             data = content.read_bytes()
             self._put(str(rel), data, self._pointers.get(str(rel)))
@@ -273,7 +266,7 @@ class Store:
 
     def forget(self, path: Path) -> None:
         """Take out of the store what it has as ``path``, or below it."""
-        rel = self._rel(path)
+        rel = self._cache.rel(path)
         unit = unit_of(rel)
         if unit is None:
             with self._lock:
@@ -295,7 +288,7 @@ class Store:
             self._objects.remove([each.name for each in below_it])
 
     def _publish_part(self, unit: str, before: Manifest, name: str, content: Path) -> None:
-        stat, key = content.stat(), f"{unit}/{uuid.uuid4().hex}/{name}"
+        stat, key = stamped(content), f"{unit}/{uuid.uuid4().hex}/{name}"
         self._objects.send(content, key)
         new = {name: Stored(key, stat.st_size, stat.st_mtime_ns)}
         self._switch(unit, {**before.files, **new})
@@ -326,87 +319,59 @@ class Store:
         """Remove objects that nothing names any more. A failure leaves them to the next time."""
         family = unit.partition("/")[0]
         try:
-            folder = family if "/" in unit else ""
-            named = set[str]()
-            for each in self._objects.listed(folder):
-                if each.name.endswith(SUFFIX) and each.name.startswith(family):
-                    data = self._objects.read(each.name)
-                    named |= Manifest.of(data, each.name).keys if data else set()
+            manifests = [
+                each.name
+                for each in self._objects.listed(family if "/" in unit else "")
+                if each.name.endswith(SUFFIX) and each.name.startswith(family)
+            ]
+            texts = {name: self._objects.read(name) for name in manifests}
+            named = all_keys(Manifest.of(text, name) for name, text in texts.items() if text)
             old = time.time() - ORPHAN_S
             orphans = {
                 each.name
                 for folder in (family, "tmp")
                 for each in self._objects.listed(folder, deep=True)
-                if each.mtime_s and each.mtime_s < old and not each.name.endswith(SUFFIX)
+                if each.mtime_s and each.mtime_s < old and _is_of_folder(each.name)
             }
-            orphans = {name for name in orphans if _is_of_folder(name)}
             self._objects.remove(sorted((dropped | orphans) - named))
         except PrerankError as error:
             logger.warning("objects that nothing needs were left: %s", error)
 
-    # What the cache has.
-
-    def _turn(self, unit: str, text: bytes) -> None:
-        """Have the cache's folder hold no file that the manifest does not name."""
-        manifest, base = Manifest.of(text, f"{unit}{SUFFIX}"), self.root / _BASE / f"{unit}{SUFFIX}"
-        self._remember(unit, manifest)
-        if base.exists() and base.read_bytes() == text:
-            return
-        folder = self.root / unit
-        with _if_free(folder) as free:
-            # Whoever writes this folder now will publish it, or look again.
-            if not free:
-                return
-            files = {f"{unit}/{path}": stored for path, stored in manifest.files.items()}
-            for file in list(_local(folder)):
-                path = str(self._rel(file))
-                if path not in files or not self._has(path, files[path]):
-                    file.unlink(missing_ok=True)
-            self.take({path: stored for path, stored in files.items() if _is_small(path)})
-            base.parent.mkdir(parents=True, exist_ok=True)
-            _write(base, text)
-
-    def _bring(self, name: str, data: bytes) -> None:
-        if name.endswith("current.json"):
-            self._pointers[name] = data
-        path = self.root / name
-        if not path.exists() or path.read_bytes() != data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, data)
+    # What is known of it.
 
     def _content(self, each: Listed) -> bytes | None:
         """Content of a listed file; None where the cache has it."""
-        mark = (each.size, each.mtime_s or 0.0)
+        path, mark = self.root / each.name, (each.size, each.mtime_s or 0.0)
+        unit = each.name.removesuffix(SUFFIX)
+        here = unit in self._manifests if unit != each.name else path.exists()
         settled = each.mtime_s and abs(time.time() - each.mtime_s) > UNSURE_S
-        if each.name.endswith(SUFFIX):
-            here = each.name.removesuffix(SUFFIX) in self._manifests
-        else:
-            here = (self.root / each.name).exists()
-        if settled and here and self._seen.get(each.name) == mark:
+        if here and settled and self._seen.get(each.name) == mark:
             return None
         # What is large is written once.
-        if (
-            here
-            and not _is_small(each.name)
-            and (self.root / each.name).stat().st_size == each.size
-        ):
+        if here and not is_small(each.name) and path.stat().st_size == each.size:
             return None
         self._seen[each.name] = mark
         return self._objects.read(each.name)
 
-    def _let_go(self, folder: str, found: dict[str, Listed]) -> None:
+    def _bring(self, name: str, data: bytes) -> None:
+        unit = name.removesuffix(SUFFIX)
+        if unit != name:
+            manifest = Manifest.of(data, f"{self.uri}/{name}")
+            self._remember(unit, manifest)
+            self._cache.turn(unit, manifest, self.take)
+        elif unit_of(PurePosixPath(name)) is not None:
+            if name.endswith("current.json"):
+                self._pointers[name] = data
+            self._cache.write(name, data)
+
+    def _let_go(self, folder: str, found: Mapping[str, Listed]) -> None:
         """Remove what was published in a folder and is not there any more."""
         for unit in list(self._manifests):
-            name = f"{unit}{SUFFIX}"
-            if unit.rpartition("/")[0] == folder and self._is_gone(name, found):
+            if unit.rpartition("/")[0] == folder and self._is_gone(f"{unit}{SUFFIX}", found):
                 self._drop(unit)
-                for file in list(_local(self.root / unit)):
-                    file.unlink(missing_ok=True)
-        for path in list((self.root / folder).glob("*")):
-            name = str(self._rel(path))
-            published = unit_of(PurePosixPath(name)) == PurePosixPath(name) and _is_small(name)
-            if published and path.is_file() and self._is_gone(name, found):
-                path.unlink(missing_ok=True)
+        for name in self._cache.published(folder):
+            if self._is_gone(name, found):
+                (self.root / name).unlink(missing_ok=True)
                 self._pointers.pop(name, None)
 
     def _is_gone(self, name: str, found: Mapping[str, Listed]) -> bool:
@@ -416,62 +381,39 @@ class Store:
     def _drop(self, unit: str) -> None:
         with self._lock:
             self._manifests.pop(unit, None)
-        (self.root / _BASE / f"{unit}{SUFFIX}").unlink(missing_ok=True)
+        self._cache.drop(unit)
 
     def _remember(self, unit: str, manifest: Manifest) -> None:
         with self._lock:
             self._manifests[unit] = manifest
             self._mark({f"{unit}/{path}": stored for path, stored in manifest.files.items()})
 
-    def _mark(self, files: dict[str, Stored]) -> None:
-        """Know the objects of files again, whatever becomes of their folders' names."""
+    def _mark(self, files: Mapping[str, Stored]) -> None:
+        """Know files again when a folder that takes the place of theirs has them too."""
         for path, stored in files.items():
-            family, name = stored.key.partition("/")[0], path.rpartition("/")[2]
-            self._known[family, name, stored.size, stored.mtime_ns] = stored.key
+            mark = inside_of(PurePosixPath(path)), stored.size, stored.mtime_ns
+            self._known[mark] = stored.key
 
     def _there(self, paths: Iterable[Path]) -> dict[str, Stored]:
         """What the store is known to have of files, and of those below folders."""
         found: dict[str, Stored] = {}
         with self._lock:
             for path in paths:
-                rel = self._rel(path)
+                rel = self._cache.rel(path)
                 for unit, manifest in self._manifests.items():
                     own = PurePosixPath(unit)
-                    if own == rel or own.is_relative_to(rel) or rel.is_relative_to(own):
+                    if own.is_relative_to(rel) or rel.is_relative_to(own):
                         files = {f"{unit}/{p}": stored for p, stored in manifest.files.items()}
                         found |= below(files, rel)
                 found |= below(self._staged, rel)
         return found
 
-    def _has(self, path: str, stored: Stored) -> bool:
-        try:
-            stat = (self.root / path).stat()
-        except OSError:
-            return False
-        return (stat.st_size, stat.st_mtime_ns) == (stored.size, stored.mtime_ns)
-
-    def _rel(self, path: Path) -> PurePosixPath:
-        return PurePosixPath(path.relative_to(self.root))
-
-
-def _is_small(name: str) -> bool:
-    return name.endswith(_SMALL) or name.endswith(f"/{_REGISTRY}")
-
 
 def _is_of_folder(name: str) -> bool:
+    """Whether an object is one of a folder's, or one that tasks handed to each other."""
     unit = unit_of(PurePosixPath(name))
-    return name.startswith("tmp/") or (unit is not None and str(unit) != name)
-
-
-def _local(path: Path) -> Iterator[Path]:
-    """A file, or the files below a folder but for those whose names begin with a dot."""
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and not hidden:
-                yield file
+    own = unit is not None and str(unit) != name and not name.endswith(SUFFIX)
+    return own or name.startswith("tmp/")
 
 
 def _each(function: Callable[..., T], items: Sequence[object]) -> list[T]:
@@ -480,26 +422,3 @@ def _each(function: Callable[..., T], items: Sequence[object]) -> list[T]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(TRANSFERS, len(items))) as threads:
         return list(threads.map(function, items))
-
-
-@contextmanager
-def _if_free(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, as ``prerank.core.files.locked`` does; False where another has."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A copy of what the store has: it can be had again, so nothing is synced."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from prerank.core.errors import DamagedError
 from prerank.core.files import publish, remove, sync_folder, sync_tree, write_json
@@ -58,7 +59,7 @@ def _empty(home: Home, starts_over: bool) -> Home:
         if not starts_over:
             raise
         home.pointer.unlink()
-    number = 0 if home.log == home.root else int(home.log.name.rpartition("-")[2])
+    number = 0 if home.log == home.root else _number(home.log)
     log_id = uuid.uuid4().hex[:8] if starts_over else home.log_id
     # In an object store, whatever another ingest writes at the same time has another name.
     own = f"{uuid.uuid4().hex[:8]}-" if home.store else ""
@@ -68,9 +69,16 @@ def _empty(home: Home, starts_over: bool) -> Home:
     return replace(home, pinned=folder)
 
 
+def _number(log: Path) -> int:
+    """How many logs of its id there were, with this one."""
+    last = log.name.rpartition("-")[2]
+    return int(last) if last.isdigit() else 0
+
+
 def _remove_all_but_the_log(home: Home) -> None:
     for folder in home.pointer.parent.glob("*-*"):
-        if folder != home.log:
+        # In an object store, a later one may be what another node is about to publish.
+        if folder != home.log and not (home.store and _number(folder) > _number(home.log)):
             remove(folder)
     # A log in the root: without its manifest it may be anybody's.
     in_root = (home.root / "manifest.json").exists()

@@ -170,7 +170,7 @@ def test_a_publication_is_whole_or_not_there(store: Nodes, how: str) -> None:
                 write_set(home, text)
 
         if how == "killed":
-            done = not os.WIFSIGNALED(in_child(lambda: (publish(), os._exit(0))))
+            done = not os.WIFSIGNALED(in_child(publish))
         else:
             said = ""
             try:
@@ -198,7 +198,7 @@ def test_who_lost_a_race_is_told_and_changes_nothing(store: Nodes, tmp_path: Pat
         write_set(home, "one")
     with store.node("b") as late:
         # As a command of another node does meanwhile.
-        status = in_child(lambda: (_publish(store, "two"), os._exit(0)))
+        status = in_child(lambda: _publish(store, "two"))
         assert status == 0
         with pytest.raises(StateError, match=r"training_set\.files\.json was changed by another"):
             write_set(late, "three")
@@ -251,7 +251,7 @@ def test_a_reader_of_what_is_replaced_meanwhile_gets_the_new(store: Nodes) -> No
     with store.node("a") as home:
         write_set(home, "one")
     with store.node("b") as other:
-        assert in_child(lambda: (_publish(store, "two"), os._exit(0))) == 0
+        assert in_child(lambda: _publish(store, "two")) == 0
         assert read_set(other)["train/a.parquet"] == b"a: two"
 
 

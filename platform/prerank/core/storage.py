@@ -32,13 +32,13 @@ import pyarrow.fs as pafs
 from prerank.core.cache import Cache, files_of, is_small, stamped
 from prerank.core.errors import PrerankError, StateError
 from prerank.core.files import REMOTES
+from prerank.core.known import Known
 from prerank.core.manifests import (
     SUFFIX,
     Manifest,
     Stored,
     all_keys,
     below,
-    inside_of,
     key_of,
     unit_of,
 )
@@ -93,14 +93,12 @@ class Store:
         self.uri, self.root, self.run = uri, root, uuid.uuid4().hex
         self._objects, self._cache = Objects(uri), Cache(root)
         self._lock = threading.RLock()
-        self._manifests: dict[str, Manifest] = {}
+        self._known = Known()
         self._pointers: dict[str, bytes] = {}
-        self._staged: dict[str, Stored] = {}
-        self._known: dict[tuple[str, int, int], str] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._looked = ""
         for unit, manifest in self._cache.manifests().items():
-            self._remember(unit, manifest)
+            self._known.learn(unit, manifest)
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
         # Elsewhere the cache is another folder.
@@ -199,26 +197,22 @@ class Store:
             name = str(rel)
             if name in found and self._cache.has(name, found[name]):
                 continue
-            known = self._known.get((inside_of(rel), stat.st_size, stat.st_mtime_ns))
-            if known is None:
-                known, stat = key_of(rel, run or self.run), stamped(file)
-                sent.append((file, known))
-            found[name] = Stored(known, stat.st_size, stat.st_mtime_ns)
+            key = self._known.key(rel, stat.st_size, stat.st_mtime_ns)
+            if key is None:
+                key, stat = key_of(rel, run or self.run), stamped(file)
+                sent.append((file, key))
+            found[name] = Stored(key, stat.st_size, stat.st_mtime_ns)
         _each(lambda one: self._objects.send(*one), sent)
-        self._mark(found)
+        self._known.mark(found)
         return found
 
     def staged(self, files: Mapping[str, Stored]) -> None:
         """Note what tasks shared of folders that this process publishes."""
-        with self._lock:
-            self._staged |= files
-            self._mark(files)
+        self._known.stage(files)
 
     def unstaged(self, paths: Iterable[str]) -> None:
         """Note what tasks removed of such folders."""
-        with self._lock:
-            for path in paths:
-                self._staged.pop(path, None)
+        self._known.unstage(paths)
 
     def take(self, files: Mapping[str, Stored]) -> None:
         """Bring files that the cache lacks, or has otherwise."""
@@ -231,8 +225,7 @@ class Store:
 
     def is_unpublished(self, path: str) -> bool:
         """Whether a path below the home is in a folder that is being written."""
-        unit = unit_of(PurePosixPath(path))
-        return unit is None or str(unit) not in self._manifests
+        return self._known.is_unpublished(path)
 
     # What is published.
 
@@ -249,14 +242,14 @@ class Store:
             return
         if unit != rel:
             # A file in a folder that is still being written goes with the folder.
-            if before := self._manifests.get(str(unit)):
+            if before := self._known.manifest(unit):
                 self._publish_part(str(unit), before, str(rel.relative_to(unit)), content)
         elif content.is_dir():
             inside = self._cache.rel(content)
             found = self.share([content])
             files = {path.removeprefix(f"{inside}/"): stored for path, stored in found.items()}
             self._switch(str(unit), files)
-            self.unstaged(below(self._staged, inside))
+            self._known.unstage(self._known.staged(inside))
         elif rel.name == "current.json":
             data = content.read_bytes()
             self._put(str(rel), data, self._pointers.get(str(rel)))
@@ -269,11 +262,9 @@ class Store:
         rel = self._cache.rel(path)
         unit = unit_of(rel)
         if unit is None:
-            with self._lock:
-                gone = [self._staged.pop(p).key for p in below(self._staged, rel)]
-            named = all_keys(self._manifests.values())
-            self._objects.remove([key for key in gone if key not in named])
-        elif (before := self._manifests.get(str(unit))) is not None:
+            gone = {stored.key for stored in self._known.unstage(self._known.staged(rel))}
+            self._objects.remove(sorted(gone - self._known.keys))
+        elif (before := self._known.manifest(unit)) is not None:
             if unit == rel:
                 self._objects.remove([f"{unit}{SUFFIX}"])
                 self._drop(str(unit))
@@ -295,9 +286,9 @@ class Store:
 
     def _switch(self, unit: str, files: dict[str, Stored]) -> None:
         """Put the manifest of a folder; then what only the one before named goes."""
-        before, manifest = self._manifests.get(unit), Manifest(files)
+        before, manifest = self._known.manifest(unit), Manifest(files)
         self._put(f"{unit}{SUFFIX}", manifest.text, before.text if before else None)
-        self._remember(unit, manifest)
+        self._known.learn(unit, manifest)
         self._sweep(unit, before.keys if before else set())
 
     def _put(self, name: str, data: bytes, before: bytes | None) -> None:
@@ -343,7 +334,7 @@ class Store:
         """Content of a listed file; None where the cache has it."""
         path, mark = self.root / each.name, (each.size, each.mtime_s or 0.0)
         unit = each.name.removesuffix(SUFFIX)
-        here = unit in self._manifests if unit != each.name else path.exists()
+        here = path.exists() if unit == each.name else self._known.manifest(unit) is not None
         settled = each.mtime_s and abs(time.time() - each.mtime_s) > UNSURE_S
         if here and settled and self._seen.get(each.name) == mark:
             return None
@@ -357,7 +348,7 @@ class Store:
         unit = name.removesuffix(SUFFIX)
         if unit != name:
             manifest = Manifest.of(data, f"{self.uri}/{name}")
-            self._remember(unit, manifest)
+            self._known.learn(unit, manifest)
             self._cache.turn(unit, manifest, self.take)
         elif unit_of(PurePosixPath(name)) is not None:
             if name.endswith("current.json"):
@@ -366,8 +357,8 @@ class Store:
 
     def _let_go(self, folder: str, found: Mapping[str, Listed]) -> None:
         """Remove what was published in a folder and is not there any more."""
-        for unit in list(self._manifests):
-            if unit.rpartition("/")[0] == folder and self._is_gone(f"{unit}{SUFFIX}", found):
+        for unit in self._known.units(folder):
+            if self._is_gone(f"{unit}{SUFFIX}", found):
                 self._drop(unit)
         for name in self._cache.published(folder):
             if self._is_gone(name, found):
@@ -379,34 +370,11 @@ class Store:
         return name not in found and self._objects.read(name) is None
 
     def _drop(self, unit: str) -> None:
-        with self._lock:
-            self._manifests.pop(unit, None)
+        self._known.drop(unit)
         self._cache.drop(unit)
 
-    def _remember(self, unit: str, manifest: Manifest) -> None:
-        with self._lock:
-            self._manifests[unit] = manifest
-            self._mark({f"{unit}/{path}": stored for path, stored in manifest.files.items()})
-
-    def _mark(self, files: Mapping[str, Stored]) -> None:
-        """Know files again when a folder that takes the place of theirs has them too."""
-        for path, stored in files.items():
-            mark = inside_of(PurePosixPath(path)), stored.size, stored.mtime_ns
-            self._known[mark] = stored.key
-
     def _there(self, paths: Iterable[Path]) -> dict[str, Stored]:
-        """What the store is known to have of files, and of those below folders."""
-        found: dict[str, Stored] = {}
-        with self._lock:
-            for path in paths:
-                rel = self._cache.rel(path)
-                for unit, manifest in self._manifests.items():
-                    own = PurePosixPath(unit)
-                    if own.is_relative_to(rel) or rel.is_relative_to(own):
-                        files = {f"{unit}/{p}": stored for p, stored in manifest.files.items()}
-                        found |= below(files, rel)
-                found |= below(self._staged, rel)
-        return found
+        return self._known.there(map(self._cache.rel, paths))
 
 
 def _is_of_folder(name: str) -> bool:

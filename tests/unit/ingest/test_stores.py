@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +11,7 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from tests.s3 import s3_server
+from tests.s3 import fake_s3, s3_server
 
 from prerank.core import object_stores as stores
 from prerank.core.errors import ConfigError, NotReadyError
@@ -165,40 +163,13 @@ def test_a_place_is_a_uri_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], str]]:
     """Answers every request to S3 as it is told; returns what to say in a test."""
-    answer: list[Any] = [503, "SlowDown"]
+    with fake_s3(monkeypatch) as fake:
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = f"<Error><Code>{answer[1]}</Code><Message>no</Message></Error>".encode()
-            self.send_response(answer[0])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+        def say(status: int, code: str) -> str:
+            fake.answer = status, code
+            return "s3://bucket/log/day.csv"
 
-        do_HEAD = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(stores, "TRIES", 2)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-
-    def say(status: int, code: str) -> str:
-        answer[:] = [status, code]
-        return "s3://bucket/log/day.csv"
-
-    yield say
-    server.shutdown()
-    server.server_close()
-    thread.join()
+        yield say
 
 
 def test_s3_without_access_names_the_variables(s3: Callable[[int, str], str]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
-from prerank.core.files import REMOTES
+from prerank.core.files import REMOTES, fetch
 from prerank.core.manifests import Stored
 from prerank.core.storage import Store, store_at
 
@@ -40,7 +40,7 @@ class Carried(Generic[T, R]):
 
     Attributes:
         function: of a task.
-        reads: files and folders that it reads and that are not published.
+        reads: files and folders that it reads, and does not fetch itself.
         writes: those that it wrote, asked where it ran.
     """
 
@@ -91,7 +91,11 @@ class Call(Generic[T, R]):
         """A task of this process, whose files are shared now."""
         carried = function if isinstance(function, Carried) else Carried(function)
         stores = _stores()
-        cargo = _shared(carried.reads(task), {}) if shares else {}
+        cargo: Cargo = {}
+        if shares:
+            cargo = _shared(carried.reads(task), {})
+        else:
+            fetch(*carried.reads(task))
         for uri, files in cargo.items():
             store = store_at(uri)
             store.staged({path: s for path, s in files.items() if store.is_unpublished(path)})

@@ -107,6 +107,15 @@ def test_a_task_takes_nothing_along_where_there_is_one_disk(store: Nodes) -> Non
             assert (out / "joined.parquet").read_text() == "x events given"
 
 
+def test_what_a_task_reads_is_fetched_for_it_where_there_is_one_disk(store: Nodes) -> None:
+    with store.node("a") as home:
+        publish_log(home)
+    with store.node("b") as home:
+        events = home.pin().events
+        Call.of(Carried(join, Task.reads), Task(home, "", events, events), False)
+        assert (events / "day=1" / "part.parquet").read_text() == "events"
+
+
 def test_files_that_a_task_removed_are_gone_for_the_driver(store: Nodes) -> None:
     with store.node("driver") as home, replaced(home.features_of("aa")) as out:
         (out / "old.parquet").write_text("old")

@@ -36,9 +36,7 @@ def engine_of(home: Home, poll_seconds: float = 25.0, golden_ms: float = 1e5) ->
     """An engine that nobody but the test refreshes, and that tries a failure again after a minute
     at the earliest."""
     return Engine(
-        ServeConfig(
-            home=str(home.root), clock="replay", poll_seconds=poll_seconds, golden_ms=golden_ms
-        )
+        ServeConfig(home=home.place, clock="replay", poll_seconds=poll_seconds, golden_ms=golden_ms)
     )
 
 

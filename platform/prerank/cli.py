@@ -104,7 +104,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},
     "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
-    "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
+    "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
 }
 
 Verb = Callable[[argparse.Namespace], Summary | None]

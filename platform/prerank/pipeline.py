@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prerank.config import JobConfig
-from prerank.core.files import write_json
+from prerank.core.files import publish, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect, ray_map
@@ -87,6 +87,7 @@ def train_and_evaluate(
     from prerank.training.ray_train import run_training
 
     connect()
+    home.look()
     manifest = LogManifest.load(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     params = {k: getattr(config.train, k) for k in PARAMETERS} | {
@@ -116,6 +117,7 @@ def train_and_evaluate(
                 suite.tasks(home, config.baselines, config.model, config.train),
                 "baselines",
             )
+            home.look(home.root / "baselines")
             bundle, history = run_training(
                 home,
                 f"{name}-{run_id[:8]}",
@@ -202,6 +204,8 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
     metrics, report = files(home, results.split)
     metrics.write_text(to_json(results), encoding="utf-8")
     write_report(report, results)
+    for file in (report, metrics):
+        publish(file)
     tracking.log_results({n: m.means for n, m in results.models.items()}, [metrics, report])
     return results
 

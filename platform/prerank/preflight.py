@@ -46,10 +46,11 @@ def check_inputs(files: Mapping[str, str | Path | None]) -> None:
 
 
 def check_home(home: Home) -> None:
-    """Make the home if need be; see that it can be written.
+    """Make the home if need be, see that it can be written, and what is there now.
 
     Raises:
-        ConfigError: it cannot be made or written.
+        ConfigError: it cannot be made or written, or its object store refuses access.
+        NotReadyError: the object store does not answer.
     """
     home.create()
     try:
@@ -60,6 +61,7 @@ def check_home(home: Home) -> None:
             f"{ENV}={home.root} cannot be written: {error.strerror}. Name another folder, or "
             "correct its permissions."
         ) from None
+    home.look()
 
 
 def check_log(home: Home) -> None:
@@ -95,6 +97,8 @@ def check_services(home: Home, *, online: bool = False, registry: bool = False) 
         ConfigError: a variable is not understood.
         NotReadyError: one does not answer, or refuses the log-in.
     """
+    if home.store:
+        _check_shared(home, online, registry)
     if online:
         from prerank.online.store import check_online
 
@@ -103,6 +107,26 @@ def check_services(home: Home, *, online: bool = False, registry: bool = False) 
         from prerank.registry import tracking
 
         tracking.await_server(tracking.tracking_uri(home))
+
+
+def _check_shared(home: Home, online: bool, registry: bool) -> None:
+    """See that several nodes share what cannot lie in an object store."""
+    from prerank.core.ray_tasks import several_nodes
+    from prerank.online.store import REDIS_ENV
+    from prerank.registry.tracking import URI_ENV
+
+    for needed, variable, what, fix in (
+        (online, REDIS_ENV, "features for serving", "host:port of a Redis"),
+        (registry, URI_ENV, "MLflow's runs and versions", "the address of an MLflow server"),
+    ):
+        if not needed or os.environ.get(variable):
+            continue
+        if several_nodes():
+            raise ConfigError(
+                f"{variable} is not set, so {what} would go to a file of this node, which other "
+                f"nodes do not see. Set it to {fix}, for this command and for Ray's nodes."
+            )
+        print(f"note: {variable} is not set: {what} go to a file of this machine, in {home.root}")
 
 
 def _size(place: str | Path) -> int:

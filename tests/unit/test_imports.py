@@ -53,7 +53,7 @@ def test_feast_definitions_know_the_schema_alone() -> None:
 
 
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-IN_FLIGHT = {"platform/prerank/core/ray_tasks.py"}
+IN_FLIGHT = {"platform/prerank/core/ray_tasks.py", "platform/prerank/core/travel.py"}
 """Tasks and results between processes of one job; nothing of it is ever a file."""
 
 

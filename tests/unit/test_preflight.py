@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.object_stores import Nodes, nodes
 
-from prerank import cli
-from prerank.core.home import ENV
+from prerank import cli, preflight
+from prerank.core import ray_tasks
+from prerank.core.errors import ConfigError
+from prerank.core.home import ENV, Home
 from prerank.core.processes import free_port
 from prerank.online.store import REDIS_ENV
+from prerank.registry.tracking import URI_ENV
 
 Fails = Callable[..., str]
 
@@ -23,7 +27,6 @@ def fails(
 ) -> Fails:
     """Runs a verb that must end with an exit code before any stage; returns what it says."""
     from prerank import pipeline
-    from prerank.core import ray_tasks
 
     def started(*args: object, **kwargs: object) -> None:
         raise AssertionError("a stage began")
@@ -100,3 +103,43 @@ def test_a_store_is_asked_when_it_is_read(
     # What comes next is Redis, which is away.
     monkeypatch.setenv(REDIS_ENV, f"127.0.0.1:{free_port()}")
     assert REDIS_ENV in fails(5, "run", events="s3://bucket/log/", items=f"{tmp_path}/items.*")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Nodes]:
+    """An object store, and this node's cache of it."""
+    with nodes(tmp_path) as made, made.node("here"):
+        yield made
+
+
+def test_a_home_in_a_store_is_looked_at_first(fails: Fails, store: Nodes) -> None:
+    assert "Run `prerank ingest` first" in fails(4, "features", workdir=store.uri)
+    (store.bucket / "home").mkdir(parents=True)
+    (store.bucket / "home" / "training_set.files.json").write_text("{")
+    said = fails(4, "features", workdir=store.uri)
+    assert f"{store.uri}/training_set.files.json is damaged" in said
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_several_nodes_ask_for_what_they_can_share(
+    store: Nodes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    several: bool,
+) -> None:
+    for name in (REDIS_ENV, URI_ENV):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ray_tasks, "several_nodes", lambda: several)
+    home = Home.at(store.uri)
+    for options, variable in (({"online": True}, REDIS_ENV), ({"registry": True}, URI_ENV)):
+        if several:
+            with pytest.raises(ConfigError, match=f"{variable} is not set.*other nodes do not see"):
+                preflight.check_services(home, **options)
+        else:
+            preflight.check_services(home, **options)
+            assert f"note: {variable} is not set" in capsys.readouterr().out
+
+
+def test_a_local_home_needs_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preflight.check_services(Home.at(tmp_path), online=True)
+    assert capsys.readouterr().out == ""

@@ -12,7 +12,7 @@ from prerank.checks.leaks import Leaks
 from prerank.checks.log import Busy, Clock
 from prerank.checks.schema import Change
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.files import write_json
+from prerank.core.files import publish, write_json
 
 MAX_ROWS = 20
 SCORE = "score"
@@ -185,6 +185,7 @@ class Findings:
         )
         text = environment.get_template("check.html.j2").render(found=self)
         page.write_text(text, encoding="utf-8")
+        publish(page)
         return data, page
 
     def check(self) -> None:

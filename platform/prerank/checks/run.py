@@ -61,6 +61,7 @@ def check(
         ConfigError: the window begins before the training data ends.
     """
     home = home.pin()
+    home.fetch(home.log)
     manifest = LogManifest.load(home)
     require_features(home, manifest)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from prerank import preflight
 from prerank.core.home import ENV, Home
+from prerank.core.places import absolute
 
 
 def home_of(args: argparse.Namespace) -> Home:
@@ -16,9 +17,9 @@ def home_of(args: argparse.Namespace) -> Home:
     Raises:
         ConfigError: there is none, or it cannot be written.
     """
-    home = Home.at(args.workdir.resolve()) if args.workdir else Home.from_env()
+    home = Home.at(absolute(args.workdir)) if args.workdir else Home.from_env()
     preflight.check_home(home)
-    os.environ[ENV] = str(home.root)
+    os.environ[ENV] = home.place
     return home
 
 

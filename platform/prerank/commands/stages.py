@@ -84,7 +84,7 @@ def ingest(args: argparse.Namespace) -> Summary:
     rows = report.manifest.rows
     return Summary(
         f"{args.events}: {count(rows['in'], 'row')}\n{args.items}",
-        f"{home.root}: events, items, manifest.json" + ", quarantine" * bool(rows["quarantined"]),
+        f"{home.place}: events, items, manifest.json" + ", quarantine" * bool(rows["quarantined"]),
         next_step(args, "features"),
     )
 

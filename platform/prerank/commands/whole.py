@@ -11,7 +11,7 @@ from prerank import preflight
 from prerank.commands.options import check_log, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
-from prerank.core.places import absolute
+from prerank.core.places import absolute, is_uri
 from prerank.summaries import Summary
 
 
@@ -41,7 +41,9 @@ def demo(args: argparse.Namespace) -> Summary:
     """The whole way on a simulated world, with live requests."""
     from prerank.demo import demo
 
-    home = demo(args.workdir.resolve() if args.workdir else None)
+    if args.workdir and is_uri(args.workdir):
+        raise ConfigError(f"--workdir {args.workdir}: the demo works in a folder of this machine")
+    home = demo(Path(absolute(args.workdir)) if args.workdir else None)
     return Summary(
         wrote=f"{home.root}\nreport.html   the report, in a browser",
         then=f'eval "$(prerank env --workdir {home.root})", then:\n'
@@ -68,8 +70,8 @@ def env(args: argparse.Namespace) -> None:
     from prerank.core.environment import exports
 
     root = args.workdir or os.environ.get(ENV) or Path.home() / ".prerank"
-    home = Home.at(Path(root).resolve() if args.workdir else root)
+    home = Home.at(absolute(args.workdir) if args.workdir else root)
     home.create()
     # Set variables are kept; --workdir says that this one is not to be.
-    os.environ[ENV] = str(home.root)
+    os.environ[ENV] = home.place
     print(exports(home))

@@ -18,7 +18,7 @@ URL_ENV = "PRERANK_URL"
 def variables(home: Home) -> dict[str, str]:
     """Variables for a cluster on this machine; what the caller already set is kept."""
     wanted = {
-        ENV: str(home.root),
+        ENV: home.place,
         # A local ray.init() writes a token, and the next `ray start` then asks for one: use
         # tokens from the start, for the cluster and its clients alike.
         "RAY_AUTH_MODE": "token",

@@ -3,6 +3,7 @@
 What is new is written beside its target under a name of its own, synced, and renamed into place;
 the folder is synced too, since a name is on disk only when its folder is. A folder cannot be
 renamed over another one, so between two renames it is away: the next writer puts the old one back.
+Of a home in an object store, what is new is published there before it is renamed here.
 
 One writer of a folder at a time holds its lock (``flock``, so the file system must honour it).
 Whatever else lies beside the folder was left by a process that died, and the writer removes it.
@@ -20,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from prerank.core.errors import DamagedError
 
@@ -28,6 +29,53 @@ STALE_SECONDS = 3600.0
 """A half-written file of this age is nobody's any more: it takes milliseconds to write one."""
 
 logger = logging.getLogger(__name__)
+
+
+class Remote(Protocol):
+    """An object store that has what is published below a folder (``prerank.core.storage``)."""
+
+    def fetch(self, *paths: Path) -> None:
+        """Have files, or all files below folders, on this disk."""
+
+    def publish(self, path: Path, content: Path) -> None:
+        """Make ``content``, a file or a folder, what the store has as ``path``."""
+
+    def forget(self, path: Path) -> None:
+        """Take out of the store what it has as ``path``, or below it."""
+
+
+REMOTES: dict[Path, Remote] = {}
+"""Cache folders of homes in object stores that this process uses; empty where all are local."""
+
+
+def remote_of(path: Path) -> Remote | None:
+    """The store that has what is published as ``path``; None for a file of a disk's own."""
+    return next((r for root, r in REMOTES.items() if path.is_relative_to(root)), None)
+
+
+def fetch(*paths: Path) -> None:
+    """Have files, or all files below folders, on this disk, where their home is in an object store.
+
+    Those that were there when the store was last looked at, or that tasks of this process wrote.
+
+    Raises:
+        PrerankError: the store does not give them.
+    """
+    for path in paths:
+        if (remote := remote_of(path)) is not None:
+            remote.fetch(path)
+
+
+def publish(path: Path, content: Path | None = None) -> None:
+    """Publish a file or folder that is whole, where its home is in an object store.
+
+    ``content`` is what will be renamed to ``path``; None where it has its name already.
+
+    Raises:
+        PrerankError: the store refuses it, or does not answer; it has what it had before.
+    """
+    if (remote := remote_of(path)) is not None:
+        remote.publish(path, content or path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -49,7 +97,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder; nothing happens if there is none."""
+    """Remove a file, a link or a folder, from its store too; nothing happens if there is none."""
+    if (remote := remote_of(path)) is not None:
+        remote.forget(path)
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
@@ -99,6 +149,7 @@ def replaced(folder: Path) -> Iterator[Path]:
         try:
             yield partial
             sync_tree(partial)
+            publish(folder, partial)
             if os.path.lexists(folder):
                 folder.rename(_beside(folder, "old"))
             partial.rename(folder)
@@ -159,6 +210,7 @@ def written(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        publish(path, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Where state lives: every path under PRERANK_HOME, named once.
 
-``PRERANK_HOME`` is an absolute path; object-store URIs are planned. A relative path is refused: in
-a cluster job the working directory is a throw-away copy, so state written there would be lost.
+``PRERANK_HOME`` is an absolute path, or a URI of an object store, of which each node has a cache
+folder (``prerank.core.storage``). A relative path is refused: in a cluster job the working
+directory is a throw-away copy, so state written there would be lost.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prerank.core.errors import ConfigError, DamagedError, StateError
-from prerank.core.files import read_json
+from prerank.core.files import fetch, read_json
+from prerank.core.places import is_uri
+
+if TYPE_CHECKING:
+    from prerank.core.storage import Store
 
 ENV, ID_ENV = "PRERANK_HOME", "PRERANK_HOME_ID"
 PLAIN = "plain"
@@ -37,20 +42,28 @@ class Home:
     A home without a pointer has the four in its root, as homes of before pointers do.
 
     Attributes:
-        root: absolute.
+        root: absolute; of a home in an object store, this node's cache folder of it.
         pinned: folder of the log that is read, whatever the pointer says; None follows it.
+        store: the object store; None for a local home.
     """
 
     root: Path
     pinned: Path | None = None
+    store: Store | None = field(default=None, compare=False)
 
     @classmethod
     def at(cls, root: str | os.PathLike[str]) -> Home:
-        """Home at an absolute path.
+        """Home at an absolute path, or at a URI, of which nothing is asked yet.
 
         Raises:
             ConfigError: the path is relative.
         """
+        if is_uri(place := str(root)):
+            # Arrow is not imported for a local home.
+            from prerank.core.storage import store_at
+
+            store = store_at(place)
+            return cls(store.root, store=store)
         path = Path(root).expanduser()
         if not path.is_absolute():
             raise ConfigError(
@@ -70,6 +83,39 @@ class Home:
         if not root:
             raise ConfigError(f'{ENV} is not set. Run: eval "$(prerank env)"')
         return cls.at(root)
+
+    @property
+    def place(self) -> str:
+        """What PRERANK_HOME says: the path, or the URI."""
+        return self.store.uri if self.store else str(self.root)
+
+    def look(self, *folders: Path, deep: bool = False) -> None:
+        """See what is there now, where the home is in an object store (``Store.look``).
+
+        Args:
+            folders: of the home; none for all that hold state.
+            deep: with all that lies below them.
+
+        Raises:
+            ConfigError: access is refused.
+            NotReadyError: the store does not answer.
+        """
+        if self.store:
+            self.store.look(*(str(f.relative_to(self.root)) for f in folders), deep=deep)
+
+    def fetch(self, *paths: Path) -> None:
+        """Have files, or all files below folders, on this disk, as they were last looked at.
+
+        Raises:
+            ConfigError: access is refused.
+            NotReadyError: the store does not answer.
+        """
+        fetch(*paths)
+
+    def files(self, folder: Path) -> list[Path]:
+        """Parquet files below a folder, sorted, whether or not they were fetched."""
+        found = self.store.files(folder) if self.store else sorted(folder.rglob("*.parquet"))
+        return [path for path in found if path.suffix == ".parquet"]
 
     def create(self) -> None:
         """Make the folder, for its owner alone: it holds what users searched for.
@@ -92,11 +138,15 @@ class Home:
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that tell this home's rows in a shared online store; made once.
+        """Twelve hex digits that tell this home's rows in a shared online store.
+
+        Made once; of a home in an object store, by its URI.
 
         Raises:
             StateError: ``home.json`` was changed by hand.
         """
+        if self.store:
+            return self.store.id
         path = self.root / "home.json"
         if not path.exists():
             self.create()
@@ -117,10 +167,11 @@ class Home:
         return found
 
     def pin(self) -> Home:
-        """The same home, whose log stays the one of now while another is published.
+        """The same home as it is now, whose log stays while another is published.
 
         A published log is never changed, and the one before it stays until the next ingest begins.
         """
+        self.look()
         return replace(self, pinned=self.log)
 
     @property

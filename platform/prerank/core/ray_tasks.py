@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from prerank.core.errors import PrerankError
+from prerank.core.files import REMOTES
 from prerank.core.quiet import debugging, ray_options
 
 T = TypeVar("T")
@@ -69,15 +70,23 @@ def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R
     pickled bytes: Ray Data would else make Arrow columns of them, which know no arrays of two
     dimensions, no paths, and no dictionaries whose keys differ from row to row.
 
+    With a home in an object store and a cluster, a task may run where the cache folder is another
+    one: ``function`` is then a ``prerank.core.travel.Carried`` where its files are not published.
+
     Raises:
         PrerankError: as raised by ``function``; anything else surfaces as Ray's own error.
     """
-    import ray
-    from ray import cloudpickle
-
     if not tasks:
         return []
     connect()
+    if REMOTES:
+        return _noted(_map(_arrived, _packed(function, tasks), name))
+    return _map(function, tasks, name)
+
+
+def _map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
+    import ray
+    from ray import cloudpickle
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
         try:
@@ -106,6 +115,35 @@ def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R
             done.append(result)
             bar.update()
     return done
+
+
+def several_nodes() -> bool:
+    """Whether tasks may run on another node than this one, with another disk."""
+    import ray
+
+    return ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > 1
+
+
+def _packed(function: Callable[[T], R], tasks: Sequence[T]) -> list[bytes]:
+    """Tasks of homes in object stores, on their way to workers."""
+    from prerank.core.travel import Call, packed
+
+    # A Ray of this process's own has its disk. A cluster may get a second node meanwhile.
+    elsewhere = bool(os.environ.get("RAY_ADDRESS")) or several_nodes()
+    return [packed(Call.of(function, task, elsewhere)) for task in tasks]
+
+
+def _arrived(task: bytes) -> bytes:
+    """What a worker makes of a packed task."""
+    from prerank.core.travel import packed, unpacked
+
+    return packed(unpacked(task)())
+
+
+def _noted(done: Sequence[bytes]) -> list[Any]:
+    from prerank.core.travel import noted, unpacked
+
+    return [noted(unpacked(each)) for each in done]
 
 
 def _quiet() -> bool:

@@ -19,6 +19,7 @@ from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
+from prerank.core.travel import Carried
 from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import request_arrays, to_table
@@ -38,6 +39,10 @@ class BuildTask:
     files: list[str]
     splits: Splits
     out: Path
+
+    def writes(self) -> list[Path]:
+        """A file of each split that has requests of these days."""
+        return [self.out / split / part_of(self.number) for split in ("train", "validation")]
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,14 @@ def build_training_set(home: Home) -> dict[str, Any]:
     home = home.pin()
     manifest = LogManifest.load(home)
     require_features(home, manifest)
+    home.fetch(home.events)
     splits = plan_splits(home, manifest)
     with replaced(home.training_set) as out:
         for name in ("train", "validation"):
             (out / name).mkdir()
         groups = event_days(home, 0, splits.test_from)
         tasks = [BuildTask(i, home, files, splits, out) for i, files in enumerate(groups)]
-        done = ray_map(build_task, tasks, "training set")
+        done = ray_map(Carried(build_task, writes=BuildTask.writes), tasks, "training set")
         totals = {
             f"{split}_{field.name}": sum(getattr(getattr(d, split), field.name) for d in done)
             for split in ("train", "validation")
@@ -92,9 +98,15 @@ def build_training_set(home: Home) -> dict[str, Any]:
     return summary
 
 
+def part_of(number: int) -> str:
+    """Name of the file that a task writes to a split."""
+    return f"part-{number:05d}.parquet"
+
+
 def build_task(task: BuildTask) -> Written:
     """Write the examples of some days."""
     home, splits = task.home, task.splits
+    home.fetch(*map(Path, task.files))
     manifest = LogManifest.load(home)
     schema, catalogue = manifest.schema, load_catalogue(home)
     table = catalogue.table()
@@ -113,7 +125,7 @@ def build_task(task: BuildTask) -> Written:
         arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
         pq.write_table(
             to_table(requests["request_id"].to_pylist(), arrays),
-            task.out / split / f"part-{task.number:05d}.parquet",
+            task.out / split / part_of(task.number),
             compression="zstd",
             row_group_size=ROW_GROUP,
         )

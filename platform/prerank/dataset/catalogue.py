@@ -15,6 +15,7 @@ def load_catalogue(home: Home) -> Catalogue:
     Raises:
         StateError: nothing was ingested, or by an earlier version.
     """
+    home.fetch(home.catalogue)
     if not home.catalogue.exists():
         raise StateError(
             f"{home.catalogue} is missing. Run `prerank ingest` first, with `--replace` where an "
@@ -25,5 +26,6 @@ def load_catalogue(home: Home) -> Catalogue:
 
 def load_titles(home: Home) -> list[str]:
     """Titles of the same items, "" where there is none."""
+    home.fetch(home.items)
     titles: list[str] = pq.read_table(home.items, columns=["title"])["title"].to_pylist()
     return titles

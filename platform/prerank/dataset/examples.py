@@ -76,6 +76,7 @@ def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
 
 def read_split(home: Home, split: str, order: Order = iter) -> Iterator[pa.Table]:
     """Tables of a split, one file at a time, in time order or in the ``order`` of their numbers."""
+    home.fetch(home.training_set / split)
     paths = sorted((home.training_set / split).glob("*.parquet"))
     for i in order(range(len(paths))):
         yield pq.read_table(paths[i])
@@ -83,6 +84,7 @@ def read_split(home: Home, split: str, order: Order = iter) -> Iterator[pa.Table
 
 def split_sizes(home: Home, split: str) -> list[int]:
     """Requests of each table that ``read_split`` gives, without reading them."""
+    home.fetch(home.training_set / split)
     paths = sorted((home.training_set / split).glob("*.parquet"))
     return [pq.read_metadata(path).num_rows for path in paths]
 

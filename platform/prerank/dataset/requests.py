@@ -108,6 +108,7 @@ def event_days(
     Raises:
         StateError: nothing was ingested, or by another version.
     """
+    home.fetch(home.events)
     manifest = LogManifest.load(home)
     limit = REQUESTS_PER_TASK if per_task is None else per_task
     groups: list[list[str]] = []

@@ -129,6 +129,7 @@ def estimate(home: Home, manifest: LogManifest, before_us: int) -> Propensities 
 def _newest_files(home: Home, before_us: int) -> list[str]:
     files: list[str] = []
     rows = 0
+    home.fetch(home.events)
     for day in sorted(home.events.glob("day=*"), reverse=True):
         start = int(np.datetime64(day.name.removeprefix("day="), "us").astype(np.int64))
         if start >= before_us:

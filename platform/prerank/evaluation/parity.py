@@ -118,6 +118,7 @@ def compared(
     for version in versions:
         registered = registry.version_of(version)
         bundle = load_bundle(registry.download(home, registered))
+        home.fetch(home.index / registered.name)
         others = all_others(home.index / registered.name)
         known = asked if others is None else [_without(a, others.ids) for a in asked]
         sent = [(a.candidates, a.retriever_features) for a in known]

@@ -7,7 +7,6 @@ ranked for each request in constant memory.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.calibration import CELLS, histogram
 from prerank.core.errors import DataError
 from prerank.core.feature_sets import require_features
-from prerank.core.files import replaced
+from prerank.core.files import fetch, remove, replaced
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
+from prerank.core.travel import Carried
 from prerank.dataset.candidates import Candidates, catalogue_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.examples import request_arrays
@@ -82,6 +82,14 @@ class EvaluateTask:
     propensities: Propensities | None
     out: Path
 
+    def reads(self) -> list[Path]:
+        """What was fitted."""
+        return [self.bm25, *self.models.values()]
+
+    def writes(self) -> list[Path]:
+        """The requests' metrics, where there are requests."""
+        return [self.out / f"part-{self.number:05d}.parquet"]
+
 
 def rankers(schema: FeatureSchema, bm25: Bm25Ranker, models: Mapping[str, Path]) -> list[Ranker]:
     """The rankers of a report; ``models`` maps a name to the folder of what was fitted."""
@@ -97,6 +105,7 @@ def evaluate_task(task: EvaluateTask) -> Done:
     """Score the requests of some days with every ranker; writes their metrics, returns the sums."""
     torch.set_num_threads(1)
     home = task.home
+    home.fetch(*map(Path, task.files))
     manifest = LogManifest.load(home)
     schema, catalogue = manifest.schema, load_catalogue(home)
     table = catalogue.table()
@@ -130,7 +139,7 @@ def evaluate_task(task: EvaluateTask) -> Done:
             _add_to_histograms(histograms, all_rankers, schema, arrays, queries, was_shown(chunk))
         candidates_seen += len(arrays.candidates)
     if frames:
-        pd.concat(frames).to_parquet(task.out / f"part-{task.number:05d}.parquet")
+        pd.concat(frames).to_parquet(task.writes()[0])
     costs = {
         r.name: RankerCost(seconds[r.name], float(r.flops), float(r.bytes)) for r in all_rankers
     }
@@ -238,6 +247,7 @@ def evaluate(
     require_features(home, manifest)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     splits = Splits(**training["splits"])
+    home.fetch(home.log)
     low = splits.test_from if split == "test" else splits.validation_from
     high = splits.closed_before if split == "test" else splits.test_from
     propensities = estimate(home, manifest, splits.validation_from)
@@ -262,8 +272,11 @@ def evaluate(
             )
             for number, files in enumerate(event_days(home, low, high, REQUESTS_PER_TASK))
         ]
-        done = ray_map(evaluate_task, tasks, "evaluate")
-        shutil.rmtree(bm25, ignore_errors=True)
+        done = ray_map(
+            Carried(evaluate_task, EvaluateTask.reads, EvaluateTask.writes), tasks, "evaluate"
+        )
+        fetch(out)
+        remove(bm25)
         tables = [pd.read_parquet(p) for p in sorted(out.glob("*.parquet"))]
     frame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if not len(frame) or not frame["positives"].sum():

@@ -137,6 +137,7 @@ def middle(home: Home) -> int:
     Raises:
         DataError: there are none.
     """
+    home.fetch(home.training_set / "validation")
     paths = sorted((home.training_set / "validation").glob("*.parquet"))
     times = [pa.parquet.read_table(p, columns=["time"])["time"].to_numpy() for p in paths]
     if not sum(map(len, times)):
@@ -268,6 +269,7 @@ def run_trials(
         For each trial: ``metrics`` (name -> mean), ``epochs`` and ``seconds``.
     """
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    home.look(folder)
     same = {
         "fingerprint": training["fingerprint"],
         "schema_hash": training["schema_hash"],
@@ -281,4 +283,5 @@ def run_trials(
         if read_json_or_nothing(f).get("asked") != a
     ]
     ray_map(_trial_task, pending, "trials")
+    home.look(folder)
     return [read_json(f) for f in files]

@@ -35,6 +35,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.times import HOUR_US
+from prerank.core.travel import Carried
 from prerank.features.explode import EventCounts, FilesTask, explode_files
 from prerank.features.shard import ShardCounts, ShardTask, build_shard
 from prerank.features.snapshots import Span
@@ -125,7 +126,9 @@ class _Build:
             FilesTask(i, own, self.manifest.schema, self.span, self.shards, self.scratch)
             for i, own in enumerate(_divided(files, rows))
         ]
-        read: list[EventCounts] = spread(explode_files, tasks, "keys")
+        read: list[EventCounts] = spread(
+            Carried(explode_files, FilesTask.reads, FilesTask.writes), tasks, "keys"
+        )
         known += sum(counts.before for counts in read)
         if self.before and known != self.before["state"]["events"]:
             return None
@@ -139,8 +142,10 @@ class _Build:
                 )
                 for shard in range(self.shards)
             ]
-            done = spread(build_shard, shards, "snapshots")
-        shutil.rmtree(self.scratch, ignore_errors=True)
+            done = spread(
+                Carried(build_shard, ShardTask.reads, ShardTask.writes), shards, "snapshots"
+            )
+        remove(self.scratch)
         return self._manifest(known + sum(counts.counted for counts in read), done)
 
     def _manifest(self, events: int, done: Sequence[ShardCounts]) -> dict[str, Any]:
@@ -177,6 +182,7 @@ def build_features(
         DataError: the log holds no engagement at all.
     """
     home = home.pin()
+    home.fetch(home.log)
     manifest = LogManifest.load(home)
     schema = manifest.schema
     if not schema.engagements:
@@ -186,6 +192,7 @@ def build_features(
         )
     files = tuple(sorted(home.events.glob("day=*/*.parquet")))
     folder = home.features_of(schema.hash())
+    home.fetch(folder)
     with replaced(folder) as out:
         # In here, where nobody else publishes, and what a killed build took away is back.
         before = read_json_or_nothing(folder / "manifest.json")

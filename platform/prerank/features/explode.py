@@ -45,6 +45,14 @@ class FilesTask:
     shards: int
     scratch: Path
 
+    def reads(self) -> list[Path]:
+        """The event files."""
+        return [Path(file) for file in self.files]
+
+    def writes(self) -> list[Path]:
+        """A file for each shard that got some."""
+        return sorted(self.scratch.glob(f"*/*/{self.number}.arrow"))
+
 
 @dataclass(frozen=True)
 class EventCounts:

@@ -49,6 +49,7 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
         DamagedError: a packed row or a history is; the message says which, and the remedy.
     """
     tables = tables_of_log(home)
+    home.fetch(tables / "engagement", tables / "user_history")
     searches = distinct_searches(requests["query"], context_columns(requests))
     times = requests["request_time"].cast(pa.timestamp("us", tz="UTC")).combine_chunks()
     counts = np.diff(searches.key_offsets())

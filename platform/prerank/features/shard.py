@@ -58,6 +58,16 @@ class ShardTask:
     scratch: Path
     out: Path
 
+    def reads(self) -> list[Path]:
+        """The shard's new events, and its parts of earlier builds."""
+        new = [self.scratch / kind / str(self.shard) for kind in ("keys", "users")]
+        return [*new, *self.writes()]
+
+    def writes(self) -> list[Path]:
+        """The shard's parts, which a task adds to and merges."""
+        parts = f"shard-{self.shard:04d}-of-*.parquet"
+        return sorted(path for path in self.out.rglob(parts) if self.scratch not in path.parents)
+
     @property
     def part(self) -> Part:
         """What this build adds to each table."""

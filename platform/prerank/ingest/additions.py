@@ -62,6 +62,7 @@ def catalogue_of_home(home: Home, changed: str | Path | None = None) -> RawCatal
     Raises:
         ConfigError, DataError: as ``read_items`` does.
     """
+    home.fetch(home.items)
     own = pq.read_table(home.items).drop_columns(["item_id"])
     if changed is None:
         return RawCatalogue(own, False, (), QUARANTINE_SCHEMA.empty_table())
@@ -81,6 +82,7 @@ def _read(path: str | Path, mapping: LogMapping) -> tuple[RawCatalogue, dict[str
 
 def _check_collisions(refs: list[str], ids: ItemIds, home: Home) -> None:
     """Refuse an id whose hash is that of another item of the log's catalogue."""
+    home.fetch(home.items)
     known = pq.read_table(home.items, columns=["item_id", "item_ref"])
     by_key = dict(zip(known["item_id"].to_pylist(), known["item_ref"].to_pylist(), strict=True))
     for key, ref in zip(ids.keys(refs).tolist(), refs, strict=True):

@@ -21,14 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
+from prerank.core.files import fetch
+from prerank.core.object_stores import StoredFile, copied
 from prerank.core.places import is_uri
 from prerank.core.shards import LazyParquet
+from prerank.core.travel import Carried
 from prerank.ingest.csv_rows import csv_blocks
 from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.json_rows import json_blocks
 from prerank.ingest.lines import LINE, Block, Rejected
 from prerank.ingest.sources import RawFile, Source
-from prerank.ingest.stores import StoredFile, copied
 
 Map = Callable[[Callable[["LandTask"], "Landed"], Sequence["LandTask"], str], Sequence["Landed"]]
 """Applies a function to tasks: ``ray_map``, or ``in_turn`` in this process."""
@@ -67,7 +69,7 @@ def opened(
 
     Args:
         raws, remarks: of ``raw_files``.
-        scratch: a folder on a disk that all tasks share; made if it is needed.
+        scratch: a folder that is made if it is needed.
         run: how tasks are run.
         nested: columns inside JSON objects, by names with dots.
 
@@ -78,7 +80,12 @@ def opened(
     """
     tasks = [LandTask(at, raw) for at, raw in enumerate(raws) if not raw.is_ready]
     land = partial(land_file, scratch=scratch, nested=frozenset(nested))
-    landed = {each.number: each for each in run(land, tasks, "files")}
+
+    def written(task: LandTask) -> list[Path]:
+        return [scratch / folder_of(task.number), scratch / rejected_of(task.number)]
+
+    landed = {each.number: each for each in run(Carried(land, writes=written), tasks, "files")}
+    fetch(scratch)
     rejected: Counter[str] = Counter()
     files: list[tuple[Path, RawFile]] = []
     for at, raw in enumerate(raws):
@@ -103,6 +110,16 @@ def opened(
     )
 
 
+def folder_of(number: int) -> str:
+    """Name of the folder in which a file lands."""
+    return f"{number:05d}"
+
+
+def rejected_of(number: int) -> str:
+    """Name of the file that has its lines that are no rows."""
+    return f"rejected-{number:05d}.parquet"
+
+
 def rejected_lines(scratch: Path) -> list[Path]:
     """Files of QUARANTINE_SCHEMA with the lines that are no rows, of what landed in ``scratch``."""
     return sorted(scratch.glob("rejected-*.parquet"))
@@ -116,7 +133,7 @@ def land_file(task: LandTask, scratch: Path, nested: Collection[str]) -> Landed:
         DataError: it is damaged as a whole.
         NotReadyError: an object store does not answer.
     """
-    raw, folder = task.raw, scratch / f"{task.number:05d}"
+    raw, folder = task.raw, scratch / folder_of(task.number)
     folder.mkdir(parents=True)
     local = Path(raw.place)
     if is_uri(raw.place):
@@ -136,7 +153,7 @@ def land_file(task: LandTask, scratch: Path, nested: Collection[str]) -> Landed:
     try:
         with ExitStack() as stack:
             parts = _Parts(stack, folder, raw.name)
-            bad = LazyParquet(stack, scratch / f"rejected-{task.number:05d}.parquet")
+            bad = LazyParquet(stack, scratch / rejected_of(task.number))
             for block in blocks:
                 parts.write(block.rows)
                 bad.write(_quarantined(block.rejected, raw.name))

@@ -16,9 +16,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from prerank.core.errors import DamagedError
-from prerank.core.files import remove, sync_folder, sync_tree, write_json
+from prerank.core.files import publish, remove, sync_folder, sync_tree, write_json
 from prerank.core.home import Home
 
 
@@ -35,6 +36,7 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
     Raises:
         DamagedError: the pointer is damaged, and the home is not started over.
         OSError: the disk refuses; the log of before stays.
+        PrerankError: the object store does; likewise.
     """
     new = _empty(home, starts_over)
     try:
@@ -43,6 +45,7 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
         # The folder must be on disk before a file names it.
         for folder in (new.log.parent, home.root):
             sync_folder(folder)
+        publish(new.log)
         write_json(home.pointer, {"folder": new.log.name})
     finally:
         if home.log != new.log:
@@ -56,18 +59,27 @@ def _empty(home: Home, starts_over: bool) -> Home:
         if not starts_over:
             raise
         home.pointer.unlink()
-    number = 0 if home.log == home.root else int(home.log.name.rpartition("-")[2])
+    number = 0 if home.log == home.root else _number(home.log)
     log_id = uuid.uuid4().hex[:8] if starts_over else home.log_id
-    folder = home.pointer.with_name(f"{log_id}-{number + 1}")
+    # In an object store, whatever another ingest writes at the same time has another name.
+    own = f"{uuid.uuid4().hex[:8]}-" if home.store else ""
+    folder = home.pointer.with_name(f"{log_id}-{own}{number + 1}")
     remove(folder)
     folder.mkdir(parents=True)
     return replace(home, pinned=folder)
 
 
+def _number(log: Path) -> int:
+    """How many logs of its id there were, with this one."""
+    last = log.name.rpartition("-")[2]
+    return int(last) if last.isdigit() else 0
+
+
 def remove_all_but_the_log(home: Home) -> None:
     """Remove what earlier ingests left; only where none is running."""
     for folder in home.pointer.parent.glob("*-*"):
-        if folder != home.log:
+        # In an object store, a later one may be what another node is about to publish.
+        if folder != home.log and not (home.store and _number(folder) > _number(home.log)):
             remove(folder)
     # A log in the root: without its manifest it may be anybody's.
     in_root = (home.root / "manifest.json").exists()

@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError, DataError, PrerankError
-from prerank.core.files import locked, remove, replaced
+from prerank.core.files import fetch, locked, remove, replaced
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import cluster_cpus, ray_map
+from prerank.core.travel import Carried
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import Checked, check
 from prerank.ingest.days import (
@@ -50,6 +51,8 @@ from prerank.ingest.sources import Source, raw_files, stem
 from prerank.ingest.stages import (
     BucketTask,
     RowTask,
+    bad_rows,
+    events_file,
     publish_bucket,
     split_known,
     split_rows,
@@ -100,6 +103,8 @@ def ingest(
     home.create()
     name = mapping.name or stem(events)
     with locked(home.root / "ingest"):
+        home.look()
+        home.fetch(home.log)
         existing = Existing() if replace else existing_of(home, mapping, name)
         scratch = home.root / ".ingest"
         remove(scratch)
@@ -166,12 +171,15 @@ def _write(
     spread = 0 if known else sum(existing.rows)
     buckets = _buckets(sum(checked.source.rows) + spread, cluster_cpus())
     first = _stage_one(checked, scratch / "buckets", new.quarantine, buckets, forgotten)
+    fetch(scratch / "buckets", new.quarantine)
     if first["quarantined"] + first["forgotten"] == first["in"]:
         _refuse(first["in"], first["reasons"], new.quarantine, new, first["forgotten"])
     kept = kept_days(known, existing, scratch / "buckets")
     changed = without(existing, kept)
     _spread_existing(changed, checked, scratch / "buckets", buckets)
+    fetch(scratch / "buckets")
     days, duplicates = _stage_two(checked, scratch / "buckets", new.events, existing.published_us)
+    fetch(new.events)
     take_over(existing, kept, new.events)
     days = merged((kept, days))
     save(new, days)
@@ -248,8 +256,13 @@ def _stage_one(
         quarantine=quarantine,
         forgotten=forgotten,
     )
+
+    def written(task: RowTask) -> list[Path]:
+        good = [*scratch.glob(f"*/new-{task.number}.arrow")]
+        return [*good, quarantine / bad_rows(task.number)]
+
     tasks = _tasks(source.files, source.rows, cluster_cpus())
-    found = ray_map(run, tasks, "rows")
+    found = ray_map(Carried(run, RowTask.files, written), tasks, "rows")
     reasons: Counter[str] = Counter(source.rejected)
     unreadable: Counter[str] = Counter()
     for each in found:
@@ -266,7 +279,12 @@ def _stage_one(
 
 def _spread_existing(existing: Existing, checked: Checked, scratch: Path, buckets: int) -> None:
     run = partial(split_known, plan=checked.plan, buckets=buckets, scratch=scratch)
-    ray_map(run, _tasks(existing.files, existing.rows, cluster_cpus()), "events of before")
+
+    def written(task: RowTask) -> list[Path]:
+        return [*scratch.glob(f"*/old-{task.number}.arrow")]
+
+    tasks = _tasks(existing.files, existing.rows, cluster_cpus())
+    ray_map(Carried(run, RowTask.files, written), tasks, "events of before")
 
 
 def _stage_two(
@@ -280,7 +298,14 @@ def _stage_two(
         events=events,
         published_us=published_us,
     )
-    found = ray_map(run, tasks, "buckets")
+
+    def written(task: BucketTask) -> list[Path]:
+        return [*events.glob(f"*/{events_file(task.number)}")]
+
+    def read(task: BucketTask) -> list[Path]:
+        return [task.folder]
+
+    found = ray_map(Carried(run, read, written), tasks, "buckets")
     return merged(each.days for each in found), sum(each.duplicates for each in found)
 
 

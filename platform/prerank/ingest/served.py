@@ -75,6 +75,8 @@ def ingest_served(home: Home, through: date) -> Served | None:
         StateError: nothing was ingested before.
         DamagedError: a file cannot be read; the message names it.
     """
+    home.look()
+    home.look(requests_folder(home), events_folder(home), deep=True)
     manifest, marker = LogManifest.load(home), home.served / "ingested.json"
     done = date.fromisoformat(read_json(marker)["through"]) if marker.exists() else date.min
     days = [day for day in _days(home) if done < day <= through]
@@ -159,5 +161,6 @@ def _files(parent: Path, days: list[date]) -> list[str]:
 
 def _retriever(home: Home) -> list[str]:
     """What the events of ``home`` have of its retriever."""
+    home.fetch(home.events)
     events = next(home.events.glob("day=*/*.parquet"))
     return [column for column in RETRIEVER if column in pq.read_schema(events).names]

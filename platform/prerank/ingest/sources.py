@@ -15,8 +15,8 @@ from typing import Literal
 import pyarrow as pa
 
 from prerank.core.errors import ConfigError, DataError
+from prerank.core.object_stores import StoredFile, stored_files
 from prerank.core.places import is_glob, is_uri
-from prerank.ingest.stores import StoredFile, stored_files
 
 Format = Literal["parquet", "csv", "tsv", "json"]
 

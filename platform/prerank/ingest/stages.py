@@ -45,6 +45,10 @@ class RowTask:
     number: int
     ranges: tuple[RowRange, ...]
 
+    def files(self) -> set[Path]:
+        """Files that hold the rows."""
+        return {each.file for each in self.ranges}
+
 
 @dataclass(frozen=True)
 class RowCounts:
@@ -76,6 +80,16 @@ class BucketCounts:
     duplicates: int
 
 
+def bad_rows(number: int) -> str:
+    """Name of the file in which a task of stage 1 leaves what is no good row."""
+    return f"part-{number:05d}.parquet"
+
+
+def events_file(bucket: int) -> str:
+    """Name of the files, one in each day's folder, of a bucket's events."""
+    return f"part-{bucket:05d}.parquet"
+
+
 def split_rows(
     task: RowTask,
     *,
@@ -96,7 +110,7 @@ def split_rows(
     columns = list(dict.fromkeys(plan.columns.values()))
     with ExitStack() as stack:
         writers = _BucketWriters(stack, plan.bucket_schema, buckets, scratch, f"new-{task.number}")
-        bad_writer = LazyParquet(stack, quarantine / f"part-{task.number:05d}.parquet")
+        bad_writer = LazyParquet(stack, quarantine / bad_rows(task.number))
         for each in task.ranges:
             bad: dict[int, str] = {}
             try:
@@ -191,7 +205,7 @@ def publish_bucket(
             FROM ({_one_row_per_event(db)})
             ORDER BY request_time, request_id, event_time, event_id"""
         ).to_arrow_reader(BATCH_ROWS)
-        with _DayWriter(events, f"part-{task.number:05d}.parquet", plan.event_schema) as writer:
+        with _DayWriter(events, events_file(task.number), plan.event_schema) as writer:
             for batch in rows:
                 for day, part in _by_day(pa.Table.from_batches([batch])):
                     writer.write(day, part)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 
-from prerank.core.errors import NotReadyError
-from prerank.core.home import Home
+from prerank.core.errors import ConfigError, NotReadyError
+from prerank.core.home import ENV, Home
 from prerank.online import dead_letters
 from prerank.online.compaction import JournalConfig
 from prerank.online.event_log import EventLog
@@ -27,7 +27,13 @@ def open_log(home: Home, shard: int, shards: int, config: JournalConfig, wait_s:
 
     Raises:
         NotReadyError: another writer owns these users, or the journal cannot be reached.
+        ConfigError: the home is in an object store, and there is no Redis.
     """
+    if home.store and not _in_redis():
+        raise ConfigError(
+            f"{ENV}={home.place} is in an object store, which keeps no journal of events: set "
+            f"{REDIS_ENV} (host:port) for this command and, on a cluster, for Ray's nodes."
+        )
     # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
     project = store_config(home).project
     checkpoint = home.feast / f"replayed-{project}-{online_name()}-{shard}-of-{shards}.json"

@@ -15,7 +15,6 @@ journal holds is merged anew.
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from interactrank.features.schema import FeatureSchema
 from prerank.core.errors import ConfigError, StateError
 from prerank.core.feature_sets import described, manifest_of_log, manifests, needed, online_states
-from prerank.core.files import locked, write_json
+from prerank.core.files import locked, publish, remove, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.quiet import muted
@@ -37,7 +36,7 @@ from prerank.online.history import HISTORY_FIELDS, History, HistoryTable
 from prerank.online.merging import OnlineHistories
 from prerank.online.probes import Probes, evictions
 from prerank.online.sentinel import REMEDY, Sentinel, write_sentinel
-from prerank.online.store import apply, filling_of, forget, online_name
+from prerank.online.store import REGISTRY, apply, filling_of, forget, online_name
 from prerank.online.watch import broken
 
 HISTORY_BATCH = 1_000
@@ -78,13 +77,17 @@ def materialise(home: Home, until_us: int | None = None, progress: bool = True) 
         StateError: no log, no features, the online store already holds a later state, or it did
             not keep what was written.
     """
+    home.look()
     with locked(filling_of(home)):
         features, schema = manifest_of_log(home), LogManifest.load(home).schema
+        home.fetch(home.features_of(schema.hash()))
         filling = _Filling(home, apply(home), features, schema, progress)
         state = filling.fill(filling.last_us if until_us is None else until_us)
         for other in needed(home) - {schema.hash()}:
             _keep_whole(home, filling.store, other, progress)
-        return state | {"removed": _remove_unneeded(home, filling.store)}
+        removed = _remove_unneeded(home, filling.store)
+        publish(home.feast / REGISTRY)
+        return state | {"removed": removed}
 
 
 def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: bool) -> None:
@@ -105,6 +108,7 @@ def _keep_whole(home: Home, store: FeatureStore, schema_hash: str, progress: boo
     filling = _Filling(home, store, features, schema, progress)
     before = filling.before()
     if broken(store, schema, before):
+        home.fetch(home.features_of(schema_hash))
         filling.fill(before.get("until_us", filling.last_us))
 
 
@@ -157,6 +161,8 @@ class _Filling:
         users = self._merge_histories(histories, start, until)
         state = self._state(sentinel, users)
         path = self.home.materialised_of(self.schema.hash())
+        # Whoever sees the state opens the registry.
+        publish(self.home.feast / REGISTRY)
         if wrong:
             # Live writers that see the state write to these histories themselves, so an event that
             # they acknowledged earlier is in the journal.
@@ -247,11 +253,11 @@ def _remove_unneeded(home: Home, store: FeatureStore) -> list[str]:
     # Live writers stop writing to a history when its state is gone.
     gone = sorted(views.keys() - keep)
     for schema_hash in gone:
-        home.materialised_of(schema_hash).unlink(missing_ok=True)
+        remove(home.materialised_of(schema_hash))
     kept = {view for schema_hash in views.keys() & keep for view in views[schema_hash]}
     forget(store, set().union(*views.values()) - kept)
     for schema_hash in gone:
-        shutil.rmtree(home.features_of(schema_hash), ignore_errors=True)
+        remove(home.features_of(schema_hash))
     # What earlier releases wrote down of the store, under names that held a hash of its password.
     for path in (*home.feast.glob("replayed-redis-*"), *home.feast.glob("replayed-sqlite-*")):
         path.unlink(missing_ok=True)

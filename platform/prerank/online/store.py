@@ -27,6 +27,8 @@ from prerank.core.quiet import muted
 from prerank.core.redact import redact
 
 REDIS_ENV, FOLDER_ENV = "PRERANK_REDIS", "PRERANK_FEATURE_REPO"
+REGISTRY = "registry.db"
+"""Feast's registry, in its folder of the home."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def open_store(home: Home, patience: Patience = WRITER) -> FeatureStore:
     """
     config = store_config(home)
     # Feast would create an empty registry and fail later, at the first read.
-    if not (home.feast / "registry.db").exists():
+    if not (home.feast / REGISTRY).exists():
         raise NotReadyError(f"{home.feast} has no feature registry. Run `prerank materialise`.")
     store = FeatureStore(config=config)
     _wait(store, patience)

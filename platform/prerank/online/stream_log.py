@@ -103,7 +103,7 @@ class StreamLog:
         self._client = self._streams.client
         self._files = FileReplay(home.journal, checkpoint, shard, shards)
         with reached():
-            self._lease = Lease(self._streams, str(home.root), shard, shards, wait_s, lease_s)
+            self._lease = Lease(self._streams, home.place, shard, shards, wait_s, lease_s)
             try:
                 self._rereads = self._lease.rereads
                 self._merged = self._checkpoint()

@@ -31,7 +31,7 @@ import xxhash
 from feast import FeatureStore
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import DataError, NotReadyError
+from prerank.core.errors import DataError, NotReadyError, PrerankError
 from prerank.core.feature_sets import engagements, online_states
 from prerank.core.forgotten import following
 from prerank.core.home import Home
@@ -256,12 +256,20 @@ class HistoryWriter:
     def _follow(self) -> None:
         pause = FIRST_RETRY_S
         while not self._closing.is_set():
+            self._look()
             if self._behind or self._log.stale:
                 pause = self._caught_up(pause)
             else:
                 self._tidy()
                 self._wake.wait(POLL_S)
                 self._wake.clear()
+
+    def _look(self) -> None:
+        """See which features are online, where the home is in an object store."""
+        try:
+            self.home.look(self.home.pointer.parent, self.home.features, self.home.feast)
+        except PrerankError as error:
+            logger.warning("what is online is as last seen: %s", error)
 
     def _caught_up(self, pause: float) -> float:
         """Try to go level with the journal; how long to pause before the next time."""

@@ -52,6 +52,7 @@ def add_items(home: Home, bundle: Bundle, version: Version, items: Catalogue) ->
     """
     check_columns(bundle, items, LogManifest.load(home))
     folder = home.index / version.name
+    home.fetch(folder)
     with locked(folder):
         meta = index_meta(home, version)
         check_weights(meta, version, bundle.digest)

@@ -24,7 +24,7 @@ from torch import Tensor
 from interactrank.features.catalogue import Catalogue
 from interactrank.model.index_items import Added
 from prerank.core.errors import DamagedError
-from prerank.core.files import read_json, read_json_or_nothing, write_json, written
+from prerank.core.files import read_json, read_json_or_nothing, remove, write_json, written
 from prerank.registry.bundle import digest_of
 
 INDEX_META = "index.json"
@@ -63,7 +63,7 @@ def save_delta(folder: Path, delta: Delta) -> None:
     write_json(folder / POINTER, about)
     for path in folder.glob(PATTERN):
         if path.name not in (name, before):
-            path.unlink()
+            remove(path)
 
 
 def load_delta(folder: Path) -> Delta | None:

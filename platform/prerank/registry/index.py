@@ -26,9 +26,10 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.id_table import IdTable, overlaid
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.files import replaced, write_json
+from prerank.core.files import fetch, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.ray_tasks import ray_map
+from prerank.core.travel import Carried
 from prerank.registry.bundle import DIGEST, Bundle, Version, digest_of, load_bundle
 from prerank.registry.delta import INDEX_META, ITEMS, ITEMS_DIGEST, all_others, index_others
 
@@ -108,6 +109,14 @@ class SliceTask:
     as_of_us: int
     part: Path
 
+    def reads(self) -> list[Path]:
+        """The version's files."""
+        return [self.bundle]
+
+    def writes(self) -> list[Path]:
+        """The file of vectors."""
+        return [self.part]
+
 
 def encode_task(task: SliceTask) -> None:
     """Write the vectors of a slice, bf16, to its file."""
@@ -133,13 +142,15 @@ def build_index(
     n = len(bundle.catalogue)
     stamp = int(time.time() * 1e6) if as_of_us is None else as_of_us
     folder = home.index / version.name
+    home.fetch(folder)
     with replaced(folder) as out:
         others = all_others(folder)
         tasks = [
             SliceTask(bundle_folder, at, min(at + ITEMS_PER_TASK, n), stamp, out / f"part-{at}")
             for at in range(0, n, ITEMS_PER_TASK)
         ]
-        ray_map(encode_task, tasks, "index")
+        ray_map(Carried(encode_task, SliceTask.reads, SliceTask.writes), tasks, "index")
+        fetch(out)
         return write_index(out, bundle, version, stamp, [task.part for task in tasks], others)
 
 
@@ -227,6 +238,7 @@ def load_index(home: Home, version: Version, digest: str) -> ItemIndex:
         StateError: it was built with other weights, or its files disagree with their meta data.
     """
     folder, meta = home.index / version.name, index_meta(home, version)
+    home.fetch(folder)
     check_weights(meta, version, digest)
     again = f"Run `prerank index --version {version}` again."
     path, size = folder / VECTORS, meta["items"] * meta["width"]

@@ -17,11 +17,12 @@ from prerank.core.redact import redact
 
 EXPERIMENT = "prerank"
 SERVER_SECONDS = 60.0
+URI_ENV = "MLFLOW_TRACKING_URI"
 
 
 def tracking_uri(home: Home) -> str:
     """MLFLOW_TRACKING_URI, else the embedded SQLite store under ``home``."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get(URI_ENV)
     if uri:
         return uri
     home.mlflow.mkdir(parents=True, exist_ok=True)

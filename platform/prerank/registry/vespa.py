@@ -97,6 +97,7 @@ def _texts(home: Home, index: ItemIndex) -> list[str]:
     Raises:
         StateError: the catalogue lacks some of them: another log was ingested since.
     """
+    home.fetch(home.items)
     items = pq.read_table(home.items, columns=["item_id", "item_ref"])
     found = dict(zip(items["item_id"].to_pylist(), items["item_ref"].to_pylist(), strict=True))
     ids: list[int] = index.ids.tolist()

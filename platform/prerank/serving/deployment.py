@@ -122,6 +122,7 @@ class HistoryWriterDeployment:
 
     def _new_writer(self) -> HistoryWriter:
         config, home = self._config, self._config.home_folder()
+        home.look()
         schema = limits_of(home, config).schema
         journal = JournalConfig(config.journal_days, config.journal_segment_mb << 20)
         return HistoryWriter(home, open_store(home), schema, self._shard, config.writers, journal)
@@ -284,7 +285,7 @@ def app(args: dict[str, Any]) -> Application:
     """
     config = typed(ServeConfig, args, what="args of the prerank application")
     # The replicas' environment may differ from the builder's: the home is settled here.
-    settled = asdict(replace(config, home=str(config.home_folder().root)))
+    settled = asdict(replace(config, home=config.home_folder().place))
     # mypy does not see what a class decorator makes of a class.
     writer: Any = HistoryWriterDeployment
     scorer: Any = PreRanker

@@ -183,6 +183,7 @@ class Engine:
         """Look once whether another version is to be served, and serve it."""
         note = ""
         try:
+            note = self._look()
             if self._loaded is not None:
                 self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
@@ -190,16 +191,29 @@ class Engine:
                 self.serve(join(self.home, dataclasses.replace(now, wanted=wanted)))
                 self.refused = ""
             else:
-                note = self.refused = self._follow_to(wanted)
-            if not note:
+                self.refused = self._follow_to(wanted)
+                note = self.refused or note
+            if not self.refused:
                 self._promoted.remember(wanted)
-                note = wanted.note
+                note = note or wanted.note
         except Exception as error:
             # The thread must live on: the next poll may find the cause gone.
             if not isinstance(error, PrerankError):
                 logger.exception("the model could not be refreshed")
             note = _said(error)
         self._note = note
+
+    def _look(self) -> str:
+        """See what changed in the object store of the home; why not, where that cannot be seen.
+
+        What this node has of the home is served meanwhile.
+        """
+        home = self.home
+        try:
+            home.look(home.pointer.parent, home.feast, home.index)
+        except PrerankError as error:
+            return f"the state of before is served: {_said(error)}"
+        return ""
 
     def _follow_to(self, wanted: registry.Wanted) -> str:
         """Serve another version; if it cannot be served, the reason why."""

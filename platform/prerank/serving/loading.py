@@ -123,6 +123,7 @@ def join(home: Home, loaded: Loaded) -> Loaded:
     if now is None:  # somebody removed it, as they were told to
         return dataclasses.replace(loaded, index=OfIndex(index.built))
     try:
+        home.fetch(folder)
         delta = load_delta(folder)
         if loaded.shards is not None:
             raise StateError(
@@ -149,9 +150,10 @@ def stamp(path: Path) -> Stamp:
 
 def _warm_requests(home: Home, loaded: Loaded) -> list[PrerankRequest]:
     """The log's latest requests over some of the index: kernels compile, pages are read."""
-    files = sorted(home.events.glob("day=*/*.parquet"))
+    files = home.files(home.events)
     if not files:
         return []
+    home.fetch(files[-1])
     table = pq.read_table(
         files[-1], columns=["query", "user_id", "request_time"], partitioning=None
     )

@@ -5,6 +5,9 @@ waits for no disk. Events are written once they are acknowledged and before the 
 process that is killed loses none of them, and of the answers those of the last ``EVERY_S`` seconds
 at most. What cannot be kept, since the disk is full or slower than the requests, is counted.
 
+With a home in an object store, a file goes there when it is whole: answers when they are written,
+events of ``EVERY_S`` seconds at a time. A node that is lost takes along what was not sent.
+
 Which answers are written depends on the request's id alone, so that everybody who logs a share of
 them logs the same ones. Of users who were forgotten (``prerank.core.forgotten``) none is.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +31,8 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from interactrank.features.inputs import FeatureInputs
-from prerank.core.files import written
+from prerank.core.errors import PrerankError
+from prerank.core.files import publish, remove, written
 from prerank.core.forgotten import following
 from prerank.core.home import Home
 from prerank.core.ids import event_identity, hash_all
@@ -88,6 +91,7 @@ class ServedLog:
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
+        self._parts, self._unsent = 0, list[Path]()
         self.lost, self.problem = {"answers": 0, "events": 0}, ""
 
     def start(self) -> None:
@@ -101,6 +105,7 @@ class ServedLog:
         if self._thread.is_alive():
             self._thread.join()
         self.flush()
+        self._send()
 
     def answered(
         self, request: PrerankRequest, answer: Answer, given: tuple[str, ...] = ()
@@ -134,8 +139,12 @@ class ServedLog:
         lines = b"".join(orjson.dumps(line) + b"\n" for line in known)
         try:
             folder = self._folder(events_folder(self._home))
-            with self._writing, (folder / f"{self._name}.jsonl").open("ab", buffering=0) as file:
-                file.write(lines)
+            with self._writing:
+                path = folder / self._events_file()
+                with path.open("ab", buffering=0) as file:
+                    file.write(lines)
+                if self._home.store and path not in self._unsent:
+                    self._unsent.append(path)
         except OSError as error:
             self._failed(error, len(events), "events")
         else:
@@ -156,10 +165,27 @@ class ServedLog:
             self._files += 1
             with written(folder / f"{self._name}-{self._files:06d}.parquet") as file:
                 pq.write_table(pa.Table.from_pylist(rows, REQUESTS), file, compression="zstd")
-        except OSError as error:
+        except (OSError, PrerankError) as error:
             self._failed(error, len(waiting), "answers")
         else:
             self.problem = ""
+
+    def _events_file(self) -> str:
+        # An object is written once: what comes after it was sent goes to another file.
+        part = f"-{self._parts:06d}" if self._home.store else ""
+        return f"{self._name}{part}.jsonl"
+
+    def _send(self) -> None:
+        """Publish the events that were reported since the last time."""
+        with self._writing:
+            sent, self._parts = [*self._unsent], self._parts + 1
+        try:
+            for path in sent:
+                publish(path)
+                self._unsent.remove(path)
+        except PrerankError as error:
+            # They stay in the cache folder, and are sent with the next.
+            self._failed(error, 0, "events")
 
     def _chosen(self, request_id: str) -> bool:
         return bool(hash_all([request_id]).view(np.uint64)[0] < self.config.share * 2.0**64)
@@ -170,6 +196,7 @@ class ServedLog:
             self._wake.clear()
             try:
                 self.flush()
+                self._send()
                 self._remove_old()
             except Exception:
                 # The thread must live on; nobody waits for it who could be told.
@@ -180,12 +207,15 @@ class ServedLog:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _failed(self, error: OSError, number: int, what: str) -> None:
+    def _failed(self, error: OSError | PrerankError, number: int, what: str) -> None:
         with self._lock:
             self.lost[what] += number
-        told = f"the served log is not written: {error.strerror}"
+        what_of, where = str(error), self._home.place
+        if isinstance(error, OSError):
+            what_of, where = error.strerror or what_of, error.filename
+        told = f"the served log is not written: {what_of}"
         if told != self.problem:
-            logger.error("%s (%s)", told, error.filename)
+            logger.error("%s (%s)", told, where)
         self.problem = told
 
     def _remove_old(self) -> None:
@@ -197,7 +227,7 @@ class ServedLog:
         for parent in (requests_folder(self._home), events_folder(self._home)):
             for folder in parent.glob("day=*"):
                 if date.fromisoformat(folder.name.removeprefix("day=")) < kept:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove(folder)
 
 
 def served_log_of(config: ServeConfig) -> ServedLog | None:

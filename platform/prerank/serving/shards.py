@@ -136,6 +136,7 @@ class Shard:
         with self._lock:
             if version in self._loaded:
                 return
+            self._home.look(self._home.feast, self._home.index)
             bundle = load_bundle(servable(self._home, version))
             index = load_index(self._home, version, bundle.digest)
             whole = scorer_of(bundle, index)

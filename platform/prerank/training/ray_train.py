@@ -30,17 +30,50 @@ from prerank.training.fit import Progress, fit, total_steps
 from prerank.training.reader import Reader, new_model
 
 TRAINER = "trainer.pt"
+FOLLOW_S = 0.5
+"""How often the driver looks for a new epoch."""
+
+
+class Epochs:
+    """The epochs' metrics of a job, a line of JSON each, where whichever node can see them.
+
+    Args:
+        place: PRERANK_HOME.
+        name: of the job.
+    """
+
+    def __init__(self, place: str, name: str) -> None:
+        self.place, self.name = place, f"runs/{name}/progress.jsonl"
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Add an epoch."""
+        home, line = Home.at(self.place), json.dumps(metrics) + "\n"
+        if home.store:
+            home.store.append(self.name, line.encode())
+            return
+        with (home.root / self.name).open("a") as file:
+            file.write(line)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Those that there are."""
+        home = Home.at(self.place)
+        path = home.root / self.name
+        if home.store:
+            text = (home.store.read(self.name) or b"").decode()
+        else:
+            text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
 
 
 class MlflowCallback(UserCallback):
-    """Logs each epoch to the job's MLflow run and to a progress file that the driver follows.
+    """Logs each epoch to the job's MLflow run, and to what the driver follows.
 
     Runs in Ray Train's controller, so it carries the tracking URI rather than trusting its
     surroundings.
     """
 
-    def __init__(self, uri: str, run_id: str, progress: Path) -> None:
-        self.uri, self.run_id, self.progress = uri, run_id, progress
+    def __init__(self, uri: str, run_id: str, epochs: Epochs) -> None:
+        self.uri, self.run_id, self.epochs = uri, run_id, epochs
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -59,8 +92,7 @@ class MlflowCallback(UserCallback):
                 if isinstance(v, (int, float)) and np.isfinite(v)
             ],
         )
-        with self.progress.open("a") as file:
-            file.write(json.dumps(first) + "\n")
+        self.epochs.add(first)
 
 
 class JobTrainer(TorchTrainer):
@@ -85,6 +117,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     home = Home.at(settings["home"])
+    home.look()
     reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
     context = ray.train.get_context()
     device, rank = get_device(), context.get_world_rank()
@@ -143,8 +176,8 @@ def _resume(trainer: Trainer, folder: Path, rank: int) -> Progress:
     return Progress(**state["progress"])
 
 
-def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thread:
-    """Show the progress file as a bar with the latest metrics, until ``done``."""
+def follow(reported: Epochs, epochs: int, done: threading.Event) -> threading.Thread:
+    """Show the epochs as a bar with the latest metrics, until ``done``."""
     from tqdm import tqdm
 
     def show() -> None:
@@ -152,23 +185,40 @@ def follow(progress: Path, epochs: int, done: threading.Event) -> threading.Thre
             seen = 0
             while True:
                 finished = done.is_set()
-                lines = progress.read_text().splitlines() if progress.exists() else []
-                for line in lines[seen:]:
-                    m = json.loads(line)
+                rows = reported.read()
+                for m in rows[seen:]:
                     bar.set_postfix(
                         loss=f"{m['train_loss']:.3f}",
                         mrr=f"{m['validation_mrr']:.4f}",
                         waiting=f"{m['waiting_share']:.0%}",
                     )
                     bar.update()
-                seen = len(lines)
+                seen = len(rows)
                 if finished:
                     return
-                done.wait(0.5)
+                done.wait(FOLLOW_S)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     return thread
+
+
+def _examples(home: Home) -> Any:
+    """The training examples, read on whichever node."""
+    import ray
+
+    folder = home.training_set / "train"
+    if home.store:
+        paths, system = home.store.objects(folder)
+        return ray.data.read_parquet(paths, filesystem=system)
+    return ray.data.read_parquet(str(folder))
+
+
+def _storage(home: Home) -> dict[str, Any]:
+    """Where Ray Train keeps checkpoints."""
+    if home.store:
+        return {"storage_path": home.store.path("runs"), "storage_filesystem": home.store.system}
+    return {"storage_path": str(home.runs)}
 
 
 def run_training(
@@ -206,8 +256,8 @@ def run_training(
             "longer log, or check the mapping's `heads`."
         )
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    progress = home.runs / name / "progress.jsonl"
-    progress.parent.mkdir(parents=True, exist_ok=True)
+    reported, folder = Epochs(home.place, name), home.runs / name
+    folder.mkdir(parents=True, exist_ok=True)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     # Footers are read anew at every epoch, by 32 actors if Ray is not told otherwise. One reads
     # those of many files at once.
@@ -215,25 +265,25 @@ def run_training(
     trainer = JobTrainer(
         train_worker,
         train_loop_config={
-            "home": str(home.root),
+            "home": home.place,
             "model": model.to_dict(),
             "train": asdict(train),
             "meta": meta,
         },
         scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
-        datasets={"train": ray.data.read_parquet(str(home.training_set / "train"))},
+        datasets={"train": _examples(home)},
         run_config=RunConfig(
             name=name,
-            storage_path=str(home.runs),
+            **_storage(home),
             failure_config=FailureConfig(max_failures=1),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="validation_mrr"
             ),
-            callbacks=[MlflowCallback(uri, run_id, progress)],
+            callbacks=[MlflowCallback(uri, run_id, reported)],
         ),
     )
     done = threading.Event()
-    watcher = follow(progress, train.epochs, done)
+    watcher = follow(reported, train.epochs, done)
     try:
         result = trainer.fit()
     finally:
@@ -241,5 +291,7 @@ def run_training(
         watcher.join()
     best = result.get_best_checkpoint("validation_mrr", "max")
     assert best is not None, "every epoch reports a checkpoint"
-    history = [json.loads(line) for line in progress.read_text().splitlines()]
-    return Path(best.path) / "bundle", history
+    checkpoint = Path(best.path)
+    if home.store:
+        checkpoint = Path(best.to_directory(str(folder / checkpoint.name)))
+    return checkpoint / "bundle", reported.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from prerank.core.environment import variables
 from prerank.core.errors import ConfigError, StateError
-from prerank.core.home import ID_ENV, Home
+from prerank.core.files import REMOTES
+from prerank.core.home import ENV, ID_ENV, Home
+from prerank.core.storage import CACHE_ENV
 
 
 def test_a_home_has_an_id_of_its_own_that_stays(tmp_path: Path) -> None:
@@ -66,3 +69,17 @@ def test_a_home_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     for place in ("file", "file/home"):
         with pytest.raises(ConfigError, match=f"PRERANK_HOME=.*{place} cannot be made"):
             Home.at(tmp_path / place).create()
+
+
+def test_a_home_in_a_store_is_named_by_its_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_ENV, str(tmp_path))
+    monkeypatch.delenv(ENV, raising=False)
+    home = Home.at("s3://bucket/prerank/")
+    told = variables(home)
+    assert told[ENV] == home.place == "s3://bucket/prerank"
+    assert told[ID_ENV] == home.id
+    assert home.root.parent == tmp_path
+    assert pickle.loads(pickle.dumps(home.store)) is home.store
+    REMOTES.clear()

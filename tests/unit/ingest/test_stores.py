@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,14 +11,15 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from tests.s3 import fake_s3, s3_server
 
+from prerank.core import object_stores as stores
 from prerank.core.errors import ConfigError, NotReadyError
 from prerank.core.home import Home
+from prerank.core.object_stores import StoredFile, copied, stored_files
 from prerank.core.places import absolute, is_uri
-from prerank.ingest import stores
 from prerank.ingest.report import IngestReport
 from prerank.ingest.sources import raw_files, stem
-from prerank.ingest.stores import StoredFile, copied, stored_files
 
 Ingested = Callable[..., tuple[IngestReport, Home]]
 LOG = pd.DataFrame(
@@ -164,40 +163,13 @@ def test_a_place_is_a_uri_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str], str]]:
     """Answers every request to S3 as it is told; returns what to say in a test."""
-    answer: list[Any] = [503, "SlowDown"]
+    with fake_s3(monkeypatch) as fake:
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = f"<Error><Code>{answer[1]}</Code><Message>no</Message></Error>".encode()
-            self.send_response(answer[0])
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+        def say(status: int, code: str) -> str:
+            fake.answer = status, code
+            return "s3://bucket/log/day.csv"
 
-        do_HEAD = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(stores, "TRIES", 2)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-
-    def say(status: int, code: str) -> str:
-        answer[:] = [status, code]
-        return "s3://bucket/log/day.csv"
-
-    yield say
-    server.shutdown()
-    server.server_close()
-    thread.join()
+        yield say
 
 
 def test_s3_without_access_names_the_variables(s3: Callable[[int, str], str]) -> None:
@@ -211,18 +183,8 @@ def test_s3_that_is_busy_is_asked_again_and_named(s3: Callable[[int, str], str])
 
 
 def test_a_log_in_s3(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto.server", reason="moto[server], which answers as S3, is absent")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "x")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        system = pafs.S3FileSystem(endpoint_override=url, allow_bucket_creation=True)
-        system.create_dir("bucket")
+    with s3_server(monkeypatch) as url:
+        system = pafs.S3FileSystem(endpoint_override=url)
         for at in range(2):
             with system.open_output_stream(f"bucket/log/{at}.csv") as out:
                 out.write(LOG.iloc[at::2].to_csv(index=False).encode())
@@ -230,6 +192,4 @@ def test_a_log_in_s3(ingested: Ingested, tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "items.csv").write_text("item_id,title\n1,a\n")
         stored, _ = ingested("s3://bucket/log", tmp_path / "items.csv")
         local, _ = ingested(tmp_path / "log.parquet", tmp_path / "items.csv")
-        assert stored.manifest.fingerprint == local.manifest.fingerprint
-    finally:
-        server.stop()
+    assert stored.manifest.fingerprint == local.manifest.fingerprint

@@ -20,6 +20,7 @@ from safetensors.numpy import load
 from tests import samples
 from tests.api_bodies import NOW, SCHEMA, WALL
 from tests.http_calls import LOCAL, api_of, call, no_writers, whole
+from tests.object_stores import nodes, watched
 from tests.plain_requests import Request, as_inputs
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
@@ -248,3 +249,38 @@ def test_a_replica_that_ends_writes_its_last_answers_down(home: Home) -> None:
     # As Serve ends it.
     replica.__del__()
     assert len(requests_of(home)) == 1
+
+
+def test_another_node_reads_what_was_written_down_in_a_store(tmp_path: Path) -> None:
+    with nodes(tmp_path) as store:
+        with store.node("replica") as home:
+            api, log = served(home)
+            send(api, "/v1/prerank", {"user_id": "u", "query": "q", "candidates": ITEMS, "k": 1})
+            send(api, "/v1/events", {"events": [EVENT]})
+            assert store.objects() == set(), "a request waited for the store"
+            log.close()
+            written = requests_of(home), events_of(home)
+            # What comes after a file was sent goes to another one.
+            send(api, "/v1/events", {"events": [EVENT | {"item_id": 2}]})
+            log.close()
+            assert len(written[0]) == len(written[1]) == 1
+        with store.node("other") as home:
+            home.look(requests_folder(home), events_folder(home), deep=True)
+            assert requests_of(home) == written[0]
+            assert [line["item_id"] for line in events_of(home)] == ["1", "2"]
+
+
+def test_events_that_a_store_does_not_take_are_sent_later(tmp_path: Path) -> None:
+    def away(what: str, path: str) -> None:
+        raise OSError("503 Slow Down")
+
+    with nodes(tmp_path) as store, store.node("replica") as home:
+        api, log = served(home)
+        send(api, "/v1/events", {"events": [EVENT]})
+        with watched(away):
+            log.close()
+        assert "503 Slow Down" in log.problem
+        assert log.lost == {"answers": 0, "events": 0}
+        assert store.objects() == set()
+        log.close()
+        assert len(store.objects()) == 1

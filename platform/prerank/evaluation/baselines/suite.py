@@ -8,7 +8,6 @@ What is fitted uses the stored training examples, chooses on validation, and is 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from interactrank.model.architectures import ARCHITECTURES, config_of
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.core.files import write_json
+from prerank.core.files import replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import linear, trees
@@ -86,16 +85,15 @@ def fit_baseline(task: FitTask) -> None:
 
     torch.set_num_threads(1)
     home, name = task.home, task.name
-    folder = folder_of(home, name)
-    shutil.rmtree(folder, ignore_errors=True)
-    if name in NEURAL:
-        from prerank.evaluation.baselines.neural import fit_neural
+    with replaced(folder_of(home, name)) as folder:
+        if name in NEURAL:
+            from prerank.evaluation.baselines.neural import fit_neural
 
-        rows = fit_neural(home, name, folder, task.model, task.train)
-    else:
-        schema = LogManifest.load(home).schema
-        rows = FITTED[name](home, schema, folder, task.train.seed)
-    write_json(folder / HISTORY, {"rows": rows})
+            rows = fit_neural(home, name, folder, task.model, task.train)
+        else:
+            schema = LogManifest.load(home).schema
+            rows = FITTED[name](home, schema, folder, task.train.seed)
+        write_json(folder / HISTORY, {"rows": rows})
 
 
 def history(home: Home, name: str) -> list[dict[str, Any]]:

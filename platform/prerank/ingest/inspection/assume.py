@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prerank.core.errors import ConfigError
+from prerank.core.files import publish, remove
 from prerank.core.home import Home
 from prerank.ingest.inspection.columns import Column
 from prerank.ingest.inspection.look import Inspection, inspect
@@ -89,13 +90,14 @@ def mapping_of_home(
             return LogMapping()
         say(f"mapping: {file}, as assumed before")
         return load_mapping(file)
-    file.unlink(missing_ok=True)
+    remove(file)
     found = assumed(events, items)
     for line in found.said:
         say(line)
     if found.proposal.settings:
         heading = f"Assumed by `prerank run` for {events}, which was given no mapping."
         file.write_text(found.proposal.to_yaml(heading), encoding="utf-8")
+        publish(file)
         say(f"written to {file}: for new days of this log, give it with --mapping")
     return found.mapping
 

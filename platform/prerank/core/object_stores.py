@@ -1,4 +1,4 @@
-"""Files in object stores: found, and copied to a local disk, whatever a store does meanwhile.
+"""Object stores: opened, asked again while they fail for now, and their files found and copied.
 
 ``s3://`` and ``gs://`` are opened by PyArrow, every other scheme by fsspec and the package that it
 names. A copy is tried again, each time after about twice the wait, when a store refuses it for now
@@ -7,6 +7,7 @@ names. A copy is tried again, each time after about twice the wait, when a store
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import random
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from prerank.core.errors import ConfigError, NotReadyError
+from prerank.core.errors import ConfigError, NotReadyError, StateError
 
 TRIES, FIRST_WAIT_S, CALL_S = 5, 0.5, 30.0
 """Tries of a call, the wait after the first, and how long a call may be without an answer."""
@@ -39,6 +40,7 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _MISSING = re.compile(r"NO_SUCH_BUCKET|NoSuchBucket|RESOURCE_NOT_FOUND|\b404\b")
+_FULL = re.compile(r"QuotaExceeded|StorageFull|InsufficientStorage|NotEnoughStorage|\b507\b")
 _WILD = re.compile(r"[*\[]")
 
 T = TypeVar("T")
@@ -76,7 +78,7 @@ def copied(file: StoredFile, to: Path) -> None:
     """
 
     def copy() -> None:
-        system, path = _opened(file.uri)
+        system, path = opened(file.uri)
         with system.open_input_stream(path) as stream, to.open("wb") as out:
             while chunk := stream.read(COPY_BYTES):
                 out.write(chunk)
@@ -86,11 +88,15 @@ def copied(file: StoredFile, to: Path) -> None:
     retried(copy, file.uri)
 
 
-def retried(call: Callable[[], T], uri: str) -> T:
+def retried(call: Callable[[], T], uri: str, done: str = "read") -> T:
     """What ``call`` returns, tried again while the store of ``uri`` fails for now.
+
+    ``done`` is what ``call`` has done to the URI, for messages.
 
     Raises:
         ConfigError: what another try would not change: no such file, no access.
+        StateError: the store is full.
+        OSError: the disk of this machine is.
         NotReadyError: every try failed.
     """
     for attempt in range(TRIES):
@@ -100,23 +106,40 @@ def retried(call: Callable[[], T], uri: str) -> T:
         try:
             return call()
         except (OSError, pa.ArrowException) as error:
-            _refuse(error, uri)
+            if error_is_local(error):
+                raise
+            _refuse(error, uri, done)
             last = str(error)
     raise NotReadyError(
-        f"{uri}: the store failed {TRIES} times in a row, last with: {last}. Nothing was "
-        "ingested; run it again when the store answers."
+        f"{uri}: the store failed {TRIES} times in a row, last with: {last}. What was "
+        "there before stays; run the command again when the store answers."
     )
 
 
-def _refuse(error: Exception, uri: str) -> None:
+def is_missing(error: Exception) -> bool:
+    """Whether an error of a store says that there is no such object."""
+    return isinstance(error, FileNotFoundError) or bool(_MISSING.search(str(error)))
+
+
+def error_is_local(error: Exception) -> bool:
+    """Whether it is this machine's disk that is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _refuse(error: Exception, uri: str, done: str = "read") -> None:
     """Raise where another try would end the same way."""
     text = str(error)
-    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+    if is_missing(error):
         raise ConfigError(f"{uri} is not there: check the bucket and the path.") from None
+    if _FULL.search(text):
+        raise StateError(
+            f"{uri} cannot be written: the store is full ({text[:200]}). What was there before "
+            "stays. Make room, or raise its quota, and run the command again."
+        ) from None
     if isinstance(error, PermissionError) or _REFUSED.search(text):
         variables = _CREDENTIALS.get(_scheme(uri), "the variables of its store")
         raise ConfigError(
-            f"{uri} may not be read: {text[:300]}. Set {variables}, for this command and, on a "
+            f"{uri} may not be {done}: {text[:300]}. Set {variables}, for this command and, on a "
             "cluster, for Ray's nodes."
         ) from None
 
@@ -126,7 +149,7 @@ def _scheme(uri: str) -> str:
     return _OTHER_NAMES.get(scheme, scheme)
 
 
-def _opened(uri: str) -> tuple[pafs.FileSystem, str]:
+def opened(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI, and its path there."""
     scheme, path = _scheme(uri), uri.partition("://")[2]
     if scheme == "s3":
@@ -144,7 +167,8 @@ def _opened(uri: str) -> tuple[pafs.FileSystem, str]:
     import fsspec
 
     try:
-        system, path = fsspec.core.url_to_fs(uri)
+        # What others write must be seen at once.
+        system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         _refuse(OSError(str(error)), uri)
         raise ConfigError(
@@ -157,7 +181,7 @@ def _opened(uri: str) -> tuple[pafs.FileSystem, str]:
 def _listed(uri: str) -> list[StoredFile]:
     wild = _WILD.search(uri)
     base = uri[: wild.start()].rpartition("/")[0] if wild else uri.rstrip("/")
-    system, path = _opened(base)
+    system, path = opened(base)
     if not wild:
         info = system.get_file_info(path)
         if info.type == pafs.FileType.File:

@@ -100,6 +100,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "flag": {
+        "required": True,
+        "help": "flags as Parquet, CSV or JSON lines: rows of user_id, weight (0 to 1), known_at",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"type": Path, "help": f"state folder (default: ${ENV})"},
 }
@@ -235,6 +239,15 @@ def parser() -> argparse.ArgumentParser:
         },
         items={"required": False, "help": "new and changed items (default: none are)"},
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+    )
+    verb(
+        "users",
+        daily.users,
+        "say how much what some users do counts, from a time on",
+        "prerank users --flag flags.csv",
+        "prerank features, or prerank update, which counts by it from its next snapshot on",
+        "flag",
+        "workdir",
     )
     verb(
         "training-set",

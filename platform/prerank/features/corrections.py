@@ -78,12 +78,12 @@ class _Acts:
     @classmethod
     def of(cls, acts: pa.Table) -> _Acts:
         names, user = ranked(acts["user_id"])
-        numbers = (
+        item, action, bucket, known = (
             acts[name].to_numpy().astype(np.int64)
             for name in ("item_id", "action", "bucket", "known")
         )
         texts = {name: acts[name].combine_chunks() for name in acts.column_names[5:]}
-        return cls(names, user, *numbers, texts)
+        return cls(names, user, item, action, bucket, known, texts)
 
 
 def correct_shard(task: CorrectionTask) -> None:

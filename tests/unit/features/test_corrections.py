@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,7 @@ def recount(
     own = own[~engaged | (later < (len(own) if cap is None else cap))]
     trust = flags.as_of(cutoff // cadence * cadence)
     found: Counts = {}
+    row: Any
     for row in own.itertuples():
         weight = round(trust.get(str(row.user_id), 1.0) * 256) / 256
         if not weight:
@@ -150,8 +152,8 @@ def counts_of(log: Log, item: int, time: int) -> dict[str, float]:
     level = BY_PREFIX["q"]
     row = latest(rows_of(log.home)["q:red shoe"], level, time)
     assert row is not None
-    of = dict(zip(row.ids.tolist(), row.counts, strict=True)).get(item, np.zeros(99))
-    return dict(zip(SCHEMA.columns(level), np.round(of, 2).tolist(), strict=False))
+    of = row.counts[row.ids.tolist().index(item)].round(2).tolist()
+    return dict(zip(SCHEMA.columns(level), of, strict=True))
 
 
 def test_a_window_counts_the_latest_of_a_user_up_to_the_cap(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What accounts that boost items do to the counts, and what caps and trust weights give back.
 
     python benchmarks/attack.py [--events E --items I --mapping M] [--split test] [--caps 1 2 3]
-        [--requests 1500] [--rows R] [--out TABLE.md]
+        [--attacks greedy ring sybil] [--requests 1500] [--rows R] [--out TABLE.md]
 
 Without --events the log is the simulated one of the preset "demo". Of a log only engagements are
 used, so that the whole catalogue is ranked: an item that retrieval does not show cannot be pushed.
@@ -197,7 +197,8 @@ def measured(root: Path, args: argparse.Namespace) -> str:
     ids = pq.read_table(catalogue)["item_id"].to_numpy()
     before = clean[clean["request_time"] < until]
     targets = pushes(before, ids, np.random.default_rng(SEED))
-    versions = {"clean": clean} | {a: attacked(clean, a, targets, until) for a in ATTACKS}
+    versions = {"clean": clean}
+    versions |= {name: attacked(clean, name, targets, until) for name in args.attacks}
     measure = Measure(root / "versions", catalogue, versions)
     measure.choose({push.query for push in targets}, args.requests)
     defences = [Defence(), *(Defence(cap) for cap in args.caps), Defence(detector=True)]
@@ -235,6 +236,9 @@ def main() -> None:
     ask.add_argument("--mapping", type=Path)
     ask.add_argument("--split", choices=("validation", "test"), default="test")
     ask.add_argument("--caps", type=int, nargs="+", default=[1, 2, 3])
+    ask.add_argument(
+        "--attacks", nargs="*", choices=tuple(ATTACKS), default=tuple(ATTACKS), help="none: clean"
+    )
     ask.add_argument("--requests", type=int, default=1_500, help="measured, of pushed and of all")
     ask.add_argument("--rows", type=int, help="latest engagements that are used (default: all)")
     ask.add_argument("--workdir", type=Path, help="for what is generated; removed at the end")

@@ -1,7 +1,7 @@
-"""What accounts that boost items do to the counts, and what a cap per user gives back.
+"""What accounts that boost items do to the counts, and what caps and trust weights give back.
 
-    python benchmarks/attack.py [--events E --items I --mapping M] [--caps 3 10] [--item-caps 1 3]
-        [--out TABLE.md]
+    python benchmarks/attack.py [--events E --items I --mapping M] [--split test] [--caps 1 2 3]
+        [--attacks greedy ring sybil] [--requests 1500] [--rows R] [--out TABLE.md]
 
 Without --events the log is the simulated one of the preset "demo". Of a log only engagements are
 used, so that the whole catalogue is ranked: an item that retrieval does not show cannot be pushed.
@@ -12,27 +12,28 @@ the query's leader, within the last fifth of the time before the measured reques
     ring     eight accounts with an item each, who click each other's items
     sybil    as many accounts as clicks
 
-Measured is the last fifth of the log's own requests, by three rankers: the query's count of the
-item alone (IQP), a linear model over InteractRank's cross features that was fitted on the clean log
-(a model that is live when the attack comes), and one fitted on the attacked log. A defence changes
-the events before the measured time, before any feature is built:
+Measured are requests of the last fifth of the log (--split test), or, with the last fifth cut off,
+of what is then the last fifth (--split validation), on which a default is chosen. They are ranked
+by the query's count of the item alone (IQP) and by linear models over InteractRank's cross
+features: one that was fitted on the clean log with the same defence (a model that is live when the
+attack comes), and one fitted on the attacked log. Defences are those of a real installation:
 
-    cap c           a user's first c engagements of a query count
-    item cap c      a user's first c engagements of a query, item and action count
-    detector r / f  the events of a share r of the spamming users and f of the others are dropped
+    cap c           `features.user_cap: c`
+    detector r / f  `prerank users --flag`: weight 0 of a share r of the spamming users and of a
+                    share f of the others, known an hour before the measured requests
 
-A cap is min(1, c / n) times the contribution of each of a user's n engagements of a key, and is
-written here as dropped events, for the query's key over all time.
+Everything runs in this process, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,51 +43,48 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from attacks import ATTACKS, DETECTOR, SEED, attacked, detected, pushes
 from numpy.typing import NDArray
 from printed import markdown, show
 
-from interactrank.metrics.ranking import mean, request_metrics
+from interactrank.metrics.ranking import request_metrics
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.core.ray_tasks import connect
+from prerank.core.times import HOUR_US
+from prerank.core.trust import add_flags
 from prerank.dataset import build as dataset
 from prerank.dataset.requests import event_days, requests_between
-from prerank.dataset.splits import Splits, plan_splits
+from prerank.dataset.splits import plan_splits
 from prerank.evaluation.baselines import linear
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import ColumnRanker
 from prerank.evaluation.trials import chunks
 from prerank.features import build as features
+from prerank.features.build import FeatureConfig
 from prerank.ingest import run as ingestion
 from prerank.ingest.mapping import LogMapping, load_mapping
 from prerank.simulate import simulate
 
-SEED = 7
-QUERIES = 200
-MIDDLE = (0.10, 0.60)
-"""Quantiles between which a query's rank by clicks lies, of the queries with MIN_CLICKS."""
-MIN_CLICKS = 5
-LEAD = 1.2
-GREEDY_CLICKS, RING = 20, 8
-ATTACK_SHARE = 0.2
-DETECTOR = (0.8, 0.01)
-SPAMMER = "spammer-"
-QUERY, ITEM = ("query",), ("query", "item_id", "action")
 RANKERS = ("IQP", "linear of the clean log", "linear of this log")
 COLUMNS = ["request_id", "request_time", "event_time", "user_id", "query", "item_id", "action"]
 
 
 @dataclass(frozen=True)
-class Push:
-    """An item to be pushed under a query by so many clicks."""
+class Defence:
+    """A cap, or none, and whether a detector's flags are told."""
 
-    query: str
-    item: int
-    clicks: int
+    cap: int | None = None
+    detector: bool = False
+
+    def __str__(self) -> str:
+        """As the table has it, behind the log's name."""
+        found = [f"cap {self.cap}"] if self.cap else []
+        found += [f"detector {DETECTOR[0]:.0%} / {DETECTOR[1]:.0%}"] if self.detector else []
+        return "".join(f", {name}" for name in found)
 
 
 def engagements(home: Home) -> pd.DataFrame:
-    """The ingested log's engagements, under the canonical names."""
+    """The ingested log's engagements, under the canonical names, by time."""
     passive = {a for a in LogManifest.load(home).actions if a in LogMapping().passive}
     tables = [
         pq.read_table(path, columns=COLUMNS, partitioning=None)
@@ -94,89 +92,8 @@ def engagements(home: Home) -> pd.DataFrame:
     ]
     events: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     events["user_id"] = events["user_id"].astype(str)
-    return events[~events["action"].isin(passive)].reset_index(drop=True)
-
-
-def pushes(before: pd.DataFrame, items: NDArray[np.int64], rng: np.random.Generator) -> list[Push]:
-    """What the attack is to reach, from the events before the measured time."""
-    counts = before.groupby("query").size().sort_values(ascending=False, kind="stable")
-    counts = counts[counts >= MIN_CLICKS]
-    low, high = (int(share * len(counts)) for share in MIDDLE)
-    names = counts.index[low:high].to_numpy()
-    chosen = rng.choice(names, min(QUERIES, len(names)), replace=False)
-    found = []
-    for query in chosen:
-        own = before.loc[before["query"] == query, "item_id"].value_counts()
-        others = items[~np.isin(items, own.index.to_numpy())]
-        found.append(Push(str(query), int(rng.choice(others)), int(np.ceil(LEAD * own.iloc[0]))))
-    return found
-
-
-def greedy(targets: list[Push]) -> Iterator[tuple[str, Push]]:
-    """Account and push of each click of greedy bots."""
-    for at, push in enumerate(targets):
-        for click in range(push.clicks):
-            yield f"greedy-{at}-{click // GREEDY_CLICKS}", push
-
-
-def ring(targets: list[Push]) -> Iterator[tuple[str, Push]]:
-    """Account and push of each click of rings: nobody clicks the own item."""
-    for at, push in enumerate(targets):
-        for click in range(push.clicks):
-            member = (at % RING + 1 + click % (RING - 1)) % RING
-            yield f"ring-{at // RING}-{member}", push
-
-
-def sybil(targets: list[Push]) -> Iterator[tuple[str, Push]]:
-    """Account and push of each click of sybils."""
-    for at, push in enumerate(targets):
-        for click in range(push.clicks):
-            yield f"sybil-{at}-{click}", push
-
-
-ATTACKS: dict[str, Callable[[list[Push]], Iterator[tuple[str, Push]]]] = {
-    "greedy": greedy,
-    "ring": ring,
-    "sybil": sybil,
-}
-
-
-def attacked(
-    events: pd.DataFrame, attack: str, targets: list[Push], until: pd.Timestamp
-) -> pd.DataFrame:
-    """The log with an attack that ends at `until`."""
-    rng = np.random.default_rng(SEED)
-    clicks = list(ATTACKS[attack](targets))
-    begin = until - ATTACK_SHARE * (until - events["request_time"].min())
-    seconds = (until - begin).total_seconds() * rng.random(len(clicks))
-    at = pd.DatetimeIndex(begin + pd.to_timedelta(seconds, unit="s")).floor("s")
-    added = pd.DataFrame(
-        {
-            "request_id": [f"{SPAMMER}{i}" for i in range(len(clicks))],
-            "request_time": at,
-            "event_time": at + pd.Timedelta(seconds=2),
-            "user_id": [SPAMMER + account for account, _ in clicks],
-            "query": [push.query for _, push in clicks],
-            "item_id": [push.item for _, push in clicks],
-            "action": events["action"].mode().iloc[0],
-        }
-    )
-    return pd.concat([events, added.astype(events.dtypes.to_dict())], ignore_index=True)
-
-
-def capped(events: pd.DataFrame, until: pd.Timestamp, cap: int, of: Sequence[str]) -> pd.DataFrame:
-    """The log with a user's first `cap` engagements of each `of` before `until`, and all later."""
-    nth = events.sort_values("event_time", kind="stable").groupby(["user_id", *of]).cumcount()
-    return events[(nth.reindex(events.index) < cap) | (events["request_time"] >= until)]
-
-
-def detected(events: pd.DataFrame, until: pd.Timestamp) -> pd.DataFrame:
-    """The log without the users whom a detector of a given recall and false positives finds."""
-    rng = np.random.default_rng(SEED)
-    users = events["user_id"].unique()
-    spams = np.array([user.startswith(SPAMMER) for user in users])
-    found = users[rng.random(len(users)) < np.where(spams, *DETECTOR)]
-    return events[~events["user_id"].isin(found) | (events["request_time"] >= until)]
+    events = events[~events["action"].isin(passive)]
+    return events.sort_values("request_time", kind="stable").reset_index(drop=True)
 
 
 def in_process(function: Callable[[Any], Any], tasks: Sequence[Any], _: str) -> list[Any]:
@@ -185,108 +102,154 @@ def in_process(function: Callable[[Any], Any], tasks: Sequence[Any], _: str) -> 
 
 
 class Measure:
-    """Ranks the measured requests by the features of any version of the log."""
+    """Ranks the measured requests by the features of any version of the log.
 
-    def __init__(
-        self, root: Path, items: Path, splits: Splits, requests: pa.Table, targets: list[Push]
-    ) -> None:
-        self.root, self.items, self.splits, self.requests = root, items, splits, requests
-        self.pushed = {push.query for push in targets}
-        self.served: Ranker | None = None
+    Attributes:
+        homes: version of the log -> its home, ingested.
+    """
 
-    def __call__(self, name: str, events: pd.DataFrame) -> list[str]:
-        """A row: name, events, MRR of each ranker on the pushed queries, then on all."""
-        with tempfile.TemporaryDirectory(dir=self.root) as folder:
-            path = Path(folder)
-            events.to_parquet(path / "events.parquet")
-            home = Home.at(path / "home")
-            ingestion.ingest(path / "events.parquet", self.items, home, LogMapping(name="attack"))
-            features.build_features(home)
-            dataset.build_training_set(home)
-            schema = LogManifest.load(home).schema
-            linear.fit(home, schema, path / "linear", SEED)
-            fitted = linear.LinearRanker("linear", path / "linear")
-            # The first version measured is the clean log, whose model the others are attacked with.
-            self.served = self.served or fitted
-            rankers = [ColumnRanker("iqp", schema, "q:engage:all"), self.served, fitted]
-            found = self._mrr(home, rankers)
-        print(name, len(events), *found, flush=True)
-        return [name, f"{len(events):,}", *(f"{value:.3f}" for value in found)]
+    def __init__(self, root: Path, catalogue: Path, versions: dict[str, pd.DataFrame]) -> None:
+        root.mkdir()
+        self.root, self.homes = root, {name: Home.at(root / f"home-{name}") for name in versions}
+        self.users = {name: np.unique(events["user_id"]) for name, events in versions.items()}
+        for name, events in versions.items():
+            path = root / f"{name}.parquet"
+            events.to_parquet(path)
+            ingestion.ingest(path, catalogue, self.homes[name], LogMapping(name="attack"))
+        clean = self.homes["clean"]
+        manifest = LogManifest.load(clean)
+        splits = plan_splits(clean, manifest)
+        self.low, high = splits.test_from, splits.closed_before
+        days = event_days(clean, self.low, high)
+        found = [requests_between(files, manifest, self.low, high) for files in days]
+        self.requests = pa.concat_tables(found)
+        self.pushed = self.sampled = np.zeros(0, bool)
 
-    def _mrr(self, home: Home, rankers: list[Ranker]) -> list[float]:
+    def choose(self, pushed: set[str], limit: int) -> None:
+        """Of the requests measure at most ``limit`` of pushed queries, and as many of all."""
+        rng, count = np.random.default_rng(SEED), len(self.requests)
+        hit = np.flatnonzero([query in pushed for query in self.requests["query"].to_pylist()])
+        hit = rng.choice(hit, min(limit, len(hit)), replace=False)
+        sample = rng.choice(count, min(limit, count), replace=False)
+        chosen = np.union1d(hit, sample)
+        self.requests = self.requests.take(pa.array(chosen))
+        self.pushed, self.sampled = np.isin(chosen, hit), np.isin(chosen, sample)
+
+    def __call__(self, version: str, defence: Defence, served: Ranker | None) -> tuple[Any, Ranker]:
+        """MRR of each ranker and request [R, n], and the model that was fitted on this version."""
+        home = self.homes[version]
+        # As in a new installation: a flag would else wait for what is published already.
+        shutil.rmtree(home.features, ignore_errors=True)
+        home.flags.unlink(missing_ok=True)
+        if defence.detector:
+            users = detected(self.users[version])
+            add_flags(home, users, [0.0] * len(users), [self.low - HOUR_US] * len(users))
+        features.build_features(home, FeatureConfig(user_cap=defence.cap))
+        dataset.build_training_set(home)
+        schema = LogManifest.load(home).schema
+        folder = self.root / f"linear-{version}{defence}"
+        linear.fit(home, schema, folder, SEED)
+        fitted = linear.LinearRanker("linear", folder)
+        rankers = [ColumnRanker("iqp", schema, "q:engage:all"), served or fitted, fitted]
         found: list[list[NDArray[np.float64]]] = [[] for _ in rankers]
-        pushed: list[bool] = []
         for arrays, queries, _, unreachable in chunks(home, self.requests):
-            pushed += [query in self.pushed for query in queries]
             for own, ranker in zip(found, rankers, strict=True):
                 scores, positive = ranker.score(arrays, queries), arrays.labels & 1 > 0
                 own.append(request_metrics(scores, positive, arrays.offsets, unreachable)["mrr"])
-        values = [np.concatenate(own) for own in found]
-        return [mean(v[np.array(pushed)]) for v in values] + [mean(v) for v in values]
+        return np.array([np.concatenate(own) for own in found]), fitted
+
+    def means(self, values: NDArray[np.float64]) -> list[str]:
+        """Mean of each ranker on pushed queries, then on all."""
+        parts = [values[:, self.pushed], values[:, self.sampled]]
+        return [f"{mean:.3f}" for part in parts for mean in np.nanmean(part, axis=1)]
+
+    def difference(self, values: NDArray[np.float64], others: NDArray[np.float64]) -> list[str]:
+        """Mean of values - others of each ranker on all, with half a 95% interval."""
+        apart = (values - others)[:, self.sampled]
+        half = 1.96 * np.nanstd(apart, axis=1) / np.sqrt((~np.isnan(apart)).sum(axis=1))
+        means = np.nanmean(apart, axis=1)
+        return [f"{m:+.4f} ± {h:.4f}" for m, h in zip(means, half, strict=True)]
+
+
+def prepared(root: Path, args: argparse.Namespace) -> tuple[pd.DataFrame, Path]:
+    """Engagements to work on, and a file of the catalogue."""
+    events, items = args.events, args.items
+    if events is None:
+        simulate(root / "simulated", seed=SEED)
+        events, items = root / "simulated" / "events", root / "simulated" / "items.parquet"
+    home = Home.at(root / "log")
+    ingestion.ingest(events.resolve(), items.resolve(), home, load_mapping(args.mapping))
+    catalogue = root / "items.parquet"
+    pq.write_table(pq.read_table(home.items).select(["item_id", "title"]), catalogue)
+    clean = engagements(home)
+    if args.split == "validation":
+        test_from = pd.Timestamp(plan_splits(home, LogManifest.load(home)).test_from, unit="us")
+        clean = clean[clean["event_time"] < test_from.tz_localize("UTC")]
+    return clean.tail(args.rows or len(clean)).reset_index(drop=True), catalogue
+
+
+def measured(root: Path, args: argparse.Namespace) -> str:
+    """Tables of versions of the log × rankers."""
+    clean, catalogue = prepared(root, args)
+    # Of the clean log alone: the attacks' bounds and targets are those of what it holds.
+    bounds = Measure(root / "bounds", catalogue, {"clean": clean})
+    until = pd.Timestamp(bounds.low, unit="us", tz="UTC")
+    ids = pq.read_table(catalogue)["item_id"].to_numpy()
+    before = clean[clean["request_time"] < until]
+    targets = pushes(before, ids, np.random.default_rng(SEED))
+    versions = {"clean": clean}
+    versions |= {name: attacked(clean, name, targets, until) for name in args.attacks}
+    measure = Measure(root / "versions", catalogue, versions)
+    measure.choose({push.query for push in targets}, args.requests)
+    defences = [Defence(), *(Defence(cap) for cap in args.caps), Defence(detector=True)]
+    defences += [Defence(cap, detector=True) for cap in args.caps[:1]]
+    rows, apart = [], []
+    plain: NDArray[np.float64] | None = None
+    for defence in defences:
+        served: Ranker | None = None
+        for name, events in versions.items():
+            began = time.perf_counter()
+            values, fitted = measure(name, defence, served)
+            served = served or fitted
+            rows.append([f"{name}{defence}", f"{len(events):,}", *measure.means(values)])
+            print(*rows[-1], f"{time.perf_counter() - began:.1f} s", flush=True)
+            plain = values if plain is None else plain
+            if name == "clean" and defence != Defence():
+                apart.append([str(defence)[2:], *measure.difference(values, plain)[::2]])
+    head = ["log", "events", *(f"{r}, {q}" for q in ("pushed", "all") for r in RANKERS)]
+    return (
+        f"MRR; {len(targets)} pushed queries; {measure.pushed.sum():,} of their requests, and "
+        f"{measure.sampled.sum():,} of all requests\n\n{markdown(head, rows)}\n\n"
+        "MRR of all requests on the clean log, less that without a defence\n\n"
+        + markdown(["defence", RANKERS[0], RANKERS[2]], apart)
+        + "\n"
+    )
 
 
 def main() -> None:
-    """Print a table of versions of the log × rankers."""
+    """Print the tables."""
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     ask.add_argument("--events", type=Path, help="a log (default: a simulated one)")
     ask.add_argument("--items", type=Path)
     ask.add_argument("--mapping", type=Path)
-    ask.add_argument("--caps", type=int, nargs="*", default=[3, 10])
-    ask.add_argument("--item-caps", type=int, nargs="*", default=[1, 3])
+    ask.add_argument("--split", choices=("validation", "test"), default="test")
+    ask.add_argument("--caps", type=int, nargs="+", default=[1, 2, 3])
+    ask.add_argument(
+        "--attacks", nargs="*", choices=tuple(ATTACKS), default=tuple(ATTACKS), help="none: clean"
+    )
+    ask.add_argument("--requests", type=int, default=1_500, help="measured, of pushed and of all")
+    ask.add_argument("--rows", type=int, help="latest engagements that are used (default: all)")
+    ask.add_argument("--workdir", type=Path, help="for what is generated; removed at the end")
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     torch.set_num_threads(1)
-    connect()  # asked by ingest how many cores there are
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(dir=args.workdir) as folder, ExitStack() as stack:
         for module in (ingestion, features, dataset):
             stack.enter_context(patch.object(module, "ray_map", in_process))
-        root = Path(folder)
-        events, items = args.events, args.items
-        if events is None:
-            simulate(root / "simulated", seed=SEED)
-            events, items = root / "simulated" / "events", root / "simulated" / "items.parquet"
-        home = Home.at(root / "log")
-        ingestion.ingest(events.resolve(), items.resolve(), home, load_mapping(args.mapping))
-        catalogue = root / "items.parquet"
-        pq.write_table(pq.read_table(home.items).select(["item_id", "title"]), catalogue)
-        clean = engagements(home)
-        clean.to_parquet(root / "clean.parquet")
-        home = Home.at(root / "clean")
-        ingestion.ingest(root / "clean.parquet", catalogue, home, LogMapping(name="attack"))
-        manifest = LogManifest.load(home)
-        splits = plan_splits(home, manifest)
-        low, high = splits.test_from, splits.closed_before
-        requests = pa.concat_tables(
-            requests_between(files, manifest, low, high) for files in event_days(home, low, high)
-        )
-        until = pd.Timestamp(low, unit="us", tz="UTC")
-        ids = pq.read_table(catalogue)["item_id"].to_numpy()
-        before = clean[clean["request_time"] < until]
-        targets = pushes(before, ids, np.random.default_rng(SEED))
-        measure = Measure(root, catalogue, splits, requests, targets)
-        versions = {"clean": clean}
-        versions |= {a: attacked(clean, a, targets, until) for a in ATTACKS}
-        defences: dict[str, Callable[[pd.DataFrame, pd.Timestamp], pd.DataFrame]] = {
-            "": lambda version, _: version,
-            **{f", item cap {c}": partial(capped, cap=c, of=ITEM) for c in args.item_caps},
-            f", detector {DETECTOR[0]:.0%} / {DETECTOR[1]:.0%}": detected,
-            **{f", cap {c}": partial(capped, cap=c, of=QUERY) for c in args.caps},
-        }
-        rows = [
-            measure(attack + defence, defend(version, until))
-            for defence, defend in defences.items()
-            for attack, version in versions.items()
-        ]
-    known = sum(query in measure.pushed for query in requests["query"].to_pylist())
-    head = ["log", "events", *(f"{r}, {q}" for q in ("pushed", "all") for r in RANKERS)]
-    show(
-        f"MRR; {len(targets)} pushed queries with {known:,} of {len(requests):,} requests\n\n"
-        + markdown(head, rows)
-        + "\n",
-        args.out,
-    )
+        stack.enter_context(patch.object(ingestion, "cluster_cpus", lambda: 1))
+        show(measured(Path(folder), args), args.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.served import REQUESTS, events_folder, requests_folder
+from prerank.core.trust import add_flags
 from prerank.dataset.build import build_training_set
 from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.mapping import LogMapping
@@ -111,6 +112,8 @@ def plant(home: Home) -> None:
     letters = [(vars(event(n, user)), "no row") for n, user in enumerate((GONE, STAYS))]
     DeadLetters(home.journal).add([*letters, ("torn " + GONE, "no JSON")])
     served(home)
+    # Known so late that no snapshot counts by them.
+    add_flags(home, [GONE, STAYS], [0.5, 0.5], [4_000_000_000_000_000] * 2)
     write_json(home.root / "check.json", {"busy": [{"user_id": GONE}]})
     (home.root / "check.html").write_text(f"<p>{GONE}</p>")
     (home.root / ".ingest").mkdir()

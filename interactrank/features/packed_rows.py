@@ -196,13 +196,13 @@ def write_chosen(
     out: NDArray[np.uint8],
     crc: int,
     distinct: int,
-    totals: NDArray[np.int64],
-    truncated: NDArray[np.int64],
+    totals: NDArray[np.float64],
+    truncated: NDArray[np.float64],
     ids: NDArray[np.int64],
     codes: NDArray[np.uint16],
     chosen: NDArray[np.int64],
 ) -> None:
-    """``write_row`` of whole counts that are coded already: of ``ids`` [n] and ``codes`` [n, F]
+    """``write_row`` of counts that are coded already: of ``ids`` [n] and ``codes`` [n, F]
     the entries ``chosen`` [K], in ascending order.
     """
     k, f = chosen.size, totals.size

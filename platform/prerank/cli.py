@@ -103,6 +103,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},
     "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
+    "flag": {
+        "required": True,
+        "help": "flags as Parquet, CSV or JSON lines: rows of user_id, weight (0 to 1), known_at",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
 }
@@ -238,6 +242,15 @@ def parser() -> argparse.ArgumentParser:
         },
         items={"required": False, "help": "new and changed items (default: none are)"},
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+    )
+    verb(
+        "users",
+        daily.users,
+        "say how much what some users do counts, from a time on",
+        "prerank users --flag flags.csv",
+        "prerank features, or prerank update, which counts by it from its next snapshot on",
+        "flag",
+        "workdir",
     )
     verb(
         "training-set",

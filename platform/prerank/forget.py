@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import DamagedError, DataError, NotReadyError
+from prerank.core.errors import ConfigError, DamagedError, DataError, NotReadyError
 from prerank.core.feature_sets import manifests
 from prerank.core.files import (
     locked,
@@ -31,8 +31,9 @@ from prerank.core.files import (
     write_json,
 )
 from prerank.core.forgotten import Forgotten, remember
-from prerank.core.home import Home
+from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
+from prerank.core.trust import remove_flags
 from prerank.features.build import build_features
 from prerank.features.forget import histories_without, keys_of
 from prerank.ingest.forget import (
@@ -164,12 +165,18 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
         The receipt, which is also a file.
 
     Raises:
+        ConfigError: the home is in an object store.
         DataError: no user is named.
         StateError: the log holds nobody else, or the online store is not the one that the
             environment names. Nothing was done.
         NotReadyError: a live writer did not make its journal anew, or Redis is away. The rest was
             done, and the receipt says so.
     """
+    if home.store:
+        raise ConfigError(
+            f"{ENV}={home.store.uri}: users can be taken out of a home on a local disk alone. "
+            "Delete the home's objects, and ingest the log anew without them."
+        )
     if not users or "" in users:
         raise DataError("No user is named: give --user with an id, or --users with a file of ids.")
     check_store(home)
@@ -180,6 +187,8 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
         forgotten = remember(home, users)
         receipt = Receipt.opened(home, forgotten)
         receipt.remains |= ALWAYS
+        flags = remove_flags(home, users)
+        receipt.note("flags", "lines that say how far users are trusted", lines=flags)
         if len(rows.events):
             _without_log(home, users, rows, receipt)
         else:

@@ -37,6 +37,7 @@ VERBS: dict[str, list[str]] = {
         "--through",
         "--workdir",
     ],
+    "users": ["--flag*", "--workdir"],
     "training-set": ["--workdir"],
     "train": ["--config", "--oracles", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
@@ -181,6 +182,8 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["materialise", *work], 4, "prerank ingest", capsys)
     fails_with(["parity", *work], 4, "prerank ingest", capsys)
     fails_with(["check", *work], 4, "prerank ingest", capsys)
+    fails_with(["users", "--flag", "map.yaml", *work], 4, "prerank ingest", capsys)
+    fails_with(["users", "--flag", "none.csv", *work], 2, "--flag none.csv", capsys)
     fails_with(["check", "--since", "soon", *work], 2, "--since soon", capsys)
     fails_with(["check", "--psi", "0", *work], 2, "--psi 0", capsys)
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)

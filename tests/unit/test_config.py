@@ -104,6 +104,7 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, names: list[str]) -> None
         ("train: {epochs: 2, epochs: 3}", ["epochs", "twice"]),
         ("features: {cadence_hours: -1}", ["features.cadence_hours"]),
         ("features: {lag_minutes: -60}", ["features.lag_minutes"]),
+        ("features: {user_cap: 0}", ["features.user_cap"]),
     ],
 )
 def test_a_mistake_that_could_slip_through_is_named(

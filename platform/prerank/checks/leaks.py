@@ -145,7 +145,10 @@ def _copy(home: Home, manifest: LogManifest, events: pa.Table, root: Path) -> Ho
     last = utc(int(micros(events["event_time"]).max())).replace(tzinfo=None).isoformat()
     replace(manifest, events=len(events), last_time=f"{last}Z", fingerprint=root.name).save(copy)
     made = manifest_of_log(home)
-    build_features(copy, FeatureConfig(made["cadence_hours"], made["lag_minutes"]))
+    if home.flags.exists():
+        linked(home.flags, copy.flags)
+    config = FeatureConfig(made["cadence_hours"], made["lag_minutes"], made.get("user_cap"))
+    build_features(copy, config)
     return copy
 
 

@@ -50,6 +50,25 @@ def update(args: argparse.Namespace) -> Summary:
     return Summary(read, "\n".join(wrote), next_step(args, "training-set", also))
 
 
+def users(args: argparse.Namespace) -> Summary:
+    """Take flags of users into the journal."""
+    from prerank.ingest.flags import flag_users
+
+    home = home_of(args)
+    preflight.check_inputs({"flag": args.flag})
+    preflight.check_log(home)
+    found = flag_users(home, absolute(args.flag))
+    if found.unknown:
+        print(f"note: {count(found.unknown, 'user')} of the flags have no event in this log")
+    if found.late:
+        print(
+            f"note: {count(found.late, 'flag')} should have been known to a snapshot that is "
+            "published: they count from the next one on"
+        )
+    read = f"{args.flag}: {count(found.flags, 'flag')} of {count(found.users, 'user')}"
+    return Summary(read, str(home.flags), next_step(args, "features"))
+
+
 def check(args: argparse.Namespace) -> Summary:
     """Compare the log's last requests with the training data."""
     from prerank.checks.findings import Limits

@@ -276,6 +276,11 @@ class Home:
         return self.root / "journal"
 
     @property
+    def flags(self) -> Path:
+        """How far users are trusted, line by line (``prerank.core.trust``)."""
+        return self.root / "users.jsonl"
+
+    @property
     def served(self) -> Path:
         """What was answered and reported (``prerank.core.served``)."""
         return self.root / "served"

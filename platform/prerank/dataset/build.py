@@ -7,7 +7,8 @@ be hundreds of gigabytes for a million requests.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.travel import Carried
+from prerank.core.trust import Flags
 from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import request_arrays, to_table
-from prerank.dataset.requests import event_days, requests_between
+from prerank.dataset.requests import event_days, requests_between, trusted
 from prerank.dataset.splits import Splits, plan_splits
 from prerank.features.offline import offline_inputs
 
@@ -32,13 +34,17 @@ ROW_GROUP = 512
 
 @dataclass(frozen=True)
 class BuildTask:
-    """Some days of events, to become files of both splits under ``out``."""
+    """Some days of events, to become files of both splits under ``out``.
+
+    ``trust``: weights of the users who have a flag (``prerank.core.trust``).
+    """
 
     number: int
     home: Home
     files: list[str]
     splits: Splits
     out: Path
+    trust: Mapping[str, float] = field(default_factory=dict)
 
     def writes(self) -> list[Path]:
         """A file of each split that has requests of these days."""
@@ -78,12 +84,14 @@ def build_training_set(home: Home) -> dict[str, Any]:
         for name in ("train", "validation"):
             (out / name).mkdir()
         groups = event_days(home, 0, splits.test_from)
-        tasks = [BuildTask(i, home, files, splits, out) for i, files in enumerate(groups)]
+        # What a training at that time could have known: labels are judged later than features.
+        trust = Flags.load(home).as_of(splits.test_from)
+        tasks = [BuildTask(i, home, files, splits, out, trust) for i, files in enumerate(groups)]
         done = ray_map(Carried(build_task, writes=BuildTask.writes), tasks, "training set")
         totals = {
-            f"{split}_{field.name}": sum(getattr(getattr(d, split), field.name) for d in done)
+            f"{split}_{part.name}": sum(getattr(getattr(d, split), part.name) for d in done)
             for split in ("train", "validation")
-            for field in fields(Counts)
+            for part in fields(Counts)
         }
         if not totals["train_positives"]:
             raise DataError("no training request has a positive: check the mapping's `heads`.")
@@ -113,7 +121,7 @@ def build_task(task: BuildTask) -> Written:
 
     def write(split: str, low: int, high: int) -> Counts:
         high = min(high, splits.closed_before)
-        requests = requests_between(task.files, manifest, low, high)
+        requests = trusted(requests_between(task.files, manifest, low, high), task.trust)
         if not requests.num_rows:
             return Counts()
         inputs = offline_inputs(home, requests)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,18 @@ def requests_between(files: list[str], manifest: LogManifest, from_us: int, to_u
     requests = read_requests([Path(f) for f in files], manifest)
     time = micros(requests["request_time"])
     return requests.filter(pa.array((time >= from_us) & (time < to_us)))
+
+
+def trusted(requests: pa.Table, trust: Mapping[str, float]) -> pa.Table:
+    """``requests`` without some of the users whose weight is below 1, so that each counts as much.
+
+    A request stays with a probability of its user's weight: that is in the mean the same as to
+    weigh it in each of the losses. Chosen by the request's id, so that a training set that is built
+    again is the same.
+    """
+    if not trust:
+        return requests
+    weights = [trust.get(user, 1.0) for user in requests["user_id"].to_pylist()]
+    ids = requests["request_id"].to_pylist()
+    chance = [zlib.crc32(name.encode()) / 2**32 for name in ids]
+    return requests.filter(pa.array(np.array(chance) < np.array(weights)))

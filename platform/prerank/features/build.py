@@ -3,7 +3,8 @@
 Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
 key met which item when (``prerank.features.explode``); the second turns one shard into packed rows
 at every snapshot where they change, and into user histories (``prerank.features.shard``). No task
-holds more than a shard.
+holds more than a shard. Where engagements are capped or users flagged, a pass between the two adds
+what that changes (``prerank.features.corrections``).
 
 A build goes on from the one before: it reads the events that became known since, and of the states
 that the one before left those which these events, or the end of a window, change. Its rows are
@@ -24,9 +25,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from interactrank.features.schema import LEVELS
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.feature_sets import described, published_us
@@ -36,17 +34,19 @@ from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
 from prerank.core.times import HOUR_US
 from prerank.core.travel import Carried
-from prerank.features.explode import EventCounts, FilesTask, explode_files
+from prerank.core.trust import Flags
+from prerank.features.corrections import CorrectionTask, correct_shard
+from prerank.features.event_files import divided, rows_of, since
+from prerank.features.explode import EventCounts, FilesTask, explode_files, past_acts
+from prerank.features.flag_steps import FlagSteps
 from prerank.features.shard import ShardCounts, ShardTask, build_shard
 from prerank.features.snapshots import Span
 
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
-TASK_ROWS = 500_000
-"""Events of a task of the first pass, unless a file has more."""
 INLINE_ROWS = 200_000
 """Events that are worked on in this process: fewer than it is worth starting Ray for."""
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Of what a build leaves to the next."""
 
 
@@ -59,10 +59,14 @@ class FeatureConfig:
             means 1 for a log of fewer than ten million events, else 24, when its features are
             built first; later builds keep it.
         lag_minutes: minutes from a snapshot's cutoff to its publication.
+        user_cap: engagements of one user with one item that count, by each action, in a window of a
+            row: the latest ones. Null counts all. A cap keeps accounts that click an item again
+            and again from raising it.
     """
 
     cadence_hours: int | None = None
     lag_minutes: int = 0
+    user_cap: int | None = None
 
     def __post_init__(self) -> None:
         if self.cadence_hours is not None and (
@@ -77,6 +81,11 @@ class FeatureConfig:
                 f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
                 "its cutoff, and so leak the future. Give 0 or more."
             )
+        if self.user_cap is not None and self.user_cap < 1:
+            raise ConfigError(
+                f"config features.user_cap: {self.user_cap} would count nothing. Give 1 or more, "
+                "or null."
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,8 @@ class _Build:
     Attributes:
         manifest: of the log.
         files: its event files.
-        hours, lag_minutes: cadence and lag.
+        hours, lag_minutes, user_cap: of the configuration.
+        flags: of its users.
         before: manifest of the tables that it goes on from; empty for none.
         last: the last cutoff, in cadences since 1970.
         shards: how many there are.
@@ -97,6 +107,8 @@ class _Build:
     files: tuple[Path, ...]
     hours: int
     lag_minutes: int
+    user_cap: int | None
+    flags: Flags
     before: dict[str, Any]
     last: int
     shards: int
@@ -117,15 +129,17 @@ class _Build:
     def run(self) -> dict[str, Any] | None:
         """Write the tables; returns their manifest.
 
-        None where the log holds other events of before the last cutoff than the tables count.
+        None where the log holds other events or flags of before the last cutoff than the tables
+        count.
         """
-        files, known = _since(self.files, self.span)
-        rows = [pq.read_metadata(file).num_rows for file in files]
-        spread: Callable[..., list[Any]] = ray_map if sum(rows) > INLINE_ROWS else _here
-        tasks = [
-            FilesTask(i, own, self.manifest.schema, self.span, self.shards, self.scratch)
-            for i, own in enumerate(_divided(files, rows))
-        ]
+        after = self.span.after
+        if after is not None and self._steps(after).digest() != self.before["state"]["flags"]:
+            return None
+        files, known = since(self.files, self.span)
+        many = sum(rows_of(files)) > INLINE_ROWS
+        spread: Callable[..., list[Any]] = ray_map if many else _here
+        steps = self._steps(self.last)
+        tasks = self._tasks(files, steps)
         read: list[EventCounts] = spread(
             Carried(explode_files, FilesTask.reads, FilesTask.writes), tasks, "keys"
         )
@@ -135,33 +149,81 @@ class _Build:
         for table in ("engagement", "user_history"):
             (self.out / table).mkdir(exist_ok=True)
         done: list[ShardCounts] = []
-        if self.span.after != self.last:
+        if after != self.last:
             shards = [
                 ShardTask(
                     self.manifest.schema, self.span, shard, self.shards, self.scratch, self.out
                 )
                 for shard in range(self.shards)
             ]
+            self._correct(files, steps, shards, spread)
             done = spread(
                 Carried(build_shard, ShardTask.reads, ShardTask.writes), shards, "snapshots"
             )
         remove(self.scratch)
-        return self._manifest(known + sum(counts.counted for counts in read), done)
+        events = known + sum(counts.counted for counts in read)
+        return self._manifest(events, steps, done)
 
-    def _manifest(self, events: int, done: Sequence[ShardCounts]) -> dict[str, Any]:
+    def _steps(self, last: int) -> FlagSteps:
+        """What the flags say that are known before a cutoff."""
+        return FlagSteps.of(self.flags, self.hours * HOUR_US, last)
+
+    def _tasks(self, files: Sequence[Path], steps: FlagSteps) -> list[FilesTask]:
+        """Tasks of the first pass over some files."""
+        task = FilesTask(
+            0,
+            (),
+            self.manifest.schema,
+            self.span,
+            self.shards,
+            self.scratch,
+            self.user_cap is not None,
+            steps.names,
+            steps.changed(self.span.after),
+        )
+        return [replace(task, number=n, files=own) for n, own in enumerate(divided(files))]
+
+    def _correct(
+        self,
+        files: Sequence[Path],
+        steps: FlagSteps,
+        shards: Sequence[ShardTask],
+        spread: Callable[..., list[Any]],
+    ) -> None:
+        """Add what the cap and flags take off; ``files`` are those that hold something new."""
+        if self.user_cap is None and not len(steps.names):
+            return
+        if len(steps.changed(self.span.after)):
+            past = self._tasks([file for file in self.files if file not in {*files}], steps)
+            spread(Carried(past_acts, FilesTask.reads, FilesTask.writes_past), past, "flags")
+        tasks = [
+            CorrectionTask(t, self.user_cap, steps.of_shard(t.shard, t.shards)) for t in shards
+        ]
+        work = Carried(correct_shard, CorrectionTask.reads, CorrectionTask.writes)
+        spread(work, tasks, "corrections")
+
+    def _manifest(
+        self, events: int, steps: FlagSteps, done: Sequence[ShardCounts]
+    ) -> dict[str, Any]:
         schema, earlier = self.manifest.schema, self.before.get("rows", {})
         rows = {f.name: sum(getattr(d, f.name) for d in done) for f in fields(ShardCounts)}
         return {
             **described(schema),
             "cadence_hours": self.hours,
             "lag_minutes": self.lag_minutes,
+            "user_cap": self.user_cap,
             "last_cutoff_us": self.last * self.hours * HOUR_US,
             "fingerprint": self.manifest.fingerprint,
             "rows": {name: count + earlier.get(name, 0) for name, count in rows.items()},
             "caps": {lv.prefix: lv.cap for lv in LEVELS},
             # Stays as long as builds only add rows.
             "tables": self.before.get("tables") or secrets.token_hex(8),
-            "state": {"version": STATE_VERSION, "shards": self.shards, "events": events},
+            "state": {
+                "version": STATE_VERSION,
+                "shards": self.shards,
+                "events": events,
+                "flags": steps.digest(),
+            },
         }
 
 
@@ -171,18 +233,18 @@ def build_features(
     """Bring the feature tables to the ingested log; returns (and writes) the features manifest.
 
     With ``restate``, rows that were published are written again from a log that lost some of its
-    events (``prerank.ingest.forget``). The tables keep their name, cadence and lag, and the
-    manifest's ``restated`` tells when it was done.
+    events (``prerank.ingest.forget``). The tables keep their name, cadence, lag and cap, and
+    the manifest's ``restated`` tells when it was done.
 
-    Tables of another cadence or lag, or of a log that was replaced, are built anew, and so are
+    Tables of another cadence, lag or cap, or of a log that was replaced, are built anew, and so are
     those of a log that has more than twice the events that their shards were made for.
 
     Raises:
-        StateError: nothing was ingested, or by another version.
+        StateError: nothing was ingested, or by another version; or the flags are damaged.
         DataError: the log holds no engagement at all.
     """
     home = home.pin()
-    home.fetch(home.log)
+    home.fetch(home.log, home.flags)
     manifest = LogManifest.load(home)
     schema = manifest.schema
     if not schema.engagements:
@@ -199,13 +261,16 @@ def build_features(
         before = before if home.has_made(before) and "state" in before else {}
         restate = restate and bool(before)
         if restate:
-            config = FeatureConfig(before["cadence_hours"], before["lag_minutes"])
+            config = FeatureConfig(
+                before["cadence_hours"], before["lag_minutes"], before.get("user_cap")
+            )
         hours = config.cadence_hours or before.get("cadence_hours")
         hours = hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
         cadence = hours * HOUR_US
         last = max(manifest.last_us // cadence + 1, -(-published_us(home) // cadence))
         shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
-        build = _Build(manifest, files, hours, config.lag_minutes, {}, last, shards, out)
+        options = hours, config.lag_minutes, config.user_cap
+        build = _Build(manifest, files, *options, Flags.load(home), {}, last, shards, out)
         features = None
         if _goes_on(build, before) and not restate:
             _link(folder, out)
@@ -236,6 +301,7 @@ def _goes_on(build: _Build, before: dict[str, Any]) -> bool:
         state.get("version") == STATE_VERSION
         and before["cadence_hours"] == build.hours
         and before["lag_minutes"] == build.lag_minutes
+        and before["user_cap"] == build.user_cap
         and build.shards <= 2 * state["shards"]
     )
 
@@ -247,36 +313,6 @@ def _link(old: Path, new: Path) -> None:
     """
     for path in old.rglob("*.parquet"):
         linked(path, new / path.relative_to(old))
-
-
-def _since(files: Sequence[Path], span: Span) -> tuple[list[Path], int]:
-    """Files with events that became known after ``span`` began, and the events of the others."""
-    if span.after is None:
-        return [*files], 0
-    new, known = [], 0
-    for file in files:
-        metadata = pq.read_metadata(file)
-        at = metadata.schema.names.index("known_time")
-        groups = [metadata.row_group(g).column(at) for g in range(metadata.num_row_groups)]
-        bounds = [group.statistics for group in groups]
-        told = all(b is not None and b.has_min_max for b in bounds)
-        if told and all(b.max_raw < span.after * span.cadence_us for b in bounds):
-            known += metadata.num_rows
-        else:
-            new.append(file)
-    return new, known
-
-
-def _divided(files: Sequence[Path], rows: Sequence[int]) -> list[tuple[str, ...]]:
-    """Files by task: a few tasks at least, and no more rows in one than there need be."""
-    count = min(len(files), max(4, -(-sum(rows) // TASK_ROWS)))
-    if not count:
-        return []
-    # By where the middle of a file's rows lies among all.
-    middle = np.cumsum(rows) - np.array(rows) / 2
-    task = np.minimum(middle * count // max(sum(rows), 1), count - 1)
-    groups = [[str(f) for f, t in zip(files, task, strict=True) if t == n] for n in range(count)]
-    return [tuple(group) for group in groups if group]
 
 
 def _here(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import quantise, row_bytes, write_chosen
 from interactrank.kernels import kernel
-from prerank.features.states import append_state, grown, state_items
+from prerank.features.states import UNIT, append_state, grown, state_items
 
 
 @kernel
@@ -46,9 +46,11 @@ def _longer(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 @kernel(inline="always")
 def _code(count: int, coded: NDArray[np.uint16]) -> int:
-    if count < coded.size:
-        return coded[count]
-    return quantise(np.full(1, float(count)))[0]
+    whole = count // UNIT
+    if 0 <= whole < coded.size and whole * UNIT == count:
+        return coded[whole]
+    # Below zero for as long as what is taken away was not added.
+    return quantise(np.full(1, max(count, 0) / UNIT))[0]
 
 
 @kernel(inline="always")
@@ -63,7 +65,7 @@ def _shift(
     added: NDArray[np.int64],
     window: int,
     n_windows: int,
-    sign: int,
+    weight: int,
     counts: NDArray[np.int64],
     codes: NDArray[np.uint16],
     coded: NDArray[np.uint16],
@@ -75,10 +77,10 @@ def _shift(
     for group in range(added.size):
         if added[group]:
             column = group * n_windows + window
-            counts[item, column] += sign * added[group]
+            counts[item, column] += weight * added[group]
             codes[item, column] = _code(counts[item, column], coded)
-            totals[column] += sign * added[group]
-            sums[item] += sign * added[group]
+            totals[column] += weight * added[group]
+            sums[item] += weight * added[group]
     mass[item] = _mass(counts[item, mass_col], sums[item])
 
 
@@ -136,7 +138,8 @@ def _append_row(
             for column in range(n_cols):
                 truncated[column] -= counts[i, column]
     row = out[used : used + size]
-    write_chosen(row, crc, present.size, totals, truncated, ids, codes, chosen)
+    masses, cut = totals / UNIT, truncated / UNIT
+    write_chosen(row, crc, present.size, masses, cut, ids, codes, chosen)
     return out, used + size
 
 
@@ -147,6 +150,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     actions: NDArray[np.int8],
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
+    weights: NDArray[np.int16],
     states: NDArray[np.uint8],
     state_starts: NDArray[np.int64],
     state_ends: NDArray[np.int64],
@@ -192,20 +196,18 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         codes = np.zeros((ids.size, n_cols), np.uint16)
         totals, sums = np.zeros(n_cols, np.int64), np.zeros(ids.size, np.int64)
         mass, limit = np.zeros(ids.size), np.zeros(1)
-        seen = np.zeros(ids.size, np.bool_)
         at_id = 0
         for i in range(before.size):
             while ids[at_id] != before[i]:
                 at_id += 1
-            seen[at_id] = True
             for column in range(n_cols):
-                count = np.int64(numbers[i * n_cols + column])
+                count = numbers[i * n_cols + column]
                 counts[at_id, column] = count
                 codes[at_id, column] = _code(count, coded)
                 totals[column] += count
                 sums[at_id] += count
             mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id])
-        present = np.flatnonzero(seen)
+        present = np.flatnonzero(sums)
         # What entered before the state's snapshot is in it, and so is what left before.
         entered = np.searchsorted(known[lo:hi], first)
         leaving = np.argsort(buckets[lo:hi], kind="mergesort")
@@ -218,18 +220,17 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
             more = False
             while entered < hi - lo and known[lo + entered] < s:
                 e = lo + entered
-                if not seen[local[entered]]:
-                    seen[local[entered]] = more = True
+                i = local[entered]
+                was = sums[i] > 0
                 for w in range(n_windows):
                     if buckets[e] + windows[w] > known[e]:
                         own = added[actions[e]]
-                        i = local[entered]
                         _shift(
                             i,
                             own,
                             w,
                             n_windows,
-                            1,
+                            np.int64(weights[e]),
                             counts,
                             codes,
                             coded,
@@ -238,6 +239,8 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                             mass,
                             mass_col,
                         )
+                if was != (sums[i] > 0):
+                    more = True
                 entered += 1
             for w in range(n_windows):
                 while left[w] < hi - lo and in_order[left[w]] + windows[w] < s:
@@ -250,7 +253,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                             own,
                             w,
                             n_windows,
-                            -1,
+                            -np.int64(weights[e]),
                             counts,
                             codes,
                             coded,
@@ -261,7 +264,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                         )
                     left[w] += 1
             if more:
-                present = np.flatnonzero(seen)
+                present = np.flatnonzero(sums)
             if key == first_key and at < first_point:
                 continue  # written in an earlier chunk
             out, used = _append_row(

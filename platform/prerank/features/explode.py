@@ -1,12 +1,13 @@
 """The first pass of a build: which key met which item when, by shard.
 
 A task reads some event files and writes, for each shard, the events of its keys and those of its
-users, as Arrow files that the second pass reads once.
+users, as Arrow files that the second pass reads once. What ``prerank.features.corrections`` looks
+at stands in a third folder, by user: engagements where they are capped, and what flagged users did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.text import engagement_keys, query_code, segment_key
 from prerank.core.shards import shard_of
 from prerank.features.snapshots import Span
+from prerank.features.states import UNIT
 
 SEGMENT_COLUMNS = next(level.max_keys for level in LEVELS if level.segmented)
 
@@ -35,7 +37,10 @@ class FilesTask:
         span: events that became known before ``span.after`` were counted by the build before, and
             those known from ``span.last`` on are left to the next.
         shards: how many there are.
-        scratch: where the events go, to ``keys/<shard>`` and ``users/<shard>``.
+        scratch: where the events go, to ``keys/<shard>``, ``users/<shard>`` and ``acts/<shard>``.
+        capped: whether engagements are.
+        flagged: users who have a flag, as text.
+        changed: those of them whose weight changes in ``span``, and with it what they did before.
     """
 
     number: int
@@ -44,14 +49,28 @@ class FilesTask:
     span: Span
     shards: int
     scratch: Path
+    capped: bool
+    flagged: pa.Array
+    changed: pa.Array
+
+    @property
+    def columns(self) -> list[str]:
+        """What is read of the events."""
+        names = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
+        return [*names, *self.schema.segments]
 
     def reads(self) -> list[Path]:
         """The event files."""
         return [Path(file) for file in self.files]
 
     def writes(self) -> list[Path]:
-        """A file for each shard that got some."""
-        return sorted(self.scratch.glob(f"*/*/{self.number}.arrow"))
+        """Files of each shard that got some."""
+        acts = self.scratch.glob(f"acts/*/new-{self.number}.arrow")
+        return sorted([*self.scratch.glob(f"*/*/{self.number}.arrow"), *acts])
+
+    def writes_past(self) -> list[Path]:
+        """Those of ``past_acts``."""
+        return sorted(self.scratch.glob(f"acts/*/past-{self.number}.arrow"))
 
 
 @dataclass(frozen=True)
@@ -64,30 +83,47 @@ class EventCounts:
 
 def explode_files(task: FilesTask) -> EventCounts:
     """Write the events of a task's files by shard."""
-    columns = ["user_id", "query", "item_id", "action", "event_time", "known_time", "event_id"]
-    columns += task.schema.segments
     events = pa.concat_tables(
-        pq.read_table(f, columns=columns, partitioning=None) for f in task.files
+        pq.read_table(f, columns=task.columns, partitioning=None) for f in task.files
     )
     known = events["known_time"].cast(pa.int64()).to_numpy() // task.span.cadence_us
     before = np.zeros(len(known), bool) if task.span.after is None else known < task.span.after
     wanted = ~before & (known < task.span.last)
+    if task.capped or len(task.flagged):
+        acts = wanted & _any_of(events["user_id"], task.flagged)
+        acts |= before & _any_of(events["user_id"], task.changed)
+        if task.capped:
+            acts |= wanted & _any_of(events["action"], pa.array(task.schema.engagements))
+        _write_acts(task, f"new-{task.number}", events.filter(pa.array(acts)))
     if not wanted.all():
         events = events.filter(pa.array(wanted))
-    counts = EventCounts(int(before.sum()), len(events))
     if len(events):
         _write(task, events)
-    return counts
+    return EventCounts(int(before.sum()), len(events))
+
+
+def past_acts(task: FilesTask) -> None:
+    """Write what the users ``task.changed`` did, of files with nothing that is new."""
+    found = []
+    for file in task.files:
+        users = pq.read_table(file, columns=["user_id"], partitioning=None)["user_id"]
+        theirs = _any_of(users, task.changed)
+        if theirs.any():
+            events = pq.read_table(file, columns=task.columns, partitioning=None)
+            found.append(events.filter(pa.array(theirs)))
+    if found:
+        _write_acts(task, f"past-{task.number}", pa.concat_tables(found))
+
+
+def _any_of(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pc.is_in(column, values).to_numpy()
+    return found
 
 
 def _write(task: FilesTask, events: pa.Table) -> None:
     schema = task.schema
-    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
-    action = codes.to_numpy().astype(np.int8)
-    engaged = np.isin(action, [schema.actions.index(a) for a in schema.engagements])
-    time, known = (
-        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
-    )
+    action, engaged = _actions(schema, events)
+    time, known = _times(events)
     keyed = explode(
         events["query"],
         {column: events[column] for column in schema.segments},
@@ -99,8 +135,9 @@ def _write(task: FilesTask, events: pa.Table) -> None:
         "action": action,
         "bucket": time // task.span.cadence_us,
         "known": known // task.span.cadence_us,
+        "weight": np.full(len(events), UNIT, np.int16),
     }
-    _scatter(task, "keys", "key", keyed, of_keys)
+    scatter(task.scratch / "keys", str(task.number), task.shards, "key", keyed, of_keys)
     rows = np.flatnonzero(engaged)
     users = events["user_id"].combine_chunks().take(pa.array(rows)).dictionary_encode()
     of_user = Keyed(users.dictionary.to_pylist(), users.indices.to_numpy(), rows)
@@ -114,7 +151,38 @@ def _write(task: FilesTask, events: pa.Table) -> None:
         "known": known,
         "query": query[texts.indices.to_numpy()],
     }
-    _scatter(task, "users", "user_id", of_user, of_users)
+    scatter(task.scratch / "users", str(task.number), task.shards, "user_id", of_user, of_users)
+
+
+def _write_acts(task: FilesTask, name: str, events: pa.Table) -> None:
+    if not len(events):
+        return
+    time, known = _times(events)
+    users = events["user_id"].combine_chunks().dictionary_encode()
+    rows = Keyed(users.dictionary.to_pylist(), users.indices.to_numpy(), np.arange(len(events)))
+    columns = {
+        "item_id": events["item_id"].to_numpy(),
+        "action": _actions(task.schema, events)[0],
+        "bucket": time // task.span.cadence_us,
+        "known": known // task.span.cadence_us,
+        **{text: events[text].combine_chunks() for text in ("query", *task.schema.segments)},
+    }
+    scatter(task.scratch / "acts", name, task.shards, "user_id", rows, columns)
+
+
+def _actions(schema: FeatureSchema, events: pa.Table) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """Code of each event's action, and whether it is an engagement."""
+    codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
+    action = codes.to_numpy().astype(np.int8)
+    return action, np.isin(action, [*schema.history_codes.values()])
+
+
+def _times(events: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """When each event happened and when it became known, microseconds."""
+    time, known = (
+        events[name].cast(pa.int64()).to_numpy() for name in ("event_time", "known_time")
+    )
+    return time, known
 
 
 @dataclass(frozen=True)
@@ -169,20 +237,34 @@ def _coded(keys: Iterable[str], names: dict[str, int]) -> list[int]:
     return [names.setdefault(key, len(names)) for key in keys]
 
 
-def _scatter(
-    task: FilesTask, kind: str, column: str, rows: Keyed, of: dict[str, NDArray[np.generic]]
+def scatter(
+    folder: Path,
+    name: str,
+    shards: int,
+    column: str,
+    rows: Keyed,
+    of: Mapping[str, NDArray[np.generic] | pa.Array],
 ) -> None:
-    """Write ``rows``, with the columns ``of`` their events, to a file for each shard."""
-    shard = np.array([shard_of(name, task.shards) for name in rows.names], np.int32)
+    """Write rows to ``folder/<shard>/<name>.arrow``, each to the shard of what it is named by.
+
+    Args:
+        folder: of a kind of rows.
+        name: of the files, one for each shard that has rows.
+        shards: how many there are.
+        column: of the rows' names, in the files.
+        rows: to write.
+        of: columns of the events that they are of, by name.
+    """
+    shard = np.array([shard_of(each, shards) for each in rows.names], np.int32)
     # A shard's names stand together, and then so do its rows.
     order = np.argsort(shard, kind="stable")
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
     names = pa.array(rows.names, pa.string()).take(pa.array(order))
-    bounds = np.searchsorted(shard[order], np.arange(task.shards + 1))
+    bounds = np.searchsorted(shard[order], np.arange(shards + 1))
     by_shard = np.argsort(shard[rows.code].astype(np.uint16), kind="stable")
     code, event = place[rows.code[by_shard]], rows.event[by_shard]
-    sizes = np.bincount(shard[rows.code], minlength=task.shards)
+    sizes = np.bincount(shard[rows.code], minlength=shards)
     at = 0
     for s, size in enumerate(sizes.tolist()):
         own, rest = slice(at, at + size), event[at : at + size]
@@ -192,11 +274,15 @@ def _scatter(
         codes = pa.array(code[own] - bounds[s], pa.int32())
         of_shard = names[bounds[s] : bounds[s + 1]]
         arrays = [pa.DictionaryArray.from_arrays(codes, of_shard)]
-        arrays += [pa.array(values[rest]) for values in of.values()]
+        taken = pa.array(rest)
+        arrays += [
+            values.take(taken) if isinstance(values, pa.Array) else pa.array(values[rest])
+            for values in of.values()
+        ]
         table = pa.table(arrays, names=[column, *of])
-        target = task.scratch / kind / str(s)
+        target = folder / str(s)
         target.mkdir(parents=True, exist_ok=True)
-        with pa.ipc.new_file(str(target / f"{task.number}.arrow"), table.schema) as writer:
+        with pa.ipc.new_file(str(target / f"{name}.arrow"), table.schema) as writer:
             writer.write_table(table)
 
 

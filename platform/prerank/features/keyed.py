@@ -17,10 +17,11 @@ KEYED = pa.schema(
         "action": pa.int8(),
         "bucket": pa.int64(),
         "known": pa.int64(),
+        "weight": pa.int16(),
     }
 )
 """One row per event and engagement key: ``bucket`` is when it happened, ``known`` from when on it
-counts, both in cadences since 1970."""
+counts, both in cadences since 1970; ``weight`` is how much, in parts of ``states.UNIT``."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class KeyEvents:
 
     ``names`` string [k], ascending and distinct; ``starts`` int64 [k + 1]: the events of key ``i``
     are those from ``starts[i]`` on of ``items`` int64, ``actions`` int8, ``known`` and ``buckets``
-    int64 [n].
+    int64, ``weights`` int16 [n].
     """
 
     names: pa.Array
@@ -38,16 +39,18 @@ class KeyEvents:
     actions: NDArray[np.int8]
     known: NDArray[np.int64]
     buckets: NDArray[np.int64]
+    weights: NDArray[np.int16]
 
     @classmethod
     def of(cls, events: pa.Table) -> KeyEvents:
         """Of a table as KEYED, in any order."""
         names, code = ranked(events["key"])
-        known = events["known"].to_numpy()
+        known, weights = events["known"].to_numpy(), events["weight"].to_numpy()
         order = np.lexsort((known, code))
         starts = np.searchsorted(code[order], np.arange(len(names) + 1))
         items, actions, buckets = (events[c].to_numpy() for c in ("item_id", "action", "bucket"))
-        return cls(names, starts, items[order], actions[order], known[order], buckets[order])
+        columns = (items, actions, known, buckets, weights)
+        return cls(names, starts, *(column[order] for column in columns))
 
     def with_prefix(self, prefix: str) -> KeyEvents:
         """The keys that begin with ``prefix``; their events stay where they are."""

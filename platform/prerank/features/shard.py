@@ -5,6 +5,7 @@
     state/keys/     counts of each key at the last cutoff    a part a build: the newest row counts
     state/users/    latest history of each user              likewise
     state/events/   events that are still in some window     a part a build, until they left it
+    state/acts/     what counts of each capped user          by ``prerank.features.corrections``
 
 Of the states, a build reads those of the keys and users whose rows it writes; of the events, those
 that leave a window before its last cutoff.

@@ -10,7 +10,8 @@ enters by the bucket in which it became known, and leaves a window by that in wh
 
 The counts at the end of a build are kept, as the *state* of each key. The next build goes on from
 them, and needs of the events only those that enter a window or leave one after that: its rows are
-those that one build of all events would give, byte for byte, as counts are whole numbers.
+those that one build of all events would give, byte for byte, as counts are whole numbers (of parts
+of an event, ``states.UNIT``).
 
 Rows come in chunks, so that memory depends on neither the log's length nor one key's rows.
 """
@@ -134,6 +135,7 @@ def shard_rows(
             events.actions,
             events.known,
             events.buckets,
+            events.weights,
             states.data,
             states.starts,
             states.ends,

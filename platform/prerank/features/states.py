@@ -1,7 +1,7 @@
 """The counts of a key that a build leaves to the next, as bytes.
 
-A state is ``i64 item_ids[n]`` ascending, ``u32 counts[n, F]``, and zeros to a multiple of 8: all
-items of the key and all windows, where a packed row is capped and rounded.
+A state is ``i64 item_ids[n]`` ascending and ``i64 counts[n, F]`` in parts of UNIT: all items of the
+key and all windows, where a packed row is capped and rounded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from interactrank.kernels import kernel
 
 STATES = pa.schema({"key": pa.string(), "state": pa.large_binary()})
+UNIT = 256
+"""Parts of an event that are counted: whole numbers, whose sums do not depend on their order. A
+power of two, so that dividing by it is exact."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ def grown(buffer: NDArray[np.uint8], need: int) -> NDArray[np.uint8]:
 @kernel
 def state_items(
     state: NDArray[np.uint8], columns: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Items [n] and counts [n * F] of a state of F ``columns``; none of one without a byte."""
-    n = state.size // (8 + 4 * columns)
-    items = state[: 8 * n].view(np.int64)
-    return items, state[8 * n : 8 * n + 4 * n * columns].view(np.uint32)
+    n = state.size // (8 + 8 * columns)
+    numbers = state.view(np.int64)
+    return numbers[:n], numbers[n:]
 
 
 @kernel
@@ -78,10 +81,10 @@ def append_state(
         ``out``, or a larger one in its place, and how much of it is used then.
     """
     n, n_cols = present.size, counts.shape[1]
-    size = (8 * n + 4 * n * n_cols + 7) & ~7
+    size = 8 * n + 8 * n * n_cols
     out = grown(out, used + size)
     held = out[used : used + 8 * n].view(np.int64)
-    numbers = out[used + 8 * n : used + 8 * n + 4 * n * n_cols].view(np.uint32)
+    numbers = out[used + 8 * n : used + size].view(np.int64)
     for i in range(n):
         held[i] = ids[present[i]]
         for column in range(n_cols):

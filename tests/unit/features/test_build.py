@@ -3,139 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
-from tests import online_log
+from tests.growing_log import DAY, START, Log, files, same, tables
 from tests.kills import killed
 
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
-from prerank.core.home import Home
-from prerank.features import shard
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features import corrections, shard
+from prerank.features.build import FeatureConfig
 from prerank.features.parts import bounded
 
-HOUR, DAY = 3_600_000_000, 86_400_000_000
-START = 19_000 * DAY
-MANIFEST = replace(online_log.MANIFEST, segments=("country",), retriever=())
-QUERIES = ["red shoe", "red lamp", "blue shoe", "", "lamp"]
-TABLES = {"engagement": "engagement_key", "user_history": "user_id"}
+CASES = [(0, 1, 0, None, 0), (1, 6, 30, 1, 0), (2, 24, 0, 2, 3), (3, 48, 5, None, 4)]
 
 
-class Log:
-    """A home's log that grows: what a batch holds, and when it became known (decision 8)."""
-
-    def __init__(self, root: Path, seed: int, hours: int, lag: int = 0) -> None:
-        self.home, self.rng = Home.at(root), np.random.default_rng(seed)
-        self.config = FeatureConfig(cadence_hours=hours, lag_minutes=lag)
-        self.batches: list[pd.DataFrame] = []
-
-    def drawn(self, low: int, high: int, count: int) -> pd.DataFrame:
-        """Events of the times [low, high)."""
-        rng = self.rng
-        time = rng.integers(low, high, count)
-        # Some stand exactly on a cutoff, where "strictly earlier" decides.
-        time = np.where(rng.random(count) < 0.2, time // HOUR * HOUR, time)
-        return pd.DataFrame(
-            {
-                "user_id": rng.choice([f"u{n}" for n in range(9)], count),
-                "query": rng.choice(QUERIES, count, p=[0.6, 0.2, 0.1, 0.05, 0.05]),
-                "item_id": rng.integers(0, 12, count) - 3,
-                "action": rng.choice(MANIFEST.actions, count),
-                "event_time": time,
-                "country": rng.choice(["de", "us", ""], count),
-                "event_id": rng.integers(-(2**62), 2**62, count),
-            }
-        )
-
-    def add(self, events: pd.DataFrame, published_us: int) -> None:
-        """Ingest ``events``, after features up to ``published_us`` were published."""
-        known = np.maximum(events["event_time"], published_us)
-        self.batches.append(events.assign(known_time=known))
-        self.write(self.home, self.batches)
-
-    def write(self, home: Home, batches: list[pd.DataFrame]) -> None:
-        """As ingest does: every event again, by day."""
-        events = pd.concat(batches)
-        end = np.datetime64(int(events["event_time"].max()), "us")
-        count, last = len(events), np.datetime_as_string(end) + "Z"
-        replace(MANIFEST, events=count, last_time=last, fingerprint=str(count)).save(home)
-        for column in ("event_time", "known_time"):
-            events[column] = pd.to_datetime(events[column].astype("datetime64[us]"), utc=True)
-        for day, own in events.groupby(events["event_time"].dt.strftime("%Y-%m-%d")):
-            folder = home.events / f"day={day}"
-            folder.mkdir(parents=True, exist_ok=True)
-            table = pa.Table.from_pandas(own, preserve_index=False)
-            pq.write_table(table, folder / "part-0.parquet")
-
-    def grow(self, days: int, busy: float, late: float) -> None:
-        """Ingest some days, some of them without an event, and late ones, and build."""
-        published = self.published()
-        begin = published or START
-        end = (begin // DAY + days) * DAY if busy else begin + DAY
-        known = [self.drawn(begin, end, max(int(days * busy), 1))]
-        if published and late:
-            known.append(self.drawn(max(START, begin - 40 * DAY), begin, int(days * late)))
-        self.add(pd.concat(known), published)
-        self.build()
-
-    def published(self) -> int:
-        """The last cutoff, microseconds; 0 before the first build."""
-        return manifest_of_log(self.home)["last_cutoff_us"] if self.batches else 0
-
-    def build(self) -> dict[str, Any]:
-        return build_features(self.home, self.config)
-
-    def anew(self, root: Path) -> Home:
-        """The tables of one build of all events."""
-        home = Home.at(root)
-        self.write(home, self.batches)
-        build_features(home, self.config)
-        return home
-
-
-def tables(home: Home) -> Iterator[tuple[str, pa.Table]]:
-    """Each table's rows by key and time, whatever its files."""
-    for name, key in TABLES.items():
-        files = sorted((tables_of_log(home) / name).glob("*.parquet"))
-        rows = pa.concat_tables(pq.read_table(file) for file in files)
-        yield name, rows.sort_by([(key, "ascending"), ("event_timestamp", "ascending")])
-
-
-def same(home: Home, other: Home) -> None:
-    for (name, rows), (_, others) in zip(tables(home), tables(other), strict=True):
-        assert rows.combine_chunks().equals(others.combine_chunks()), name
-
-
-def files(home: Home) -> set[str]:
-    folder = tables_of_log(home)
-    return {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
-
-
-CASES = [(0, 1, 0), (1, 6, 30), (2, 24, 0), (3, 48, 5)]
-
-
-@pytest.mark.parametrize(("seed", "hours", "lag"), CASES)
+@pytest.mark.parametrize(("seed", "hours", "lag", "cap", "flags"), CASES)
 def test_days_one_by_one_make_the_tables_of_one_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, hours: int, lag: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    hours: int,
+    lag: int,
+    cap: int | None,
+    flags: int,
 ) -> None:
-    """With late events, pauses in which windows end, and files that are merged meanwhile."""
+    """With late events, late flags, pauses in which windows end, and files that are merged."""
     limit = 2
-    monkeypatch.setattr(
-        shard, "bounded", lambda *args, **options: bounded(*args, **options | {"limit": limit})
-    )
+
+    def merging(*args: Any, **options: Any) -> None:
+        bounded(*args, **options | {"limit": limit})
+
+    for room in (shard, corrections):
+        monkeypatch.setattr(room, "bounded", merging)
     monkeypatch.setattr(shard, "MAX_PARTS", limit)
-    log, rng = Log(tmp_path / "log", seed, hours, lag), np.random.default_rng(seed)
+    log, rng = Log(tmp_path / "log", seed, hours, lag, cap), np.random.default_rng(seed)
     before: dict[str, pa.Table] = {}
     for step in range(6):
+        published = log.published() or START
+        log.flag(flags, published - 5 * DAY, published + 5 * DAY)
         days = int(rng.choice([1, 1, 2, 3, 12, 35])) if step else 20
         log.grow(days, busy=rng.choice([2.0, 9.0]), late=rng.choice([0.0, 2.0]))
         for name, rows in tables(log.home):
@@ -215,3 +124,37 @@ def test_a_build_that_is_killed_has_published_all_or_nothing(tmp_path: Path) -> 
         at += 1 if states[-1] else 12
     assert len(states) > 5
     same(log.home, whole)
+
+
+def test_another_cap_builds_all(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", 12, 6)
+    log.grow(9, 9.0, 0.0)
+    log.config = FeatureConfig(cadence_hours=6, user_cap=1)
+    named = manifest_of_log(log.home)["tables"]
+    assert log.build()["tables"] != named
+    same(log.home, log.anew(tmp_path / "whole"))
+
+
+def test_a_flag_alone_waits_for_the_next_cutoff(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", 13, 6)
+    log.grow(9, 9.0, 0.0)
+    before, named = dict(tables(log.home)), manifest_of_log(log.home)["tables"]
+    log.flag(5, START, log.published())
+    log.build()
+    assert all(rows.equals(before[name]) for name, rows in tables(log.home))
+    log.grow(1, 9.0, 0.0)
+    assert manifest_of_log(log.home)["tables"] == named
+    same(log.home, log.anew(tmp_path / "whole"))
+
+
+def test_flags_that_the_tables_missed_are_counted_by_a_build_of_all(tmp_path: Path) -> None:
+    """As when they were told while a build ran, which had read the journal before."""
+    log = Log(tmp_path / "log", 14, 6)
+    log.grow(9, 9.0, 0.0)
+    named = manifest_of_log(log.home)["tables"]
+    log.flag(3, START, START + DAY)
+    text = log.home.flags.read_text().replace(f": {log.published()}", ": 0")
+    log.home.flags.write_text(text)
+    log.grow(1, 9.0, 0.0)
+    assert manifest_of_log(log.home)["tables"] != named
+    same(log.home, log.anew(tmp_path / "whole"))

@@ -21,7 +21,7 @@ from prerank.features.snapshots import (
     Span,
     shard_rows,
 )
-from prerank.features.states import STATES, States
+from prerank.features.states import STATES, UNIT, States
 
 SCHEMA = FeatureSchema(("view", "click", "save"), ("view",), ("engagement",), segments=("country",))
 HOUR, DAY = 3_600_000_000, 86_400_000_000
@@ -47,7 +47,9 @@ def stream(rng: np.random.Generator, events: int, days: int, cadence: int) -> pd
 
 def keyed(frame: pd.DataFrame) -> KeyEvents:
     frame = frame if "known" in frame else frame.assign(known=frame["bucket"])
-    events = pa.table({c: frame[c].to_numpy() for c in ("item_id", "action", "bucket", "known")})
+    frame = frame if "weight" in frame else frame.assign(weight=np.int16(UNIT))
+    columns = ("item_id", "action", "bucket", "known", "weight")
+    events = pa.table({c: frame[c].to_numpy() for c in columns})
     return KeyEvents.of(events.append_column("key", pa.array(frame["key"].tolist(), pa.string())))
 
 
@@ -103,7 +105,8 @@ def recount(
                     counts[row.item_id][f"{ENGAGE}:{window}"] += 1
                 if level.per_action:
                     counts[row.item_id][f"{action}:{window}"] += 1
-    return counts
+    # An item of which nothing counts stands in no row.
+    return {item: own for item, own in counts.items() if any(own.values())}
 
 
 CADENCES = [HOUR, 6 * HOUR, DAY]
@@ -294,6 +297,6 @@ def test_a_row_is_what_packing_the_counts_gives() -> None:
         snapshot = int(micros(table, "cutoff")[at]) // HOUR
         counts = recount(frame, level, "t:a", snapshot, HOUR)
         ids = np.array(sorted(counts), np.int64)
-        values = np.array([[counts[i][c] for c in columns] for i in ids])
+        values = np.array([[counts[i][c] for c in columns] for i in ids]).reshape(-1, len(columns))
         assert table["row"][at].as_py() == pack(ids, values, columns, level)
     assert len(ids) > level.cap

@@ -1,7 +1,7 @@
 """Two Ray nodes that share no folder run the README's job; `make nodes` starts this.
 
 Each has its own HOME and cache folder. The state is in S3, the online store in Redis, runs and
-versions in an MLflow server. Not part of `make test`: it takes some four minutes on two cores.
+versions in an MLflow server. Not part of `make test`: it takes four to five minutes on two cores.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -130,7 +131,8 @@ def _packed(function: Callable[[T], R], tasks: Sequence[T]) -> list[bytes]:
 
     # A Ray of this process's own has its disk. A cluster may get a second node meanwhile.
     elsewhere = bool(os.environ.get("RAY_ADDRESS")) or several_nodes()
-    return [packed(Call.of(function, task, elsewhere)) for task in tasks]
+    batch = secrets.token_hex(8)
+    return [packed(Call.of(function, task, elsewhere, batch)) for task in tasks]
 
 
 def _arrived(task: bytes) -> bytes:

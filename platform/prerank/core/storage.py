@@ -133,11 +133,11 @@ class Store:
             for folder in asked:
                 self._let_go(folder, found)
 
-    def look_once(self, run: str) -> None:
-        """Look, the first time that this process is told of a ``run``."""
-        if run != self._looked:
+    def look_once(self, batch: str) -> None:
+        """Look, the first time that this process is told of a ``batch`` of tasks."""
+        if batch != self._looked:
             self.look()
-            self._looked = run
+            self._looked = batch
 
     def fetch(self, *paths: Path) -> None:
         """Bring what the cache lacks of files, or of all files below folders, as last looked at.

@@ -77,6 +77,7 @@ class Call(Generic[T, R]):
         caches: by the URI of a home, which cache folder the caller has.
         runs: by the URI of a home, the run that this is a task of.
         shares: whether the task may run on another node.
+        batch: names the tasks that were sent together: what was published before, all of them see.
     """
 
     function: Carried[T, R]
@@ -85,9 +86,10 @@ class Call(Generic[T, R]):
     caches: Mapping[str, str]
     runs: Mapping[str, str]
     shares: bool
+    batch: str
 
     @classmethod
-    def of(cls, function: Callable[[T], R], task: T, shares: bool) -> Call[T, R]:
+    def of(cls, function: Callable[[T], R], task: T, shares: bool, batch: str = "") -> Call[T, R]:
         """A task of this process, whose files are shared now."""
         carried = function if isinstance(function, Carried) else Carried(function)
         stores = _stores()
@@ -106,12 +108,13 @@ class Call(Generic[T, R]):
             {store.uri: _cache_id(store) for store in stores},
             {store.uri: store.run for store in stores},
             shares,
+            batch or secrets.token_hex(8),
         )
 
     def __call__(self) -> Done[R]:
         """Do it here."""
-        for uri, run in self.runs.items():
-            store_at(uri).look_once(run)
+        for uri in self.runs:
+            store_at(uri).look_once(self.batch)
         for uri, files in self.cargo.items():
             store_at(uri).take(files)
         wrote: Cargo = {}

@@ -132,3 +132,24 @@ def merge(folder: Path) -> None:
     old = folder / "old.parquet"
     (folder / "new.parquet").write_text(f"{old.read_text()}, and more")
     old.unlink()
+
+
+def test_a_later_batch_sees_what_was_published_since(store: Nodes) -> None:
+    """One worker process takes tasks of both."""
+
+    def call(home: Home, batch: str) -> Call[Home, bool]:
+        return Call.of(Carried(is_there), home, True, batch)
+
+    with store.node("worker") as worker:
+        assert worker.store is not None
+        with store.node("driver") as home:
+            early = packed(call(home, "one"))
+        assert not unpacked(early)().result
+        with store.node("driver") as home:
+            publish_log(home)
+            late = packed(call(home, "two"))
+        assert unpacked(late)().result
+
+
+def is_there(home: Home) -> bool:
+    return home.pointer.exists()

@@ -10,7 +10,7 @@ shared before it runs, and after.
 from __future__ import annotations
 
 import io
-import pickle
+import pickle  # nosec B403
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -211,6 +211,7 @@ def _of_home(value: Any) -> tuple[str, str, bool] | None:
     return None
 
 
+# Of tasks alone, which this program's processes send each other by Ray; Ray pickles them, too.
 class _Unpickler(pickle.Unpickler):
     def persistent_load(self, there: tuple[str, str, bool]) -> str | Path:
         uri, name, is_text = there

@@ -2,7 +2,7 @@
 
 `make test` runs two processes. One of them has first the cluster of the README, which cannot start
 while another Ray runs here, then the tests on the shared one. The other has the rest, a file at a
-time, so that a module's fixtures are made once, and ends with the longest on a Ray of its own.
+time, so that a module's fixtures are made once, and ends with the training on a Ray of its own.
 """
 
 from __future__ import annotations
@@ -53,10 +53,7 @@ ON_MIDNIGHT = "r0000000300"
 """A request of the tiny log that is moved to a day's very first microsecond: the moment at which
 an hourly and a daily snapshot are cut and, without a lag, published."""
 
-RAY, LAST = (
-    ("tests/e2e/", "tests/behaviour/"),
-    tuple(f"tests/behaviour/test_{name}.py" for name in ("training_job", "odd_logs")),
-)
+RAY, LAST = ("tests/e2e/", "tests/behaviour/"), "tests/behaviour/test_training_job.py"
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
 
@@ -77,8 +74,8 @@ class Lanes(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if file in LAST:
-            return "last"
+        if file == LAST:
+            return file
         return "Ray" if file.startswith(RAY) else file
 
 

@@ -236,6 +236,12 @@ class Shards:
                 own, told = rows[mine] // n, None if given is None else given[mine]
             task = Task(version, side, inputs, own, told, k, request.explain)
             pending[shard] = _sent(ask, task)
+        unknown, strange = request.keys[:0], list[Part]()
+        if rows is not None and (at := rows < 0).any():
+            # While the shards are at work.
+            unknown = request.keys[at]
+            found = scorer.find(inputs, unknown, None if given is None else given[at])
+            strange = [_part(scorer.score_found(side, inputs, found), k, request.explain)]
         for shard, answer in pending.items():
             try:
                 parts.append(_answered(answer, until))
@@ -246,12 +252,7 @@ class Shards:
             raise NotReadyError(
                 f"no shard of the index answered ({missing[0].cause}). Send the request again."
             )
-        unknown = request.keys[:0] if rows is None else request.keys[rows < 0]
-        if rows is not None and len(unknown):
-            found = scorer.find(inputs, unknown, None if given is None else given[rows < 0])
-            own = scorer.score_found(side, inputs, found)
-            parts.append(_part(own, k, request.explain))
-        return _gathered(scorer, side, unknown, parts, tuple(missing))
+        return _gathered(scorer, side, unknown, [*parts, *strange], tuple(missing))
 
 
 def _sent(ask: Callable[[Task], Pending], task: Task) -> Pending | Exception:

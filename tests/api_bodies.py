@@ -1,14 +1,17 @@
-"""Limits of several deployments, and any JSON there is: for tests of what a caller may send."""
+"""Limits of several deployments, bodies, and any JSON: for tests of what a caller may send."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import orjson
+import pytest
 from hypothesis import strategies as st
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.ids import ItemIds
-from prerank.serving.api import Limits
+from prerank.serving.api import Limits, PrerankRequest, RequestError, parse_json
 
 SCHEMA = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement", "save"))
 WALL = Limits(ItemIds("integer"), SCHEMA, max_candidates=10)
@@ -27,3 +30,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
+GOOD: dict[str, Any] = {"user_id": "ann", "query": " Red  SHOES ", "candidates": [3, 1, 2]}
+
+
+def parsed(limits: Limits = WALL, **changes: Any) -> PrerankRequest:
+    """GOOD with changes, as it is read."""
+    return parse_json(orjson.dumps({**GOOD, **changes}), limits, NOW)
+
+
+def refused(limits: Limits = WALL, **changes: Any) -> RequestError:
+    """How GOOD with changes is refused."""
+    with pytest.raises(RequestError) as caught:
+        parsed(limits, **changes)
+    return caught.value

@@ -44,6 +44,7 @@ from prerank.ingest.forget import (
     rows_of,
     served_without,
 )
+from prerank.ingest.restated import FOLDER
 from prerank.online.forget import (
     check_store,
     dead_letters_without,
@@ -210,6 +211,7 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
     answers, events = served_without(home, forgotten)
     receipt.note("served log", "answers and reported events", answers=answers, events=events)
     _checks(home, users, receipt)
+    _restated(home, receipt)
     if owner:
         receipt.leave("journal", f"{owner} Run `prerank forget` for the same users again.")
         raise NotReadyError(f"{receipt.path}: the journal still holds events. {owner}")
@@ -289,6 +291,16 @@ def _other_schemas(home: Home, receipt: Receipt) -> None:
             f"tables {', '.join(others)} are of a log that is gone, so a part of theirs in counts "
             "stays, by query and without their id. They go when no model version needs them "
             "(docs/operations.md, A new feature schema).",
+        )
+
+
+def _restated(home: Home, receipt: Receipt) -> None:
+    """Name the restated histories, which are homes of their own."""
+    for pointer in sorted(home.root.glob(f"{FOLDER}/*/log/current.json")):
+        place = pointer.parent.parent
+        receipt.leave(
+            f"restated history {place.name}",
+            f"run `prerank forget --workdir {place}` for the same users, or remove it.",
         )
 
 

@@ -226,6 +226,8 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version
         DIGEST: loaded.digest,
         registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
     }
+    if manifest.restated:
+        tags["history"] = f"restated: {manifest.restated}"
     version = registry.register(bundle, run_id, metrics, tags)
     registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
     return version

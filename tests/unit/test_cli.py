@@ -26,7 +26,7 @@ VERBS: dict[str, list[str]] = {
     "inspect": ["--events*", "--items*", "--out"],
     "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
-    "features": ["--config", "--workdir"],
+    "features": ["--config", "--restate", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [
         "--config",

@@ -7,6 +7,7 @@ import argparse
 from prerank import preflight
 from prerank.commands.options import check_log, clock_time, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
+from prerank.core.home import Home
 from prerank.core.places import absolute
 from prerank.summaries import Summary, count, size
 
@@ -97,6 +98,8 @@ def features(args: argparse.Namespace) -> Summary:
     config, home = JobConfig.load(args.config), home_of(args)
     preflight.check_space(home)
     preflight.check_log(home)
+    if args.restate is not None:
+        home = _restated(home, args)
     built = build_features(home, config.features)
     rows, hours = built["rows"], built["cadence_hours"]
     wrote = (
@@ -108,6 +111,19 @@ def features(args: argparse.Namespace) -> Summary:
     )
     also = "and prerank materialise, for serving"
     return Summary(str(home.events), wrote, next_step(args, "training-set", also))
+
+
+def _restated(home: Home, args: argparse.Namespace) -> Home:
+    """A home for the restated history that is asked for; the verbs that follow go on there."""
+    from prerank.ingest.restated import restate_log
+
+    made, late = restate_log(home, args.restate)
+    print(
+        f"{count(late, 'late event')} moved to when they happened; what {home.place} has published "
+        "stays as it is"
+    )
+    args.workdir = made.place
+    return home_of(args)
 
 
 def materialise(args: argparse.Namespace) -> Summary:

@@ -19,6 +19,8 @@ VERSION = 3
 """Version of the manifest and of the canonical events."""
 
 REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
+NEWER: dict[str, Any] = {"candidate_features": [], "restated": ""}
+"""Fields that are written only where they say something."""
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
 """Optional event columns, and what they are called in the feature schema."""
 
@@ -51,6 +53,7 @@ class LogManifest:
         fingerprint: sixteen hex digits over events and items.
         warnings, notices: what the ingest told its user.
         candidate_features: what else callers give of a candidate, by names of the mapping.
+        restated: label of the restated history that this is; empty for a log as it became known.
     """
 
     version: int
@@ -87,6 +90,7 @@ class LogManifest:
     warnings: tuple[str, ...]
     notices: tuple[str, ...]
     candidate_features: tuple[str, ...] = ()
+    restated: str = ""
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -95,7 +99,7 @@ class LogManifest:
         Raises:
             StateError: nothing was ingested there, or by another version.
         """
-        data = {"candidate_features": []} | home.read_json(home.manifest, "prerank ingest")
+        data = NEWER | home.read_json(home.manifest, "prerank ingest")
         if data.get("version") != VERSION or data.keys() != {f.name for f in fields(cls)}:
             raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
         data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -106,10 +110,8 @@ class LogManifest:
 
     def save(self, home: Home) -> None:
         """Write the manifest, as the last file of a log."""
-        data = asdict(self)
-        if not self.candidate_features:
-            # As before there were any: such a log is the same, byte for byte.
-            del data["candidate_features"]
+        # As before there were any: such a log is the same, byte for byte.
+        data = {k: v for k, v in asdict(self).items() if k not in NEWER or v}
         write_json(home.manifest, data)
 
     @cached_property

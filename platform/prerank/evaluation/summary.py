@@ -208,7 +208,7 @@ def _facts(
         "what the log shows was impressed" if manifest.has_impressions else "the whole catalogue"
     )
     return DatasetFacts(
-        name=manifest.dataset,
+        name=manifest.dataset + f" (restated: {manifest.restated})" * bool(manifest.restated),
         requests={
             "train": training["train_requests"],
             "validation": training["validation_requests"],

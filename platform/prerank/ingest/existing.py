@@ -58,7 +58,8 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
     """Look at a home to which a log is to be added.
 
     Raises:
-        ConfigError: it holds another data set, or one that was read with another mapping.
+        ConfigError: it holds another data set, or one that was read with another mapping, or a
+            restated history.
         StateError: it is of another version, or has no manifest.
     """
     if not home.manifest.exists():
@@ -70,6 +71,11 @@ def existing_of(home: Home, mapping: LogMapping, dataset: str) -> Existing:
             )
         return Existing()
     manifest = LogManifest.load(home)
+    if manifest.restated:
+        raise ConfigError(
+            f"{home.place} is the restated history {manifest.restated!r}, to which nothing is "
+            "added. Add to the home that it was made of, and restate that with another label."
+        )
     if manifest.dataset != dataset:
         raise ConfigError(
             f"{home.root} holds the log {manifest.dataset!r}, this one is {dataset!r}. Where "

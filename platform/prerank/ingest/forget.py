@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.core.errors import StateError
-from prerank.core.files import linked, remove, written
+from prerank.core.files import remove, written
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.served import events_folder, requests_folder
 from prerank.core.sql import connection
-from prerank.ingest.days import WRAP, DayCounts, day_of, known_days, merged, save
-from prerank.ingest.publish import new_log, remove_all_but_the_log
-from prerank.ingest.report import fingerprint_of, iso_text
-from prerank.ingest.rows import RowPlan, known_rows
-from prerank.ingest.stages import counts_of
-from prerank.ingest.totals import totals_of
+from prerank.ingest.publish import remove_all_but_the_log
+from prerank.ingest.rewritten import rewritten_log
 
 SCRATCH = (".ingest", ".served")
 """Folders of a home in which an ingest works, and which one that was killed leaves."""
@@ -89,72 +85,16 @@ def log_without(home: Home, users: Collection[str], rows: Rows) -> Iterator[Home
     Raises:
         OSError: the disk refuses; the log of before stays.
     """
-    manifest, known = LogManifest.load(home), known_days(home)
-    with new_log(home, starts_over=False) as new:
-        days: dict[str, DayCounts] = {}
-        touched = {day_of(file) for file in rows.files}
-        for file in sorted(home.events.glob("day=*/*.parquet")):
-            target, day = new.events / file.parent.name / file.name, day_of(file)
-            if file in rows.files:
-                _write_without(file, target, users)
-            else:
-                linked(file, target)
-            if day in touched or day not in known:
-                days = merged((days, _counted(target, day, manifest)))
-            else:
-                days[day] = replace(known[day], new=0, late=0)
-        for name in (home.items, home.catalogue):
-            linked(name, new.items.parent / name.name)
-        for file in home.quarantine.glob("*"):
-            linked(file, new.quarantine / file.name)
-        new.quarantine.mkdir(exist_ok=True)
-        save(new, days)
-        _without_rows(manifest, days, new, home.root / ".ingest").save(new)
+
+    def kept(file: Path) -> pa.Table | None:
+        if file not in rows.files:
+            return None
+        table = pq.read_table(file, partitioning=None)
+        return table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(list(users)))))
+
+    with rewritten_log(home, home, kept) as new:
         yield new
     remove_all_but_the_log(home)
-
-
-def _write_without(file: Path, target: Path, users: Collection[str]) -> None:
-    table = pq.read_table(file, partitioning=None)
-    left = table.filter(pc.invert(pc.is_in(table["user_id"], pa.array(list(users)))))
-    if len(left):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(left, target)
-
-
-def _counted(file: Path, day: str, manifest: LogManifest) -> dict[str, DayCounts]:
-    if not file.exists():
-        return {}
-    events = pq.read_table(file, partitioning=None)
-    plan = RowPlan(
-        columns={name: name for name in events.column_names},
-        time_unit=None,
-        actions=None,
-        action=None,
-        segments=manifest.segments,
-        ids=manifest.item_ids,
-    )
-    rows = known_rows(events, plan)
-    none_is_new = pa.repeat(pa.scalar(False), len(rows))
-    return {day: counts_of(rows.append_column("new", none_is_new))}
-
-
-def _without_rows(
-    before: LogManifest, days: dict[str, DayCounts], home: Home, scratch: Path
-) -> LogManifest:
-    """The manifest of a log of which rows were taken away; its actions and its schema stay."""
-    totals, every = totals_of(home.events, scratch), days.values()
-    events = sum(day.rows for day in every)
-    names = pq.read_schema(next(home.events.glob("day=*/*.parquet"))).names
-    content = sum(day.content for day in every) % WRAP
-    return replace(
-        before,
-        events=events,
-        **{name: totals[name] for name in ("requests", "requests_per_day", "users", "queries")},
-        first_time=iso_text(min(day.first for day in every)),
-        last_time=iso_text(max(day.last for day in every)),
-        fingerprint=fingerprint_of(content, events, pq.read_table(home.items), names),
-    )
 
 
 def remove_scratch(home: Home) -> None:

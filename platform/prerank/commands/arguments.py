@@ -1,0 +1,89 @@
+"""Every option of the command line, by name: what `argparse` is told of it.
+
+A verb may say otherwise of one (``prerank.cli``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prerank.core.home import ENV
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "events": {
+        "required": True,
+        "help": "events as Parquet, CSV or JSON lines: a file, a folder, a glob in quotes, or a "
+        "URI (s3://bucket/log/)",
+    },
+    "items": {"required": True, "help": "the catalogue, likewise"},
+    "mapping": {
+        "type": Path,
+        "help": "YAML from your columns to the canonical ones, see examples/ (default: they have "
+        "the canonical names)",
+    },
+    "replace": {
+        "action": "store_true",
+        "help": "start the log over, with another mapping or log (default: add to its events)",
+    },
+    "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
+    "preset": {
+        "help": "tiny, demo, reference, sequential, priced or stream (default: demo; with --rows "
+        "or --days stream)"
+    },
+    "rows": {"type": int, "help": "events of the log, about (default: what the preset says)"},
+    "days": {"type": int, "help": "days that it spans (default: what the preset says)"},
+    "spammers": {
+        "type": float,
+        "help": "share of accounts that boost items, 0 to 0.5 (default: what the preset says)",
+    },
+    "format": {"default": "parquet", "help": "parquet, csv, jsonl or ubi (default: parquet)"},
+    "seed": {"type": int, "default": 7, "help": "seed of all random draws (default: 7)"},
+    "restate": {
+        "help": "build a history of its own, named LABEL, in which late events and flags count "
+        "from when they happened on; published rows stay (default: the history as it became known)",
+        "metavar": "LABEL",
+    },
+    "until": {"help": "ISO time (UTC) of the last snapshot to publish (default: the log's end)"},
+    "config": {"type": Path, "help": "YAML of the job (default: what `prerank config` prints)"},
+    "schema": {"action": "store_true", "help": "print the YAML's JSON Schema, for editors"},
+    "oracles": {
+        "type": Path,
+        "help": "folder of `prerank simulate`, whose oracles are measured too (default: none)",
+    },
+    "version": {"help": "model version (default: the challenger)"},
+    "split": {
+        "choices": ("validation", "test"),
+        "default": "test",
+        "help": "requests to measure on (default: %(default)s)",
+    },
+    "seeds": {"type": int, "default": 3, "help": "trainings of each variant (default: 3)"},
+    "url": {"help": "of the deployment (default: $PRERANK_URL, else http://127.0.0.1:8000)"},
+    "requests": {
+        "type": int,
+        "default": 100,
+        "help": "searches of the log to ask again (default: 100)",
+    },
+    "served": {
+        "action": "store_true",
+        "help": "the new events are what deployments wrote down, `log_share` (default: --events)",
+    },
+    "through": {"help": "with --served: last day to read, YYYY-MM-DD (default: yesterday, UTC)"},
+    "since": {
+        "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
+        "log's end)"
+    },
+    "psi": {
+        "type": float,
+        "default": 0.25,
+        "help": "drift of a feature or the score from which the check fails (default: 0.25)",
+    },
+    "user": {"help": "id of a user, as the log has it (default: those of --users)"},
+    "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
+    "flag": {
+        "required": True,
+        "help": "flags as Parquet, CSV or JSON lines: rows of user_id, weight (0 to 1), known_at",
+    },
+    "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
+    "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
+}

@@ -292,6 +292,8 @@ def main() -> None:
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     os.environ["PRERANK_PROGRESS"] = "0"
+    if args.workdir:
+        args.workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.workdir) as root:
         rows = list(measured(Path(root), args.rows, args.cadence, args.threads))
     show(markdown(("", "", ""), rows) + "\n", args.out)

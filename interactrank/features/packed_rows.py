@@ -203,24 +203,26 @@ def write_chosen(
     chosen: NDArray[np.int64],
 ) -> None:
     """``write_row`` of counts that are coded already: of ``ids`` [n] and ``codes`` [n, F]
-    the entries ``chosen`` [K], in ascending order.
+    the entries ``chosen`` [K], in ascending order. ``out`` may hold anything before.
     """
     k, f = chosen.size, totals.size
     _write_header(out, crc, k, f, distinct)
+    for at in range(_codes_at(k, f) + 2 * k * f, out.size):
+        out[at] = 0
     masses, cut = row_totals(out), row_truncated(out)
     for column in range(f):
         masses[column], cut[column] = totals[column], truncated[column]
-    held, at = row_ids(out), row_codes(out)
+    held, coded = row_ids(out), row_codes(out)
     if k == ids.size:
         # All of them: a copy of memory, which most of the time of many rows goes into.
         held[:] = ids
-        at[:] = codes.ravel()
+        coded[:] = codes.ravel()
         return
     for i in range(k):
         own = chosen[i]
         held[i] = ids[own]
         for column in range(f):
-            at[i * f + column] = codes[own, column]
+            coded[i * f + column] = codes[own, column]
 
 
 @dataclass(frozen=True)

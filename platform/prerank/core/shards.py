@@ -72,10 +72,17 @@ class LazyParquet:
         names: columns that hold the same values again and again, ``list.list.element`` for those
             within lists. They and times have statistics, the others none. None where nobody knows:
             then every column is tried, and has some.
+        steps: columns of whole numbers that change little from row to row, as times do.
     """
 
-    def __init__(self, stack: ExitStack, path: Path, names: Sequence[str] | None = None) -> None:
-        self._stack, self._path, self._names = stack, path, names
+    def __init__(
+        self,
+        stack: ExitStack,
+        path: Path,
+        names: Sequence[str] | None = None,
+        steps: Sequence[str] = (),
+    ) -> None:
+        self._stack, self._path, self._names, self._steps = stack, path, names, steps
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -100,6 +107,7 @@ class LazyParquet:
         if self._names is None:
             return {}
         times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
+        times += self._steps
         return {
             # What repeats within other columns are bytes at no fixed distance: zstd finds them in
             # plain values, and not in a dictionary's codes, which are packed by bits.

@@ -13,29 +13,47 @@ from interactrank.features.packed_rows import quantise, row_bytes, write_chosen
 from interactrank.kernels import kernel
 from prerank.features.states import UNIT, append_state, grown, state_items
 
+NEVER_AGAIN = np.iinfo(np.int64).max
+
+
+@kernel(inline="always")
+def _missed(known: int, bucket: int, window: int) -> bool:
+    """Whether a late event missed a window, and so neither enters nor leaves it."""
+    return bucket + window <= known
+
 
 @kernel
-def _change_points(
+def _next_change(
+    entered: int,
+    left: NDArray[np.int64],
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
+    leaving: NDArray[np.int64],
     windows: NDArray[np.int64],
-    first: int,
-    last: int,
-    stride: int,
-) -> NDArray[np.int64]:
-    points = np.empty(buckets.size * (1 + windows.size), np.int64)
-    n = 0
-    for e in range(buckets.size):
-        for w in range(-1, windows.size):
-            # A late event may have missed a window: it neither enters nor leaves it.
-            if w >= 0 and buckets[e] + windows[w] <= known[e]:
-                continue
-            changes = known[e] if w < 0 else buckets[e] + windows[w]
-            s = (changes + stride) // stride * stride
-            if first <= changes and s <= last:
-                points[n] = s
-                n += 1
-    return np.unique(points[:n])
+) -> int:
+    """When the next event of a key enters, or leaves a window; NEVER_AGAIN for none.
+
+    ``entered`` events have, in their order, and ``left[w]`` in that of ``leaving``, which goes on
+    past those that missed window ``w``.
+    """
+    soonest = known[entered] if entered < known.size else NEVER_AGAIN
+    for w in range(windows.size):
+        while left[w] < known.size:
+            e = leaving[left[w]]
+            if not _missed(known[e], buckets[e], windows[w]):
+                soonest = min(soonest, buckets[e] + windows[w])
+                break
+            left[w] += 1
+    return soonest
+
+
+@kernel
+def _by_bucket(buckets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Order of events by when they happened; mostly that in which they became known."""
+    for e in range(1, buckets.size):
+        if buckets[e] < buckets[e - 1]:
+            return np.argsort(buckets, kind="mergesort")
+    return np.arange(buckets.size)
 
 
 @kernel
@@ -44,13 +62,18 @@ def _longer(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return numbers if count < numbers.size else np.concatenate((numbers, np.empty_like(numbers)))
 
 
+@kernel
+def _rare_code(count: int) -> int:
+    # Below zero for as long as what is taken away was not added.
+    return quantise(np.full(1, max(count, 0) / UNIT))[0]
+
+
 @kernel(inline="always")
 def _code(count: int, coded: NDArray[np.uint16]) -> int:
     whole = count // UNIT
     if 0 <= whole < coded.size and whole * UNIT == count:
         return coded[whole]
-    # Below zero for as long as what is taken away was not added.
-    return quantise(np.full(1, max(count, 0) / UNIT))[0]
+    return _rare_code(count)
 
 
 @kernel(inline="always")
@@ -61,27 +84,48 @@ def _mass(count: int, total: int) -> float:
 
 @kernel
 def _shift(
-    item: int,
+    moved: NDArray[np.int64],
+    sign: int,
+    first_window: int,
+    end_window: int,
+    items: NDArray[np.int64],
+    actions: NDArray[np.int8],
+    known: NDArray[np.int64],
+    buckets: NDArray[np.int64],
+    weights: NDArray[np.int16],
     added: NDArray[np.int64],
-    window: int,
-    n_windows: int,
-    weight: int,
+    windows: NDArray[np.int64],
+    coded: NDArray[np.uint16],
     counts: NDArray[np.int64],
     codes: NDArray[np.uint16],
-    coded: NDArray[np.uint16],
     totals: NDArray[np.int64],
     sums: NDArray[np.int64],
     mass: NDArray[np.float64],
     mass_col: int,
-) -> None:
-    for group in range(added.size):
-        if added[group]:
-            column = group * n_windows + window
-            counts[item, column] += weight * added[group]
-            codes[item, column] = _code(counts[item, column], coded)
-            totals[column] += weight * added[group]
-            sums[item] += weight * added[group]
-    mass[item] = _mass(counts[item, mass_col], sums[item])
+) -> bool:
+    """Let events enter some windows, or leave them; whether an item came or went with it.
+
+    All at once: each call of a kernel counts the references to its arrays, which for one event
+    takes longer than its work.
+    """
+    came = False
+    for e in moved:
+        item, weight = items[e], sign * np.int64(weights[e])
+        was = sums[item] > 0
+        for window in range(first_window, end_window):
+            if _missed(known[e], buckets[e], windows[window]):
+                continue
+            for group in range(added.shape[1]):
+                more = weight * added[actions[e], group]
+                if more:
+                    column = group * windows.size + window
+                    counts[item, column] += more
+                    codes[item, column] = _code(counts[item, column], coded)
+                    totals[column] += more
+                    sums[item] += more
+        mass[item] = _mass(counts[item, mass_col], sums[item])
+        came |= was != (sums[item] > 0)
+    return came
 
 
 @kernel
@@ -125,20 +169,25 @@ def _append_row(
     limit: NDArray[np.float64],
     present: NDArray[np.int64],
     cap: int,
+    masses: NDArray[np.float64],
+    cut: NDArray[np.float64],
 ) -> tuple[NDArray[np.uint8], int]:
-    n_cols = totals.size
-    size = row_bytes(min(present.size, cap), n_cols)
-    out = grown(out, used + size)
-    truncated = np.zeros(n_cols, np.int64)
+    """Write a row after ``used`` bytes; ``masses`` and ``cut`` [F] are room to work in."""
+    size = row_bytes(min(present.size, cap), totals.size)
+    if used + size > out.size:
+        out = grown(out, used + size)
+    cut[:] = 0.0
     chosen = present
     if present.size > cap:
         chosen = _kept(mass, present, limit, cap)
-        truncated[:] = totals
-        for i in chosen:
-            for column in range(n_cols):
-                truncated[column] -= counts[i, column]
+        for column in range(totals.size):
+            left = totals[column]
+            for i in chosen:
+                left -= counts[i, column]
+            cut[column] = left / UNIT
+    for column in range(totals.size):
+        masses[column] = totals[column] / UNIT
     row = out[used : used + size]
-    masses, cut = totals / UNIT, truncated / UNIT
     write_chosen(row, crc, present.size, masses, cut, ids, codes, chosen)
     return out, used + size
 
@@ -166,14 +215,14 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     first_key: int,
     first_point: int,
     budget: int,
+    out: NDArray[np.uint8],
 ) -> tuple[
     tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
     tuple[int, int],
 ]:
     n_windows, n_cols = windows.size, windows.size * added.shape[1]
-    # Room for a chunk and a row; memory that is not written costs nothing.
-    out = np.zeros(budget + (1 << 17), np.uint8)
+    masses, cut = np.empty(n_cols), np.empty(n_cols)
     used, n_rows = 0, 0
     ends, row_key, row_snapshot = (
         np.empty(1024, np.int64),
@@ -185,9 +234,17 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     held_ends, held_key = np.empty(1024, np.int64), np.empty(1024, np.int64)
     for key in range(first_key, starts.size - 1):
         lo, hi = starts[key], starts[key + 1]
-        points = _change_points(known[lo:hi], buckets[lo:hi], windows, first, last, stride)
-        if not points.size:
+        own_known, own_buckets = known[lo:hi], buckets[lo:hi]
+        # What entered before the state's snapshot is in it, and so is what left before.
+        entered = np.searchsorted(own_known, first)
+        leaving = _by_bucket(own_buckets)
+        left = np.empty(n_windows, np.int64)
+        for w in range(n_windows):
+            left[w] = np.searchsorted(own_buckets[leaving], first - windows[w])
+        change = _next_change(entered, left, own_known, own_buckets, leaving, windows)
+        if change >= last:
             continue
+        s = (change + stride) // stride * stride
         state = states[state_starts[key] : state_ends[key]]
         before, numbers = state_items(state, n_cols)
         ids = np.unique(np.concatenate((before, items[lo:hi])))
@@ -208,73 +265,87 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 sums[at_id] += count
             mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id])
         present = np.flatnonzero(sums)
-        # What entered before the state's snapshot is in it, and so is what left before.
-        entered = np.searchsorted(known[lo:hi], first)
-        leaving = np.argsort(buckets[lo:hi], kind="mergesort")
-        in_order = buckets[lo:hi][leaving]
-        left = np.empty(n_windows, np.int64)
-        for w in range(n_windows):
-            left[w] = np.searchsorted(in_order, first - windows[w])
-        for at in range(points.size):
-            s = points[at]
+        order, at = np.arange(hi - lo), -1
+        own_actions, own_weights = actions[lo:hi], weights[lo:hi]
+        while s <= last:
+            at += 1
             more = False
-            while entered < hi - lo and known[lo + entered] < s:
-                e = lo + entered
-                i = local[entered]
-                was = sums[i] > 0
-                for w in range(n_windows):
-                    if buckets[e] + windows[w] > known[e]:
-                        own = added[actions[e]]
-                        _shift(
-                            i,
-                            own,
-                            w,
-                            n_windows,
-                            np.int64(weights[e]),
-                            counts,
-                            codes,
-                            coded,
-                            totals,
-                            sums,
-                            mass,
-                            mass_col,
-                        )
-                if was != (sums[i] > 0):
-                    more = True
+            begun = entered
+            while entered < hi - lo and own_known[entered] < s:
                 entered += 1
+            if entered > begun:
+                more |= _shift(
+                    order[begun:entered],
+                    1,
+                    0,
+                    n_windows,
+                    local,
+                    own_actions,
+                    own_known,
+                    own_buckets,
+                    own_weights,
+                    added,
+                    windows,
+                    coded,
+                    counts,
+                    codes,
+                    totals,
+                    sums,
+                    mass,
+                    mass_col,
+                )
             for w in range(n_windows):
-                while left[w] < hi - lo and in_order[left[w]] + windows[w] < s:
-                    e = lo + leaving[left[w]]
-                    if buckets[e] + windows[w] > known[e]:
-                        own = added[actions[e]]
-                        i = local[e - lo]
-                        _shift(
-                            i,
-                            own,
-                            w,
-                            n_windows,
-                            -np.int64(weights[e]),
-                            counts,
-                            codes,
-                            coded,
-                            totals,
-                            sums,
-                            mass,
-                            mass_col,
-                        )
+                begun = left[w]
+                while left[w] < hi - lo and own_buckets[leaving[left[w]]] + windows[w] < s:
                     left[w] += 1
+                if left[w] > begun:
+                    more |= _shift(
+                        leaving[begun : left[w]],
+                        -1,
+                        w,
+                        w + 1,
+                        local,
+                        own_actions,
+                        own_known,
+                        own_buckets,
+                        own_weights,
+                        added,
+                        windows,
+                        coded,
+                        counts,
+                        codes,
+                        totals,
+                        sums,
+                        mass,
+                        mass_col,
+                    )
             if more:
                 present = np.flatnonzero(sums)
+            cutoff = s
+            change = _next_change(entered, left, own_known, own_buckets, leaving, windows)
+            s = last + 1 if change >= last else (change + stride) // stride * stride
             if key == first_key and at < first_point:
                 continue  # written in an earlier chunk
             out, used = _append_row(
-                out, used, crc, ids, counts, codes, totals, mass, limit, present, cap
+                out,
+                used,
+                crc,
+                ids,
+                counts,
+                codes,
+                totals,
+                mass,
+                limit,
+                present,
+                cap,
+                masses,
+                cut,
             )
             ends, row_key = _longer(ends, n_rows), _longer(row_key, n_rows)
             row_snapshot = _longer(row_snapshot, n_rows)
-            ends[n_rows], row_key[n_rows], row_snapshot[n_rows] = used, key, s
+            ends[n_rows], row_key[n_rows], row_snapshot[n_rows] = used, key, cutoff
             n_rows += 1
-            if used >= budget and at + 1 < points.size:
+            if used >= budget and s <= last:
                 rows = out[:used], ends[:n_rows], row_key[:n_rows], row_snapshot[:n_rows]
                 done = held[:held_used], held_ends[:n_held], held_key[:n_held]
                 return rows, done, (key, at + 1)

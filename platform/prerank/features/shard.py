@@ -28,14 +28,15 @@ from interactrank.features.schema import LEVELS, FeatureSchema
 from prerank.core.shards import LazyParquet, Part, parts_of
 from prerank.core.times import DAY_US, HOUR_US
 from prerank.features.explode import scattered
-from prerank.features.histories import LISTS, entries, user_histories
+from prerank.features.histories import entries, user_histories
 from prerank.features.keyed import KeyEvents
 from prerank.features.parts import MAX_PARTS, bounded, latest_of, newest
 from prerank.features.snapshots import NEVER, LevelPlan, Span, shard_rows
 from prerank.features.states import STATES, States
 
-USERS = ["user_id", *(f"{name}.list.element" for name in LISTS.values() if name != "event_ids")]
-"""Columns of histories that hold the same values again and again."""
+USERS = ["user_id", "actions.list.element"]
+"""Columns of histories that hold the same values again and again. Items and queries do too, but in
+runs that repeat from row to row, which zstd finds in plain values."""
 MAX_STATES = 4
 """Parts of a shard's states that are left as they are: each of them is looked into."""
 
@@ -75,9 +76,11 @@ class ShardTask:
         hours = self.span.cadence_us // HOUR_US
         return Part(self.shard, self.shards, (self.span.after or 0) * hours, self.span.last * hours)
 
-    def writer(self, stack: ExitStack, table: str, names: Sequence[str]) -> LazyParquet:
-        """Writes this build's part of a table; ``names`` are columns of repeated values."""
-        return LazyParquet(stack, self.out / table / self.part.file, names)
+    def writer(
+        self, stack: ExitStack, table: str, names: Sequence[str], steps: Sequence[str] = ()
+    ) -> LazyParquet:
+        """Writes this build's part of a table, with columns as ``LazyParquet`` has them."""
+        return LazyParquet(stack, self.out / table / self.part.file, names, steps)
 
 
 @dataclass(frozen=True)
@@ -252,4 +255,5 @@ def _write_events(task: ShardTask, events: pa.Table) -> None:
     day = events["bucket"].to_numpy() * task.span.cadence_us // DAY_US
     rows = events.take(pa.array(np.argsort(day, kind="stable")))
     with ExitStack() as stack:
-        task.writer(stack, "state/events", events.column_names).write(rows)
+        repeated, steps = ["key", "action", "weight"], ["bucket", "known"]
+        task.writer(stack, "state/events", repeated, steps).write(rows)

@@ -107,6 +107,9 @@ def shard_rows(
 ) -> Iterator[Chunk]:
     """Packed rows of a shard's keys of one level, in tables of about ``chunk_bytes``.
 
+    The rows of a chunk hold until the next one is asked for, which is written over them: memory
+    that a process has not used before takes longer to come by than rows take to write.
+
     Args:
         plan: the level's columns.
         events: of these keys, at least those that enter or leave a window in ``span``.
@@ -128,6 +131,8 @@ def shard_rows(
     coded = quantise(np.arange(CODED, dtype=np.float64))
     first, last = plan.settled(span.after), plan.settled(span.last)
     at = (0, 0)
+    # With room for a row beyond; memory that is not written costs nothing.
+    out = np.empty(chunk_bytes + (1 << 17), np.uint8)
     while at[0] < len(events.names):
         (data, ends, row_key, snapshots), (held, held_ends, held_key), at = build_rows(
             events.starts,
@@ -150,6 +155,7 @@ def shard_rows(
             last,
             *at,
             chunk_bytes,
+            out,
         )
         cutoff = snapshots * span.cadence_us
         rows = pa.table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,11 @@ def chunks(
 ) -> list[Chunk]:
     events, plan = keyed(frame), LevelPlan.of(SCHEMA, level, span.cadence_us)
     held = States.of(events.names, states)
-    return list(shard_rows(plan, events, held, span, chunk_bytes))
+    return [
+        # Copied: the next chunk is written over the rows of this one.
+        replace(chunk, rows=chunk.rows.take(pa.array(np.arange(len(chunk.rows)))))
+        for chunk in shard_rows(plan, events, held, span, chunk_bytes)
+    ]
 
 
 def built(

@@ -11,55 +11,8 @@ from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import quantise, row_bytes, write_chosen
 from interactrank.kernels import kernel
+from prerank.features.changes import by_bucket, longer, missed, next_change, union
 from prerank.features.states import UNIT, append_state, grown, state_items
-
-NEVER_AGAIN = np.iinfo(np.int64).max
-
-
-@kernel(inline="always")
-def _missed(known: int, bucket: int, window: int) -> bool:
-    """Whether a late event missed a window, and so neither enters nor leaves it."""
-    return bucket + window <= known
-
-
-@kernel
-def _next_change(
-    entered: int,
-    left: NDArray[np.int64],
-    known: NDArray[np.int64],
-    buckets: NDArray[np.int64],
-    leaving: NDArray[np.int64],
-    windows: NDArray[np.int64],
-) -> int:
-    """When the next event of a key enters, or leaves a window; NEVER_AGAIN for none.
-
-    ``entered`` events have, in their order, and ``left[w]`` in that of ``leaving``, which goes on
-    past those that missed window ``w``.
-    """
-    soonest = known[entered] if entered < known.size else NEVER_AGAIN
-    for w in range(windows.size):
-        while left[w] < known.size:
-            e = leaving[left[w]]
-            if not _missed(known[e], buckets[e], windows[w]):
-                soonest = min(soonest, buckets[e] + windows[w])
-                break
-            left[w] += 1
-    return soonest
-
-
-@kernel
-def _by_bucket(buckets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order of events by when they happened; mostly that in which they became known."""
-    for e in range(1, buckets.size):
-        if buckets[e] < buckets[e - 1]:
-            return np.argsort(buckets, kind="mergesort")
-    return np.arange(buckets.size)
-
-
-@kernel
-def _longer(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """``numbers``, with room for one more than ``count``."""
-    return numbers if count < numbers.size else np.concatenate((numbers, np.empty_like(numbers)))
 
 
 @kernel
@@ -113,7 +66,7 @@ def _shift(
         item, weight = items[e], sign * np.int64(weights[e])
         was = sums[item] > 0
         for window in range(first_window, end_window):
-            if _missed(known[e], buckets[e], windows[window]):
+            if missed(known[e], buckets[e], windows[window]):
                 continue
             for group in range(added.shape[1]):
                 more = weight * added[actions[e], group]
@@ -237,17 +190,17 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         own_known, own_buckets = known[lo:hi], buckets[lo:hi]
         # What entered before the state's snapshot is in it, and so is what left before.
         entered = np.searchsorted(own_known, first)
-        leaving = _by_bucket(own_buckets)
+        leaving = by_bucket(own_buckets)
         left = np.empty(n_windows, np.int64)
         for w in range(n_windows):
             left[w] = np.searchsorted(own_buckets[leaving], first - windows[w])
-        change = _next_change(entered, left, own_known, own_buckets, leaving, windows)
+        change = next_change(entered, left, own_known, own_buckets, leaving, windows)
         if change >= last:
             continue
         s = (change + stride) // stride * stride
         state = states[state_starts[key] : state_ends[key]]
         before, numbers = state_items(state, n_cols)
-        ids = np.unique(np.concatenate((before, items[lo:hi])))
+        ids = union(before, np.unique(items[lo:hi]))
         local = np.searchsorted(ids, items[lo:hi])
         counts = np.zeros((ids.size, n_cols), np.int64)
         codes = np.zeros((ids.size, n_cols), np.uint16)
@@ -322,7 +275,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
             if more:
                 present = np.flatnonzero(sums)
             cutoff = s
-            change = _next_change(entered, left, own_known, own_buckets, leaving, windows)
+            change = next_change(entered, left, own_known, own_buckets, leaving, windows)
             s = last + 1 if change >= last else (change + stride) // stride * stride
             if key == first_key and at < first_point:
                 continue  # written in an earlier chunk
@@ -341,8 +294,8 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 masses,
                 cut,
             )
-            ends, row_key = _longer(ends, n_rows), _longer(row_key, n_rows)
-            row_snapshot = _longer(row_snapshot, n_rows)
+            ends, row_key = longer(ends, n_rows), longer(row_key, n_rows)
+            row_snapshot = longer(row_snapshot, n_rows)
             ends[n_rows], row_key[n_rows], row_snapshot[n_rows] = used, key, cutoff
             n_rows += 1
             if used >= budget and s <= last:
@@ -350,7 +303,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 done = held[:held_used], held_ends[:n_held], held_key[:n_held]
                 return rows, done, (key, at + 1)
         held, held_used = append_state(held, held_used, ids, counts, present)
-        held_ends, held_key = _longer(held_ends, n_held), _longer(held_key, n_held)
+        held_ends, held_key = longer(held_ends, n_held), longer(held_key, n_held)
         held_ends[n_held], held_key[n_held] = held_used, key
         n_held += 1
         if used >= budget:

@@ -51,6 +51,7 @@ class LogManifest:
         fingerprint: sixteen hex digits over events and items.
         warnings, notices: what the ingest told its user.
         candidate_features: what else callers give of a candidate, by names of the mapping.
+        positions: some impressions say where the item stood.
     """
 
     version: int
@@ -87,6 +88,7 @@ class LogManifest:
     warnings: tuple[str, ...]
     notices: tuple[str, ...]
     candidate_features: tuple[str, ...] = ()
+    positions: bool = False
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -95,7 +97,8 @@ class LogManifest:
         Raises:
             StateError: nothing was ingested there, or by another version.
         """
-        data = {"candidate_features": []} | home.read_json(home.manifest, "prerank ingest")
+        later = {"candidate_features": [], "positions": False}
+        data = later | home.read_json(home.manifest, "prerank ingest")
         if data.get("version") != VERSION or data.keys() != {f.name for f in fields(cls)}:
             raise StateError(f"{home.root} was ingested by another version: {REMEDY}")
         data = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -110,6 +113,8 @@ class LogManifest:
         if not self.candidate_features:
             # As before there were any: such a log is the same, byte for byte.
             del data["candidate_features"]
+        if not self.positions:
+            del data["positions"]
         write_json(home.manifest, data)
 
     @cached_property
@@ -124,6 +129,7 @@ class LogManifest:
             item_embedding=self.embedding,
             retriever=self.retriever,
             candidate_features=self.candidate_features,
+            exposure=self.positions and "impression" in self.passive,
         )
 
     @property

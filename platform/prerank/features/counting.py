@@ -18,6 +18,8 @@ from prerank.features.states import UNIT, append_state, grown, state_items
 def _change_points(
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
+    actions: NDArray[np.int8],
+    moves: NDArray[np.bool_],
     windows: NDArray[np.int64],
     first: int,
     last: int,
@@ -29,6 +31,8 @@ def _change_points(
         for w in range(-1, windows.size):
             # A late event may have missed a window: it neither enters nor leaves it.
             if w >= 0 and buckets[e] + windows[w] <= known[e]:
+                continue
+            if w >= 0 and not moves[actions[e], w]:
                 continue
             changes = known[e] if w < 0 else buckets[e] + windows[w]
             s = (changes + stride) // stride * stride
@@ -54,34 +58,39 @@ def _code(count: int, coded: NDArray[np.uint16]) -> int:
 
 
 @kernel(inline="always")
-def _mass(count: int, total: int) -> float:
-    """What ``packed_rows.kept_items`` sorts items by."""
-    return -float(count) - 1e-6 * float(total)
+def _mass(count: int, total: int, shown: int) -> float:
+    """What ``packed_rows.kept_items`` sorts items by. What was ``shown``, a part of the total, is
+    worth less, so that no item stands in a row for it in the place of one that was engaged.
+    """
+    return -float(count) - 1e-6 * float(total - shown) - 1e-12 * float(shown)
 
 
 @kernel
 def _shift(
     item: int,
-    added: NDArray[np.int64],
-    window: int,
-    n_windows: int,
+    added: NDArray[np.bool_],
+    columns: NDArray[np.int64],
     weight: int,
+    exposes: NDArray[np.bool_],
     counts: NDArray[np.int64],
     codes: NDArray[np.uint16],
     coded: NDArray[np.uint16],
     totals: NDArray[np.int64],
     sums: NDArray[np.int64],
+    shown: NDArray[np.int64],
     mass: NDArray[np.float64],
     mass_col: int,
 ) -> None:
     for group in range(added.size):
-        if added[group]:
-            column = group * n_windows + window
-            counts[item, column] += weight * added[group]
+        column = columns[group]
+        if added[group] and column >= 0:
+            counts[item, column] += weight
             codes[item, column] = _code(counts[item, column], coded)
-            totals[column] += weight * added[group]
-            sums[item] += weight * added[group]
-    mass[item] = _mass(counts[item, mass_col], sums[item])
+            totals[column] += weight
+            sums[item] += weight
+            if exposes[column]:
+                shown[item] += weight
+    mass[item] = _mass(counts[item, mass_col], sums[item], shown[item])
 
 
 @kernel
@@ -154,7 +163,10 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     states: NDArray[np.uint8],
     state_starts: NDArray[np.int64],
     state_ends: NDArray[np.int64],
-    added: NDArray[np.int64],
+    added: NDArray[np.bool_],
+    columns: NDArray[np.int64],
+    moves: NDArray[np.bool_],
+    exposes: NDArray[np.bool_],
     windows: NDArray[np.int64],
     coded: NDArray[np.uint16],
     crc: int,
@@ -171,7 +183,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
     tuple[int, int],
 ]:
-    n_windows, n_cols = windows.size, windows.size * added.shape[1]
+    n_windows, n_cols = windows.size, exposes.size
     # Room for a chunk and a row; memory that is not written costs nothing.
     out = np.zeros(budget + (1 << 17), np.uint8)
     used, n_rows = 0, 0
@@ -185,7 +197,9 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     held_ends, held_key = np.empty(1024, np.int64), np.empty(1024, np.int64)
     for key in range(first_key, starts.size - 1):
         lo, hi = starts[key], starts[key + 1]
-        points = _change_points(known[lo:hi], buckets[lo:hi], windows, first, last, stride)
+        points = _change_points(
+            known[lo:hi], buckets[lo:hi], actions[lo:hi], moves, windows, first, last, stride
+        )
         if not points.size:
             continue
         state = states[state_starts[key] : state_ends[key]]
@@ -195,6 +209,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         counts = np.zeros((ids.size, n_cols), np.int64)
         codes = np.zeros((ids.size, n_cols), np.uint16)
         totals, sums = np.zeros(n_cols, np.int64), np.zeros(ids.size, np.int64)
+        shown = np.zeros(ids.size, np.int64)
         mass, limit = np.zeros(ids.size), np.zeros(1)
         at_id = 0
         for i in range(before.size):
@@ -206,7 +221,9 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 codes[at_id, column] = _code(count, coded)
                 totals[column] += count
                 sums[at_id] += count
-            mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id])
+                if exposes[column]:
+                    shown[at_id] += count
+            mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id], shown[at_id])
         present = np.flatnonzero(sums)
         # What entered before the state's snapshot is in it, and so is what left before.
         entered = np.searchsorted(known[lo:hi], first)
@@ -228,14 +245,15 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                         _shift(
                             i,
                             own,
-                            w,
-                            n_windows,
+                            columns[w],
                             np.int64(weights[e]),
+                            exposes,
                             counts,
                             codes,
                             coded,
                             totals,
                             sums,
+                            shown,
                             mass,
                             mass_col,
                         )
@@ -248,20 +266,25 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                     if buckets[e] + windows[w] > known[e]:
                         own = added[actions[e]]
                         i = local[e - lo]
+                        was = sums[i] > 0
                         _shift(
                             i,
                             own,
-                            w,
-                            n_windows,
+                            columns[w],
                             -np.int64(weights[e]),
+                            exposes,
                             counts,
                             codes,
                             coded,
                             totals,
                             sums,
+                            shown,
                             mass,
                             mass_col,
                         )
+                        # What was only shown is in no row once its last window is over.
+                        if was != (sums[i] > 0):
+                            more = True
                     left[w] += 1
             if more:
                 present = np.flatnonzero(sums)

@@ -270,7 +270,9 @@ class FeatureSchema:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
         """Rebuild from ``to_dict``'s form."""
-        return cls(**{k: tuple(v) if k != "exposure" else bool(v) for k, v in data.items()})
+        exposure = bool(data.get("exposure", False))
+        names = {k: tuple(v) for k, v in data.items() if k != "exposure"}
+        return cls(**names, exposure=exposure)
 
     def hash(self) -> str:
         """Sixteen hex digits over everything a model depends on; part of each model version."""

@@ -97,7 +97,7 @@ class LogManifest:
         Raises:
             StateError: nothing was ingested there, or by another version.
         """
-        later = {"candidate_features": [], "positions": False}
+        later: dict[str, Any] = {"candidate_features": [], "positions": False}
         data = later | home.read_json(home.manifest, "prerank ingest")
         if data.get("version") != VERSION or data.keys() != {f.name for f in fields(cls)}:
             raise StateError(f"{home.root} was ingested by another version: {REMEDY}")

@@ -22,11 +22,9 @@ from prerank.features.parts import bounded
 CASES = [
     (0, 1, 0, None, 0, False),
     (1, 6, 30, 1, 0, False),
-    (2, 24, 0, 2, 3, False),
-    (3, 48, 5, None, 4, False),
-    (4, 1, 0, None, 0, True),
+    (2, 24, 0, 2, 3, True),
+    (3, 48, 5, None, 4, True),
     (5, 6, 30, 1, 4, True),
-    (6, 24, 0, None, 3, True),
 ]
 
 

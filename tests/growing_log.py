@@ -20,13 +20,15 @@ from prerank.features.build import FeatureConfig, build_features
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 START = 19_000 * DAY
-MANIFEST = replace(online_log.MANIFEST, segments=("country",), retriever=())
+MANIFEST = replace(online_log.MANIFEST, segments=("country",), retriever=(), positions=False)
 QUERIES = ["red shoe", "red lamp", "blue shoe", "", "lamp"]
 TABLES = {"engagement": "engagement_key", "user_history": "user_id"}
 
 
 class Log:
     """A home's log that grows: what a batch holds, and when it became known (decision 8)."""
+
+    manifest = MANIFEST
 
     def __init__(
         self, root: Path, seed: int, hours: int, lag: int = 0, cap: int | None = None
@@ -64,10 +66,13 @@ class Log:
         events = pd.concat(batches)
         end = np.datetime64(int(events["event_time"].max()), "us")
         count, last = len(events), np.datetime_as_string(end) + "Z"
-        replace(MANIFEST, events=count, last_time=last, fingerprint=str(count)).save(home)
-        for column in ("event_time", "known_time"):
+        begin = np.datetime_as_string(np.datetime64(int(events["event_time"].min()), "us")) + "Z"
+        times = {"first_time": begin, "last_time": last}
+        replace(self.manifest, events=count, fingerprint=str(count), **times).save(home)
+        for column in events.columns[events.columns.str.endswith("_time")]:
             events[column] = pd.to_datetime(events[column].astype("datetime64[us]"), utc=True)
-        for day, own in events.groupby(events["event_time"].dt.strftime("%Y-%m-%d")):
+        day_of = "request_time" if "request_time" in events else "event_time"
+        for day, own in events.groupby(events[day_of].dt.strftime("%Y-%m-%d")):
             folder = home.events / f"day={day}"
             folder.mkdir(parents=True, exist_ok=True)
             table = pa.Table.from_pandas(own, preserve_index=False)

@@ -67,6 +67,7 @@ MANIFEST = LogManifest(
     fingerprint="one",
     warnings=(),
     notices=(),
+    positions=True,
 )
 
 
@@ -77,8 +78,13 @@ def log() -> pd.DataFrame:
     # Items follow the query, so that rows have something to say.
     query = rng.integers(0, len(texts), EVENTS)
     stamp = pd.to_datetime(time.astype("datetime64[us]"), utc=True)
+    # So few that some items are shown and engaged in the same one.
+    request = [f"{q}-{day}" for q, day in zip(query, time // (3 * DAY), strict=True)]
+    position = pd.array(rng.integers(1, 9, EVENTS), "Int32")
     return pd.DataFrame(
         {
+            "request_id": request,
+            "position": position,
             "user_id": [f"u{n}" for n in rng.integers(0, USERS, EVENTS)],
             "query": [texts[q] for q in query],
             "item_id": (query * 7 + rng.integers(0, 12, EVENTS)) % ITEMS,
@@ -96,7 +102,7 @@ def log() -> pd.DataFrame:
 def build(home: Home, manifest: LogManifest = MANIFEST, events: pd.DataFrame | None = None) -> None:
     """Write a log, by default this one, and build its features, without Ray."""
     manifest.save(home)
-    folder = home.events / "day=all"
+    folder = home.events / f"day={MANIFEST.first_time[:10]}"
     folder.mkdir(parents=True, exist_ok=True)
     frame = log() if events is None else events
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / "part-0.parquet")

@@ -17,6 +17,7 @@ from interactrank.features.searches import level_code
 SCHEMA = FeatureSchema(
     ("view", "click", "save"), ("view",), ("engagement", "save"), segments=("country", "device")
 )
+EXPOSED = replace(SCHEMA, exposure=True)
 HOUR, DAY = 3_600_000_000, 24 * 3_600_000_000
 NOW = 1_600_000_000_000_000
 BY_PREFIX = {level.prefix: level for level in LEVELS}
@@ -77,15 +78,17 @@ def features(requests: list[Request], schema: FeatureSchema = SCHEMA) -> NDArray
 ITEMS = [*range(-4, 14), 2**62, -(2**62)]
 
 
-def random_block(rng: np.random.Generator, level: Level, cap: int | None = None) -> bytes:
-    columns = SCHEMA.columns(level)
+def random_block(
+    rng: np.random.Generator, level: Level, cap: int | None = None, schema: FeatureSchema = SCHEMA
+) -> bytes:
+    columns = schema.columns(level)
     ids = np.sort(rng.choice(np.array(ITEMS), rng.integers(0, 12), replace=False)).astype(np.int64)
     counts = rng.integers(0, 40, (len(ids), len(columns))) * rng.integers(0, 2, len(columns))
     small = replace(level, cap=cap or int(rng.integers(1, 12)))
     return pack(ids, counts.astype(float), columns, small)
 
 
-def random_request(seed: int) -> Request:
+def random_request(seed: int, schema: FeatureSchema = SCHEMA) -> Request:
     rng = np.random.default_rng(seed)
     keys = [
         "q:ab",
@@ -96,7 +99,10 @@ def random_request(seed: int) -> Request:
         *(f"g:{i}" for i in range(rng.integers(0, 5))),
         "a:",
     ]
-    rows = {k: random_block(rng, BY_PREFIX[k[0]]) if rng.random() < 0.8 else None for k in keys}
+    rows = {
+        k: random_block(rng, BY_PREFIX[k[0]], schema=schema) if rng.random() < 0.8 else None
+        for k in keys
+    }
     times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
     history = [
         (int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t), int(rng.choice([0, 5, 9])))

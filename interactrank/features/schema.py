@@ -8,6 +8,8 @@ Vocabulary
              within a segment of searchers (a country, a device), ``c`` the query without spaces,
              ``t`` its tokens, ``g`` its character 4-grams, ``a`` all queries
     column   one count of a packed engagement row, ``"<action>:<window>"``
+    exposure how often items were shown, how many engagements their places would lead to, and how
+             many of the shown were engaged; of logs whose impressions have positions
     cross    one feature of a (user, query, item) triple; enters the fusion beside the dot product
 """
 
@@ -23,6 +25,11 @@ HISTORY_LENGTH = 100
 
 ENGAGE = "engage"
 """Pseudo-action: any engagement action of the log, counted together."""
+
+EXPECTED, CLICKED, SHOWN = "exposure/expected", "exposure/clicked", "exposure/shown"
+"""Pseudo-actions of exposure: an item that a request showed, weighted by how likely its position is
+looked at; the same with weight 1, if it was engaged; and with weight 1 in any case.
+"""
 
 WINDOWS: dict[str, int | None] = {"7d": 7, "30d": 30, "all": None}
 """Window name -> days; None counts from the beginning of the log."""
@@ -41,7 +48,8 @@ class Level:
     ``max_keys`` bounds the keys one request reads at this level, ``cap`` the items one row holds.
     ``windows`` end with "all". A ``daily`` level changes with the last snapshot of a day only: its
     rows are long and drift slowly. A ``segmented`` level has one key per segment column, and only
-    logs that declare segments have it.
+    logs that declare segments have it. ``exposed`` are the windows, the first of those of level
+    ``a``, in which exposure is counted, where the log has it.
     """
 
     prefix: str
@@ -51,15 +59,21 @@ class Level:
     per_action: bool = False
     daily: bool = False
     segmented: bool = False
+    exposed: tuple[str, ...] = ()
+
+    @property
+    def rated(self) -> bool:
+        """Whether exposure is counted over all time, and then also without propensities."""
+        return "all" in self.exposed
 
 
 LEVELS: tuple[Level, ...] = (
-    Level("q", 1, 2000, ("7d", "30d", "all"), per_action=True),
+    Level("q", 1, 2000, ("7d", "30d", "all"), per_action=True, exposed=("30d", "all")),
     Level("s", 3, 200, ("30d", "all"), segmented=True),
     Level("c", 1, 500, ("30d", "all")),
-    Level("t", 8, 500, ("7d", "30d", "all")),
-    Level("g", 24, 256, ("7d", "30d", "all")),
-    Level("a", 1, 2000, ("7d", "30d", "all"), daily=True),
+    Level("t", 8, 500, ("7d", "30d", "all"), exposed=("30d",)),
+    Level("g", 24, 256, ("7d", "30d", "all"), exposed=("30d",)),
+    Level("a", 1, 2000, ("7d", "30d", "all"), daily=True, exposed=("30d", "all")),
 )
 MAX_KEYS_PER_REQUEST = 48
 MAX_BYTES_PER_REQUEST = 256 * 1024
@@ -120,6 +134,7 @@ class FeatureSchema:
             tower; level ``s`` counts by the first ``max_keys`` of them.
         candidate_features: further numbers that a caller gives of each candidate (price, distance
             …), by names of its own.
+        exposure: whether it is known at which positions items were shown, and exposure is counted.
     """
 
     actions: tuple[str, ...]
@@ -130,6 +145,7 @@ class FeatureSchema:
     item_embedding: tuple[str, ...] = ()
     retriever: tuple[str, ...] = ()
     candidate_features: tuple[str, ...] = ()
+    exposure: bool = False
 
     @property
     def engagements(self) -> tuple[str, ...]:
@@ -166,9 +182,30 @@ class FeatureSchema:
         single = len(self.actions) == 1
         return (ENGAGE, *self.actions) if level.per_action and not single else (ENGAGE,)
 
-    def columns(self, level: Level) -> tuple[str, ...]:
-        """Column names of a packed row at ``level``: action-major, then window."""
+    def shares(self, level: Level) -> tuple[str, ...]:
+        """The first columns of a packed row at ``level``, of which x has shares: action-major, then
+        window.
+        """
         return tuple(f"{a}:{w}" for a in self.counted(level) for w in level.windows)
+
+    def exposures(self, level: Level) -> tuple[str, ...]:
+        """The other columns of a packed row at ``level``; none of a log without exposure."""
+        if not self.exposure:
+            return ()
+        pairs = tuple(f"{a}:{w}" for a in (EXPECTED, CLICKED) for w in level.exposed)
+        return (*pairs, f"{SHOWN}:all") if level.rated else pairs
+
+    def columns(self, level: Level) -> tuple[str, ...]:
+        """Column names of a packed row at ``level``."""
+        return (*self.shares(level), *self.exposures(level))
+
+    def cap(self, level: Level) -> int:
+        """Items that a row of ``level`` holds: with exposure, as many as fit the bytes of before.
+
+        An item takes 8 bytes and 2 for each column.
+        """
+        shares = len(self.shares(level))
+        return level.cap * (8 + 2 * shares) // (8 + 2 * len(self.columns(level)))
 
     @property
     def touch_actions(self) -> tuple[str, ...]:
@@ -192,9 +229,22 @@ class FeatureSchema:
         return (*retriever, *absent, *(column for pair in own for column in pair))
 
     @property
+    def exposure_cross(self) -> tuple[str, ...]:
+        """Names of the columns of x that set engagement against exposure; by level."""
+        if not self.exposure:
+            return ()
+        return tuple(
+            f"{lv.prefix}:{name}"
+            for lv in LEVELS
+            for name in (*(f"coec:{w}" for w in lv.exposed), *(("ctr:all",) * lv.rated))
+        )
+
+    @property
     def cross(self) -> tuple[str, ...]:
-        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, given."""
-        levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.columns(lv)]
+        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, exposure,
+        given.
+        """
+        levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.shares(lv)]
         touched = [f"user:touched:{a}" for a in self.touch_actions]
         return (
             *levels,
@@ -203,6 +253,7 @@ class FeatureSchema:
             *ITEM_CROSS,
             *SPARSE_CROSS,
             *FRESH_CROSS,
+            *self.exposure_cross,
             *self.given_cross,
         )
 
@@ -212,18 +263,22 @@ class FeatureSchema:
         if not self.candidate_features:
             # As before there were any: a schema without them keeps its hash, and its models.
             del found["candidate_features"]
+        if not self.exposure:
+            del found["exposure"]
         return found
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
         """Rebuild from ``to_dict``'s form."""
-        return cls(**{k: tuple(v) for k, v in data.items()})
+        exposure = bool(data.get("exposure", False))
+        names = {k: tuple(v) for k, v in data.items() if k != "exposure"}
+        return cls(**names, exposure=exposure)
 
     def hash(self) -> str:
         """Sixteen hex digits over everything a model depends on; part of each model version."""
         parts = {
             "schema": self.to_dict(),
-            "columns": {lv.prefix: (self.columns(lv), lv.cap, lv.max_keys) for lv in LEVELS},
+            "columns": {lv.prefix: (self.columns(lv), self.cap(lv), lv.max_keys) for lv in LEVELS},
             "cross": self.cross,
             "request": REQUEST_NUMERIC,
             "row": ROW_VERSION,

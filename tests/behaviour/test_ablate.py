@@ -54,11 +54,12 @@ def test_every_variant_changes_one_thing_and_builds() -> None:
 
 
 def test_every_cross_feature_is_in_a_family_and_only_thinness_in_two() -> None:
-    families = ablate.families(SCHEMA)
-    for column in SCHEMA.cross:
-        member = [f for f, columns in families.items() if column in columns]
-        assert len(member) == 1 + column.startswith("sparse:"), (column, member)
-    assert set(families) == set(ablate.FAMILIES)
+    for of in (SCHEMA, replace(SCHEMA, exposure=True)):
+        families = ablate.families(of)
+        for column in of.cross:
+            member = [f for f, columns in families.items() if column in columns]
+            assert len(member) == 1 + column.startswith("sparse:"), (column, member)
+        assert set(families) == {*ablate.FAMILIES, *("exposure",) * of.exposure}
 
 
 def test_seeds_differ_by_seed_alone() -> None:

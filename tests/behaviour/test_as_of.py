@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from tests.exposure_counts import Exposure, exposures, recount
 
 from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import (
@@ -26,6 +27,7 @@ from interactrank.features.schema import (
     FeatureSchema,
 )
 from interactrank.features.text import engagement_keys
+from prerank.core.feature_sets import manifest_of_log
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.candidates import shown_candidates
@@ -34,6 +36,7 @@ from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import read_requests
 from prerank.features.asof import MISSING
 from prerank.features.build import FeatureConfig
+from prerank.features.examination import Examination
 from prerank.features.offline import offline_inputs
 
 SEGMENTS = ["country", "device"]
@@ -218,17 +221,25 @@ def test_planted_past_is_seen(
 
 
 def brute_counts(
-    log: pd.DataFrame, schema: FeatureSchema, key: str, cutoff: pd.Timestamp
+    log: pd.DataFrame,
+    shown: list[Exposure],
+    schema: FeatureSchema,
+    key: str,
+    cutoff: pd.Timestamp,
 ) -> tuple[dict[int, np.ndarray], np.ndarray] | None:
     """Item -> counts by column, and the totals, of events strictly before ``cutoff``."""
     level = next(lv for lv in LEVELS if lv.prefix == key.split(":", 1)[0])
     mine = log["keys"].map(lambda keys: key in keys) & (log["event_time"] < cutoff)
     # Exposure enters the exact query's row alone, the one that has a column for it.
     events = log[mine if level.per_action else mine & log["engaged"]]
-    if events.empty:
+    own = recount(shown, schema, level, int(cutoff.value // 1000))
+    if events.empty and not own:
         return None
-    counts = {item: np.zeros(len(schema.columns(level))) for item in events["item_id"]}
-    for at, column in enumerate(schema.columns(level)):
+    items = {*events["item_id"], *own}
+    counts = {item: np.zeros(len(schema.columns(level))) for item in items}
+    for item, exposed in own.items():
+        counts[item][len(schema.shares(level)) :] = [*exposed.values()]
+    for at, column in enumerate(schema.shares(level)):
         action, window = column.split(":")
         days = WINDOWS[window]
         chosen = events[events["engaged"] if action == ENGAGE else events["action"] == action]
@@ -285,6 +296,14 @@ def test_packed_rows_equal_counts_of_the_raw_log(
     schema = LogManifest.load(home).schema
     asked, log = probes(tiny_log, lag), keyed(tiny_log)
     inputs = offline_inputs(home, pa.Table.from_pandas(asked))
+    told = manifest_of_log(home)["exposure"]["propensities"]
+    stamp = log["event_time"].dt.as_unit("us").astype("int64")
+    times = {"event_time": stamp, "known_time": stamp}
+    shown = exposures(log.assign(**times), schema.passive, Examination.restored(told))
+    under: dict[str, list[Exposure]] = {}
+    for one in shown:
+        for key in set(engagement_keys(one.query)):
+            under.setdefault(key, []).append(one)
     seen = 0
     for b, (_, probe) in enumerate(asked.iterrows()):
         keys = engagement_keys(probe["query"], probe["context"])
@@ -292,7 +311,7 @@ def test_packed_rows_equal_counts_of_the_raw_log(
         for k, key in enumerate(keys, inputs.key_offsets[b]):
             level = LEVELS[inputs.key_level[k]]
             cutoff = (probe["request_time"] - lag).floor("D" if level.daily else "h")
-            expected = brute_counts(log, schema, key, cutoff)
+            expected = brute_counts(log, under.get(key, []), schema, key, cutoff)
             block = inputs.key_block[k]
             if expected is None:
                 assert block == MISSING, (key, probe)

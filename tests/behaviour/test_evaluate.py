@@ -17,9 +17,11 @@ import torch
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from prerank import pipeline
+from prerank.core import propensities
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.propensities import Propensities
 from prerank.core.times import DAY_US
 from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.requests import event_days, requests_between
@@ -28,7 +30,7 @@ from prerank.evaluation import ablations as ablate
 from prerank.evaluation import counterfactual, trials
 from prerank.evaluation import run as evaluate
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
-from prerank.evaluation.counterfactual import Propensities, estimate
+from prerank.evaluation.counterfactual import estimate
 from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.per_request import places_of
 from prerank.evaluation.results import FULL, Calibration, Counterfactual, Results
@@ -74,7 +76,7 @@ def splits(tiny_world: Home) -> Splits:
 
 @pytest.fixture
 def little_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
+    monkeypatch.setattr(propensities, "MIN_ENGAGEMENTS", 20)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def results(
     tiny_world: Home, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Results]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counterfactual, "MIN_ENGAGEMENTS", 20)
+        patch.setattr(propensities, "MIN_ENGAGEMENTS", 20)
         home = linked(tiny_world, tmp_path_factory.mktemp("evaluated") / "home")
         yield evaluate.evaluate(home, models, "validation")
 

@@ -46,9 +46,9 @@ def store(
     with nodes(tmp_path) as made:
         with made.node("maker") as home:
             with new_log(home, starts_over=True) as new:
-                (new.events / "day=all").mkdir(parents=True)
+                (new.events / "day=2020-09-13").mkdir(parents=True)
                 events = pa.Table.from_pandas(log(), preserve_index=False)
-                pq.write_table(events, new.events / "day=all" / "part-0.parquet")
+                pq.write_table(events, new.events / "day=2020-09-13" / "part-0.parquet")
                 MANIFEST.save(new)
             build_features(home, FeatureConfig(lag_minutes=20))
             materialise(home, UNTIL, progress=False)

@@ -37,6 +37,7 @@ IDS = np.array([*ITEMS, *range(1000, 1000 + UNLISTED)], np.int64)
 RETRIEVED = replace(SCHEMA, retriever=("score", "rank"))
 PRICED = replace(RETRIEVED, candidate_features=("price", "distance"))
 OWN = replace(SCHEMA, candidate_features=("price",))
+SHOWN = replace(PRICED, exposure=True)
 BIRTHS = [0, NOW - 30 * DAY, NOW - 30 * DAY + 1, NOW - 3 * DAY, NOW, NOW + DAY, NOW - 3000 * DAY]
 
 
@@ -69,7 +70,10 @@ def plain(request: pytest.FixtureRequest, name: str) -> Scorer:
     return scorer_of(name, SCHEMA, request.param)
 
 
-@pytest.fixture(scope="module", params=[RETRIEVED, PRICED, OWN], ids=["retrieved", "both", "own"])
+TOLD = {"retrieved": RETRIEVED, "both": PRICED, "own": OWN, "exposure": SHOWN}
+
+
+@pytest.fixture(scope="module", params=TOLD.values(), ids=TOLD.keys())
 def told(request: pytest.FixtureRequest, name: str) -> Scorer:
     return scorer_of(name, request.param, torch.bfloat16)
 
@@ -113,8 +117,8 @@ def test_equals_it_with_what_is_given_of_candidates(
     both = np.concatenate((rng.random((n, 2))[:, :said] * [4, 900][:said], own), axis=1)
     given_: NDArray[np.float32] = both.astype(np.float32)
     given_[rng.random(given_.shape) < missing] = np.nan
-    assert_equal(told, random_request(seed), given_)
-    assert_equal(told, random_request(seed))
+    assert_equal(told, random_request(seed, told.schema), given_)
+    assert_equal(told, random_request(seed, told.schema))
 
 
 def test_a_candidate_feature_moves_the_score_of_its_own_candidate() -> None:
@@ -134,7 +138,7 @@ def test_equals_it_where_the_index_lacks_items_that_stand_somewhere(
     half = Scorer(told.model, told.catalogue, IDS[::2], told.vectors[::2])
     size = len(IDS) + 2, len(told.schema.given)
     values = np.random.default_rng(seed).random(size).astype(np.float32)
-    assert_equal(half, random_request(seed), *([values] if gives else []))
+    assert_equal(half, random_request(seed, told.schema), *([values] if gives else []))
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 128, 129])

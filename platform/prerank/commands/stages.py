@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from prerank import preflight
 from prerank.commands.options import check_log, clock_time, home_of, measured_files, next_step
@@ -108,6 +109,7 @@ def features(args: argparse.Namespace) -> Summary:
         f"({size(rows['engagement_bytes'])}), {count(rows['history_rows'], 'history state')}\n"
         f"a snapshot every {count(hours, 'hour')}, published "
         f"{count(built['lag_minutes'], 'minute')} after its cutoff"
+        + _exposure(built.get("exposure"))
     )
     also = "and prerank materialise, for serving"
     return Summary(str(home.events), wrote, next_step(args, "training-set", also))
@@ -124,6 +126,19 @@ def _restated(home: Home, args: argparse.Namespace) -> Home:
     )
     args.workdir = made.place
     return home_of(args)
+
+
+def _exposure(built: dict[str, Any] | None) -> str:
+    """What a build says of the items that requests showed; nothing of a log without positions."""
+    if built is None:
+        return ""
+    estimates, without = built["propensities"], built["without_position"]
+    found = f"\n{count(built['shown'], 'shown item')}, "
+    if not estimates:
+        found += "all weighing the same: no propensities could be estimated yet"
+    else:
+        found += f"weighed by {count(len(estimates), 'estimate')} of propensities"
+    return found + (f"; {count(without, 'one')} without a position, in full" if without else "")
 
 
 def materialise(args: argparse.Namespace) -> Summary:

@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "retriever": ("retriever:",),
     "candidate features": ("candidate:",),
 }
-"""Family of cross features -> what its columns begin with."""
+"""Family of cross features -> what its columns begin with; "exposure" is of several levels."""
 
 Model = Callable[[ModelConfig], ModelConfig]
 
@@ -68,9 +68,12 @@ def _plain(model: ModelConfig) -> ModelConfig:
 
 def families(schema: FeatureSchema) -> dict[str, tuple[str, ...]]:
     """Family -> its columns, where the schema has some; columns of no family are "other"."""
+    shown = schema.exposure_cross
     found = {
-        f: tuple(c for c in schema.cross if c.startswith(starts)) for f, starts in FAMILIES.items()
+        f: tuple(c for c in schema.cross if c.startswith(starts) and c not in shown)
+        for f, starts in FAMILIES.items()
     }
+    found["exposure"] = shown
     known = {c for columns in found.values() for c in columns}
     found["other"] = tuple(c for c in schema.cross if c not in known)
     return {family: columns for family, columns in found.items() if columns}

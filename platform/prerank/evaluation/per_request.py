@@ -16,8 +16,9 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from interactrank.metrics.ranking import reachable_ceiling, request_metrics
 from interactrank.metrics.recall import recall_at, tenth, top
+from prerank.core.propensities import Propensities
 from prerank.dataset.candidates import Candidates
-from prerank.evaluation.counterfactual import AS_SHOWN, Engagements, Propensities
+from prerank.evaluation.counterfactual import AS_SHOWN, Engagements
 
 CEILING = "ceiling"
 CUTS = (100, 1_000)

@@ -27,6 +27,7 @@ from prerank.core.feature_sets import require_features
 from prerank.core.files import fetch, remove, replaced
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.propensities import Propensities
 from prerank.core.ray_tasks import ray_map
 from prerank.core.travel import Carried
 from prerank.dataset.candidates import Candidates, catalogue_candidates, shown_candidates
@@ -37,7 +38,7 @@ from prerank.dataset.splits import Splits
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.baselines.suite import load_ranker
-from prerank.evaluation.counterfactual import Propensities, estimate
+from prerank.evaluation.counterfactual import estimate
 from prerank.evaluation.per_request import (
     counterfactual_columns,
     cut_columns,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from interactrank.metrics.calibration import calibration_error, curve
 from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
 from prerank.core.manifest import LogManifest
-from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, Propensities, effective_size, snips
+from prerank.core.propensities import Propensities
+from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, effective_size, snips
 from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
 from prerank.evaluation.results import (
     BASELINE,

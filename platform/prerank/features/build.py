@@ -3,8 +3,9 @@
 Two passes of Ray Data tasks. The first reads event files and writes, for each hash shard, which
 key met which item when (``prerank.features.explode``); the second turns one shard into packed rows
 at every snapshot where they change, and into user histories (``prerank.features.shard``). No task
-holds more than a shard. Where engagements are capped or users flagged, a pass between the two adds
-what that changes (``prerank.features.corrections``).
+holds more than a shard. Where it is known at which positions items were shown, a pass between the
+two counts that (``prerank.features.exposure``), and where engagements are capped or users flagged,
+another adds what that changes (``prerank.features.corrections``).
 
 A build goes on from the one before: it reads the events that became known since, and of the states
 that the one before left those which these events, or the end of a window, change. Its rows are
@@ -38,6 +39,8 @@ from prerank.core.trust import Flags
 from prerank.features.corrections import CorrectionTask, correct_shard
 from prerank.features.event_files import divided, rows_of, since
 from prerank.features.explode import EventCounts, FilesTask, explode_files, past_acts
+from prerank.features.exposure import DaysTask
+from prerank.features.exposure_pass import ExposurePass
 from prerank.features.flag_steps import FlagSteps
 from prerank.features.shard import ShardCounts, ShardTask, build_shard
 from prerank.features.snapshots import Span
@@ -98,6 +101,8 @@ class _Build:
         hours, lag_minutes, user_cap: of the configuration.
         flags: of its users.
         before: manifest of the tables that it goes on from; empty for none.
+        kept: manifest of the tables whose estimates stand (``prerank.features.examination``), those
+            that it goes on from or writes again; empty for none.
         last: the last cutoff, in cadences since 1970.
         shards: how many there are.
         out: where the tables go.
@@ -110,6 +115,7 @@ class _Build:
     user_cap: int | None
     flags: Flags
     before: dict[str, Any]
+    kept: dict[str, Any]
     last: int
     shards: int
     out: Path
@@ -149,6 +155,7 @@ class _Build:
         for table in ("engagement", "user_history"):
             (self.out / table).mkdir(exist_ok=True)
         done: list[ShardCounts] = []
+        exposure = {name: self.before[name] for name in ("exposure",) if name in self.before}
         if after != self.last:
             shards = [
                 ShardTask(
@@ -156,13 +163,33 @@ class _Build:
                 )
                 for shard in range(self.shards)
             ]
+            exposure = self._expose(files, steps, spread)
             self._correct(files, steps, shards, spread)
             done = spread(
                 Carried(build_shard, ShardTask.reads, ShardTask.writes), shards, "snapshots"
             )
         remove(self.scratch)
         events = known + sum(counts.counted for counts in read)
-        return self._manifest(events, steps, done)
+        return self._manifest(events, steps, done) | exposure
+
+    def _expose(
+        self, files: Sequence[Path], steps: FlagSteps, spread: Callable[..., list[Any]]
+    ) -> dict[str, Any]:
+        """Count what was shown; ``files`` are those that hold something new."""
+        schema = self.manifest.schema
+        if not schema.exposure:
+            return {}
+        flagged, changed = steps.names, steps.changed(self.span.after)
+        task = DaysTask(schema, self.span, self.shards, self.scratch, flagged, changed)
+        counting = ExposurePass(
+            self.manifest,
+            self.files,
+            self.before.get("exposure", {}),
+            self.kept.get("exposure", {}),
+            self.kept.get("last_cutoff_us", 0),
+            task,
+        )
+        return {"exposure": counting.run(files, spread)}
 
     def _steps(self, last: int) -> FlagSteps:
         """What the flags say that are known before a cutoff."""
@@ -215,7 +242,7 @@ class _Build:
             "last_cutoff_us": self.last * self.hours * HOUR_US,
             "fingerprint": self.manifest.fingerprint,
             "rows": {name: count + earlier.get(name, 0) for name, count in rows.items()},
-            "caps": {lv.prefix: lv.cap for lv in LEVELS},
+            "caps": {lv.prefix: schema.cap(lv) for lv in LEVELS},
             # Stays as long as builds only add rows.
             "tables": self.before.get("tables") or secrets.token_hex(8),
             "state": {
@@ -233,8 +260,8 @@ def build_features(
     """Bring the feature tables to the ingested log; returns (and writes) the features manifest.
 
     With ``restate``, rows that were published are written again from a log that lost some of its
-    events (``prerank.ingest.forget``). The tables keep their name, cadence, lag and cap, and
-    the manifest's ``restated`` tells when it was done.
+    events (``prerank.ingest.forget``). The tables keep their name, cadence, lag, cap and what
+    positions weigh, and the manifest's ``restated`` tells when it was done.
 
     Tables of another cadence, lag or cap, or of a log that was replaced, are built anew, and so are
     those of a log that has more than twice the events that their shards were made for.
@@ -270,11 +297,13 @@ def build_features(
         last = max(manifest.last_us // cadence + 1, -(-published_us(home) // cadence))
         shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
         options = hours, config.lag_minutes, config.user_cap
-        build = _Build(manifest, files, *options, Flags.load(home), {}, last, shards, out)
+        kept = before if restate else {}
+        build = _Build(manifest, files, *options, Flags.load(home), {}, kept, last, shards, out)
         features = None
         if _goes_on(build, before) and not restate:
             _link(folder, out)
-            earlier = replace(build, before=before, shards=before["state"]["shards"])
+            shards = before["state"]["shards"]
+            earlier = replace(build, before=before, kept=before, shards=shards)
             features = earlier.run()
         if features is None:
             for left in out.iterdir():

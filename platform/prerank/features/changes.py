@@ -24,18 +24,20 @@ def next_change(
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
     leaving: NDArray[np.int64],
+    actions: NDArray[np.int8],
+    moves: NDArray[np.bool_],
     windows: NDArray[np.int64],
 ) -> int:
     """When the next event of a key enters, or leaves a window; NEVER_AGAIN for none.
 
     ``entered`` events have, in their order, and ``left[w]`` in that of ``leaving``, which goes on
-    past those that missed window ``w``.
+    past those that missed window ``w`` or are none that it counts (``moves`` [actions, W]).
     """
     soonest = known[entered] if entered < known.size else NEVER_AGAIN
     for w in range(windows.size):
         while left[w] < known.size:
             e = leaving[left[w]]
-            if not missed(known[e], buckets[e], windows[w]):
+            if moves[actions[e], w] and not missed(known[e], buckets[e], windows[w]):
                 soonest = min(soonest, buckets[e] + windows[w])
                 break
             left[w] += 1

@@ -30,7 +30,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from interactrank.kernels import kernel
-from prerank.features.explode import Keyed, explode, scatter, scattered
+from prerank.features.explode import Keyed, explode, groups, reaches, scatter, scattered
+from prerank.features.exposure import at_midnight
 from prerank.features.flag_steps import FlagSteps
 from prerank.features.keyed import ranked
 from prerank.features.parts import bounded, latest_of
@@ -76,7 +77,7 @@ class _Acts:
 
     Attributes:
         names: the users, ascending; ``user`` int64 [n], each event's place among them.
-        item, action, bucket, known: int64 [n], as KEYED has them.
+        item, action, bucket, known, weight: int64 [n], as KEYED has them.
         texts: ``query`` and the segment columns, string [n] each.
     """
 
@@ -86,6 +87,7 @@ class _Acts:
     action: NDArray[np.int64]
     bucket: NDArray[np.int64]
     known: NDArray[np.int64]
+    weight: NDArray[np.int64]
     texts: dict[str, pa.Array]
 
     @classmethod
@@ -95,8 +97,15 @@ class _Acts:
             acts[name].to_numpy().astype(np.int64)
             for name in ("item_id", "action", "bucket", "known")
         )
-        texts = {name: acts[name].combine_chunks() for name in acts.column_names[5:]}
-        return cls(names, user, item, action, bucket, known, texts)
+        weight = np.full(len(acts), UNIT, np.int64)
+        if "weight" in acts.column_names:  # which exposure has, and nothing else
+            weight = acts["weight"].fill_null(UNIT).to_numpy()
+        texts = {
+            name: acts[name].combine_chunks()
+            for name in acts.column_names
+            if pa.types.is_string(acts.schema.field(name).type) and name != "user_id"
+        }
+        return cls(names, user, item, action, bucket, known, weight, texts)
 
 
 def correct_shard(task: CorrectionTask) -> None:
@@ -128,22 +137,23 @@ def _write_corrections(task: CorrectionTask, acts: _Acts, engaged: NDArray[np.bo
         return
     taken = pa.array(concerned)
     texts = {name: pa.chunked_array([text.take(taken)]) for name, text in acts.texts.items()}
-    rows = explode(
-        texts.pop("query"), texts, engaged[concerned], per_action=len(own.schema.actions) > 1
-    )
+    reach = reaches(own.schema)[acts.action[concerned]]
+    rows = explode(texts.pop("query"), texts, reach)
     event = concerned[rows.event]
     until = np.full(len(event), NEVER, np.int64)
     if task.cap is not None:
         of = np.flatnonzero(engaged[event])
         until[of] = _until(acts, event[of], rows.code[of], task.cap)
-    row, known, weight = _deltas(acts.known[event], until, place[event], steps)
+    row, known, weight = _deltas(acts.known[event], until, acts.weight[event], place[event], steps)
     new = np.flatnonzero((after <= known) & (known < own.span.last) & (weight != 0))
     row = row[new]
+    action, bucket, known = acts.action[event[row]], acts.bucket[event[row]], known[new]
+    exposed, cadence = action >= len(own.schema.actions), own.span.cadence_us
     columns = {
         "item_id": acts.item[event[row]],
-        "action": acts.action[event[row]].astype(np.int8),
-        "bucket": acts.bucket[event[row]],
-        "known": known[new],
+        "action": action.astype(np.int8),
+        "bucket": np.where(exposed, at_midnight(bucket, cadence), bucket),
+        "known": np.where(exposed, at_midnight(known, cadence), known),
         "weight": weight[new].astype(np.int16),
     }
     found = Keyed(rows.names, rows.code[row], np.arange(len(row)))
@@ -160,28 +170,18 @@ def _crowded(
     if cap is None:
         return crowded
     rows = np.flatnonzero(engaged)
-    kind = _groups(acts.user[rows], acts.item[rows], acts.action[rows])
+    kind = groups(acts.user[rows], acts.item[rows], acts.action[rows])
     many = np.bincount(kind) > cap
     renewed = np.bincount(kind, acts.known[rows] >= after) > 0
     crowded[rows] = (many & renewed)[kind]
     return crowded
 
 
-def _groups(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of each row's [n] combination of values: [n]."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        values, place = np.unique(column, return_inverse=True)
-        # Compact after every column, so that the product of the sizes cannot overflow.
-        code = np.unique(code * max(len(values), 1) + place, return_inverse=True)[1]
-    return code
-
-
 def _until(
     acts: _Acts, event: NDArray[np.int64], key: NDArray[np.integer], cap: int
 ) -> NDArray[np.int64]:
     """From when on each row [n], an event under a key, is displaced; NEVER where it is not."""
-    kind = _groups(acts.user[event], acts.item[event], acts.action[event], key.astype(np.int64))
+    kind = groups(acts.user[event], acts.item[event], acts.action[event], key.astype(np.int64))
     order = np.lexsort((acts.bucket[event], kind))
     starts = np.append(np.flatnonzero(np.diff(kind[order], prepend=-1)), len(order))
     found = np.empty(len(order), np.int64)
@@ -212,12 +212,17 @@ def _displaced(starts: NDArray[np.int64], known: NDArray[np.int64], cap: int) ->
 
 
 def _deltas(
-    known: NDArray[np.int64], until: NDArray[np.int64], place: NDArray[np.int64], steps: FlagSteps
+    known: NDArray[np.int64],
+    until: NDArray[np.int64],
+    whole: NDArray[np.int64],
+    place: NDArray[np.int64],
+    steps: FlagSteps,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """How the weights of rows change: number of the row, when, and by how much, int64 [m] each.
 
     Args:
-        known, until: int64 [n], when a row became known with weight UNIT, and when it ends.
+        known, until: int64 [n], when a row became known, and when it ends.
+        whole: int64 [n], its weight where its user has no flag.
         place: int64 [n], of the row's user in ``steps``, -1 for none.
         steps: how the weights of users change.
     """
@@ -226,10 +231,14 @@ def _deltas(
     row = np.repeat(flagged, lengths)
     step = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     step += np.repeat(steps.starts[place[flagged]], lengths)
-    at, delta = np.maximum(steps.bucket[step], known[row]), steps.delta[step]
+    at = np.maximum(steps.bucket[step], known[row])
+    # By what each change leaves of the whole, so that what is rounded does not add up.
+    trust = UNIT + steps.sums[step]
+    before = trust - steps.delta[step]
+    delta = (whole[row] * trust + UNIT // 2) // UNIT - (whole[row] * before + UNIT // 2) // UNIT
     counts = np.flatnonzero(at < until[row])
     row, at, delta = row[counts], at[counts], delta[counts]
-    weight = np.full(len(known), UNIT, np.int64)
+    weight = whole.copy()
     np.add.at(weight, row, delta)
     ends = np.flatnonzero(until < NEVER)
     return (
@@ -259,6 +268,7 @@ def _acts_before(task: CorrectionTask, new: pa.Table) -> pa.Table | None:
         "user_id": held["user_id"].take(pa.array(np.repeat(np.arange(len(held)), lengths))),
         **flat,
         "known": pa.chunked_array([pa.array(np.full(int(lengths.sum()), BEFORE))]),
+        "weight": pa.chunked_array([pa.array(np.full(int(lengths.sum()), UNIT))]),
     }
     found = pa.table(columns).select(new.column_names)
     return found.cast(new.schema)
@@ -274,7 +284,7 @@ def _state(acts: _Acts, engaged: NDArray[np.bool_], cap: int) -> pa.Table:
         text.take(pa.array(rows)).dictionary_encode().indices.fill_null(-1).to_numpy()
         for text in acts.texts.values()
     ]
-    kind = _groups(acts.user[rows], acts.item[rows], acts.action[rows], *texts)
+    kind = groups(acts.user[rows], acts.item[rows], acts.action[rows], *texts)
     order = np.lexsort((acts.bucket[rows], kind))
     ends = np.searchsorted(kind[order], kind[order], side="right")
     rows = rows[order[ends - np.arange(len(order)) <= cap]]

@@ -30,9 +30,11 @@ def _code(count: int, coded: NDArray[np.uint16]) -> int:
 
 
 @kernel(inline="always")
-def _mass(count: int, total: int) -> float:
-    """What ``packed_rows.kept_items`` sorts items by."""
-    return -float(count) - 1e-6 * float(total)
+def _mass(count: int, total: int, shown: int) -> float:
+    """What ``packed_rows.kept_items`` sorts items by. What was ``shown``, a part of the total, is
+    worth less, so that no item stands in a row for it in the place of one that was engaged.
+    """
+    return -float(count) - 1e-6 * float(total - shown) - 1e-12 * float(shown)
 
 
 @kernel
@@ -46,13 +48,16 @@ def _shift(
     known: NDArray[np.int64],
     buckets: NDArray[np.int64],
     weights: NDArray[np.int16],
-    added: NDArray[np.int64],
+    added: NDArray[np.bool_],
+    columns: NDArray[np.int64],
+    exposes: NDArray[np.bool_],
     windows: NDArray[np.int64],
     coded: NDArray[np.uint16],
     counts: NDArray[np.int64],
     codes: NDArray[np.uint16],
     totals: NDArray[np.int64],
     sums: NDArray[np.int64],
+    shown: NDArray[np.int64],
     mass: NDArray[np.float64],
     mass_col: int,
 ) -> bool:
@@ -69,14 +74,15 @@ def _shift(
             if missed(known[e], buckets[e], windows[window]):
                 continue
             for group in range(added.shape[1]):
-                more = weight * added[actions[e], group]
-                if more:
-                    column = group * windows.size + window
-                    counts[item, column] += more
+                column = columns[window, group]
+                if added[actions[e], group] and column >= 0:
+                    counts[item, column] += weight
                     codes[item, column] = _code(counts[item, column], coded)
-                    totals[column] += more
-                    sums[item] += more
-        mass[item] = _mass(counts[item, mass_col], sums[item])
+                    totals[column] += weight
+                    sums[item] += weight
+                    if exposes[column]:
+                        shown[item] += weight
+        mass[item] = _mass(counts[item, mass_col], sums[item], shown[item])
         came |= was != (sums[item] > 0)
     return came
 
@@ -156,7 +162,10 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     states: NDArray[np.uint8],
     state_starts: NDArray[np.int64],
     state_ends: NDArray[np.int64],
-    added: NDArray[np.int64],
+    added: NDArray[np.bool_],
+    columns: NDArray[np.int64],
+    moves: NDArray[np.bool_],
+    exposes: NDArray[np.bool_],
     windows: NDArray[np.int64],
     coded: NDArray[np.uint16],
     crc: int,
@@ -174,7 +183,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
     tuple[int, int],
 ]:
-    n_windows, n_cols = windows.size, windows.size * added.shape[1]
+    n_windows, n_cols = windows.size, exposes.size
     masses, cut = np.empty(n_cols), np.empty(n_cols)
     used, n_rows = 0, 0
     ends, row_key, row_snapshot = (
@@ -188,13 +197,16 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
     for key in range(first_key, starts.size - 1):
         lo, hi = starts[key], starts[key + 1]
         own_known, own_buckets = known[lo:hi], buckets[lo:hi]
+        own_actions, own_weights = actions[lo:hi], weights[lo:hi]
         # What entered before the state's snapshot is in it, and so is what left before.
         entered = np.searchsorted(own_known, first)
         leaving = by_bucket(own_buckets)
         left = np.empty(n_windows, np.int64)
         for w in range(n_windows):
             left[w] = np.searchsorted(own_buckets[leaving], first - windows[w])
-        change = next_change(entered, left, own_known, own_buckets, leaving, windows)
+        change = next_change(
+            entered, left, own_known, own_buckets, leaving, own_actions, moves, windows
+        )
         if change >= last:
             continue
         s = (change + stride) // stride * stride
@@ -205,6 +217,7 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         counts = np.zeros((ids.size, n_cols), np.int64)
         codes = np.zeros((ids.size, n_cols), np.uint16)
         totals, sums = np.zeros(n_cols, np.int64), np.zeros(ids.size, np.int64)
+        shown = np.zeros(ids.size, np.int64)
         mass, limit = np.zeros(ids.size), np.zeros(1)
         at_id = 0
         for i in range(before.size):
@@ -216,10 +229,11 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                 codes[at_id, column] = _code(count, coded)
                 totals[column] += count
                 sums[at_id] += count
-            mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id])
+                if exposes[column]:
+                    shown[at_id] += count
+            mass[at_id] = _mass(counts[at_id, mass_col], sums[at_id], shown[at_id])
         present = np.flatnonzero(sums)
         order, at = np.arange(hi - lo), -1
-        own_actions, own_weights = actions[lo:hi], weights[lo:hi]
         while s <= last:
             at += 1
             more = False
@@ -238,12 +252,15 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                     own_buckets,
                     own_weights,
                     added,
+                    columns,
+                    exposes,
                     windows,
                     coded,
                     counts,
                     codes,
                     totals,
                     sums,
+                    shown,
                     mass,
                     mass_col,
                 )
@@ -263,19 +280,24 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
                         own_buckets,
                         own_weights,
                         added,
+                        columns,
+                        exposes,
                         windows,
                         coded,
                         counts,
                         codes,
                         totals,
                         sums,
+                        shown,
                         mass,
                         mass_col,
                     )
             if more:
                 present = np.flatnonzero(sums)
             cutoff = s
-            change = next_change(entered, left, own_known, own_buckets, leaving, windows)
+            change = next_change(
+                entered, left, own_known, own_buckets, leaving, own_actions, moves, windows
+            )
             s = last + 1 if change >= last else (change + stride) // stride * stride
             if key == first_key and at < first_point:
                 continue  # written in an earlier chunk

@@ -39,12 +39,27 @@ def rows_of(files: Sequence[Path]) -> list[int]:
 
 def divided(files: Sequence[Path]) -> list[tuple[str, ...]]:
     """Files by task: a few tasks at least, and no more rows in one than there need be."""
-    rows = rows_of(files)
-    count = min(len(files), max(4, -(-sum(rows) // TASK_ROWS)))
+    return _divided([[file] for file in files])
+
+
+def divided_days(files: Sequence[Path]) -> list[tuple[str, ...]]:
+    """The same, of which a task has all that it has a file of: the days are their folders."""
+    days: dict[Path, list[Path]] = {}
+    for file in files:
+        days.setdefault(file.parent, []).append(file)
+    return _divided([*days.values()])
+
+
+def _divided(parts: Sequence[Sequence[Path]]) -> list[tuple[str, ...]]:
+    rows = [sum(rows_of(part)) for part in parts]
+    count = min(len(parts), max(4, -(-sum(rows) // TASK_ROWS)))
     if not count:
         return []
-    # By where the middle of a file's rows lies among all.
+    # By where the middle of a part's rows lies among all.
     middle = np.cumsum(rows) - np.array(rows) / 2
     task = np.minimum(middle * count // max(sum(rows), 1), count - 1)
-    groups = [[str(f) for f, t in zip(files, task, strict=True) if t == n] for n in range(count)]
-    return [tuple(group) for group in groups if group]
+    found = [
+        [str(f) for p, t in zip(parts, task, strict=True) if t == n for f in p]
+        for n in range(count)
+    ]
+    return [tuple(group) for group in found if group]

@@ -17,13 +17,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.schema import CLICKED, EXPECTED, LEVELS, SHOWN, FeatureSchema
 from interactrank.features.text import engagement_keys, query_code, segment_key
 from prerank.core.shards import shard_of
 from prerank.features.snapshots import Span
 from prerank.features.states import UNIT
 
 SEGMENT_COLUMNS = next(level.max_keys for level in LEVELS if level.segmented)
+NO_KEY, QUERY, EXPOSED, RATED, EVERY = range(5)
+"""Which keys an event enters: none, that of the exact query, those that count exposure, those of
+them that count it over all time, or all."""
+PREFIXES = {
+    NO_KEY: frozenset[str](),
+    QUERY: frozenset(level.prefix for level in LEVELS if level.per_action),
+    EXPOSED: frozenset(level.prefix for level in LEVELS if level.exposed),
+    RATED: frozenset(level.prefix for level in LEVELS if level.rated),
+    EVERY: frozenset(level.prefix for level in LEVELS),
+}
 
 
 @dataclass(frozen=True)
@@ -122,14 +132,11 @@ def _any_of(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.bool_]:
 
 def _write(task: FilesTask, events: pa.Table) -> None:
     schema = task.schema
-    action, engaged = _actions(schema, events)
+    action = action_codes(schema, events)
+    reach = reaches(schema)[action]
     time, known = _times(events)
-    keyed = explode(
-        events["query"],
-        {column: events[column] for column in schema.segments},
-        engaged,
-        per_action=len(schema.actions) > 1,
-    )
+    segments = {column: events[column] for column in schema.segments}
+    keyed = explode(events["query"], segments, reach)
     of_keys = {
         "item_id": events["item_id"].to_numpy(),
         "action": action,
@@ -138,7 +145,7 @@ def _write(task: FilesTask, events: pa.Table) -> None:
         "weight": np.full(len(events), UNIT, np.int16),
     }
     scatter(task.scratch / "keys", str(task.number), task.shards, "key", keyed, of_keys)
-    rows = np.flatnonzero(engaged)
+    rows = np.flatnonzero(reach == EVERY)
     users = events["user_id"].combine_chunks().take(pa.array(rows)).dictionary_encode()
     of_user = Keyed(users.dictionary.to_pylist(), users.indices.to_numpy(), rows)
     texts = events["query"].combine_chunks().dictionary_encode()
@@ -162,7 +169,7 @@ def _write_acts(task: FilesTask, name: str, events: pa.Table) -> None:
     rows = Keyed(users.dictionary.to_pylist(), users.indices.to_numpy(), np.arange(len(events)))
     columns = {
         "item_id": events["item_id"].to_numpy(),
-        "action": _actions(task.schema, events)[0],
+        "action": action_codes(task.schema, events),
         "bucket": time // task.span.cadence_us,
         "known": known // task.span.cadence_us,
         **{text: events[text].combine_chunks() for text in ("query", *task.schema.segments)},
@@ -170,11 +177,29 @@ def _write_acts(task: FilesTask, name: str, events: pa.Table) -> None:
     scatter(task.scratch / "acts", name, task.shards, "user_id", rows, columns)
 
 
-def _actions(schema: FeatureSchema, events: pa.Table) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """Code of each event's action, and whether it is an engagement."""
+def action_codes(schema: FeatureSchema, events: pa.Table) -> NDArray[np.int8]:
+    """Code of each event's action."""
     codes = pc.index_in(events["action"], pa.array(schema.actions)).combine_chunks()
-    action = codes.to_numpy().astype(np.int8)
-    return action, np.isin(action, [*schema.history_codes.values()])
+    found: NDArray[np.int8] = codes.to_numpy().astype(np.int8)
+    return found
+
+
+def reaches(schema: FeatureSchema) -> NDArray[np.int8]:
+    """Which keys an event enters, by the code of its action, exposure's included."""
+    passive = QUERY if len(schema.actions) > 1 else NO_KEY
+    own = [EVERY if action in schema.engagements else passive for action in schema.actions]
+    exposure = {EXPECTED: EXPOSED, CLICKED: EXPOSED, SHOWN: RATED}
+    return np.array([*own, *exposure.values()], np.int8)
+
+
+def groups(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of each row's [n] combination of values: [n]."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, place = np.unique(column, return_inverse=True)
+        # Compact after every column, so that the product of the sizes cannot overflow.
+        code = np.unique(code * max(len(values), 1) + place, return_inverse=True)[1]
+    return code
 
 
 def _times(events: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -195,30 +220,38 @@ class Keyed:
 
 
 def explode(
-    queries: pa.ChunkedArray,
-    segments: dict[str, pa.ChunkedArray],
-    engaged: NDArray[np.bool_],
-    per_action: bool,
+    queries: pa.ChunkedArray, segments: dict[str, pa.ChunkedArray], reach: NDArray[np.int8]
 ) -> Keyed:
     """One row per event and engagement key of it.
 
-    Passive events enter only the exact query's row, the one level that counts them. A segment is
-    the one that the event's own row names.
+    ``reach`` int8 [n] says which keys each event enters. A segment is the one that the event's own
+    row names; an event has it that enters all keys.
     """
     names: dict[str, int] = {}
     texts = queries.combine_chunks().fill_null("").dictionary_encode()
     query = texts.indices.to_numpy()
     distinct: list[str] = texts.dictionary.to_pylist()
     # By text: however many contexts a query has, its own keys are made once.
-    found = [_coded(engagement_keys(text), names) for text in distinct]
-    lengths = np.array([len(codes) for codes in found], np.int64)
-    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    flat = np.fromiter((code for codes in found for code in codes), np.int32, starts[-1])
-    count = np.where(engaged, lengths[query], int(per_action))
+    keys = [engagement_keys(text) for text in distinct]
+    found = [_coded(own, names) for own in keys]
+    lengths = np.zeros((len(PREFIXES), len(distinct)), np.int64)
+    flat: list[int] = []
+    starts = np.zeros_like(lengths)
+    for kind in np.unique(reach).tolist():
+        for text, (own, codes) in enumerate(zip(keys, found, strict=True)):
+            entered = [
+                code
+                for key, code in zip(own, codes, strict=True)
+                if key.partition(":")[0] in PREFIXES[kind]
+            ]
+            starts[kind, text], lengths[kind, text] = len(flat), len(entered)
+            flat += entered
+    count = lengths[reach, query]
     event = np.repeat(np.arange(len(query)), count)
     within = np.arange(len(event)) - np.repeat(np.cumsum(count) - count, count)
-    codes, events = [flat[starts[query[event]] + within]], [event]
-    rows = np.flatnonzero(engaged)
+    at = starts[reach, query][event] + within
+    coded, events = [np.array(flat, np.int32)[at]], [event]
+    rows = np.flatnonzero(reach == EVERY)
     for column, values in list(segments.items())[:SEGMENT_COLUMNS]:
         encoded = values.combine_chunks().fill_null("").dictionary_encode()
         value, of = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()[rows]
@@ -228,9 +261,9 @@ def explode(
             for q, v in zip(*divmod(pairs, max(len(value), 1)), strict=True)
         ]
         code = np.array(made, np.int32)[place]
-        codes.append(code[code >= 0])
+        coded.append(code[code >= 0])
         events.append(rows[code >= 0])
-    return Keyed(list(names), np.concatenate(codes), np.concatenate(events))
+    return Keyed(list(names), np.concatenate(coded), np.concatenate(events))
 
 
 def _coded(keys: Iterable[str], names: dict[str, int]) -> list[int]:
@@ -291,4 +324,5 @@ def scattered(scratch: Path, kind: str, shard: int) -> pa.Table | None:
     files = sorted((scratch / kind / str(shard)).glob("*.arrow"))
     if not files:
         return None
-    return pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(f))).read_all() for f in files)
+    tables = [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
+    return pa.concat_tables(tables, promote_options="default")

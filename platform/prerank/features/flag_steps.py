@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,15 @@ class FlagSteps:
         starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
         at = np.repeat(self.starts[users] - starts[:-1], lengths) + np.arange(starts[-1])
         return FlagSteps(self.names.take(pa.array(users)), starts, self.bucket[at], self.delta[at])
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """What each change and those before it of the same user come to: int64 [n]."""
+        lengths = np.diff(self.starts)
+        total = np.cumsum(self.delta)
+        earlier = np.append(0, total)[self.starts[:-1]]
+        found: NDArray[np.int64] = total - np.repeat(earlier, lengths)
+        return found
 
     def of_shard(self, shard: int, shards: int) -> FlagSteps:
         """Those of a shard's users."""

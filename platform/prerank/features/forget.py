@@ -21,7 +21,7 @@ from prerank.core.feature_sets import FOLDER
 from prerank.core.files import linked, replaced, settled
 from prerank.core.home import Home
 from prerank.core.shards import LazyParquet
-from prerank.features.explode import explode
+from prerank.features.explode import EXPOSED, action_codes, explode, reaches
 from prerank.features.shard import USERS
 
 OF_USERS = ("user_history", "state/users")
@@ -32,10 +32,11 @@ def keys_of(schema: FeatureSchema, events: pa.Table) -> list[str]:
     """The engagement keys, sorted, whose rows count some of the canonical ``events``."""
     if not len(events):
         return []
-    engaged = np.isin(np.array(events["action"].to_pylist()), schema.engagements)
+    reach = reaches(schema)[action_codes(schema, events)]
+    if schema.exposure:
+        reach[np.array(events["action"].to_pylist()) == "impression"] = EXPOSED
     segments = {column: events[column] for column in schema.segments}
-    per_action = len(schema.actions) > 1
-    return sorted(explode(events["query"], segments, engaged, per_action).names)
+    return sorted(explode(events["query"], segments, reach).names)
 
 
 def histories_without(home: Home, users: Collection[str]) -> int:

@@ -198,7 +198,8 @@ class _Windows:
                 if not groups:
                     continue
                 events = file.read_row_groups(groups, use_threads=False)
-            moves = self._moves(events, self.after)
+            # What was shown counts from the next midnight on, which may be after the build.
+            moves = self._moves(events, self.after) | (events["known"].to_numpy() >= self.after)
             names = events["key"].unify_dictionaries().combine_chunks()
             daily = np.zeros(len(names.dictionary), bool)
             for prefix in self.daily:

@@ -26,7 +26,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from interactrank.features.packed_rows import columns_crc, mass_column, quantise
-from interactrank.features.schema import ENGAGE, WINDOWS, FeatureSchema, Level
+from interactrank.features.schema import (
+    CLICKED,
+    ENGAGE,
+    EXPECTED,
+    SHOWN,
+    WINDOWS,
+    FeatureSchema,
+    Level,
+)
 from prerank.core.errors import DataError
 from prerank.core.times import DAY_US, UTC_US
 from prerank.features.counting import build_rows
@@ -34,6 +42,8 @@ from prerank.features.keyed import KeyEvents
 from prerank.features.states import STATES, States, blocks
 
 NEVER = 1 << 40
+PSEUDO = (EXPECTED, CLICKED, SHOWN)
+"""Exposure's actions: their codes follow those of the log's own."""
 CHUNK_BYTES = 16 << 20
 CODED = 1 << 12
 """Counts below this one are looked up in a table of their codes."""
@@ -43,30 +53,50 @@ CODED = 1 << 12
 class LevelPlan:
     """A level's columns in the form the kernel wants.
 
-    ``added`` int64 [actions, groups]: what an event of an action adds to each counted action;
+    ``added`` bool [actions, groups]: which counted actions an event of an action adds to, those of
+    exposure last, in the order of ``PSEUDO``. ``columns`` int64 [W, groups]: where a row has their
+    counts, -1 for nowhere. ``exposes`` bool [F]: columns of what was shown, of a log with exposure.
     ``windows`` int64 [W]: lengths in buckets, NEVER for "all"; ``stride``: snapshots from one that
     may have rows to the next.
     """
 
     level: Level
     crc: int
-    added: NDArray[np.int64]
+    cap: int
+    added: NDArray[np.bool_]
+    columns: NDArray[np.int64]
+    exposes: NDArray[np.bool_]
     windows: NDArray[np.int64]
     stride: int
 
     @classmethod
     def of(cls, schema: FeatureSchema, level: Level, cadence_us: int) -> LevelPlan:
         """Plan for ``level`` of ``schema`` at this snapshot cadence (microseconds)."""
-        groups = schema.counted(level)
-        added = np.zeros((len(schema.actions), len(groups)), np.int64)
-        for code, action in enumerate(schema.actions):
-            for at, group in enumerate(groups):
-                engaged = group == ENGAGE and action not in schema.passive
+        names = schema.columns(level)
+        of_column = [name.rpartition(":")[0] for name in names]
+        groups = list(dict.fromkeys(of_column))
+        actions = (*schema.actions, *PSEUDO * schema.exposure)
+        added = np.zeros((len(actions), len(groups)), np.bool_)
+        columns = np.full((len(level.windows), len(groups)), -1)
+        for at, group in enumerate(groups):
+            for code, action in enumerate(actions):
+                engaged = group == ENGAGE and action in schema.engagements
                 added[code, at] = engaged or group == action
+            for w, window in enumerate(level.windows):
+                if f"{group}:{window}" in names:
+                    columns[w, at] = names.index(f"{group}:{window}")
+        shown = {*schema.passive, *PSEUDO} if schema.exposure else set()
+        exposes = np.array([group in shown for group in of_column], np.bool_)
         days = [WINDOWS[w] for w in level.windows]
         windows = np.array([NEVER if d is None else d * DAY_US // cadence_us for d in days])
         stride = max(DAY_US // cadence_us, 1) if level.daily else 1
-        return cls(level, columns_crc(schema.columns(level)), added, windows, stride)
+        crc, cap = columns_crc(names), schema.cap(level)
+        return cls(level, crc, cap, added, columns, exposes, windows, stride)
+
+    @property
+    def moves(self) -> NDArray[np.bool_]:
+        """Whether an event of an action changes a count of a window: bool [actions, W]."""
+        return self.added @ (self.columns >= 0).T
 
     def settled(self, snapshot: int | None) -> int:
         """The snapshot that the level's states are of after a build up to ``snapshot``.
@@ -145,11 +175,14 @@ def shard_rows(
             states.starts,
             states.ends,
             plan.added,
+            plan.columns,
+            plan.moves,
+            plan.exposes,
             plan.windows,
             coded,
             plan.crc,
             mass_column(plan.level),
-            plan.level.cap,
+            plan.cap,
             plan.stride,
             first,
             last,

@@ -153,4 +153,5 @@ def manifest_of(
         warnings=tuple(warnings),
         notices=tuple(checked.notices),
         candidate_features=own,
+        positions=totals["positions"],
     )

@@ -43,6 +43,10 @@ def totals_of(events: Path, scratch: Path) -> dict[str, Any]:
             db.execute(f"SELECT count(DISTINCT {name}) FROM {log}", files).fetchall()[0][0]
             for name in ("user_id", "query")
         )
+        positions = db.execute(
+            f"SELECT count(*) FROM {log} WHERE action = 'impression' AND position IS NOT NULL",
+            files,
+        ).fetchall()[0][0]
         items = db.execute(f"SELECT DISTINCT item_id FROM {log}", files).fetchall()
     return {
         "requests": requests,
@@ -50,4 +54,5 @@ def totals_of(events: Path, scratch: Path) -> dict[str, Any]:
         "users": users,
         "queries": queries,
         "item_keys": [key for (key,) in items],
+        "positions": positions > 0,
     }

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from prerank.evaluation.counterfactual import (
-    FLOOR,
-    Engagements,
-    Propensities,
-    effective_size,
-    fit,
-    snips,
-)
+from prerank.core.propensities import FLOOR, Propensities, fit
+from prerank.evaluation.counterfactual import Engagements, effective_size, snips
 
 PLACES = 8
 TRUTH = np.arange(1.0, PLACES + 1) ** -0.8

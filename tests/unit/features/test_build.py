@@ -12,16 +12,23 @@ import pyarrow.compute as pc
 import pytest
 from tests.growing_log import DAY, START, Log, files, same, tables
 from tests.kills import killed
+from tests.shown_log import estimates_often, log_of
 
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
 from prerank.features import corrections, shard
 from prerank.features.build import FeatureConfig
 from prerank.features.parts import bounded
 
-CASES = [(0, 1, 0, None, 0), (1, 6, 30, 1, 0), (2, 24, 0, 2, 3), (3, 48, 5, None, 4)]
+CASES = [
+    (0, 1, 0, None, 0, False),
+    (1, 6, 30, 1, 0, False),
+    (2, 24, 0, 2, 3, True),
+    (3, 48, 5, None, 4, True),
+    (5, 6, 30, 1, 4, True),
+]
 
 
-@pytest.mark.parametrize(("seed", "hours", "lag", "cap", "flags"), CASES)
+@pytest.mark.parametrize(("seed", "hours", "lag", "cap", "flags", "shown"), CASES)
 def test_days_one_by_one_make_the_tables_of_one_build(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -30,8 +37,12 @@ def test_days_one_by_one_make_the_tables_of_one_build(
     lag: int,
     cap: int | None,
     flags: int,
+    shown: bool,
 ) -> None:
-    """With late events, late flags, pauses in which windows end, and files that are merged."""
+    """With late events, late flags, pauses in which windows end, and files that are merged; and of
+    a log that has exposure, with impressions and clicks on them that come later.
+    """
+    estimates_often(monkeypatch)
     limit = 2
 
     def merging(*args: Any, **options: Any) -> None:
@@ -40,7 +51,8 @@ def test_days_one_by_one_make_the_tables_of_one_build(
     for room in (shard, corrections):
         monkeypatch.setattr(room, "bounded", merging)
     monkeypatch.setattr(shard, "MAX_PARTS", limit)
-    log, rng = Log(tmp_path / "log", seed, hours, lag, cap), np.random.default_rng(seed)
+    log = log_of(tmp_path / "log", seed, hours, shown, lag, cap)
+    rng = np.random.default_rng(seed)
     before: dict[str, pa.Table] = {}
     for step in range(6):
         published = log.published() or START
@@ -53,7 +65,11 @@ def test_days_one_by_one_make_the_tables_of_one_build(
                 published = rows.filter(pc.less_equal(rows["event_timestamp"], stamp))
                 assert published.equals(before[name]), "a published row changed"
             before[name] = rows
-    same(log.home, log.anew(tmp_path / "whole"))
+    whole = log.anew(tmp_path / "whole")
+    same(log.home, whole)
+    told, told_of_whole = (manifest_of_log(home).get("exposure") for home in (log.home, whole))
+    assert told == told_of_whole
+    assert not shown or len(told["propensities"]) > 2
     per_shard = Counter((path.rpartition("/")[0], path[-32:-16]) for path in files(log.home))
     assert max(per_shard.values()) <= limit
 

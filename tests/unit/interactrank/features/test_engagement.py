@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.plain_requests import (
     BY_PREFIX,
     DAY,
+    EXPOSED,
     HOUR,
     NOW,
     SCHEMA,
@@ -25,9 +26,16 @@ from tests.plain_requests import (
 )
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.packed_rows import pack, unpack
+from interactrank.features.packed_rows import Row, pack, unpack
 from interactrank.features.request_statistics import request_features
-from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.features.schema import (
+    CLICKED,
+    ENGAGE,
+    EXPECTED,
+    LEVELS,
+    SHOWN,
+    FeatureSchema,
+)
 
 
 def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, float]:
@@ -49,7 +57,9 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     for level in LEVELS:
         spread, alpha = (1e5, 100.0) if level.prefix == "a" else (1e3, 1.0)
         mine = [k for k in rows if k.split(":")[0] == level.prefix]
-        for j, column in enumerate(schema.columns(level)):
+        if schema.exposure and level.prefix in "tg":
+            mine = [k for k in mine if mass(k)]
+        for j, column in enumerate(schema.shares(level)):
             mean = 0.0
             for k in mine:
                 row = rows[k]
@@ -65,6 +75,8 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
                     popularity = count
             x[f"{level.prefix}:{column}"] = mean
 
+    if schema.exposure:
+        x |= exposure(schema, rows, rarity, item)
     recent = request.history[-100:][::-1]
     at = [i for i, (e, *_) in enumerate(recent) if e == item]
     x |= dict.fromkeys((f"user:decay_{d}" for d in ("1h", "1d", "30d")), 0.0)
@@ -91,16 +103,85 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     return x
 
 
-@given(SEEDS)
+def exposure(
+    schema: FeatureSchema, rows: dict[str, Row], rarity: dict[str, float], item: int
+) -> dict[str, float]:
+    """CoEC by window, and CTR, with kappa = 5."""
+
+    def of(key: str, column: str, item: int | None = None) -> float:
+        row, at = rows[key], schema.columns(BY_PREFIX[key.split(":")[0]]).index(column)
+        if item is None:
+            return float(row.totals[at])
+        return float(row.counts[row.ids.tolist().index(item), at]) if item in row.ids else 0.0
+
+    def ratio(key: str, clicked: str, shown: str) -> float:
+        if "a:" not in rows or not of("a:", shown) or not of("a:", clicked):
+            return 0.0
+        of_all = of("a:", clicked) / of("a:", shown)
+        of_key = (of(key, clicked) + 5 * of_all) / (of(key, shown) + 5)
+        own = (of(key, clicked, item) + 5 * of_key) / (of(key, shown, item) + 5)
+        return math.log(own / of_key)
+
+    found = {}
+    for level in LEVELS:
+        mine = [k for k in rows if k.split(":")[0] == level.prefix]
+        mine = [k for k in mine if level.exposed and of(k, f"{EXPECTED}:{level.exposed[-1]}")]
+        pairs = {f"coec:{w}": (f"{CLICKED}:{w}", f"{EXPECTED}:{w}") for w in level.exposed}
+        if level.rated:
+            pairs["ctr:all"] = (f"{CLICKED}:all", f"{SHOWN}:all")
+        for name, pair in pairs.items():
+            parts = [rarity[k] / sum(rarity[m] for m in mine) * ratio(k, *pair) for k in mine]
+            found[f"{level.prefix}:{name}"] = sum(parts)
+    return found
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, EXPOSED], ids=["plain", "with exposure"])
+@given(seed=SEEDS)
 @settings(deadline=None)
-def test_equals_the_formulas(seed: int) -> None:
-    request = random_request(seed)
-    x = features([request])
-    assert x.shape == (len(request.candidates), len(SCHEMA.cross))
+def test_equals_the_formulas(schema: FeatureSchema, seed: int) -> None:
+    request = random_request(seed, schema)
+    x = features([request], schema)
+    assert x.shape == (len(request.candidates), len(schema.cross))
     for row, item in zip(x, request.candidates, strict=True):
-        expected = reference(SCHEMA, request, item)
-        assert set(expected) == set(SCHEMA.cross)
-        np.testing.assert_allclose(row, [expected[c] for c in SCHEMA.cross], rtol=2e-4, atol=2e-5)
+        expected = reference(schema, request, item)
+        assert set(expected) == set(schema.cross)
+        np.testing.assert_allclose(row, [expected[c] for c in schema.cross], rtol=2e-4, atol=2e-4)
+
+
+def test_an_item_that_stands_in_no_row_is_neither_good_nor_bad() -> None:
+    rows: dict[str, bytes | None] = {}
+    for key in ("q:x", "t:x", "g:x", "a:"):
+        level = BY_PREFIX[key[0]]
+        columns = EXPOSED.columns(level)
+        counts = np.full((3, len(columns)), 4.0)
+        for at, name in enumerate(columns):
+            if name.startswith((CLICKED, ENGAGE)):
+                counts[:, at] = [0, 2, 4]
+        rows[key] = pack(np.arange(3), counts, columns, level)
+    x = features([Request(rows, candidates=[0, 1, 2, 50])], EXPOSED)
+    first = EXPOSED.cross.index(EXPOSED.exposure_cross[0])
+    found = x[:, first : first + len(EXPOSED.exposure_cross)]
+    assert EXPOSED.exposure_cross == (
+        *("q:coec:30d", "q:coec:all", "q:ctr:all", "t:coec:30d", "g:coec:30d"),
+        *("a:coec:30d", "a:coec:all", "a:ctr:all"),
+    )
+    assert not found[3].any()
+    assert (found[0] < 0).all()
+    np.testing.assert_allclose(found[1], 0, atol=2e-4)
+    assert (found[2] > 0).all()
+
+
+def test_a_key_of_exposure_alone_takes_no_weight_from_those_that_were_engaged() -> None:
+    """The shares of x are as if it had no row."""
+    level = BY_PREFIX["t"]
+    columns = EXPOSED.columns(level)
+    engaged = pack(np.arange(3), np.full((3, len(columns)), 4.0), columns, level)
+    counts = np.zeros((3, len(columns)))
+    counts[:, len(EXPOSED.shares(level))] = 2.0
+    shown = pack(np.arange(3), counts, columns, level)
+    one = features([Request({"t:x": engaged}, candidates=[1, 9])], EXPOSED)
+    both = features([Request({"t:x": engaged, "t:y": shown}, candidates=[1, 9])], EXPOSED)
+    assert (one == both).all()
 
 
 def test_many_different_counts_of_a_row_keep_their_shares() -> None:

@@ -61,6 +61,9 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
     own = replace(of, candidate_features=("price",))
     assert own.hash() != expected
     assert FeatureSchema.from_dict(own.to_dict()) == own
+    exposed = replace(of, exposure=True)
+    assert exposed.hash() != expected
+    assert FeatureSchema.from_dict(exposed.to_dict()) == exposed
 
 
 def test_what_is_given_of_candidates_stands_last() -> None:
@@ -72,6 +75,28 @@ def test_what_is_given_of_candidates_stands_last() -> None:
         assert given.given == (*of.retriever, "candidate_price", "candidate_distance")
         assert list(given.given_cross) == before + columns
         assert given.cross == (*of.cross, *columns)
+
+
+def test_exposure_adds_columns_and_no_bytes() -> None:
+    exposed = replace(FULL, exposure=True)
+    added = {
+        "q": ("expected:30d", "expected:all", "clicked:30d", "clicked:all", "shown:all"),
+        "t": ("expected:30d", "clicked:30d"),
+        "g": ("expected:30d", "clicked:30d"),
+        "a": ("expected:30d", "expected:all", "clicked:30d", "clicked:all", "shown:all"),
+    }
+    for level in LEVELS:
+        own = tuple(f"exposure/{name}" for name in added.get(level.prefix, ()))
+        assert exposed.exposures(level) == own
+        assert exposed.columns(level) == (*FULL.columns(level), *own)
+        assert FULL.cap(level) == level.cap
+        size = exposed.cap(level) * (8 + 2 * len(exposed.columns(level)))
+        assert size <= level.cap * (8 + 2 * len(FULL.columns(level)))
+        # The rates of level "a" are those of the first windows of every level.
+        assert level.exposed in ((), ("30d",), ("30d", "all"))
+    at = len(FULL.cross) - len(FULL.given_cross)
+    behind = (*FULL.cross[:at], *exposed.exposure_cross, *FULL.given_cross)
+    assert exposed.cross == behind
 
 
 def test_columns_of_x_by_what_the_log_has() -> None:

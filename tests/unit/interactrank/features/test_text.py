@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import example, given, settings
@@ -155,9 +156,10 @@ def test_the_fullest_request_fits_the_byte_budget() -> None:
     actions, segments = ("view", "click", "save", "long_click"), ("country", "device", "gender")
     schema = FeatureSchema(actions, ("view",), ("engagement",), segments=segments)
     full = by_level(engagement_keys(LONG, dict.fromkeys(segments, "x")))
-    total = sum(lv.max_keys * row_bytes(lv.cap, len(schema.columns(lv))) for lv in LEVELS)
     assert {p: len(k) for p, k in full.items()} == {lv.prefix: lv.max_keys for lv in LEVELS}
-    assert total <= MAX_BYTES_PER_REQUEST
+    for of in (schema, replace(schema, exposure=True)):
+        total = sum(lv.max_keys * row_bytes(of.cap(lv), len(of.columns(lv))) for lv in LEVELS)
+        assert total <= MAX_BYTES_PER_REQUEST
 
 
 @settings(deadline=None)

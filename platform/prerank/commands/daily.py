@@ -125,10 +125,11 @@ def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
 
 def _served(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
     """Adds what deployments wrote down."""
+    from prerank.core.served import SETTLED
     from prerank.ingest.served import ingest_served
 
     try:
-        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        yesterday = (datetime.now(UTC) - SETTLED).date() - timedelta(days=1)
         through = date.fromisoformat(args.through) if args.through else yesterday
     except ValueError as error:
         raise ConfigError(f"--through {args.through!r} is no day: {error}") from None

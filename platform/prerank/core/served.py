@@ -12,7 +12,7 @@ one of events may end within a line while it is written.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,6 +70,11 @@ def requests_folder(home: Home) -> Path:
 def events_folder(home: Home) -> Path:
     """Where the events that they took are."""
     return home.served / "events"
+
+
+def last_ended(now: datetime) -> date:
+    """The last day of which nothing is written any more, at a time in UTC."""
+    return (now - SETTLED).date() - timedelta(days=1)
 
 
 def day_of(seconds: float) -> str:

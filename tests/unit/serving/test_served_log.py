@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from interactrank.features.inputs import FeatureInputs
 from prerank.core.forgotten import remember
 from prerank.core.home import Home
 from prerank.core.ids import given_event_id
-from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
+from prerank.core.served import (
+    EVENT_FIELDS,
+    REQUESTS,
+    SETTLED,
+    events_folder,
+    last_ended,
+    requests_folder,
+)
 from prerank.serving import served_log
 from prerank.serving.api import Limits, parse_events
 from prerank.serving.deployment import PreRanker
@@ -145,6 +152,15 @@ def test_an_answer_stands_on_the_day_on_which_it_was_given(home: Home) -> None:
     answers, events = days_of(home)
     assert answers == {"day=2026-03-01": ["late"], "day=2026-03-02": ["early"]}
     assert events == {"day=2026-03-01": ["late"]}
+
+
+@pytest.mark.parametrize(
+    ("now", "ended"),
+    [("00:00:59", "2026-03-01"), ("00:02:00", "2026-03-02"), ("23:59", "2026-03-02")],
+)
+def test_a_day_has_ended_when_its_last_answers_are_written(now: str, ended: str) -> None:
+    assert str(last_ended(datetime.fromisoformat(f"2026-03-03T{now}+00:00"))) == ended
+    assert timedelta(seconds=2 * served_log.EVERY_S) <= SETTLED
 
 
 def test_without_a_clock_the_days_are_those_that_requests_and_events_bring(home: Home) -> None:

@@ -7,7 +7,7 @@ each also as a UBI export. Of a log that has more rows than ``--rows``, those of
 are taken, by time. The log is written as Parquet, CSV and JSON lines, the latter two as two
 programs write them (DuckDB and pandas), to a folder and to an S3 server on loopback (moto). Of each
 form and place ``inspect`` proposes a mapping, and ingest, features and training set are made with
-it. They are compared with those of Parquet on disk:
+it (a snapshot a day). They are compared with those of Parquet on disk:
 
     mapping      what inspect proposes
     report       the manifest: counts, actions, ids, fingerprint
@@ -46,7 +46,7 @@ from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
 from prerank.core.ray_tasks import start_local
 from prerank.dataset.build import build_training_set
-from prerank.features.build import build_features
+from prerank.features.build import FeatureConfig, build_features
 from prerank.ingest.inspection.look import inspect
 from prerank.ingest.inspection.proposal import proposal
 from prerank.ingest.mapping import LogMapping
@@ -55,6 +55,7 @@ from prerank.simulate import simulate
 
 HEAD = ("log", "form", "place", "rows", "quarantined", "tables")
 BUCKET = "bucket"
+DAILY = FeatureConfig(cadence_hours=24)
 VARIABLES = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -122,7 +123,7 @@ def made_of(events: str, items: str, home: Home, change: Callable[[dict[str, Any
     settings = proposal(inspect(events, items)).settings
     change(settings)
     report = ingest(events, items, home, LogMapping.model_validate(settings)).manifest
-    build_features(home)
+    build_features(home, DAILY)
     build_training_set(home)
     tables = tables_of_log(home)
     found = {

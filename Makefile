@@ -6,7 +6,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
-.PHONY: install demo test test-fast faults nodes lint audit docs clean
+.PHONY: install demo test test-fast faults nodes loop lint audit docs clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +50,10 @@ SOAK ?= 1800
 faults: install
 	@# One process: the faults share a deployment. Needs redis-server, and no other Ray on the machine.
 	SOAK=$(SOAK) $(BIN)/pytest -v -s -m faults tests/faults tests/behaviour/test_shards.py tests/unit/test_kills.py tests/unit/test_forget.py
+
+loop: install
+	@# Days of simulated searchers through Ray Serve, MLflow and SQLite. No other Ray on the machine.
+	$(BIN)/pytest -v -s -m loop tests/e2e/test_live_loop.py
 
 nodes: install
 	@# Two Ray nodes without a shared folder, S3, Redis and MLflow on this machine. Needs redis-server.

@@ -18,13 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import load
 from tests import samples
 from tests.conftest import BuildHome
 from tests.http_calls import LOCAL, NoEngine, call, whole
+from tests.served_features import requests_of, served_is_joined
 
-from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import FeatureInputs
 from interactrank.model.architectures import build
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
@@ -32,12 +30,10 @@ from interactrank.model.scorer import Scorer
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.core.served import REQUESTS, requests_folder
 from prerank.core.times import DAY_US, iso
 from prerank.dataset.build import build_training_set
 from prerank.dataset.catalogue import load_catalogue
 from prerank.features.build import FeatureConfig, build_features
-from prerank.features.offline import offline_inputs
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
 from prerank.ingest.served import ingest_served
@@ -163,33 +159,6 @@ def night(deployment: Deployment, home: Home, day_us: int) -> None:
     deployment.loaded.features.look()
 
 
-def x_of(home: Home, inputs: FeatureInputs, rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """Cross features of what was answered."""
-    catalogue, schema = load_catalogue(home), LogManifest.load(home).schema
-    items = [np.array(list(map(int, row["items"]))) for row in rows]
-    offsets = np.concatenate(([0], np.cumsum([len(i) for i in items])))
-    ids = np.concatenate(items)
-    created = catalogue.created[np.searchsorted(catalogue.ids, ids)]
-    return cross_features(schema, inputs, ids, offsets, created)
-
-
-def served_is_joined(home: Home, day: str) -> int:
-    """Features as they were served on a day equal those that training joins; how many are not 0."""
-    files = sorted((requests_folder(home) / f"day={day}").glob("*.parquet"))
-    table = pa.concat_tables(pq.read_table(file, schema=REQUESTS) for file in files)
-    rows = table.to_pylist()
-    joined = offline_inputs(home, table.select(["query", "user_id", "request_time"]))
-    different = 0
-    for n, row in enumerate(rows):
-        served = x_of(home, FeatureInputs.restored(load(row["inputs"])), [row])
-        offline = x_of(home, joined.slice(n, n + 1), [row])
-        names = LogManifest.load(home).schema.cross
-        odd = {names[c]: (served[r, c], offline[r, c]) for r, c in np.argwhere(served != offline)}
-        assert not odd, row
-        different += int((served != 0).sum())
-    return different
-
-
 def trained(home: Home) -> InteractRank:
     """A model of what the home holds, trained here."""
     config = TrainConfig(epochs=6, batch_requests=16, warmup_steps=5, learning_rate=0.01)
@@ -229,7 +198,8 @@ def test_three_days_of_its_own_traffic_make_a_better_model(
             night(deployment, home, first + day * DAY_US)
     finally:
         deployment.close()
-    last = str(pd.Timestamp(first + (DAYS - 1) * DAY_US, unit="us").date())
+    last = requests_of(home, str(pd.Timestamp(first + (DAYS - 1) * DAY_US, unit="us").date()))
+    assert len(last) == REQUESTS_A_DAY
     assert served_is_joined(home, last) > 1000
 
     own = Home.at(tmp_path / "own")

@@ -140,6 +140,7 @@ def cluster(folder: Path, told: dict[str, str]) -> Iterator[list[Node]]:
 
 
 @pytest.mark.nodes
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_job_runs_on_two_nodes_and_a_third_serves(
     services: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

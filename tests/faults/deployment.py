@@ -1,34 +1,29 @@
-"""A whole installation of the suite's own: Redis, MLflow, Ray and the deployment, on loopback."""
+"""The installation that faults befall: Redis, MLflow, Ray and the deployment, on loopback."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import psutil
-import yaml
 from tests import online_log
-from tests.cluster import ROOT, environment, own_processes, stop
+from tests.cluster import own_processes
+from tests.installation import Installation
 from tests.load import Load, same_items
 from tests.online_events import wait_until
 from tests.online_log import CANDIDATES, DAY, ITEMS, MANIFEST, UNTIL
 from tests.redis_server import RedisServer
-from tests.serve_status import ServeStatus, ready
+from tests.serve_status import ready
 from tests.small_versions import build_index, save_model
 
 from interactrank.features.schema import FeatureSchema
 from prerank.core.home import Home
 from prerank.core.ids import given_event_id
-from prerank.core.processes import free_port, mlflow_command
 from prerank.online.history import read_histories
 from prerank.online.logs import acknowledged_events
 from prerank.online.materialise import materialise
@@ -113,30 +108,18 @@ class Oracle:
         return f"nobody knows version {key[0]} with {key[1]}"
 
 
-class Deployment:
-    """The installation; each part can be stopped and started.
+class Deployment(Installation):
+    """The installation of all faults, with two versions and Redis.
 
     Args:
         root: an empty folder.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.home = Home.at(root / ".prerank")
+        super().__init__(root, clock="replay", replicas=REPLICAS)
         (root / "redis").mkdir()
         self.redis = RedisServer(root / "redis", "--appendonly", "yes")
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self._mlflow_port, self._dashboard_port = free_port(), free_port()
-        self._mlflow: subprocess.Popen[bytes] | None = None
-        self.config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
-        self.config["http_options"]["port"] = int(self.url.rpartition(":")[2])
-        self.args = self.config["applications"][0]["args"]
-        self.args |= {"clock": "replay", "replicas": REPLICAS}
-        self.variables = {
-            REDIS_ENV: self.redis.address,
-            "PRERANK_HOME": str(self.home.root),
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self._mlflow_port}",
-        }
+        self.variables[REDIS_ENV] = self.redis.address
 
     def start(self) -> None:
         """Fill a home, register two versions, and deploy the first one."""
@@ -151,50 +134,13 @@ class Deployment:
             registry.promote(self.home, version)
             self.oracle.learn()
         self.start_ray()
-        self.serve = ServeStatus(self.root, f"http://127.0.0.1:{self._dashboard_port}")
         self.deploy()
         self.steady()
 
     def stop(self) -> None:
         """End every process of it."""
         self.redis.kill()
-        self.stop_mlflow()
-        stop(self.root)
-
-    def start_ray(self) -> None:
-        words = (
-            'source .venv/bin/activate; eval "$(prerank env)"; ray start --head --num-cpus 6 '
-            f"--port 0 --dashboard-host 127.0.0.1 --dashboard-port {self._dashboard_port}"
-        )
-        env = environment(self.root) | self.variables | {"RAY_worker_niceness": "0"}
-        with (self.root / "ray.log").open("w") as out:
-            subprocess.run(
-                ["bash", "-c", words],
-                cwd=ROOT,
-                env=env,
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                timeout=120,
-                check=True,
-            )
-
-    def start_mlflow(self) -> None:
-        env = environment(self.root) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        command = mlflow_command(self.home, self._mlflow_port)
-        with (self.root / "mlflow.log").open("a") as out:
-            self._mlflow = subprocess.Popen(
-                command, env=env, stdout=out, stderr=out, start_new_session=True
-            )
-        tracking.await_server(self.variables["MLFLOW_TRACKING_URI"])
-
-    def stop_mlflow(self) -> None:
-        """Kill it, with its workers."""
-        if self._mlflow is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._mlflow.pid, signal.SIGKILL)
-            self._mlflow.wait(20)
-            self._mlflow = None
+        super().stop()
 
     def new_version(
         self, seed: int, schema: FeatureSchema = MANIFEST.schema, index: bool = True
@@ -207,12 +153,6 @@ class Deployment:
         if index:
             build_index(self.home, registry.download(self.home, version), version)
         return version
-
-    def deploy(self, **args: Any) -> None:
-        """Deploy with other arguments than those of this class, where some are given."""
-        config = json.loads(json.dumps(self.config))
-        config["applications"][0]["args"] |= args
-        self.serve.deploy(config)
 
     def steady(self, replicas: int = REPLICAS, version: Version | None = None) -> None:
         """Wait until every replica serves a version, by default the first, and lacks nothing."""
@@ -243,14 +183,6 @@ class Deployment:
             registry.promote(self.home, self.versions[0])
         self.deploy()
         self.steady()
-
-    def health(self) -> dict[str, Any]:
-        """Of one of the replicas."""
-        try:
-            found: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10).json()
-        except httpx.HTTPError as error:
-            return {"notes": [str(error)]}
-        return found
 
     def load(self, tag: str, **how: Any) -> Load:
         """Load whose answers the oracle looks at; ``tag`` names its events."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from prerank import preflight
@@ -125,11 +125,12 @@ def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
 
 def _served(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
     """Adds what deployments wrote down."""
+    from prerank.core.served import last_ended
     from prerank.ingest.served import ingest_served
 
     try:
-        yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        through = date.fromisoformat(args.through) if args.through else yesterday
+        ended = last_ended(datetime.now(UTC))
+        through = date.fromisoformat(args.through) if args.through else ended
     except ValueError as error:
         raise ConfigError(f"--through {args.through!r} is no day: {error}") from None
 

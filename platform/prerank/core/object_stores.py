@@ -79,7 +79,11 @@ def copied(file: StoredFile, to: Path) -> None:
 
     def copy() -> None:
         system, path = opened(file.uri)
-        with system.open_input_stream(path) as stream, to.open("wb") as out:
+        # As it lies there: Arrow would unpack what is called .gz or .zst.
+        with (
+            system.open_input_stream(path, compression=None) as stream,
+            to.open("wb") as out,
+        ):
             while chunk := stream.read(COPY_BYTES):
                 out.write(chunk)
             if out.tell() != file.size:

@@ -3,15 +3,16 @@
     served/requests/day=2026-11-26/<writer>-<n>.parquet    an answer a row (``REQUESTS``)
     served/events/day=2026-11-26/<writer>.jsonl            an event a line (``EVENT_FIELDS``)
 
-A day is that of the writing, in UTC. Several replicas write side by side, each its own files. A
-file of requests is whole or not there; one of events may end within a line while it is written.
+A day is that on which something was answered or reported, by the deployment's clock, in UTC.
+Several replicas write side by side, each its own files. A file of requests is whole or not there;
+one of events may end within a line while it is written.
 
 ``prerank.serving.served_log`` writes it, ``prerank.ingest.served`` makes an event log of it.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,6 +58,10 @@ EVENT_FIELDS = {
 the text whose hash is the event's id (``prerank.core.ids``). What was not reported is null."""
 
 
+SETTLED = timedelta(minutes=2)
+"""After its end, a day's last answers have been written: they wait for half a minute."""
+
+
 def requests_folder(home: Home) -> Path:
     """Where the answers of ``home``'s deployments are written down."""
     return home.served / "requests"
@@ -65,6 +70,11 @@ def requests_folder(home: Home) -> Path:
 def events_folder(home: Home) -> Path:
     """Where the events that they took are."""
     return home.served / "events"
+
+
+def last_ended(now: datetime) -> date:
+    """The last day of which nothing is written any more, at a time in UTC."""
+    return (now - SETTLED).date() - timedelta(days=1)
 
 
 def day_of(seconds: float) -> str:

@@ -84,7 +84,8 @@ class ServeConfig:
         log_share: share of the requests whose answers are written down for the next training, and
             whether reported events are; 0: nothing is.
         log_items: of an answer that is written down, the best ones.
-        log_days: what was written down is removed after so many days; null keeps it.
+        log_days: what was written down is removed after so many days; null keeps it, and so does
+            `clock: replay`.
         log_format: "text" leaves logging as it is; "json" writes a JSON object per record to
             standard error.
     """

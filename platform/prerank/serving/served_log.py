@@ -8,6 +8,10 @@ at most. What cannot be kept, since the disk is full or slower than the requests
 With a home in an object store, a file goes there when it is whole: answers when they are written,
 events of ``EVERY_S`` seconds at a time. A node that is lost takes along what was not sent.
 
+What is handed over stands on the day of that moment, however much later it is written: an event
+finds the answer that it belongs to on its own day or the day before. With ``clock: replay`` the day
+is that of the latest time which a request or an event brought.
+
 Which answers are written depends on the request's id alone, so that everybody who logs a share of
 them logs the same ones. Of users who were forgotten (``prerank.core.forgotten``) none is.
 """
@@ -21,6 +25,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +79,8 @@ class ServedLog:
     Args:
         home: whose log it is.
         config: what to write.
-        clock: seconds since 1970, by which the days are named.
+        clock: seconds since 1970, by which the days are named; None for the latest time of what was
+            handed over, for requests that bring their own.
 
     Attributes:
         lost: answers and events that could not be kept.
@@ -81,13 +88,13 @@ class ServedLog:
     """
 
     def __init__(
-        self, home: Home, config: LogConfig, clock: Callable[[], float] = time.time
+        self, home: Home, config: LogConfig, clock: Callable[[], float] | None = time.time
     ) -> None:
         self._home, self.config, self._clock = home, config, clock
         self._following = following(home)
         self._name = f"{int(time.time()):x}-{secrets.token_hex(4)}"
-        self._files, self._held, self._looked = 0, 0, -LOOK_EVERY_S
-        self._waiting: list[tuple[PrerankRequest, Answer, tuple[str, ...]]] = []
+        self._files, self._held, self._looked, self._latest_us = 0, 0, -LOOK_EVERY_S, 0
+        self._waiting: list[tuple[str, PrerankRequest, Answer, tuple[str, ...]]] = []
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
@@ -120,10 +127,11 @@ class ServedLog:
         if not self._chosen(request.request_id):
             return
         size = answer.read.bytes + 8 * len(request.keys) + 4096
+        day = self._day(request.time_us)
         with self._lock:
             if self._held + size <= HELD_BYTES:
                 self._held += size
-                self._waiting.append((request, answer, given))
+                self._waiting.append((day, request, answer, given))
             else:
                 self.lost["answers"] += 1
             full = self._held > FULL_BYTES
@@ -138,7 +146,7 @@ class ServedLog:
         known = [line for line in lines_of(body, events) if line["user_id"] not in forgotten]
         lines = b"".join(orjson.dumps(line) + b"\n" for line in known)
         try:
-            folder = self._folder(events_folder(self._home))
+            folder = _made(events_folder(self._home) / self._day(max(e.time for e in events)))
             with self._writing:
                 path = folder / self._events_file()
                 with path.open("ab", buffering=0) as file:
@@ -156,17 +164,21 @@ class ServedLog:
             waiting, self._waiting, self._held = self._waiting, [], 0
         # Now, not when they were handed over: a user may have been forgotten since.
         forgotten = self._following.now()
-        waiting = [each for each in waiting if each[0].user_id not in forgotten]
-        if not waiting:
-            return
+        waiting = [each for each in waiting if each[1].user_id not in forgotten]
+        for day, answers in groupby(waiting, key=itemgetter(0)):
+            self._write(day, [each[1:] for each in answers])
+
+    def _write(
+        self, day: str, answers: Sequence[tuple[PrerankRequest, Answer, tuple[str, ...]]]
+    ) -> None:
         try:
-            rows = [_row(*each, self.config.items) for each in waiting]
-            folder = self._folder(requests_folder(self._home))
+            rows = [_row(*each, self.config.items) for each in answers]
+            folder = _made(requests_folder(self._home) / day)
             self._files += 1
             with written(folder / f"{self._name}-{self._files:06d}.parquet") as file:
                 pq.write_table(pa.Table.from_pylist(rows, REQUESTS), file, compression="zstd")
         except (OSError, PrerankError) as error:
-            self._failed(error, len(waiting), "answers")
+            self._failed(error, len(answers), "answers")
         else:
             self.problem = ""
 
@@ -202,10 +214,11 @@ class ServedLog:
                 # The thread must live on; nobody waits for it who could be told.
                 logger.exception("the served log was not written")
 
-    def _folder(self, parent: Path) -> Path:
-        folder = parent / day_of(self._clock())
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def _day(self, brought_us: int) -> str:
+        """Name of the folder for what is handed over now and brings a time with it."""
+        with self._lock:
+            self._latest_us = max(self._latest_us, brought_us)
+        return day_of(self._latest_us / 1e6 if self._clock is None else self._clock())
 
     def _failed(self, error: OSError | PrerankError, number: int, what: str) -> None:
         with self._lock:
@@ -220,7 +233,8 @@ class ServedLog:
 
     def _remove_old(self) -> None:
         now = time.monotonic()
-        if self.config.days is None or now - self._looked < LOOK_EVERY_S:
+        # A time that a caller brings, which may be wrong, removes nothing.
+        if self._clock is None or self.config.days is None or now - self._looked < LOOK_EVERY_S:
             return
         self._looked = now
         kept = datetime.fromtimestamp(self._clock(), UTC).date() - timedelta(days=self.config.days)
@@ -235,9 +249,15 @@ def served_log_of(config: ServeConfig) -> ServedLog | None:
     if not config.log_share:
         return None
     settings = LogConfig(config.log_share, config.log_items, config.log_days)
-    log = ServedLog(config.home_folder(), settings)
+    clock = None if config.clock == "replay" else time.time
+    log = ServedLog(config.home_folder(), settings, clock)
     log.start()
     return log
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def lines_of(body: bytes, events: Sequence[Event]) -> list[dict[str, Any]]:

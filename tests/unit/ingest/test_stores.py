@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import fsspec
 import pandas as pd
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
@@ -31,6 +32,9 @@ LOG = pd.DataFrame(
         "action": "click",
     }
 )
+
+AS_LINES: Any = {"orient": "records", "lines": True, "date_format": "iso"}
+COMPRESSIONS = {"gz": "gzip", "zst": "zstd"}
 
 
 class Weak(MemoryFileSystem):
@@ -86,6 +90,22 @@ def test_a_log_in_a_store_gives_the_tables_of_a_local_one(
         report, home = ingested(place, "weak://bucket/items.csv")
         assert report.manifest.fingerprint == local.manifest.fingerprint
         assert not (home.root / ".ingest").exists()
+
+
+@pytest.mark.parametrize("form", ["csv.gz", "csv.zst", "jsonl.gz", "jsonl.zst"])
+def test_compressed_text_in_a_store_gives_the_tables_of_a_local_log(
+    weak: Weak, ingested: Ingested, tmp_path: Path, form: str
+) -> None:
+    LOG.to_parquet(tmp_path / "log.parquet")
+    (tmp_path / "items.csv").write_text("item_id,title\n1,a\n2,b\n")
+    local, _ = ingested(tmp_path / "log.parquet", tmp_path / "items.csv")
+    kind, _, ending = form.partition(".")
+    text = LOG.to_csv(index=False) if kind == "csv" else LOG.to_json(**AS_LINES)
+    with pa.output_stream(str(tmp_path / "packed"), compression=COMPRESSIONS[ending]) as out:
+        out.write(text.encode())
+    put(f"weak://bucket/log/day.{form}", (tmp_path / "packed").read_bytes())
+    report, _ = ingested("weak://bucket/log", tmp_path / "items.csv")
+    assert report.manifest.fingerprint == local.manifest.fingerprint
 
 
 def test_files_are_found_by_uri_folder_and_wildcards(log_in_memory: str) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,16 @@ from interactrank.features.inputs import FeatureInputs
 from prerank.core.forgotten import remember
 from prerank.core.home import Home
 from prerank.core.ids import given_event_id
-from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
+from prerank.core.served import (
+    EVENT_FIELDS,
+    REQUESTS,
+    SETTLED,
+    events_folder,
+    last_ended,
+    requests_folder,
+)
 from prerank.serving import served_log
-from prerank.serving.api import parse_events
+from prerank.serving.api import Limits, parse_events
 from prerank.serving.deployment import PreRanker
 from prerank.serving.engine import ServeConfig
 from prerank.serving.http import HttpApi
@@ -56,10 +65,15 @@ def events_of(home: Home) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def served(home: Home, config: LogConfig = ALL) -> tuple[HttpApi, ServedLog]:
+def served(
+    home: Home,
+    config: LogConfig = ALL,
+    clock: Callable[[], float] | None = time.time,
+    limits: Limits = SAMPLE,
+) -> tuple[HttpApi, ServedLog]:
     """The routes before a small engine, and the log that they write."""
-    log = ServedLog(home, config)
-    engine: Any = SmallEngine(SAMPLE, sample_scorer())
+    log = ServedLog(home, config, clock)
+    engine: Any = SmallEngine(limits, sample_scorer())
     return HttpApi(ServeConfig(), engine, no_writers, log=log), log
 
 
@@ -109,6 +123,72 @@ def test_an_answer_is_written_down_with_all_that_it_was_made_from(home: Home) ->
     assert abs(row["request_time"].timestamp() - time.time()) < 600
     inputs = FeatureInputs.restored(load(row["inputs"]))
     assert np.array_equal(inputs.time, as_inputs([Request()]).time)
+
+
+def days_of(home: Home) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Day -> requests of the answers, and of the events, that stand on it."""
+    answers = {
+        file.parent.name: [row["request_id"] for row in pq.read_table(file).to_pylist()]
+        for file in sorted(requests_folder(home).glob("day=*/*.parquet"))
+    }
+    events = {
+        file.parent.name: [json.loads(line)["request_id"] for line in file.open()]
+        for file in sorted(events_folder(home).glob("day=*/*.jsonl"))
+    }
+    return answers, events
+
+
+def test_an_answer_stands_on_the_day_on_which_it_was_given(home: Home) -> None:
+    """So that what is reported of it before midnight finds it there."""
+    midnight = datetime(2026, 3, 2, tzinfo=UTC).timestamp()
+    now = [midnight - 5]
+    api, log = served(home, clock=lambda: now[0])
+    ask = {"user_id": "u", "query": "red", "candidates": ITEMS[:1]}
+    send(api, "/v1/prerank", ask | {"request_id": "late"})
+    send(api, "/v1/events", {"events": [EVENT | {"request_id": "late"}]})
+    now[0] = midnight + 5
+    send(api, "/v1/prerank", ask | {"request_id": "early"})
+    log.close()
+    answers, events = days_of(home)
+    assert answers == {"day=2026-03-01": ["late"], "day=2026-03-02": ["early"]}
+    assert events == {"day=2026-03-01": ["late"]}
+
+
+@pytest.mark.parametrize(
+    ("now", "ended"),
+    [("00:00:59", "2026-03-01"), ("00:02:00", "2026-03-02"), ("23:59", "2026-03-02")],
+)
+def test_a_day_has_ended_when_its_last_answers_are_written(now: str, ended: str) -> None:
+    assert str(last_ended(datetime.fromisoformat(f"2026-03-03T{now}+00:00"))) == ended
+    assert timedelta(seconds=2 * served_log.EVERY_S) <= SETTLED
+
+
+def test_without_a_clock_the_days_are_those_that_requests_and_events_bring(home: Home) -> None:
+    api, log = served(home, clock=None, limits=replace(SAMPLE, replay=True))
+    ask = {"user_id": "u", "query": "red", "candidates": ITEMS[:1]}
+    for name, at in (("first", "2026-03-01T12:00Z"), ("late", "2026-02-27T12:00Z")):
+        send(api, "/v1/prerank", ask | {"request_id": name, "time": at})
+    click = EVENT | {"request_id": "first", "event_time": "2026-03-02T00:00:01Z"}
+    send(api, "/v1/events", {"events": [click]})
+    send(api, "/v1/prerank", ask | {"request_id": "last", "time": "2026-03-02T00:00:00Z"})
+    log.close()
+    answers, events = days_of(home)
+    assert answers == {"day=2026-03-01": ["first", "late"], "day=2026-03-02": ["last"]}
+    assert events == {"day=2026-03-02": ["first"]}
+
+
+def test_a_deployment_of_old_logs_has_their_days_and_removes_none(home: Home) -> None:
+    (requests_folder(home) / "day=2001-02-03").mkdir(parents=True)
+    config = ServeConfig(home=str(home.root), clock="replay", log_share=1.0, log_days=1)
+    log = served_log.served_log_of(config)
+    assert log is not None
+    engine: Any = SmallEngine(replace(SAMPLE, replay=True), sample_scorer())
+    api = HttpApi(config, engine, no_writers, log=log)
+    body = {"user_id": "u", "query": "red", "candidates": ITEMS[:1], "time": "2002-03-04T05:06Z"}
+    send(api, "/v1/prerank", body)
+    log.close()
+    days = sorted(folder.name for folder in requests_folder(home).glob("day=*"))
+    assert days == ["day=2001-02-03", "day=2002-03-04"]
 
 
 def test_every_form_of_a_ranking_is_written_down(home: Home) -> None:

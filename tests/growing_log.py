@@ -67,8 +67,9 @@ class Log:
         end = np.datetime64(int(events["event_time"].max()), "us")
         count, last = len(events), np.datetime_as_string(end) + "Z"
         begin = np.datetime_as_string(np.datetime64(int(events["event_time"].min()), "us")) + "Z"
-        times = {"first_time": begin, "last_time": last}
-        replace(self.manifest, events=count, fingerprint=str(count), **times).save(home)
+        replace(
+            self.manifest, events=count, fingerprint=str(count), first_time=begin, last_time=last
+        ).save(home)
         for column in events.columns[events.columns.str.endswith("_time")]:
             events[column] = pd.to_datetime(events[column].astype("datetime64[us]"), utc=True)
         day_of = "request_time" if "request_time" in events else "event_time"

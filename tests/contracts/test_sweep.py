@@ -73,7 +73,7 @@ def plain(request: pytest.FixtureRequest, name: str) -> Scorer:
 TOLD = {"retrieved": RETRIEVED, "both": PRICED, "own": OWN, "exposure": SHOWN}
 
 
-@pytest.fixture(scope="module", params=TOLD.values(), ids=TOLD.keys())
+@pytest.fixture(scope="module", params=[*TOLD.values()], ids=[*TOLD])
 def told(request: pytest.FixtureRequest, name: str) -> Scorer:
     return scorer_of(name, request.param, torch.bfloat16)
 

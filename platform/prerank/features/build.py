@@ -47,6 +47,8 @@ from prerank.features.snapshots import Span
 
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
+KEYS_PER_EVENT = 12
+"""About; where impressions count under all keys, twice as many."""
 INLINE_ROWS = 200_000
 """Events that are worked on in this process: fewer than it is worth starting Ray for."""
 STATE_VERSION = 2
@@ -295,7 +297,8 @@ def build_features(
         hours = hours or (1 if manifest.events < HOURLY_BELOW_ROWS else 24)
         cadence = hours * HOUR_US
         last = max(manifest.last_us // cadence + 1, -(-published_us(home) // cadence))
-        shards = max(2, -(-manifest.events * 12 // EVENTS_PER_SHARD))
+        keys = KEYS_PER_EVENT * (2 if schema.exposure else 1)
+        shards = max(2, -(-manifest.events * keys // EVENTS_PER_SHARD))
         options = hours, config.lag_minutes, config.user_cap
         kept = before if restate else {}
         build = _Build(manifest, files, *options, Flags.load(home), {}, kept, last, shards, out)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prerank.core.files import remove
 from prerank.core.manifest import LogManifest
 from prerank.core.propensities import ROWS, Propensities, learned
 from prerank.core.times import DAY_US
@@ -129,7 +130,9 @@ def make_estimate(task: EstimateTask) -> Estimate | None:
         rows += sum(_known_before(file, task.cutoff_us) for file in own)
         if rows >= ROWS:
             break
+    task.spill.mkdir(parents=True, exist_ok=True)
     found = learned(files, task.manifest, task.cutoff_us, "known_time", MEMORY, task.spill)
+    remove(task.spill)
     return None if isinstance(found, str) else Estimate(task.cutoff_us, found)
 
 

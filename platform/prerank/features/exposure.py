@@ -127,6 +127,7 @@ def _pairs(task: DaysTask) -> Iterator[pa.Table]:
         "past": task.past,
         "changed": task.changed.to_pylist() if task.past else [""],
     }
+    spill.mkdir(parents=True, exist_ok=True)
     with connection(memory=MEMORY, spill=spill) as db:
         for batch in db.sql(PAIRS, params=asked).to_arrow_reader(BATCH_ROWS):
             yield pa.Table.from_batches([batch])

@@ -273,8 +273,8 @@ def test_flags_weigh_what_was_shown_expected_and_engaged_alike(tmp_path: Path) -
     row = {"request_id": "r", "item_id": 1, "query": "shoe", "country": "", "user_id": "keen"}
     told = [(DAY // 2, "impression"), (DAY // 2, "click"), (40 * DAY, "impression")]
     rows = [row | {"event_time": START + at, "action": a, "position": 2} for at, a in told]
+    rows[-1] |= {"request_id": "other", "item_id": 2}
     table = pd.DataFrame(rows).assign(request_time=START + DAY // 2, event_id=range(3))
-    table.loc[2, ["request_id", "item_id"]] = ["other", 2]
     add_flags(log.home, ["keen", "keen"], [0.25, 1.0], [START + 4 * DAY, START + 9 * DAY])
     log.add(table.assign(position=table["position"].astype("Int32")), 0)
     log.build()

@@ -137,21 +137,22 @@ def _refuse(error: Exception, uri: str, done: str = "read") -> None:
             "stays. Make room, or raise its quota, and run the command again."
         ) from None
     if isinstance(error, PermissionError) or _REFUSED.search(text):
-        variables = _CREDENTIALS.get(_scheme(uri), "the variables of its store")
+        variables = _CREDENTIALS.get(scheme_of(uri), "the variables of its store")
         raise ConfigError(
             f"{uri} may not be {done}: {text[:300]}. Set {variables}, for this command and, on a "
             "cluster, for Ray's nodes."
         ) from None
 
 
-def _scheme(uri: str) -> str:
+def scheme_of(uri: str) -> str:
+    """Scheme of a URI: of several names of a store, the first one."""
     scheme = urlsplit(uri).scheme.lower()
     return _OTHER_NAMES.get(scheme, scheme)
 
 
 def opened(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI, and its path there."""
-    scheme, path = _scheme(uri), uri.partition("://")[2]
+    scheme, path = scheme_of(uri), uri.partition("://")[2]
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         system = pafs.S3FileSystem(

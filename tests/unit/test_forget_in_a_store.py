@@ -26,6 +26,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.served import events_folder, requests_folder
 from prerank.core.trust import Flags, add_flags
+from prerank.dataset.build import build_training_set
 from prerank.features.build import build_features
 from prerank.forget import forget
 from prerank.online.history import read_histories
@@ -125,6 +126,9 @@ def test_nothing_of_a_user_is_left_in_the_store_or_on_any_node(
         for place in ("log/", "features/", "served/", "check.html", ".ingest/", "users.jsonl"):
             assert any(name.startswith(place) for name in mentions(other, GONE)), place
         before = other.log
+        # Published from here, and not looked at since.
+        with stages_here():
+            build_training_set(other)
     with store.node("one") as home:
         receipt = forget(home, {GONE})
         assert receipt.ended
@@ -149,6 +153,7 @@ def test_nothing_of_a_user_is_left_in_the_store_or_on_any_node(
         log = home.log.name
     # The other node has it all until it looks.
     with store.node("other") as other:
+        assert not [*other.training_set.rglob("*.parquet")]
         assert other.log.name == log != before.name
         assert mentions(other, GONE) == []
         assert any(".dead-000001.jsonl" in name for name in mentions(other, STAYS))
@@ -180,6 +185,7 @@ def test_a_node_has_what_it_had_until_it_looks(store: Nodes) -> None:
         assert len(swept) < 10, "it is done once"
 
 
+@pytest.mark.faults
 def test_again_changes_nothing_and_an_id_stays_forgotten(store: Nodes) -> None:
     with store.node("one") as home:
         forget(home, {GONE})
@@ -314,6 +320,7 @@ def test_what_is_being_written_on_a_node_is_left_alone(store: Nodes) -> None:
         assert (out / "rows.parquet").exists()
 
 
+@pytest.mark.faults
 def test_a_full_store_ends_it_and_it_goes_on(store: Nodes) -> None:
     seen = 0
 
@@ -332,6 +339,7 @@ def test_a_full_store_ends_it_and_it_goes_on(store: Nodes) -> None:
         assert len(list((home.root / "receipts").glob("*.json"))) == 1
 
 
+@pytest.mark.faults
 def test_the_kills_hit_the_store(store: Nodes) -> None:
     """A run that ends right after the tables were published has their objects of before."""
 
@@ -346,6 +354,7 @@ def test_the_kills_hit_the_store(store: Nodes) -> None:
     assert in_bucket(store, GONE) == []
 
 
+@pytest.mark.faults
 def test_whoever_merges_on_another_node_writes_none_of_theirs(
     store: Nodes, new_redis: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,25 +45,29 @@ def named(objects: Objects, family: str) -> set[str]:
     return all_keys(Manifest.of(text, name) for name, text in texts.items() if text)
 
 
-def of_before(objects: Objects, folders: Iterable[str], until_s: float) -> set[str]:
+def of_before(
+    objects: Objects, folders: Iterable[str], until_s: float, timeless: bool = False
+) -> set[str]:
     """Objects of folders, or handed from task to task, that were there at a time.
 
     Args:
-        until_s: seconds since 1970, by the store's clock. What it tells no time of is not there.
+        until_s: seconds since 1970, by the store's clock.
+        timeless: with those that it tells no time of.
     """
     return {
         each.name
         for folder in folders
         for each in objects.listed(folder, deep=True)
-        if each.mtime_s and each.mtime_s <= until_s and _is_of_folder(each.name)
+        if (timeless if each.mtime_s is None else each.mtime_s <= until_s)
+        and _is_of_folder(each.name)
     }
 
 
 def purge(objects: Objects, until_s: float) -> int:
     """Remove what was there at a time and no manifest names, where users may stand; how many."""
-    gone = of_before(objects, ["tmp"], until_s)
+    gone = of_before(objects, ["tmp"], until_s, True)
     for family in OF_USERS:
-        gone |= of_before(objects, [family], until_s) - named(objects, family)
+        gone |= of_before(objects, [family], until_s, True) - named(objects, family)
     objects.remove(sorted(gone))
     return len(gone)
 
@@ -90,7 +94,7 @@ def sweep(root: Path, published: Collection[str]) -> None:
         DamagedError: the file that says who was forgotten is.
     """
     told = (root / _FORGOTTEN).read_bytes()
-    until_ns = (root / _FORGOTTEN).stat().st_ctime_ns
+    until_ns = (root / _FORGOTTEN).stat().st_mtime_ns
     done = True
     with if_free(root / "ingest") as free:
         done = done and free
@@ -100,6 +104,13 @@ def sweep(root: Path, published: Collection[str]) -> None:
             for log in (root / "log").glob("*-*"):
                 if f"log/{log.name}" not in published:
                     _remove_older(log, until_ns)
+    # Published from here, and removed from elsewhere before this node looked.
+    for folder in (*(root / "features").glob("[!.]*"), root / "training_set", root / "quarantine"):
+        if folder.is_dir() and folder.relative_to(root).as_posix() not in published:
+            with if_free(folder) as free:
+                done = done and free
+                if free:
+                    _remove_older(folder, until_ns)
     for beside in _being_replaced(root):
         with if_free(beside.parent / ".".join(beside.name.split(".")[1:-2])) as free:
             done = done and free
@@ -139,13 +150,13 @@ def _served(root: Path) -> None:
 
 
 def _remove_older(path: Path, until_ns: int) -> None:
-    """Remove a file, or those below a folder, that got here before a time; then empty folders."""
+    """Remove a file, or those below a folder, that were written before a time; then the folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     left = 0
     for file in files:
         try:
-            # Its time of change may be another node's.
-            if file.stat().st_ctime_ns <= until_ns:
+            # A task that knows who was forgotten may be at work.
+            if file.stat().st_mtime_ns <= until_ns:
                 file.unlink()
             else:
                 left += 1

@@ -176,7 +176,26 @@ def opened(uri: str) -> tuple[pafs.FileSystem, str]:
             f"{uri} cannot be opened: {error}. Known are s3://, gs://, and what fsspec knows with "
             "its package installed (az:// needs adlfs)."
         ) from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
+    return pafs.PyFileSystem(_Handler(system)), path
+
+
+class _Handler(pafs.FSSpecHandler):
+    """PyArrow's, which knows a time of change by one of the names that stores have for it."""
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        """What lies in a folder, with times."""
+        found = super().get_file_info_selector(selector)
+        if all(info.mtime_ns is not None for info in found if info.is_file):
+            return found
+        depth = None if selector.recursive else 1
+        told = self.fs.find(selector.base_dir, maxdepth=depth, detail=True)
+        times = {path.strip("/"): info.get("last_modified") for path, info in told.items()}
+        return [
+            pafs.FileInfo(
+                info.path, info.type, size=info.size, mtime=times.get(info.path.strip("/"))
+            )
+            for info in found
+        ]
 
 
 def _listed(uri: str) -> list[StoredFile]:

@@ -131,7 +131,7 @@ class Store:
             self._look(LOOKED, False)
             there = {each.name: each for each in self._objects.listed("served", deep=True)}
             self._let_go("served", there, True)
-            sweep(self.root, [unit for folder in FOLDERS for unit in self._known.units(folder)])
+            sweep(self.root, [u for folder in ("", *FOLDERS) for u in self._known.units(folder)])
 
     def _look(self, asked: Sequence[str], deep: bool) -> None:
         lists = _each(lambda folder: self._objects.listed(folder, deep), asked)

@@ -73,7 +73,7 @@ class Heedless:
         self.rival: bytes | None = None
 
     def read(self, path: str) -> tuple[bytes | None, str | None]:
-        return self.content, self.content and "tag"
+        return self.content, "tag" if self.content else None
 
     def write(self, path: str, data: bytes, tag: str | None) -> bool:
         self.content = data

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,19 +16,22 @@ from tests import forgetting
 from tests.forgetting import GONE, SECRET, STAYS, mentions
 from tests.kills import changes_of, killed
 from tests.object_stores import Nodes, in_child, nodes, watched
+from tests.s3 import s3_server
 from tests.without_ray import stages_here
 
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.files import publish, read_json, replaced, write_json, written
+from prerank.core.files import REMOTES, publish, read_json, replaced, write_json, written
 from prerank.core.forgotten import Forgotten, remember
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.objects import Objects
 from prerank.core.served import events_folder, requests_folder
+from prerank.core.storage import CACHE_ENV
 from prerank.core.trust import Flags, add_flags
 from prerank.dataset.build import build_training_set
 from prerank.features.build import build_features
 from prerank.forget import forget
-from prerank.online.history import read_histories
+from prerank.online.history import HistoryTable, read_histories
 from prerank.online.logs import acknowledged_events
 from prerank.online.materialise import materialise
 from prerank.online.merging import OnlineHistories
@@ -86,7 +88,7 @@ def everything(home: Home) -> None:
 
 
 def in_bucket(store: Nodes, text: str) -> list[str]:
-    return mentions(SimpleNamespace(root=store.bucket), text)  # type: ignore[arg-type]
+    return mentions(Home(store.bucket), text)
 
 
 def plant(home: Home) -> None:
@@ -175,7 +177,7 @@ def test_a_node_has_what_it_had_until_it_looks(store: Nodes) -> None:
         root = other.root
     with store.node("one") as home:
         forget(home, {GONE})
-        assert mentions(SimpleNamespace(root=root), GONE)  # type: ignore[arg-type]
+        assert mentions(Home(root), GONE)
     with store.node("other") as other:
         # Entered with a look.
         assert mentions(other, GONE) == []
@@ -364,8 +366,41 @@ def test_whoever_merges_on_another_node_writes_none_of_theirs(
         forget(home, {GONE})
     with store.node("other") as other:
         schema, features = LogManifest.load(other).schema, open_store(other)
-        from prerank.online.history import HistoryTable
-
         merging = OnlineHistories(other, features, HistoryTable.of(schema))
         merging.merge_events([forgetting.event(1, user) for user in (GONE, STAYS)])
         assert len(read_histories(features, schema.history_view, [GONE])[GONE]) == 0
+
+
+@pytest.mark.faults
+def test_nothing_of_a_user_is_left_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the protocol, with two nodes and conditional puts."""
+
+    def node(name: str) -> Home:
+        REMOTES.clear()
+        monkeypatch.setenv(CACHE_ENV, str(tmp_path / name))
+        home = Home.at("s3://bucket/forgetting")
+        home.create()
+        home.look()
+        return home
+
+    def stored(text: str) -> list[str]:
+        objects, copy = Objects("s3://bucket/forgetting"), tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        for each in objects.listed("", deep=True):
+            path = copy / each.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(objects.read(each.name) or b"")
+        return mentions(Home(copy), text)
+
+    with s3_server(monkeypatch):
+        one = node("one")
+        forgetting.built(one, bad_rows(forgetting.log()), training_set=True)
+        plant(one)
+        everything(node("other"))
+        assert stored(GONE)
+        forget(node("third"), {GONE})
+        assert stored(GONE) == []
+        assert stored(STAYS)
+        for name in ("one", "other", "third"):
+            assert mentions(node(name), GONE) == [], name
+    REMOTES.clear()

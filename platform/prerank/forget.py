@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import ConfigError, DamagedError, DataError, NotReadyError
+from prerank.core.errors import DamagedError, DataError, NotReadyError
 from prerank.core.feature_sets import manifests
 from prerank.core.files import (
     locked,
@@ -30,8 +30,8 @@ from prerank.core.files import (
     removed,
     write_json,
 )
-from prerank.core.forgotten import Forgotten, remember
-from prerank.core.home import ENV, Home
+from prerank.core.forgotten import Forgotten, remember, tell_nodes
+from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.trust import remove_flags
 from prerank.features.build import build_features
@@ -44,7 +44,7 @@ from prerank.ingest.forget import (
     rows_of,
     served_without,
 )
-from prerank.ingest.restated import FOLDER
+from prerank.ingest.restated import FOLDER, histories_of
 from prerank.online.forget import (
     check_store,
     dead_letters_without,
@@ -67,6 +67,13 @@ ALWAYS = {
     "dropped, by hash; delete it there too.",
     "copies": "backups, snapshots of disks, Redis's append-only file and snapshots (BGREWRITEAOF "
     "and BGSAVE write them anew), and logs of processes are not of the home.",
+}
+OF_STORES = {
+    "caches": "each node lets go of what it has of before at its next look: where a replica or a "
+    "history writer runs within ten seconds, elsewhere with the next command or task. Where none "
+    "runs any more, remove its cache folder (PRERANK_CACHE).",
+    "versions": "a bucket that keeps old versions, or what was removed, still has them: let a "
+    "lifecycle rule of the bucket end them, and uploads that were broken off.",
 }
 
 
@@ -166,28 +173,28 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
         The receipt, which is also a file.
 
     Raises:
-        ConfigError: the home is in an object store.
         DataError: no user is named.
         StateError: the log holds nobody else, or the online store is not the one that the
-            environment names. Nothing was done.
+            environment names, or a file of another node. Nothing was done. Or another node changed
+            the same part of a home in an object store: run it again.
         NotReadyError: a live writer did not make its journal anew, or Redis is away. The rest was
             done, and the receipt says so.
     """
-    if home.store:
-        raise ConfigError(
-            f"{ENV}={home.store.uri}: users can be taken out of a home on a local disk alone. "
-            "Delete the home's objects, and ingest the log anew without them."
-        )
     if not users or "" in users:
         raise DataError("No user is named: give --user with an id, or --users with a file of ids.")
+    home.look()
+    home.look(folder_of(home))
     check_store(home)
     with locked(home.root / "ingest"):
+        home.fetch(home.log)
         rows = rows_of(home, users)
         # Before they are forgotten: a live writer then takes the events out at once.
         told = journaled(home, users)
         forgotten = remember(home, users)
         receipt = Receipt.opened(home, forgotten)
-        receipt.remains |= ALWAYS
+        receipt.remains |= ALWAYS | (OF_STORES if home.store else {})
+        receipt.save()
+        begun_s = home.store.changed_s(receipt.path) if home.store else 0.0
         flags = remove_flags(home, users)
         receipt.note("flags", "lines that say how far users are trusted", lines=flags)
         if len(rows.events):
@@ -201,17 +208,24 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
         gone = histories_without(home, users)
         receipt.note("other histories", "feature tables of earlier schemas and logs", rows=gone)
         _other_schemas(home, receipt)
+    # In an object store, a writer of another node may bring a history back until it knows.
+    left, owner = journal_without(home, users, wait_s)
+    receipt.note("journal", "acknowledged events", events=max(told - left, 0))
     online = histories_offline(home, users)
     receipt.note("online store", "histories of every schema", users=online)
     _rewritten(home, receipt)
     letters = dead_letters_without(home, forgotten)
     receipt.note("dead letters", "events that were set aside", letters=letters)
-    left, owner = journal_without(home, users, wait_s)
-    receipt.note("journal", "acknowledged events", events=max(told - left, 0))
     answers, events = served_without(home, forgotten)
     receipt.note("served log", "answers and reported events", answers=answers, events=events)
     _checks(home, users, receipt)
     _restated(home, receipt)
+    if home.store:
+        purged = home.store.purge(begun_s)
+        receipt.note("object store", "objects that no folder has any more", objects=purged)
+        # From now on each node lets go of what it has of before, and this one does at once.
+        tell_nodes(home)
+        home.look()
     if owner:
         receipt.leave("journal", f"{owner} Run `prerank forget` for the same users again.")
         raise NotReadyError(f"{receipt.path}: the journal still holds events. {owner}")
@@ -296,11 +310,11 @@ def _other_schemas(home: Home, receipt: Receipt) -> None:
 
 def _restated(home: Home, receipt: Receipt) -> None:
     """Name the restated histories, which are homes of their own."""
-    for pointer in sorted(home.root.glob(f"{FOLDER}/*/log/current.json")):
-        place = pointer.parent.parent
+    for label in histories_of(home):
         receipt.leave(
-            f"restated history {place.name}",
-            f"run `prerank forget --workdir {place}` for the same users, or remove it.",
+            f"restated history {label}",
+            f"run `prerank forget --workdir {home.place}/{FOLDER}/{label}` for the same users, or "
+            f"remove it with its note, {FOLDER}/{label}.json.",
         )
 
 

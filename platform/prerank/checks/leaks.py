@@ -95,6 +95,7 @@ def find_leaks(home: Home, manifest: LogManifest) -> Leaks:
 def stamps(home: Home) -> tuple[int, int, int]:
     """Early rows, early histories and late examples, as in ``Leaks``."""
     tables = tables_of_log(home)
+    home.fetch(tables / "engagement", tables / "user_history", home.training_set)
 
     def count(files: Iterable[Path], wrong: str) -> int:
         places = sorted(map(str, files))

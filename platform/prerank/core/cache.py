@@ -22,11 +22,12 @@ from prerank.core.manifests import SUFFIX, Manifest, Stored, unit_of
 
 _BASE = ".store"
 _SMALL = (".json", ".yaml", "/registry.db")
+_ALONE = ("users.jsonl",)
 
 
 def is_small(name: str) -> bool:
     """Whether a look brings the content of a file of this name."""
-    return name.endswith(_SMALL)
+    return name.endswith(_SMALL) or name in _ALONE
 
 
 def stamped(file: Path) -> os.stat_result:
@@ -87,7 +88,7 @@ class Cache:
         if base.exists() and base.read_bytes() == manifest.text:
             return
         folder = self.root / unit
-        with _if_free(folder) as free:
+        with if_free(folder) as free:
             if not free:
                 return
             files = {f"{unit}/{path}": stored for path, stored in manifest.files.items()}
@@ -103,10 +104,21 @@ class Cache:
         path = self.root / name
         if path.exists() and path.read_bytes() == data:
             return
+        self._let_go_of_page(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         partial.write_bytes(data)
         partial.replace(path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file that is published by itself."""
+        self._let_go_of_page(self.root / name)
+        (self.root / name).unlink(missing_ok=True)
+
+    def _let_go_of_page(self, path: Path) -> None:
+        # No look brings it, so none would see that it is of before.
+        if path.suffix == ".json":
+            path.with_suffix(".html").unlink(missing_ok=True)
 
     def drop(self, unit: str) -> None:
         """A folder is no more in the store."""
@@ -114,15 +126,16 @@ class Cache:
         for file in list(files_of(self.root / unit)):
             file.unlink(missing_ok=True)
 
-    def published(self, folder: str) -> list[str]:
-        """Small files of a folder that are published by themselves."""
-        names = [str(self.rel(path)) for path in (self.root / folder).glob("*") if path.is_file()]
+    def published(self, folder: str, deep: bool = False) -> list[str]:
+        """Files of a folder that are published by themselves: small ones, or all with ``deep``."""
+        found = (self.root / folder).glob("**/*" if deep else "*")
+        names = [str(self.rel(path)) for path in found if path.is_file()]
         own = (name for name in names if unit_of(PurePosixPath(name)) == PurePosixPath(name))
-        return [name for name in own if is_small(name)]
+        return [name for name in own if deep or is_small(name)]
 
 
 @contextmanager
-def _if_free(folder: Path) -> Iterator[bool]:
+def if_free(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, as ``prerank.core.files.locked`` does; False where another has."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("a") as file:

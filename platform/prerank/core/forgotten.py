@@ -16,7 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -25,7 +25,18 @@ import pyarrow.compute as pc
 
 from prerank.core.errors import DamagedError
 from prerank.core.files import locked, read_json, write_json
-from prerank.core.home import Home
+
+
+class Place(Protocol):
+    """A home, as far as it is needed here: a cache folder asks without knowing of homes."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+
+    def look(self, *folders: Path) -> None:
+        """See what is there now."""
+
 
 _WORD = re.compile(r"""[^\s,;|"'{}\[\]]+""")
 
@@ -43,13 +54,21 @@ class Forgotten:
     hashes: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, home: Home) -> Forgotten:
+    def of(cls, home: Place) -> Forgotten:
         """Those of ``home``; nobody where nobody was forgotten.
 
         Raises:
             DamagedError: the file cannot be read, and so nobody knows who was.
         """
-        path = path_of(home)
+        return cls.read(path_of(home))
+
+    @classmethod
+    def read(cls, path: Path) -> Forgotten:
+        """Those of a file; nobody where there is none.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
         try:
             found = read_json(path)
             return cls(bytes.fromhex(found["salt"]), frozenset(found["users"]))
@@ -64,6 +83,12 @@ class Forgotten:
     def hash_of(self, user: str) -> str:
         """The hash of a user's id."""
         text = user.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, key=self.salt, digest_size=16).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Tells these users from others, in 32 hex digits."""
+        text = " ".join(sorted(self.hashes)).encode()
         return hashlib.blake2b(text, key=self.salt, digest_size=16).hexdigest()
 
     def __bool__(self) -> bool:
@@ -111,7 +136,7 @@ class Following:
     gives the one of a home.
     """
 
-    home: Home
+    home: Place
     _known: tuple[object, Forgotten] = field(default=(None, NOBODY), init=False)
 
     def now(self) -> Forgotten:
@@ -129,24 +154,27 @@ class Following:
 
 
 @functools.lru_cache(maxsize=64)
-def following(home: Home) -> Following:
+def following(home: Place) -> Following:
     """What tells this process who was forgotten in ``home``."""
     return Following(home)
 
 
-def path_of(home: Home) -> Path:
+def path_of(home: Place) -> Path:
     """The file of a home that says who was forgotten."""
     return home.root / "forgotten.json"
 
 
-def remember(home: Home, users: Collection[str]) -> Forgotten:
+def remember(home: Place, users: Collection[str]) -> Forgotten:
     """Write down that ``users`` are forgotten from now on; they alone, by the home's salt.
 
     Raises:
         DamagedError: the file is.
+        StateError: another node wrote it at this moment, where it is in an object store.
     """
     path = path_of(home)
     with locked(path):
+        # Another node may have forgotten somebody.
+        home.look(home.root)
         before = Forgotten.of(home)
         salt = before.salt or secrets.token_bytes(16)
         named = Forgotten(salt, frozenset(map(Forgotten(salt).hash_of, users)))
@@ -156,6 +184,19 @@ def remember(home: Home, users: Collection[str]) -> Forgotten:
             new = dict.fromkeys(sorted(named.hashes - before.hashes), now)
             write_json(path, {"salt": salt.hex(), "users": since | new})
     return named
+
+
+def tell_nodes(home: Place) -> None:
+    """Change the file of a home in an object store, at the end of a forgetting.
+
+    A node that sees it change looks at everything, and lets go of what it still has of before
+    (``prerank.core.leftovers``).
+    """
+    path = path_of(home)
+    with locked(path):
+        home.look(home.root)
+        ended = datetime.now(UTC).isoformat(timespec="microseconds")
+        write_json(path, read_json(path) | {"ended": ended})
 
 
 def _stamp(path: Path) -> object:

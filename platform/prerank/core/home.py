@@ -101,7 +101,8 @@ class Home:
             NotReadyError: the store does not answer.
         """
         if self.store:
-            self.store.look(*(str(f.relative_to(self.root)) for f in folders), deep=deep)
+            names = [f.relative_to(self.root).as_posix() for f in folders]
+            self.store.look(*("" if name == "." else name for name in names), deep=deep)
 
     def fetch(self, *paths: Path) -> None:
         """Have files, or all files below folders, on this disk, as they were last looked at.

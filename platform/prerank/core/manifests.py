@@ -98,8 +98,8 @@ def unit_of(path: PurePosixPath) -> PurePosixPath | None:
     parts = path.parts
     if not parts or parts[0] in _OWN or any(part.startswith(".") for part in parts):
         return None
-    # How much of a journal an online store has, which is beside the store.
-    if parts[-1].startswith("replayed-"):
+    # An online store in a file, and how much of a journal it has.
+    if parts[-1].startswith(("online.db", "replayed-")):
         return None
     return PurePosixPath(*parts[: FOLDERS.get(parts[0], len(parts))])
 

@@ -141,21 +141,22 @@ def _refuse(error: Exception, uri: str, done: str = "read") -> None:
             "stays. Make room, or raise its quota, and run the command again."
         ) from None
     if isinstance(error, PermissionError) or _REFUSED.search(text):
-        variables = _CREDENTIALS.get(_scheme(uri), "the variables of its store")
+        variables = _CREDENTIALS.get(scheme_of(uri), "the variables of its store")
         raise ConfigError(
             f"{uri} may not be {done}: {text[:300]}. Set {variables}, for this command and, on a "
             "cluster, for Ray's nodes."
         ) from None
 
 
-def _scheme(uri: str) -> str:
+def scheme_of(uri: str) -> str:
+    """Scheme of a URI: of several names of a store, the first one."""
     scheme = urlsplit(uri).scheme.lower()
     return _OTHER_NAMES.get(scheme, scheme)
 
 
 def opened(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI, and its path there."""
-    scheme, path = _scheme(uri), uri.partition("://")[2]
+    scheme, path = scheme_of(uri), uri.partition("://")[2]
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         system = pafs.S3FileSystem(
@@ -179,7 +180,26 @@ def opened(uri: str) -> tuple[pafs.FileSystem, str]:
             f"{uri} cannot be opened: {error}. Known are s3://, gs://, and what fsspec knows with "
             "its package installed (az:// needs adlfs)."
         ) from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
+    return pafs.PyFileSystem(_Handler(system)), path
+
+
+class _Handler(pafs.FSSpecHandler):
+    """PyArrow's, which knows a time of change by one of the names that stores have for it."""
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        """What lies in a folder, with times."""
+        found = super().get_file_info_selector(selector)
+        if all(info.mtime_ns is not None for info in found if info.is_file):
+            return found
+        depth = None if selector.recursive else 1
+        told = self.fs.find(selector.base_dir, maxdepth=depth, detail=True)
+        times = {path.strip("/"): info.get("last_modified") for path, info in told.items()}
+        return [
+            pafs.FileInfo(
+                info.path, info.type, size=info.size, mtime=times.get(info.path.strip("/"))
+            )
+            for info in found
+        ]
 
 
 def _listed(uri: str) -> list[StoredFile]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pyarrow.fs as pafs
 
+from prerank.core.conditions import Conditions, conditions_of
 from prerank.core.object_stores import COPY_BYTES, is_missing, opened, retried
 
 T = TypeVar("T")
@@ -39,11 +40,16 @@ class Objects:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._heeded: bool | None = None
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
         system, base = opened(self.uri)
         return system, base.rstrip("/")
+
+    @cached_property
+    def _conditions(self) -> Conditions | None:
+        return conditions_of(self.uri)
 
     @property
     def system(self) -> pafs.FileSystem:
@@ -93,6 +99,32 @@ class Objects:
                 stream.write(data)
 
         self._tried(name, write, "written")
+
+    def swap(self, name: str, data: bytes, before: bytes | None) -> bool:
+        """Make ``data`` the content of an object that has ``before`` (None: that is not there).
+
+        False where it has another content. Where the store has conditional puts, and a client for
+        them is installed (``prerank.core.conditions``), nobody can come between. Else it is looked
+        at before and after: of two who come at once, both may be told that they were late.
+        """
+        if (conditions := self._conditions) is not None and self._heeded is not False:
+            path = self.path(name)
+            now, tag = self._tried(name, lambda: conditions.read(path))
+            if now not in (before, data):
+                return False
+            if not self._tried(name, lambda: conditions.write(path, data, tag), "written"):
+                # Perhaps by a try of ours, whose answer was lost.
+                return self._tried(name, lambda: conditions.read(path))[0] == data
+            if self._heeded is None:
+                # Of what is there, no store that heeds them makes another one.
+                self._heeded = not self._tried(name, lambda: conditions.write(path, data, None))
+            if self._heeded:
+                return True
+        elif self.read(name) not in (before, data):
+            return False
+        else:
+            self.write(name, data)
+        return self.read(name) == data
 
     def send(self, file: Path, name: str) -> None:
         """Make the content of a file that of an object."""

@@ -33,11 +33,12 @@ from prerank.core.cache import Cache, files_of, is_small, stamped
 from prerank.core.errors import PrerankError, StateError
 from prerank.core.files import REMOTES
 from prerank.core.known import Known
+from prerank.core.leftovers import is_due, named, of_before, purge, sweep
 from prerank.core.manifests import (
+    FOLDERS,
     SUFFIX,
     Manifest,
     Stored,
-    all_keys,
     below,
     key_of,
     unit_of,
@@ -51,6 +52,8 @@ TRANSFERS = 16
 """Files that are sent or brought at once."""
 ORPHAN_S = 86_400.0
 """An object that no manifest names is removed at this age: a younger one may be being published."""
+SWAPPED = ("log/current.json", "forgotten.json", "users.jsonl")
+"""Files by themselves that are replaced only as they were last looked at, since they grow."""
 UNSURE_S = 60.0
 """A file that changed so short a time ago is read again: stores tell times in whole seconds."""
 
@@ -94,7 +97,7 @@ class Store:
         self._objects, self._cache = Objects(uri), Cache(root)
         self._lock = threading.RLock()
         self._known = Known()
-        self._pointers: dict[str, bytes] = {}
+        self._shared: dict[str, bytes] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         self._looked = ""
         for unit, manifest in self._cache.manifests().items():
@@ -122,7 +125,15 @@ class Store:
             ConfigError: access is refused; the message names the variables.
             NotReadyError: the store does not answer.
         """
-        asked = folders or LOOKED
+        self._look(folders or LOOKED, deep)
+        if is_due(self.root):
+            # Users were forgotten: what is of theirs here goes now.
+            self._look(LOOKED, False)
+            there = {each.name: each for each in self._objects.listed("served", deep=True)}
+            self._let_go("served", there, True)
+            sweep(self.root, [u for folder in ("", *FOLDERS) for u in self._known.units(folder)])
+
+    def _look(self, asked: Sequence[str], deep: bool) -> None:
         lists = _each(lambda folder: self._objects.listed(folder, deep), asked)
         found = {each.name: each for listed in lists for each in listed}
         wanted = [each for each in found.values() if deep or is_small(each.name)]
@@ -131,7 +142,7 @@ class Store:
                 if data is not None:
                     self._bring(each.name, data)
             for folder in asked:
-                self._let_go(folder, found)
+                self._let_go(folder, found, deep)
 
     def look_once(self, batch: str) -> None:
         """Look, the first time that this process is told of a ``batch`` of tasks."""
@@ -250,10 +261,10 @@ class Store:
             files = {path.removeprefix(f"{inside}/"): stored for path, stored in found.items()}
             self._switch(str(unit), files)
             self._known.unstage(self._known.staged(inside))
-        elif rel.name == "current.json":
+        elif str(rel) in SWAPPED:
             data = content.read_bytes()
-            self._put(str(rel), data, self._pointers.get(str(rel)))
-            self._pointers[str(rel)] = data
+            self._put(str(rel), data, self._shared.get(str(rel)))
+            self._shared[str(rel)] = data
         else:
             self._objects.send(content, str(rel))
 
@@ -292,12 +303,7 @@ class Store:
         self._sweep(unit, before.keys if before else set())
 
     def _put(self, name: str, data: bytes, before: bytes | None) -> None:
-        now = self._objects.read(name)
-        # What was put by a try whose answer was lost is ours.
-        if now not in (before, data):
-            raise self._lost(name)
-        self._objects.write(name, data)
-        if self._objects.read(name) != data:
+        if not self._objects.swap(name, data, before):
             raise self._lost(name)
 
     def _lost(self, name: str) -> StateError:
@@ -310,23 +316,28 @@ class Store:
         """Remove objects that nothing names any more. A failure leaves them to the next time."""
         family = unit.partition("/")[0]
         try:
-            manifests = [
-                each.name
-                for each in self._objects.listed(family if "/" in unit else "")
-                if each.name.endswith(SUFFIX) and each.name.startswith(family)
-            ]
-            texts = {name: self._objects.read(name) for name in manifests}
-            named = all_keys(Manifest.of(text, name) for name, text in texts.items() if text)
-            old = time.time() - ORPHAN_S
-            orphans = {
-                each.name
-                for folder in (family, "tmp")
-                for each in self._objects.listed(folder, deep=True)
-                if each.mtime_s and each.mtime_s < old and _is_of_folder(each.name)
-            }
-            self._objects.remove(sorted((dropped | orphans) - named))
+            old = of_before(self._objects, [family, "tmp"], time.time() - ORPHAN_S)
+            self._objects.remove(sorted((dropped | old) - named(self._objects, family)))
         except PrerankError as error:
             logger.warning("objects that nothing needs were left: %s", error)
+
+    def changed_s(self, path: Path) -> float:
+        """When a file that is published by itself was, seconds since 1970 by the store's clock."""
+        name = str(self._cache.rel(path))
+        listed = self._objects.listed(name.rpartition("/")[0])
+        found = [each.mtime_s for each in listed if each.name == name and each.mtime_s]
+        return found[0] if found else time.time()
+
+    def purge(self, until_s: float) -> int:
+        """Remove what was there at a time and no folder has any more; how many objects.
+
+        For a forgetting, which waits for no other command: what another one is just publishing may
+        be among it, and fails there.
+
+        Raises:
+            ConfigError, NotReadyError: as ``look`` does; some may be left.
+        """
+        return purge(self._objects, until_s)
 
     # What is known of it.
 
@@ -351,19 +362,19 @@ class Store:
             self._known.learn(unit, manifest)
             self._cache.turn(unit, manifest, self.take)
         elif unit_of(PurePosixPath(name)) is not None:
-            if name.endswith("current.json"):
-                self._pointers[name] = data
+            if name in SWAPPED:
+                self._shared[name] = data
             self._cache.write(name, data)
 
-    def _let_go(self, folder: str, found: Mapping[str, Listed]) -> None:
+    def _let_go(self, folder: str, found: Mapping[str, Listed], deep: bool) -> None:
         """Remove what was published in a folder and is not there any more."""
         for unit in self._known.units(folder):
             if self._is_gone(f"{unit}{SUFFIX}", found):
                 self._drop(unit)
-        for name in self._cache.published(folder):
+        for name in self._cache.published(folder, deep):
             if self._is_gone(name, found):
-                (self.root / name).unlink(missing_ok=True)
-                self._pointers.pop(name, None)
+                self._cache.remove(name)
+                self._shared.pop(name, None)
 
     def _is_gone(self, name: str, found: Mapping[str, Listed]) -> bool:
         # It may have been published since it was listed.
@@ -375,13 +386,6 @@ class Store:
 
     def _there(self, paths: Iterable[Path]) -> dict[str, Stored]:
         return self._known.there(map(self._cache.rel, paths))
-
-
-def _is_of_folder(name: str) -> bool:
-    """Whether an object is one of a folder's, or one that tasks handed to each other."""
-    unit = unit_of(PurePosixPath(name))
-    own = unit is not None and str(unit) != name and not name.endswith(SUFFIX)
-    return own or name.startswith("tmp/")
 
 
 def _each(function: Callable[..., T], items: Sequence[object]) -> list[T]:

@@ -92,8 +92,11 @@ def add_flags(
 
     Raises:
         OSError: the disk refuses; the journal stays as it was.
+        StateError: another node added some just now, where it is in an object store; likewise.
     """
     with locked(home.flags):
+        # Another node may have added some.
+        home.look(home.root)
         # A build that publishes meanwhile counts without these lines. The next one notices that its
         # flags are not those of before, and builds everything.
         published, log_id = published_us(home), home.log_id

@@ -42,6 +42,7 @@ def keys_of(schema: FeatureSchema, events: pa.Table) -> list[str]:
 def histories_without(home: Home, users: Collection[str]) -> int:
     """Take users' histories out of the tables of every schema in ``home``; how many rows went."""
     settled(home.features)
+    home.fetch(home.features)
     return sum(
         _without(folder, users)
         for folder in sorted(home.features.glob(FOLDER))

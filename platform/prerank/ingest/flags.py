@@ -111,6 +111,7 @@ def _read(file: Path, name: str, unit: str | None) -> pa.Table:
 
 def _in_log(home: Home, users: pa.Array) -> int:
     """How many of the distinct ``users`` have an event."""
+    home.fetch(home.events)
     files = [str(file) for file in home.events.glob("day=*/*.parquet")]
     with connection() as db:
         db.register("flagged", pa.table({"user_id": users}))

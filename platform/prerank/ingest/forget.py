@@ -13,9 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,14 +22,13 @@ from prerank.core.errors import StateError
 from prerank.core.files import remove, written
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
+from prerank.core.leftovers import SCRATCH
 from prerank.core.manifest import LogManifest
 from prerank.core.served import events_folder, requests_folder
 from prerank.core.sql import connection
+from prerank.core.taken_out import blank, count_of, write_without
 from prerank.ingest.publish import remove_all_but_the_log
 from prerank.ingest.rewritten import rewritten_log
-
-SCRATCH = (".ingest", ".served")
-"""Folders of a home in which an ingest works, and which one that was killed leaves."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def remove_scratch(home: Home) -> None:
     """Remove what ingests that were killed left; only where none is running."""
     for name in SCRATCH:
         remove(home.root / name)
-    remove_all_but_the_log(home)
+    remove_all_but_the_log(home, later=True)
 
 
 def bad_rows_without(home: Home, forgotten: Forgotten) -> int:
@@ -109,6 +106,7 @@ def bad_rows_without(home: Home, forgotten: Forgotten) -> int:
 
     Such a row is theirs by the column of users, or, where it has none, by any word of it.
     """
+    home.fetch(home.quarantine, home.refused)
     column = "user_id"
     if home.manifest.exists():
         column = (LogManifest.load(home).mapping.get("events") or {}).get("user_id") or column
@@ -151,7 +149,7 @@ def _keep(file: Path, rows: pa.Table, keep: list[bool]) -> int:
     """Write the rows of a file to be kept in its place; how many are not."""
     gone = keep.count(False)
     if gone == len(rows) > 0:
-        file.unlink()
+        remove(file)
     elif gone:
         with written(file) as out:
             pq.write_table(rows.filter(pa.array(keep, pa.bool_())), out, compression="zstd")
@@ -162,39 +160,30 @@ def served_without(home: Home, forgotten: Forgotten) -> tuple[int, int]:
     """Take users out of the served log, while deployments write it; answers and events that went.
 
     A file of answers is replaced. One of events is being appended to: a line of theirs becomes
-    one of blanks of its length, in its place, and no line of another user moves.
+    one of blanks of its length, in its place, and no line of another user moves. In an object store
+    a file is whole, and other nodes know it by its name: the rest of it gets another one.
     """
-    answers = 0
-    for file in sorted(requests_folder(home).glob("day=*/*.parquet")):
+    home.look(requests_folder(home), events_folder(home), deep=True)
+    answers = events = 0
+    for file in sorted(requests_folder(home).glob("day=*/[!.]*.parquet")):
         for partial in file.parent.glob(f".{file.name}.*.tmp"):
             remove(partial)
-        gone = set(forgotten.rows(pq.read_table(file, columns=["user_id"], partitioning=None)[0]))
-        if gone:
-            rows = pq.read_table(file, partitioning=None)
-            answers += _keep(file, rows, [at not in gone for at in range(len(rows))])
-    events = sum(
-        _blanked(file, forgotten) for file in sorted(events_folder(home).glob("day=*/*.jsonl"))
-    )
+        answers += _taken_out(home, file, forgotten)
+    for file in sorted(events_folder(home).glob("day=*/[!.]*.jsonl")):
+        events += _taken_out(home, file, forgotten) if home.store else blank(file, forgotten)
     return answers, events
 
 
-def _blanked(file: Path, forgotten: Forgotten) -> int:
-    found = at = 0
-    with file.open("r+b") as lines:
-        places: list[tuple[int, int]] = []
-        for line in lines:
-            if line.strip() and forgotten.named_in(_parsed(line)):
-                places.append((at, len(line.rstrip(b"\n"))))
-            at += len(line)
-        for place, length in places:
-            lines.seek(place)
-            lines.write(b" " * length)
-            found += 1
-    return found
+def _taken_out(home: Home, file: Path, forgotten: Forgotten) -> int:
+    """Write a file of the served log anew, or remove it where nothing is left; what went."""
+    gone = count_of(file, forgotten)
+    if gone:
+        target = _next_name(file) if home.store else file
+        if not write_without(file, target, forgotten) or target != file:
+            remove(file)
+    return gone
 
 
-def _parsed(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return line.decode(errors="replace")
+def _next_name(file: Path) -> Path:
+    stem, _, number = file.stem.partition("~")
+    return file.with_name(f"{stem}~{int(number or 0) + 1}{file.suffix}")

@@ -3,6 +3,7 @@
     s3://…/1.parquet    copied
     2.csv.gz, 3.jsonl   rows as Parquet: columns of text, and the line of each row (``lines.LINE``)
     4.parquet           read where it lies
+    a part of a table   rows as Parquet, as the table's reader gives them (``tables``)
 
 What is landed is Parquet under the name of its origin, so that a bad row is named by it. A file of
 JSON lines lands in parts, since a later object may have a key that is new.
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from prerank.core.errors import DataError
 from prerank.core.files import fetch
-from prerank.core.object_stores import StoredFile, copied
+from prerank.core.object_stores import StoredFile, copied, retried
 from prerank.core.places import is_uri
 from prerank.core.shards import LazyParquet
 from prerank.core.travel import Carried
@@ -31,6 +32,7 @@ from prerank.ingest.embeddings import QUARANTINE_SCHEMA
 from prerank.ingest.json_rows import json_blocks
 from prerank.ingest.lines import LINE, Block, Rejected
 from prerank.ingest.sources import RawFile, Source
+from prerank.ingest.tables import TablePart, batches_of
 
 Map = Callable[[Callable[["LandTask"], "Landed"], Sequence["LandTask"], str], Sequence["Landed"]]
 """Applies a function to tasks: ``ray_map``, or ``in_turn`` in this process."""
@@ -104,7 +106,7 @@ def opened(
         names=tuple(raw.place for _, raw in files),
         rows=tuple(rows for rows, _ in metadata),
         schemas=tuple(schemas),
-        is_text=tuple(raw.format != "parquet" for _, raw in files),
+        is_text=tuple(raw.is_text for _, raw in files),
         rejected=dict(rejected),
         remarks=remarks,
     )
@@ -135,6 +137,8 @@ def land_file(task: LandTask, scratch: Path, nested: Collection[str]) -> Landed:
     """
     raw, folder = task.raw, scratch / folder_of(task.number)
     folder.mkdir(parents=True)
+    if raw.part is not None:
+        return Landed(task.number, (_land_part(raw, raw.part, folder),))
     local = Path(raw.place)
     if is_uri(raw.place):
         local = folder / raw.name
@@ -168,6 +172,23 @@ def land_file(task: LandTask, scratch: Path, nested: Collection[str]) -> Landed:
     if is_uri(raw.place):
         local.unlink()
     return Landed(task.number, tuple(parts.files), dict(found))
+
+
+def _land_part(raw: RawFile, part: TablePart, folder: Path) -> Path:
+    """Rows of a table, in one file; begun anew where a store breaks off."""
+    file = folder / raw.name
+
+    def land() -> None:
+        schema, batches = batches_of(part)
+        with pq.ParquetWriter(file, schema, compression="lz4", write_statistics=False) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+
+    if is_uri(part.place):
+        retried(land, part.place)
+    else:
+        land()
+    return file
 
 
 def _stream(file: Path, compression: str | None) -> AbstractContextManager[pa.NativeFile]:

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from prerank.core.errors import DamagedError
+from prerank.core.errors import DamagedError, StateError
 from prerank.core.files import publish, remove, sync_folder, sync_tree, write_json
+from prerank.core.forgotten import NOBODY, Forgotten
 from prerank.core.home import Home
 
 
 @contextmanager
-def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
+def new_log(home: Home, starts_over: bool, forgotten: Forgotten = NOBODY) -> Iterator[Home]:
     """``home`` with an empty folder as its log, published when the block ends without an error.
 
     Removes what earlier ingests left. Only one ingest of a home may run at a time.
@@ -32,8 +33,10 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
     Args:
         home: not pinned.
         starts_over: the log is another one than before, and not the one of before grown.
+        forgotten: users of whom it holds nothing.
 
     Raises:
+        StateError: somebody else was forgotten meanwhile, from another node.
         DamagedError: the pointer is damaged, and the home is not started over.
         OSError: the disk refuses; the log of before stays.
         PrerankError: the object store does; likewise.
@@ -46,6 +49,12 @@ def new_log(home: Home, starts_over: bool) -> Iterator[Home]:
         for folder in (new.log.parent, home.root):
             sync_folder(folder)
         publish(new.log)
+        home.look(home.root)
+        if Forgotten.of(home) != forgotten:
+            raise StateError(
+                "Users were forgotten while the log was written, which may hold them. The log of "
+                "before stays: run this command again."
+            )
         write_json(home.pointer, {"folder": new.log.name})
     finally:
         if home.log != new.log:
@@ -75,11 +84,14 @@ def _number(log: Path) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def remove_all_but_the_log(home: Home) -> None:
-    """Remove what earlier ingests left; only where none is running."""
+def remove_all_but_the_log(home: Home, later: bool = False) -> None:
+    """Remove what earlier ingests left; only where none is running.
+
+    In an object store another node may be about to publish one that is ``later`` than the log.
+    """
     for folder in home.pointer.parent.glob("*-*"):
-        # In an object store, a later one may be what another node is about to publish.
-        if folder != home.log and not (home.store and _number(folder) > _number(home.log)):
+        spared = home.store and not later and _number(folder) > _number(home.log)
+        if folder != home.log and not spared:
             remove(folder)
     # A log in the root: without its manifest it may be anybody's.
     in_root = (home.root / "manifest.json").exists()

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.core.errors import ConfigError
-from prerank.core.files import locked
+from prerank.core.files import locked, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.trust import Flags, add_flags
@@ -75,10 +75,18 @@ def restate_log(home: Home, label: str) -> tuple[Home, int]:
                 f"{target.place} is there already, and a history does not change. Give --restate "
                 "another label, or remove that one."
             )
+        # Before there is anything, so that nobody who was forgotten is overlooked there.
+        write_json(home.root / FOLDER / f"{label}.json", {"restated": target.place})
         with rewritten_log(home, target, on_time, label):
             # Its flags first: what is published counts by them.
             _flags_of_now(home, target)
     return target, late
+
+
+def histories_of(home: Home) -> list[str]:
+    """Labels of the restated histories that were begun of a home."""
+    home.look(home.root / FOLDER)
+    return sorted(path.stem for path in (home.root / FOLDER).glob("*.json"))
 
 
 def _flags_of_now(home: Home, target: Home) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prerank.core.files import linked
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.ingest.days import WRAP, DayCounts, day_of, known_days, merged, save
@@ -40,10 +41,12 @@ def rewritten_log(
         restated: label of a restated history (``LogManifest.restated``).
 
     Raises:
-        OSError: the disk refuses; what was there before stays.
+        StateError: somebody was forgotten meanwhile, from another node; what was there stays.
+        OSError: the disk refuses; likewise.
     """
     manifest, known = LogManifest.load(home), known_days(home)
-    with new_log(target, starts_over=target != home) as new:
+    forgotten = Forgotten.of(target)
+    with new_log(target, starts_over=target != home, forgotten=forgotten) as new:
         new.events.mkdir(parents=True)
         changed = {*_brought(home.events, new.events, change)}
         days: dict[str, DayCounts] = {}

@@ -121,7 +121,7 @@ def ingest(
                 _keep_lines(scratch, scratch / "quarantine", forgotten)
                 _refuse(log.total, log.rejected, scratch / "quarantine", home)
             checked = check(log, catalogue, read_as, existing)
-            with new_log(home, starts_over=existing.manifest is None) as new:
+            with new_log(home, existing.manifest is None, forgotten) as new:
                 return _write(home, new, scratch, checked, existing, mapping, name, forgotten)
         finally:
             remove(scratch)

@@ -2,23 +2,27 @@
 
 ``*.parquet``, ``*.csv``, ``*.tsv`` and JSON lines (``*.jsonl``, ``*.ndjson``, ``*.json``); the last
 three also ``.gz`` or ``.zst``. ``*.json`` counts where no file has another of these names. A place
-is a file, a folder (with what lies below it) or a glob, on a local disk or in an object store.
+is a file, a folder (with what lies below it) or a glob, on a local disk or in an object store. A
+folder that is a Delta or an Iceberg table is read as one (``prerank.ingest.tables``).
 """
 
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.object_stores import StoredFile, stored_files
+from prerank.core.object_stores import StoredFile, retried, stored_files
 from prerank.core.places import is_glob, is_uri
+from prerank.ingest.tables import CATALOGUE, Kind, TablePart, kind_of, parts_of
 
-Format = Literal["parquet", "csv", "tsv", "json"]
+Format = Literal["parquet", "csv", "tsv", "json", "table"]
 
 _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
@@ -41,12 +45,14 @@ class RawFile:
         size: bytes.
         format: what it holds.
         compression: as PyArrow names it, or None.
+        part: of a table.
     """
 
     place: str
     size: int
     format: Format
     compression: str | None
+    part: TablePart | None = None
 
     @property
     def name(self) -> str:
@@ -57,6 +63,11 @@ class RawFile:
     def suffixes(self) -> list[str]:
         """The endings of its name, in lower case."""
         return Path(self.name.lower()).suffixes[-2:]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all that it holds is text."""
+        return self.format not in ("parquet", "table")
 
     @property
     def is_ready(self) -> bool:
@@ -76,7 +87,11 @@ def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], tuple[str, .
         DataError: a folder or glob has no file of a known format.
         NotReadyError: an object store does not answer.
     """
+    if str(place).startswith(CATALOGUE):
+        return _of_table("iceberg", str(place), ()), ()
     found = stored_files(str(place)) if is_uri(place) else _local_files(Path(place), what)
+    if table := kind_of(str(place), [file.uri for file in found]):
+        return _of_table(table, str(place), found), ()
     if len(found) == 1 and found[0].uri == str(place):
         only = found[0]
         return [RawFile(only.uri, only.size, *(_kind(only.uri) or _kind_unnamed(only)))], ()
@@ -93,9 +108,24 @@ def raw_files(place: str | Path, what: str) -> tuple[list[RawFile], tuple[str, .
     return files, tuple(remark + name for name in ignored[:1])
 
 
+def _of_table(kind: Kind, place: str, found: Sequence[StoredFile]) -> list[RawFile]:
+    files = [file.uri for file in found]
+    look = partial(parts_of, kind, place, files)
+    parts = retried(look, place) if is_uri(place) else look()
+    names = [f"{place}#part-{part.number:02d}" for part in parts] if len(parts) > 1 else [place]
+    return [
+        RawFile(name, part.size, "table", None, part)
+        for name, part in zip(names, parts, strict=True)
+    ]
+
+
 def stem(place: str | Path) -> str:
     """Name of a place without what only says its format: of ``log/events.csv.gz``, "events"."""
     parts = [part for part in str(place).split("/") if part]
+    if str(place).startswith(CATALOGUE):
+        return parts[-1].rpartition(".")[2]
+    if parts[-1].endswith(".metadata.json"):
+        return parts[-3]
     while len(parts) > 1 and is_glob(parts[-1]):
         parts.pop()
     name = Path(parts[-1])

@@ -65,6 +65,16 @@ def check_store(home: Home) -> None:
             f"the features are online in {others[0]}, and the environment names {online_name()}. "
             f"Set {REDIS_ENV} as the deployment has it, so that its rows are found."
         )
+    if (
+        home.store
+        and not _in_redis()
+        and online_states(home)
+        and not _sqlite_files(home, store_config(home))
+    ):
+        raise StateError(
+            "the features are online in a file of another node. Run this command there, so that "
+            "their rows are found."
+        )
 
 
 def restate_rows(home: Home, schema: FeatureSchema, keys: Sequence[str]) -> tuple[int, int]:
@@ -229,7 +239,7 @@ def journal_without(home: Home, users: Collection[str], wait_s: float) -> tuple[
         wait_s: how long to wait for owners.
 
     Returns:
-        Events that are left, and why; 0 and "" where none is.
+        Events that are left, and why; "" where none is and no owner may write one again.
 
     Raises:
         NotReadyError: the journal in Redis cannot be reached.
@@ -240,9 +250,16 @@ def journal_without(home: Home, users: Collection[str], wait_s: float) -> tuple[
     while True:
         owner = _purged(home)
         left = journaled(home, users)
-        if not left or time.monotonic() >= deadline:
-            return left, owner if left else ""
+        late = left or (home.store and _unaware(home))
+        if not late or time.monotonic() >= deadline:
+            return left, owner if late else ""
         time.sleep(POLL_S)
+
+
+def _unaware(home: Home) -> bool:
+    """Whether writers on other nodes may still write histories of whom they know nothing."""
+    with closing(Streams(home, BULK)) as streams, reached():
+        return bool(streams.owners_without(Forgotten.of(home).digest))
 
 
 def _purged(home: Home) -> str:

@@ -112,13 +112,16 @@ class StreamLog:
                     for s in self._streams.shards()
                 )
                 self._replicas = self._replicas_needed()
+                # An owner of before may have known of more users who were forgotten.
+                self._streams.left_out(self._lease.users, "")
                 if not self._streams.is_durable():
                     logger.warning(NO_AOF)
             except BaseException:
                 self._lease.release()
                 raise
         self._cut = dict[int, bytes]()
-        self._home, self._following, self._left_out = home, following(home), Forgotten()
+        self._home, self._following = home, following(home)
+        self._left_out, self._leaving_out = Forgotten(), Forgotten()
 
     @property
     def stale(self) -> bool:
@@ -167,12 +170,14 @@ class StreamLog:
 
     def cut(self) -> None:
         """As ``EventLog.cut``."""
+        # Whoever merges from now on knows of them.
+        self._leaving_out = self._following.now()
         # Journals of more writers than there are now are looked after, too.
         self._cut = {s: e for s, e in self._merged.items() if s % self._shards == self._shard}
 
     def tidy(self, passive: Collection[str]) -> None:
         """As ``EventLog.tidy``."""
-        since, forgotten = self._config.since(), self._following.now()
+        since, forgotten = self._config.since(), self._leaving_out
         to_purge = forgotten != self._left_out
         oldest = b"%d-0" % int(1e3 * since)
         with reached():
@@ -187,6 +192,7 @@ class StreamLog:
                 for name, length in self._compacted_files():
                     self._files.merged(name, length)()
                 self.save()
+                self._streams.left_out(self._lease.users, forgotten.digest)
             self._left_out = forgotten
             self._streams.forget_dead_letters(since)
         self._files.forget(since)

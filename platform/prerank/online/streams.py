@@ -11,6 +11,8 @@ Redis:
     <project>:journal:rereads              counter: owners read everything again when it grows
     <project>:journal:compacted            hash: per shard, bytes that the last compaction left
     <project>:journal:dead                 hash of dead letters
+    <project>:journal:left-out             hash: per SSS-of-NNN, digest of the users who were
+                                           forgotten of whom its owner writes nothing any more
 
 An entry's id is the time in milliseconds at which it was acknowledged, by Redis's clock.
 """
@@ -149,6 +151,19 @@ class Streams:
         letters = self.client.hscan_iter(self.key("dead"))
         gone = [n for n, letter in letters if forgotten.named_in(orjson.loads(letter)["record"])]
         return sum(int(self.client.hdel(self.key("dead"), name)) for name in gone)
+
+    def left_out(self, users: str, digest: str) -> None:
+        """Tell of whom the owner of SSS-of-NNN writes nothing any more; empty: not known."""
+        self.client.hset(self.key("left-out"), users, digest)
+
+    def owners_without(self, digest: str) -> list[str]:
+        """Owners (SSS-of-NNN) with a lease who have not told that they leave these users out."""
+        seconds, micros = self.client.time()
+        now_ms = 1_000 * seconds + micros // 1_000
+        told = self.client.hgetall(self.key("left-out"))
+        owners = self.client.hgetall(self.key("owners"))
+        live = [name for name, lease in owners.items() if now_ms < orjson.loads(lease)["until"]]
+        return sorted(n.decode() for n in live if told.get(n, b"").decode() != digest)
 
     def is_durable(self) -> bool:
         """Whether Redis writes to disk what it acknowledges; true where it does not tell."""

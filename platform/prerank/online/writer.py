@@ -265,9 +265,10 @@ class HistoryWriter:
                 self._wake.clear()
 
     def _look(self) -> None:
-        """See which features are online, where the home is in an object store."""
+        """See which features are online and who was forgotten, in a home in an object store."""
         try:
-            self.home.look(self.home.pointer.parent, self.home.features, self.home.feast)
+            home = self.home
+            home.look(home.root, home.pointer.parent, home.features, home.feast)
         except PrerankError as error:
             logger.warning("what is online is as last seen: %s", error)
 

@@ -211,7 +211,7 @@ class Engine:
         """
         home = self.home
         try:
-            home.look(home.pointer.parent, home.feast, home.index)
+            home.look(home.root, home.pointer.parent, home.feast, home.index)
         except PrerankError as error:
             return f"the state of before is served: {_said(error)}"
         return ""

@@ -5,8 +5,9 @@ waits for no disk. Events are written once they are acknowledged and before the 
 process that is killed loses none of them, and of the answers those of the last ``EVERY_S`` seconds
 at most. What cannot be kept, since the disk is full or slower than the requests, is counted.
 
-With a home in an object store, a file goes there when it is whole: answers when they are written,
-events of ``EVERY_S`` seconds at a time. A node that is lost takes along what was not sent.
+With a home in an object store, a file goes there when it is whole, every ``EVERY_S`` seconds, and
+without users who were forgotten by the time it is there. Until then its name begins with a dot, and
+a node that is lost takes it along.
 
 What is handed over stands on the day of that moment, however much later it is written: an event
 finds the answer that it belongs to on its own day or the day before. With ``clock: replay`` the day
@@ -39,10 +40,11 @@ from safetensors.numpy import save
 from interactrank.features.inputs import FeatureInputs
 from prerank.core.errors import PrerankError
 from prerank.core.files import publish, remove, written
-from prerank.core.forgotten import following
+from prerank.core.forgotten import Forgotten, following
 from prerank.core.home import Home
 from prerank.core.ids import event_identity, hash_all
 from prerank.core.served import REQUESTS, day_of, events_folder, requests_folder
+from prerank.core.taken_out import write_without
 from prerank.online.history import Event
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest
@@ -99,6 +101,8 @@ class ServedLog:
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="served-log", daemon=True)
         self._parts, self._unsent = 0, list[Path]()
+        # What begins with one is this node's own.
+        self._dot = "." if home.store else ""
         self.lost, self.problem = {"answers": 0, "events": 0}, ""
 
     def start(self) -> None:
@@ -146,13 +150,12 @@ class ServedLog:
         known = [line for line in lines_of(body, events) if line["user_id"] not in forgotten]
         lines = b"".join(orjson.dumps(line) + b"\n" for line in known)
         try:
-            folder = _made(events_folder(self._home) / self._day(max(e.time for e in events)))
+            day = self._day(max(event.time for event in events))
             with self._writing:
-                path = folder / self._events_file()
+                path = _made(events_folder(self._home) / day) / self._events_file()
                 with path.open("ab", buffering=0) as file:
                     file.write(lines)
-                if self._home.store and path not in self._unsent:
-                    self._unsent.append(path)
+                self._to_send(path)
         except OSError as error:
             self._failed(error, len(events), "events")
         else:
@@ -173,10 +176,12 @@ class ServedLog:
     ) -> None:
         try:
             rows = [_row(*each, self.config.items) for each in answers]
-            folder = _made(requests_folder(self._home) / day)
             self._files += 1
-            with written(folder / f"{self._name}-{self._files:06d}.parquet") as file:
+            name = f"{self._dot}{self._name}-{self._files:06d}.parquet"
+            path = _made(requests_folder(self._home) / day) / name
+            with written(path) as file:
                 pq.write_table(pa.Table.from_pylist(rows, REQUESTS), file, compression="zstd")
+            self._to_send(path)
         except (OSError, PrerankError) as error:
             self._failed(error, len(answers), "answers")
         else:
@@ -185,19 +190,40 @@ class ServedLog:
     def _events_file(self) -> str:
         # An object is written once: what comes after it was sent goes to another file.
         part = f"-{self._parts:06d}" if self._home.store else ""
-        return f"{self._name}{part}.jsonl"
+        return f"{self._dot}{self._name}{part}.jsonl"
+
+    def _to_send(self, path: Path) -> None:
+        if self._home.store and path not in self._unsent:
+            self._unsent.append(path)
 
     def _send(self) -> None:
-        """Publish the events that were reported since the last time."""
+        """Publish what was written since the last time."""
         with self._writing:
             sent, self._parts = [*self._unsent], self._parts + 1
         try:
             for path in sent:
-                publish(path)
+                self._publish(path)
                 self._unsent.remove(path)
-        except PrerankError as error:
+        except (OSError, PrerankError) as error:
             # They stay in the cache folder, and are sent with the next.
             self._failed(error, 0, "events")
+
+    def _publish(self, path: Path) -> None:
+        """Publish a whole file, without users who were forgotten by the time it is there."""
+        whole = path.with_name(path.name.removeprefix(self._dot))
+        known: Forgotten | None = None
+        while known != (forgotten := self._forgotten()):
+            if not write_without(path, path, forgotten):
+                remove(whole)
+                break
+            publish(whole, path)
+            known = forgotten
+        path.unlink()
+
+    def _forgotten(self) -> Forgotten:
+        """Who was forgotten, as of now: whoever is from now on finds what has been published."""
+        self._home.look(self._home.root)
+        return self._following.now()
 
     def _chosen(self, request_id: str) -> bool:
         return bool(hash_all([request_id]).view(np.uint64)[0] < self.config.share * 2.0**64)

@@ -7,14 +7,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from tests.object_stores import Nodes, in_child, nodes, watched, without_mtime
 
 from prerank.core.errors import ConfigError, NotReadyError, StateError
 from prerank.core.files import REMOTES, linked, remove, replaced, write_json
 from prerank.core.home import Home
+from prerank.core.objects import Objects
 from prerank.core.storage import CACHE_ENV
 
 
@@ -301,3 +306,27 @@ def test_refused_access_names_the_variables(store: Nodes) -> None:
         pytest.raises(ConfigError, match=r"job\.json may not be written.*Set the variables"),
     ):
         write_json(home.root / "job.json", {})
+
+
+class Azure(MemoryFileSystem):
+    """A store that has a name of its own for the time of a change."""
+
+    protocol = "dated"
+    store: ClassVar[dict[str, MemoryFile]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def find(self, path: str, *args: Any, **options: Any) -> Any:
+        found = super().find(path, *args, **options)
+        at = datetime(2026, 3, 1, tzinfo=UTC)
+        return {name: told | {"last_modified": at} for name, told in found.items()}
+
+
+def test_a_time_of_change_is_known_by_whatever_name(store: Nodes) -> None:
+    fsspec.register_implementation("dated", Azure, clobber=True)
+    objects = Objects("dated://bucket/home")
+    objects.write("log/a", b"a")
+    for deep, folder in ((False, "log"), (True, "")):
+        (found,) = objects.listed(folder, deep)
+        assert (found.name, found.size) == ("log/a", 1)
+        assert found.mtime_s == datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+    Azure.store.clear()

@@ -9,13 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.object_stores import nodes
 from tests.online_log import MANIFEST, START
 
 from prerank import cli
 from prerank.core.errors import ConfigError, DataError, StateError
 from prerank.core.home import Home
-from prerank.core.trust import Flags
+from prerank.core.trust import Flags, add_flags
 from prerank.ingest.flags import Flagged, flag_users
+from prerank.ingest.publish import new_log
 
 TIME = "2026-03-01T12:00:00Z"
 MICROS = 1_772_366_400_000_000
@@ -123,3 +125,20 @@ def test_the_verb_says_what_it_took(
     assert "flags.csv: 3 flags of 2 users" in out
     assert str(home.flags) in out
     assert f"prerank features --workdir {home.root}" in out
+
+
+def test_flags_that_one_node_gave_are_seen_and_kept_by_another(tmp_path: Path) -> None:
+    """With a home in an object store, of which the second node has nothing yet."""
+    with nodes(tmp_path) as store:
+        with store.node("maker") as home, new_log(home, starts_over=True) as new:
+            (new.events / "day=2026-03-01").mkdir(parents=True)
+            rows = pa.table({"user_id": ["u1", "u1", "7"]})
+            pq.write_table(rows, new.events / "day=2026-03-01" / "part-0.parquet")
+            MANIFEST.save(new)
+        with store.node("one") as home:
+            assert flag_users(home, write(tmp_path, "flags.csv")) == Flagged(3, 2, 0, 1)
+        with store.node("other") as home:
+            assert Flags.load(home).users == ("u1", "nobody", "u1")
+            add_flags(home, ["7"], [0.5], [MICROS])
+        with store.node("one") as home:
+            assert Flags.load(home).users == ("u1", "nobody", "u1", "7")

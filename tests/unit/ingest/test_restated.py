@@ -50,8 +50,7 @@ def on_time(home: Home) -> Home:
     verb = ["features", "--restate", "on-time", "--config", str(config)]
     with stages_here():
         cli.main([*verb, "--workdir", str(home.root)])
-    after = {path: path.read_bytes() for path in before}
-    assert after == before
+    assert {path: path.read_bytes() for path in before} == before
     return Home.at(home.root / "restated" / "on-time")
 
 

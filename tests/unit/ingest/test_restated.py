@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from tests import forgetting, growing_log
 from tests.forgetting import DAY, START, STAYS
+from tests.object_stores import nodes
 from tests.without_ray import stages_here
 
 from prerank import cli
@@ -19,7 +20,7 @@ from prerank.core.trust import add_flags
 from prerank.dataset.build import build_training_set
 from prerank.features.build import FeatureConfig, build_features
 from prerank.forget import forget
-from prerank.ingest.restated import restate_log
+from prerank.ingest.restated import histories_of, restate_log
 
 LOG = forgetting.log()
 CUT = pd.Timestamp(START + 3 * DAY, unit="us", tz="UTC")
@@ -103,3 +104,23 @@ def test_forget_names_the_histories_that_it_did_not_touch(
         remains = forget(Home.at(tmp_path / "home"), [forgetting.GONE]).remains
     place = tmp_path / "home" / "restated" / on_time.root.name
     assert str(place) in remains["restated history on-time"]
+
+
+def test_a_history_in_an_object_store_is_built_there(on_time: Home, tmp_path: Path) -> None:
+    with nodes(tmp_path) as made:
+        with made.node("one") as there:
+            forgetting.ingested(there, LOG[~LATE & (LOG["request_time"] < CUT)])
+            with stages_here():
+                build_features(there, FeatureConfig(cadence_hours=6))
+                add_flags(there, [STAYS, STAYS], [0.5, 0.25], [START, START + DAY])
+            forgetting.ingested(there, LOG[LATE | (LOG["request_time"] >= CUT)])
+            restated, late = restate_log(there, "on-time")
+            with stages_here():
+                build_features(restated, FeatureConfig(cadence_hours=6))
+            assert late == LATE.sum()
+        with made.node("two") as there:
+            assert histories_of(there) == ["on-time"]
+            found = Home.at(f"{there.place}/restated/on-time")
+            found.look()
+            found.fetch(found.root)
+            growing_log.same(found, on_time)

@@ -1,30 +1,38 @@
-"""Two Ray nodes that share no folder run the README's job; `make nodes` starts this.
+"""Two Ray nodes that share no folder run the README's job and serve; `make nodes` starts this.
 
 Each has its own HOME and cache folder. The state is in S3, the online store in Redis, runs and
-versions in an MLflow server. Not part of `make test`: it takes four to five minutes on two cores.
+versions in an MLflow server. Not part of `make test`: it takes minutes on two cores.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tests.cluster import ROOT, environment, stop
+from tests.forgetting import mentions
 from tests.redis_server import DURABLE, RedisServer
 from tests.s3 import VARIABLES, s3_server
 
 from prerank.core.files import REMOTES
 from prerank.core.home import ENV, Home
+from prerank.core.manifest import LogManifest
 from prerank.core.processes import free_port, mlflow_server
 from prerank.core.storage import CACHE_ENV
 from prerank.online.store import REDIS_ENV
@@ -141,12 +149,13 @@ def cluster(folder: Path, told: dict[str, str]) -> Iterator[list[Node]]:
 
 @pytest.mark.nodes
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_the_job_runs_on_two_nodes_and_a_third_serves(
+@pytest.mark.timeout(2400)
+def test_the_job_runs_on_two_nodes_and_others_serve(
     services: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "job.yaml"
     config.write_text(CONFIG)
+    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "replica" / "cache"))
     with cluster(tmp_path, services) as (head, other):
         head.run(
             f"ray job submit --address {services['RAY_DASHBOARD_ADDRESS']} --working-dir . "
@@ -160,44 +169,141 @@ def test_the_job_runs_on_two_nodes_and_a_third_serves(
             assert any(name.startswith("log/") for name in node.kept()), node.home
             left = [p for p in node.cache.rglob("*.arrow") if p.is_file()]
             assert not left, node.home
-    third = Node(tmp_path / "third", services)
-    third.run("prerank promote", timeout_s=300)
-    monkeypatch.setenv(CACHE_ENV, str(tmp_path / "replica" / "cache"))
-    REMOTES.clear()
-    home = Home.at(URI)
-    home.create()
-    engine = Engine(ServeConfig(home=URI, clock="replay", golden_ms=1e5))
-    try:
-        engine.refresh()
-        assert engine.ready() == (True, "")
-        assert engine.health()["notes"] == []
-        body = engine.answer(request(home, engine)).body
-        assert len(body["items"]) == 10
-        assert body["degraded"] == []
-    finally:
-        engine.stop()
+        third = Node(tmp_path / "third", services)
+        third.run("prerank promote", timeout_s=300)
         REMOTES.clear()
+        home = Home.at(URI)
+        home.create()
+        home.look()
+        body = asked(home)
+        served_here(home, body)
+        port = free_port()
+        head.run(f"serve deploy {serving(tmp_path, port)}")
+        served_over_http(port, body, services)
+        # What was served comes back on a node that did not serve it.
+        update = f"prerank update --served --through {datetime.now(UTC):%Y-%m-%d}"
+        told = third.run(update, timeout_s=900)
+        assert "1 answer, 1 event, 1 of them of these answers" in told, told
+        url = f"--url http://127.0.0.1:{port}"
+        assert "equal within tolerance" in third.run(f"prerank parity --requests 20 {url}", 300)
+        # A user leaves on a node that has nothing yet, beside the deployment.
+        fourth = Node(tmp_path / "fourth", services)
+        told = fourth.run(f"prerank forget --user {body['user_id']}", timeout_s=900)
+        assert re.search(r"served log +\d+ answers, 1 events", told), told
+        home.look()
+        assert body["user_id"] not in users_of(home)
+        # Where a replica or a writer runs, nobody has to do anything; elsewhere, a look does it.
+        user = body["user_id"]
+        wait_for(lambda: not all(holding(node, user) for node in (head, other)))
+        for node in (head, other, third):
+            node.run("python -c 'from prerank.core.home import Home; Home.from_env().look()'")
+        assert not any(holding(node, user) for node in (head, other, third, fourth))
+    REMOTES.clear()
     names = {path for path, _ in objects(services["AWS_ENDPOINT_URL"])}
     assert {"metrics.json", "report.html", "job.json", "feast/registry.db"} <= names
     assert any(name.startswith("runs/") for name in names), "checkpoints are in the store"
     assert os.environ[ENV] == URI
 
 
-def request(home: Home, engine: Engine) -> PrerankRequest:
-    """The log's last request, over items of the index."""
-    home.fetch(home.events)
-    events = pq.read_table(home.files(home.events)[-1], partitioning=None).to_pylist()
+def served_here(home: Home, body: dict[str, Any]) -> None:
+    """A replica in this process, from a cache folder of its own."""
+    engine = Engine(ServeConfig(home=URI, clock="replay", golden_ms=1e5))
+    try:
+        engine.refresh()
+        assert engine.ready() == (True, "")
+        assert engine.health()["notes"] == []
+        answer = engine.answer(request(body, engine, LogManifest.load(home).last_us + 1)).body
+        assert len(answer["items"]) == 10
+        assert answer["degraded"] == []
+    finally:
+        engine.stop()
+
+
+def serving(folder: Path, port: int) -> Path:
+    """The Serve configuration, at another port, and writing down what it serves."""
+    config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
+    config["http_options"]["port"] = port
+    # How long something takes on one busy machine is no matter here.
+    own = {"log_share": 1.0, "golden_ms": 1e5, "timeout_ms": 1e4, "replicas": 1}
+    config["applications"][0]["args"] |= own
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def served_over_http(port: int, body: dict[str, Any], services: dict[str, str]) -> None:
+    """Ask and tell a deployment, and wait until it has sent to the store what it wrote down."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        wait_for(lambda: is_ready(client))
+        answer = client.post("/v1/prerank", json=body | {"request_id": "r1"}).raise_for_status()
+        (first, *_) = answer.json()["items"]
+        assert answer.json()["degraded"] == []
+        event = {
+            "request_id": "r1",
+            "user_id": body["user_id"],
+            "item_id": first["id"],
+            "action": "click",
+            "event_time": datetime.now(UTC).isoformat(),
+        }
+        client.post("/v1/events", json={"events": [event]}).raise_for_status()
+    url = services["AWS_ENDPOINT_URL"]
+    wait_for(
+        lambda: all(
+            any(path.startswith(f"served/{kind}/") for path, _ in objects(url))
+            for kind in ("requests", "events")
+        )
+    )
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+def asked(home: Home) -> dict[str, Any]:
+    """The log's last request, over items of the catalogue."""
+    home.fetch(home.log)
+    event = pq.read_table(home.files(home.events)[-1], partitioning=None).to_pylist()[-1]
+    items = pq.read_table(home.items, columns=["item_id"])["item_id"].to_pylist()[:200]
+    return {"user_id": event["user_id"], "query": event["query"], "candidates": items, "k": 10}
+
+
+def holding(node: Node, text: str) -> list[str]:
+    """Files of a node's cache folder that hold a text."""
+    (root,) = node.cache.iterdir()
+    return mentions(Home(root), text)
+
+
+def users_of(home: Home) -> set[str]:
+    home.fetch(home.log)
+    return {
+        user
+        for file in home.files(home.events)
+        for user in pq.read_table(file, columns=["user_id"], partitioning=None)[0].to_pylist()
+    }
+
+
+def request(body: dict[str, Any], engine: Engine, time_us: int) -> PrerankRequest:
     limits = engine.limits()
     return PrerankRequest(
         request_id="r",
-        user_id=events[-1]["user_id"],
-        query=events[-1]["query"],
-        keys=np.sort(engine.current().scorer.table.ids)[:200],
+        user_id=body["user_id"],
+        query=body["query"],
+        keys=np.sort(np.array(body["candidates"], np.int64)),
         originals=None,
         k=10,
         weights=np.eye(1, len(limits.schema.heads), dtype=np.float32)[0],
         explain=False,
-        time_us=int(events[-1]["request_time"].timestamp() * 1e6) + 1,
+        time_us=time_us,
     )
 
 

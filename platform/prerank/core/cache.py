@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from prerank.core.errors import DamagedError
@@ -125,6 +125,10 @@ class Cache:
         (self.root / _BASE / f"{unit}{SUFFIX}").unlink(missing_ok=True)
         for file in list(files_of(self.root / unit)):
             file.unlink(missing_ok=True)
+        # An empty one would look like a folder that was left.
+        for folder in sorted([self.root / unit, *(self.root / unit).rglob("*")], reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
 
     def published(self, folder: str, deep: bool = False) -> list[str]:
         """Files of a folder that are published by themselves: small ones, or all with ``deep``."""

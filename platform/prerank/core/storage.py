@@ -286,8 +286,10 @@ class Store:
         elif path.suffix:
             self._objects.remove([str(rel)])
         else:
-            below_it = self._objects.listed(str(rel), deep=True)
-            self._objects.remove([each.name for each in below_it])
+            below_it = {each.name for each in self._objects.listed(str(rel), deep=True)}
+            # Another folder may have taken some of its objects over.
+            kept = named(self._objects, rel.parts[0]) if rel.parts[0] in FOLDERS else set()
+            self._objects.remove(sorted(below_it - kept))
 
     def _publish_part(self, unit: str, before: Manifest, name: str, content: Path) -> None:
         stat, key = stamped(content), f"{unit}/{uuid.uuid4().hex}/{name}"

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.object_stores import nodes
 from tests.online_log import MANIFEST
 
 from prerank.core.errors import DataError, StateError
 from prerank.core.feature_sets import require_features, tables_of_log
-from prerank.core.files import write_json
+from prerank.core.files import linked, write_json
 from prerank.core.home import PLAIN, Home
 from prerank.core.manifest import LogManifest
 from prerank.ingest.publish import new_log
@@ -226,3 +227,22 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
         (new.log / "no folder" / "file").touch()
     assert state(home) == ("old",) * 4
     assert len(list((home.root / "log").iterdir())) == 2
+
+
+def test_logs_that_nodes_grow_in_turn_keep_what_they_took_over(tmp_path: Path) -> None:
+    """A day that stays keeps its objects, which bear the name of the log that brought it."""
+    with nodes(tmp_path) as store:
+        for n, node in enumerate(("a", "b", "a", "b", "a")):
+            with store.node(node) as home:
+                home.fetch(home.log)
+                before = sorted(home.events.rglob("*.parquet"))
+                with new_log(home, starts_over=not n) as new:
+                    for file in before:
+                        linked(file, new.events / file.name)
+                    new.events.mkdir(exist_ok=True)
+                    (new.events / f"{n}.parquet").write_text(str(n))
+        with store.node("c") as home:
+            home.fetch(home.log)
+            assert [f.read_text() for f in sorted(home.events.glob("*"))] == list("01234")
+            logs = [f.name for f in home.pointer.parent.glob("*-*") if f.is_dir()]
+            assert logs == [home.log.name]

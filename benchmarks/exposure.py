@@ -179,7 +179,7 @@ def measured(root: Path, args: argparse.Namespace) -> str:
     measure = Measure(home, oracle, args.requests)
     values: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for name, known in (("without", False), ("with", True)):
-        measure.build(name, replace(manifest, positions=known))
+        measure.build(name, replace(manifest, exposure=known))
         for model in args.models:
             for seed in range(args.seeds):
                 began = time.perf_counter()

@@ -178,6 +178,7 @@ def tiny_world(
     tiny_log: pd.DataFrame,
     tiny_items: pd.DataFrame,
 ) -> Home:
-    """Home of the tiny log and its segments, with features and training set. Read only."""
+    """Home of the tiny log, with segments, exposure, features and training set. Read only."""
     root = tmp_path_factory.mktemp("world")
-    return build_home(root, tiny_log, tiny_items, training_set=True, segments=["country", "device"])
+    mapping: dict[str, Any] = {"segments": ["country", "device"], "exposure": True}
+    return build_home(root, tiny_log, tiny_items, training_set=True, **mapping)

@@ -20,7 +20,7 @@ from prerank.features.build import FeatureConfig, build_features
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 START = 19_000 * DAY
-MANIFEST = replace(online_log.MANIFEST, segments=("country",), retriever=(), positions=False)
+MANIFEST = replace(online_log.MANIFEST, segments=("country",), retriever=(), exposure=False)
 QUERIES = ["red shoe", "red lamp", "blue shoe", "", "lamp"]
 TABLES = {"engagement": "engagement_key", "user_history": "user_id"}
 

@@ -67,7 +67,7 @@ MANIFEST = LogManifest(
     fingerprint="one",
     warnings=(),
     notices=(),
-    positions=True,
+    exposure=True,
 )
 
 

@@ -19,7 +19,7 @@ from prerank.core import propensities
 from prerank.core.home import Home
 from prerank.features import examination
 
-MANIFEST = replace(growing_log.MANIFEST, positions=True)
+MANIFEST = replace(growing_log.MANIFEST, exposure=True)
 MINUTE = 60_000_000
 PLACES = 4
 

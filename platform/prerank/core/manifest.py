@@ -19,7 +19,7 @@ VERSION = 3
 """Version of the manifest and of the canonical events."""
 
 REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
-NEWER: dict[str, Any] = {"candidate_features": [], "restated": "", "positions": False}
+NEWER: dict[str, Any] = {"candidate_features": [], "restated": "", "exposure": False}
 """Fields that are written only where they say something."""
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
 """Optional event columns, and what they are called in the feature schema."""
@@ -54,7 +54,7 @@ class LogManifest:
         warnings, notices: what the ingest told its user.
         candidate_features: what else callers give of a candidate, by names of the mapping.
         restated: label of the restated history that this is; empty for a log as it became known.
-        positions: some impressions say where the item stood.
+        exposure: whether it is counted, which needs positions of impressions.
     """
 
     version: int
@@ -92,7 +92,7 @@ class LogManifest:
     notices: tuple[str, ...]
     candidate_features: tuple[str, ...] = ()
     restated: str = ""
-    positions: bool = False
+    exposure: bool = False
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -128,7 +128,7 @@ class LogManifest:
             item_embedding=self.embedding,
             retriever=self.retriever,
             candidate_features=self.candidate_features,
-            exposure=self.positions and "impression" in self.passive,
+            exposure=self.exposure and "impression" in self.passive,
         )
 
     @property

@@ -83,6 +83,7 @@ class LogMapping(Strict):
         segments: columns kept as text, by which counts are also made (country, device ...).
         candidate_features: columns of numbers that are known of an item when it is ranked for a
             request (price, distance ...), and that callers will send.
+        exposure: count what requests showed, weighed by position, and set engagement against it.
         passive: actions that are exposure rather than engagement.
         heads: head -> actions that are a positive. The first is the ranking head.
         weights: row weight by action, first match; an action that is not listed weighs 1.
@@ -98,6 +99,7 @@ class LogMapping(Strict):
     action: Name | None = None
     segments: tuple[str, ...] = ()
     candidate_features: tuple[Name, ...] = ()
+    exposure: bool = False
     passive: tuple[Name, ...] = ("impression", "view")
     heads: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] | None = Field(
         default=None, min_length=1

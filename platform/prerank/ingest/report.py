@@ -116,6 +116,8 @@ def manifest_of(
     if own and "impression" not in actions:
         warnings.append(f"{', '.join(own)} left out: the log has no impressions")
         own = ()
+    if mapping.exposure and not totals["positions"]:
+        warnings.append("exposure is not counted: no impression has a position")
     for column, count in second["unreadable"].items():
         name = column.removeprefix(CANDIDATE_PREFIX)
         warnings.append(f"{name}: {count:,} values are no finite number, and count as missing")
@@ -153,5 +155,5 @@ def manifest_of(
         warnings=tuple(warnings),
         notices=tuple(checked.notices),
         candidate_features=own,
-        positions=totals["positions"],
+        exposure=mapping.exposure and totals["positions"],
     )

@@ -1,4 +1,4 @@
-"""A log whose impressions have positions has exposure, and no other."""
+"""A log has exposure where the mapping asks for it and impressions have positions."""
 
 from __future__ import annotations
 
@@ -46,10 +46,18 @@ def test_exposure_needs_positions_of_impressions(
 ) -> None:
     events.to_parquet(tmp_path / "events.parquet")
     ITEMS.to_parquet(tmp_path / "items.parquet")
-    _, home = ingested(tmp_path / "events.parquet", tmp_path / "items.parquet")
+    report, home = ingested(tmp_path / "events.parquet", tmp_path / "items.parquet", exposure=True)
     manifest = LogManifest.load(home)
-    assert manifest.positions is known
+    assert manifest.exposure is known
+    assert known is not any("no impression has a position" in w for w in report.manifest.warnings)
     assert manifest.schema.exposure is known
     # Of logs without, what is written is what was before there was exposure.
-    assert ("positions" in json.loads(home.manifest.read_text())) is known
+    assert ("exposure" in json.loads(home.manifest.read_text())) is known
     assert ("exposure" in manifest.schema.to_dict()) is known
+
+
+def test_exposure_is_asked_for(ingested: Ingested, tmp_path: Path) -> None:
+    log(0).to_parquet(tmp_path / "events.parquet")
+    ITEMS.to_parquet(tmp_path / "items.parquet")
+    _, home = ingested(tmp_path / "events.parquet", tmp_path / "items.parquet")
+    assert not LogManifest.load(home).schema.exposure

@@ -4,6 +4,7 @@
 
 Logs as in ``features.py``: thirty days, hourly snapshots. Of each size:
 
+- features: all tables of the log, as `prerank features` builds them.
 - whole: `prerank training-set`, from events to examples, on a local Ray that has started. Requests
   a second are those that were written.
 - join: `--asked` requests of the last days, every key of each as of the request's time, with the
@@ -49,8 +50,8 @@ REPEATS = 3
 FEAST_REQUESTS = 100
 
 
-def prepared(root: Path, rows: int) -> tuple[Home, int]:
-    """A home with a log, its catalogue and its features; and the log's rows."""
+def prepared(root: Path, rows: int) -> tuple[Home, int, float]:
+    """A home with a log, its catalogue and its features; the log's rows; seconds of the build."""
     home, world = Home.at(root), features.World.of(rows)
     days = range(features.DAYS)
     events = sum(features.write_day(home, world, day, rows // features.DAYS) for day in days)
@@ -60,8 +61,8 @@ def prepared(root: Path, rows: int) -> tuple[Home, int]:
     nothing, since = np.zeros((n, 0), np.float32), np.zeros(n, np.int64)
     home.catalogue.parent.mkdir(parents=True)
     Catalogue.build(np.arange(n), titles, [""] * n, nothing, since).save(home.catalogue)
-    build_features(home, FeatureConfig(cadence_hours=1))
-    return home, events
+    took = features.seconds(lambda: build_features(home, FeatureConfig(cadence_hours=1)))
+    return home, events, took
 
 
 def asked_pairs(home: Home, count: int) -> tuple[pa.Array, pa.Array, pa.Table]:
@@ -113,8 +114,9 @@ def by_feast(home: Home, requests: pa.Table) -> float:
 
 def measured(root: Path, rows: int, asked: int, smallest: bool) -> Iterator[tuple[str, ...]]:
     """Rows of the table for a log of one size."""
-    home, events = prepared(root, rows)
+    home, events, took = prepared(root, rows)
     size = f"{events:,}"
+    yield size, "features", "", f"{took:.1f}", "", ""
     summary: dict[str, Any] = {}
     whole = features.seconds(lambda: summary.update(build_training_set(home)))
     written = summary["train_requests"] + summary["validation_requests"]
@@ -141,10 +143,10 @@ def measured(root: Path, rows: int, asked: int, smallest: bool) -> Iterator[tupl
     assert there == join(), "both must find the same rows"
     ratio = f"{theirs / ours:.1f} x the join"
     yield size, "DuckDB", f"{asked:,}", f"{theirs:.2f}", f"{asked / theirs:,.0f}", ratio
-    took = by_feast(home, requests)
-    each = FEAST_REQUESTS / took
+    asked_feast = by_feast(home, requests)
+    each = FEAST_REQUESTS / asked_feast
     ratio = f"{asked / ours / each:.0f} times fewer requests a second than the join"
-    yield size, "Feast", f"{FEAST_REQUESTS:,}", f"{took:.2f}", f"{each:,.0f}", ratio
+    yield size, "Feast", f"{FEAST_REQUESTS:,}", f"{asked_feast:.2f}", f"{each:,.0f}", ratio
 
 
 def main() -> None:

@@ -104,8 +104,8 @@ class Examples:
 
 @pytest.fixture(scope="module")
 def build(build_home: BuildHome) -> BuildHome:
-    """Builds homes with the segments of ``tiny_world``."""
-    return partial(build_home, segments=SEGMENTS)
+    """Builds homes with the mapping of ``tiny_world``."""
+    return partial(build_home, segments=SEGMENTS, exposure=True)
 
 
 @pytest.fixture(scope="module")

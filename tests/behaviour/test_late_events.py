@@ -34,8 +34,8 @@ BuildHome = Callable[..., Home]
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
 LAG = FeatureConfig(lag_minutes=30)
 
-SEGMENTS = ["country", "device"]
-"""Of ``tiny_world``'s mapping."""
+MAPPING: dict[str, Any] = {"segments": ["country", "device"], "exposure": True}
+"""That of ``tiny_world``."""
 
 
 def add(home: Home, events: pd.DataFrame, items: pd.DataFrame, **mapping: object) -> LogManifest:
@@ -184,9 +184,9 @@ def test_a_log_in_parts_is_the_log(
     part = np.searchsorted(
         pd.DatetimeIndex(cuts), pd.DatetimeIndex(tiny_log["event_time"]), "right"
     )
-    home = build_home(tmp_path, tiny_log[part == 0], tiny_items, segments=SEGMENTS)
+    home = build_home(tmp_path, tiny_log[part == 0], tiny_items, **MAPPING)
     for n in (1, 2):
-        manifest = add(home, tiny_log[part == n], tiny_items, segments=SEGMENTS)
+        manifest = add(home, tiny_log[part == n], tiny_items, **MAPPING)
         assert manifest.late == 0
         build_features(home)
     whole = LogManifest.load(tiny_world)
@@ -195,7 +195,7 @@ def test_a_log_in_parts_is_the_log(
         assert [getattr(manifest, k) for k in same] == [getattr(whole, k) for k in same]
         for ours, theirs in zip(feature_tables(home), feature_tables(tiny_world), strict=True):
             assert ours.equals(theirs)
-        manifest = add(home, again, tiny_items, segments=SEGMENTS)
+        manifest = add(home, again, tiny_items, **MAPPING)
         assert manifest.rows["duplicates"] == len(again)
         build_features(home)
 

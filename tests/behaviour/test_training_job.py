@@ -91,6 +91,7 @@ def dying_once(marker: Path, at_step: int) -> Worker:
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_killed_worker_costs_nothing(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

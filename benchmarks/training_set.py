@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def by_feast(home: Home, requests: pa.Table) -> float:
     return features.seconds(lambda: store.get_historical_features(entities, wanted).to_df())
 
 
-def measured(root: Path, rows: int, asked: int, smallest: bool) -> Iterator[tuple[str, ...]]:
+def measured(root: Path, rows: int, asked: int, beside: bool) -> Iterator[tuple[str, ...]]:
     """Rows of the table for a log of one size."""
     home, events, took = prepared(root, rows)
     size = f"{events:,}"
@@ -131,7 +132,7 @@ def measured(root: Path, rows: int, asked: int, smallest: bool) -> Iterator[tupl
 
     ours = statistics.median(features.seconds(join) for _ in range(REPEATS))
     yield size, "join", f"{asked:,}", f"{ours:.2f}", f"{asked / ours:,.0f}", ""
-    if not smallest:
+    if not beside:
         return
     there = 0
 
@@ -154,6 +155,7 @@ def main() -> None:
     shown_as_is = argparse.RawDescriptionHelpFormatter
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=shown_as_is)
     ask.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
+    ask.add_argument("--alone", action="store_true", help="without DuckDB and Feast")
     ask.add_argument("--asked", type=int, default=5_000, help="requests that are joined")
     ask.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     ask.add_argument("--workdir", type=Path, help="for what is generated; removed at the end")
@@ -166,7 +168,11 @@ def main() -> None:
     table: list[tuple[str, ...]] = []
     for rows in args.rows:
         with tempfile.TemporaryDirectory(dir=args.workdir) as root:
-            table += measured(Path(root), rows, args.asked, smallest=rows == min(args.rows))
+            for row in measured(
+                Path(root), rows, args.asked, beside=rows == min(args.rows) and not args.alone
+            ):
+                print(*row, file=sys.stderr)
+                table.append(row)
     head = ("rows of the log", "what", "requests", "seconds", "requests a second", "")
     show(markdown(head, table) + "\n", args.out)
 

@@ -237,43 +237,24 @@ def build_rows(  # noqa: D103 - see shard_rows; numba needs the flat signature
         while s <= last:
             at += 1
             more = False
-            begun = entered
-            while entered < hi - lo and own_known[entered] < s:
-                entered += 1
-            if entered > begun:
-                more |= _shift(
-                    order[begun:entered],
-                    1,
-                    0,
-                    n_windows,
-                    local,
-                    own_actions,
-                    own_known,
-                    own_buckets,
-                    own_weights,
-                    added,
-                    columns,
-                    exposes,
-                    windows,
-                    coded,
-                    counts,
-                    codes,
-                    totals,
-                    sums,
-                    shown,
-                    mass,
-                    mass_col,
-                )
-            for w in range(n_windows):
-                begun = left[w]
-                while left[w] < hi - lo and own_buckets[leaving[left[w]]] + windows[w] < s:
-                    left[w] += 1
-                if left[w] > begun:
+            # All windows are entered at once; each is left by itself.
+            for w in range(-1, n_windows):
+                if w < 0:
+                    begun = entered
+                    while entered < hi - lo and own_known[entered] < s:
+                        entered += 1
+                    end = entered
+                else:
+                    begun = left[w]
+                    while left[w] < hi - lo and own_buckets[leaving[left[w]]] + windows[w] < s:
+                        left[w] += 1
+                    end = left[w]
+                if end > begun:
                     more |= _shift(
-                        leaving[begun : left[w]],
-                        -1,
-                        w,
-                        w + 1,
+                        order[begun:end] if w < 0 else leaving[begun:end],
+                        1 if w < 0 else -1,
+                        max(w, 0),
+                        n_windows if w < 0 else w + 1,
                         local,
                         own_actions,
                         own_known,

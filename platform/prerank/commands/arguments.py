@@ -14,7 +14,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "events": {
         "required": True,
         "help": "events as Parquet, CSV or JSON lines: a file, a folder, a glob in quotes, or a "
-        "URI (s3://bucket/log/)",
+        "URI (s3://bucket/log/); or a Delta or Iceberg table",
     },
     "items": {"required": True, "help": "the catalogue, likewise"},
     "mapping": {
@@ -28,8 +28,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "out": {"type": Path, "required": True, "help": "folder to write; it holds no simulation yet"},
     "preset": {
-        "help": "tiny, demo, reference, sequential, priced or stream (default: demo; with --rows "
-        "or --days stream)"
+        "help": "tiny, demo, reference, sequential, priced, impressions or stream (default: demo; "
+        "with --rows or --days stream)"
     },
     "rows": {"type": int, "help": "events of the log, about (default: what the preset says)"},
     "days": {"type": int, "help": "days that it spans (default: what the preset says)"},

@@ -12,6 +12,7 @@ from prerank.simulate.relevance import Batch
 from prerank.simulate.world import World
 
 ACTIONS = ("impression", "click", "long_click", "save")
+LEAVING = 0.4  # chance of leaving after each position, in lists that are left
 LONGEST_DELAY = 20 * 3_600.0  # seconds; below a day, so a day's label window sees every action
 
 
@@ -36,10 +37,9 @@ def act(
     """Examination falls with position; only what is examined can be engaged with."""
     shape = items.shape
     position = np.arange(1, shape[1] + 1)
-    decay = np.array(DEVICE_DECAY)[world.users.device[batch.user]][:, None]
-    examined = rng.random(shape) < position**-decay
+    examined = rng.random(shape) < position ** -_decay(world, batch)
     leaves = rng.random(shape[0]) < world.behaviour.abandon
-    depth = np.where(leaves, rng.geometric(0.4, size=shape[0]), shape[1])
+    depth = np.where(leaves, rng.geometric(LEAVING, size=shape[0]), shape[1])
     shown = items >= 0
     click = shown & examined & (position <= depth[:, None]) & (rng.random(shape) < truth)
     if batch.boost is not None:
@@ -61,3 +61,15 @@ def act(
     at = np.stack([seen_at, click_at, click_at + dwell, click_at + reflection])
     at = np.minimum(at, (batch.time + LONGEST_DELAY)[:, None])
     return Outcome(items, np.stack([shown, click, long_click, save]), at)
+
+
+def attention(world: World, batch: Batch, size: int) -> NDArray[np.float64]:
+    """P(position is looked at) of lists of `size`, float64 [N, size], as `act` draws it."""
+    position = np.arange(1, size + 1)
+    stays = 1 - world.behaviour.abandon * (1 - (1 - LEAVING) ** (position - 1))
+    return np.asarray(stays * position ** -_decay(world, batch))
+
+
+def _decay(world: World, batch: Batch) -> NDArray[np.float64]:
+    decay = np.array(DEVICE_DECAY)[world.users.device[batch.user]][:, None]
+    return np.asarray(decay * (world.preset.bias or 1.0))

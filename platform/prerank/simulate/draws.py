@@ -60,7 +60,11 @@ def with_spam(
 
 
 def go_on(
-    world: World, batch: Batch, outcome: Outcome, rng: np.random.Generator
+    world: World,
+    batch: Batch,
+    variant: NDArray[np.int64],
+    outcome: Outcome,
+    rng: np.random.Generator,
 ) -> tuple[Batch, NDArray[np.int64]]:
     """The next request of the sessions that have one: those with a click, by chance."""
     series, going = world.series, batch.going
@@ -82,18 +86,25 @@ def go_on(
     evidence = going.evidence[rows] + np.where(saved, SAVED, NOT_SAVED)
     chance = np.cumsum(series.next_topics(clicked), axis=1)
     topic = (rng.random((len(rows), 1)) > chance[:, :-1]).sum(axis=1)
-    variant = rng.choice(VARIANTS, size=len(rows), p=VARIANT_SHARES)
+    spelt = rng.choice(VARIANTS, size=len(rows), p=VARIANT_SHARES)
+    query = _queries(world, topic, rng)
+    page = np.full((len(rows), outcome.items.shape[1]), -1)
+    if series.sessions.same:
+        same = rng.random(len(rows)) < series.sessions.same
+        for drawn, before in ((topic, batch.topic), (query, batch.query), (spelt, variant)):
+            drawn[same] = before[rows][same]
+        page[same] = outcome.items[rows][same]
     user = batch.user[rows]
     following = Batch(
         time,
         user,
-        _queries(world, topic, rng),
+        query,
         topic,
         world.interests(user, time),
-        Going(clicked, going.keeping[rows], evidence),
+        Going(clicked, going.keeping[rows], evidence, page),
         None if batch.boost is None else batch.boost[rows],
     )
-    return following, variant
+    return following, spelt
 
 
 def _times(count: int, edges: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -114,16 +125,13 @@ def _queries(world: World, topic: NDArray[np.int64], rng: np.random.Generator) -
 
 def taken(batch: Batch, rows: NDArray[np.int64]) -> Batch:
     """Requests `rows` of a batch, in that order."""
-    going = batch.going
     return Batch(
         batch.time[rows],
         batch.user[rows],
         batch.query[rows],
         batch.topic[rows],
         batch.theta[rows],
-        None
-        if going is None
-        else Going(going.clicked[rows], going.keeping[rows], going.evidence[rows]),
+        None if batch.going is None else batch.going.taken(rows),
         None if batch.boost is None else batch.boost[rows],
     )
 
@@ -138,14 +146,6 @@ def concatenated(batches: list[Batch]) -> Batch:
         np.concatenate([batch.query for batch in batches]),
         np.concatenate([batch.topic for batch in batches]),
         np.concatenate([batch.theta for batch in batches]),
-        _all_goings(goings) if goings else None,
+        Going.joined(goings) if goings else None,
         np.concatenate(boosts) if boosts else None,
-    )
-
-
-def _all_goings(goings: list[Going]) -> Going:
-    return Going(
-        np.concatenate([going.clicked for going in goings]),
-        np.concatenate([going.keeping for going in goings]),
-        np.concatenate([going.evidence for going in goings]),
     )

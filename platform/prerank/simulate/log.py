@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from prerank.simulate.acts import Outcome, act
+from prerank.simulate.acts import Outcome, act, attention
 from prerank.simulate.draws import concatenated, draw_batch, go_on, taken, with_spam
 from prerank.simulate.pace import Pace
 from prerank.simulate.relevance import Batch, Memory, score_impressions
@@ -114,7 +114,8 @@ def _play(
     pages = [_page(world, retriever, memory, batch, variant, rng)]
     rounds = 1 if world.series is None else world.series.sessions.limit
     for _ in range(rounds - 1):
-        batch, variant = go_on(world, pages[-1].batch, pages[-1].outcome, rng)
+        last = pages[-1]
+        batch, variant = go_on(world, last.batch, last.variant, last.outcome, rng)
         if not len(batch.time):
             break
         pages.append(_page(world, retriever, memory, batch, variant, rng))
@@ -135,7 +136,11 @@ def _page(
 ) -> Page:
     items = retriever.show(batch, memory, rng)
     truth, log_only, guess = score_impressions(world, batch, memory, items)
-    return Page(batch, variant, act(world, batch, items, truth, rng), truth, log_only, guess)
+    outcome = act(world, batch, items, truth, rng)
+    if world.preset.bias:
+        looked_at = attention(world, batch, items.shape[1])
+        truth, log_only = truth * looked_at, log_only * looked_at
+    return Page(batch, variant, outcome, truth, log_only, guess)
 
 
 def _by_time(pages: list[Page]) -> Page:

@@ -11,6 +11,9 @@ In a world that moves it knows what each day asks for and which items are in fas
 sessions it knows what follows what, the item clicked before, and guesses the session's outcome
 from the saves so far.
 
+Where the log has the retriever's rank, both are times P(examined) at the item's place: there a
+ranker knows the place, and clicks are what it is measured by.
+
 Both are written while the log is, by the code that draws the actions, and only read here;
 nothing in the pipeline may read them.
 """

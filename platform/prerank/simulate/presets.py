@@ -78,6 +78,9 @@ class Sessions:
     step: float = 6.0  # logit of an item on the step after the clicked item's
     outcome: float = 1.0  # times ±1 (here to keep, or to look) times how keepable the item is
     saves: float = 1.5  # logit that being here to keep adds to saving, and to look takes away
+    same: float = 0.0  # chance that the next request is the same search, which shows its list again
+    again: float = 0.0  # logit of the clicked item itself
+    onward: float = 0.0  # logit of the item below the clicked one
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Preset:
     (`prerank.simulate.spam`). daily: one file per day of the log, else parts of equal size.
     price: logit that an item loses when it costs e times as much. Above 0, items have a price of
     the day, which the log has of each row; 0: no prices.
+    bias: how many times as fast as elsewhere attention falls down a list. Above 0, the log has the
+    retriever's rank of each row, and the oracles tell what is engaged where it stands; 0: neither.
     """
 
     name: str
@@ -103,7 +108,11 @@ class Preset:
     spammers: float = 0.0
     daily: bool = False
     price: float = 0.0
+    bias: float = 0.0
 
+
+LISTS: Final = Sessions(successor=0.0, step=0.0, same=0.9, again=3.0, onward=4.0)
+"""Sessions that are about one list: people come back to it, and go on from where they were."""
 
 PRESETS: Final[dict[str, Preset]] = {
     preset.name: preset
@@ -113,6 +122,7 @@ PRESETS: Final[dict[str, Preset]] = {
         Preset("reference", 60_000, 8_000, 4_000, 60, 32, 3_000, 60),
         Preset("sequential", 12_000, 1_500, 1_500, 40, 16, 500, 40, sessions=Sessions()),
         Preset("priced", 12_000, 1_500, 1_500, 40, 16, 500, 40, price=2.0),
+        Preset("impressions", 12_000, 1_500, 1_500, 40, 16, 500, 40, sessions=LISTS, bias=1.5),
         Preset(
             "stream", 40_000, 20_000, 20_000, 60, 32, 4_000, 60, Motion(), spammers=0.03, daily=True
         ),

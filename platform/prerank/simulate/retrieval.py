@@ -53,7 +53,10 @@ class Retriever:
         items = np.take_along_axis(np.where(legal, raw, -1), kept, axis=1)
         value = self._production_score(batch, items) + NOISE * rng.normal(size=items.shape)
         order = np.argsort(np.where(items >= 0, -value, np.inf), axis=1, kind="stable")
-        return self._boosted(batch, np.take_along_axis(items, order, axis=1), rng)
+        items = np.take_along_axis(items, order, axis=1)
+        if batch.going is not None:
+            items = np.where(batch.going.page[:, :1] >= 0, batch.going.page, items)
+        return self._boosted(batch, items, rng)
 
     def _boosted(
         self, batch: Batch, items: NDArray[np.int64], rng: np.random.Generator

@@ -41,8 +41,15 @@ SCORES_SCHEMA = pa.schema(
 
 
 def events_schema(preset: Preset) -> pa.Schema:
-    """Of the events of a log: EVENTS_SCHEMA, and the price of the day where there are prices."""
-    return EVENTS_SCHEMA.append(pa.field("price", pa.float32())) if preset.price else EVENTS_SCHEMA
+    """Of a log's events: EVENTS_SCHEMA, and the price of the day and the retriever's rank where
+    the preset has them.
+    """
+    schema = EVENTS_SCHEMA
+    if preset.price:
+        schema = schema.append(pa.field("price", pa.float32()))
+    if preset.bias:
+        schema = schema.append(pa.field("retriever_rank", pa.int32()))
+    return schema
 
 
 class Names:
@@ -102,6 +109,8 @@ def event_table(
     if world.preset.price:
         prices = offered(world, batch.time, outcome.items)[request, place]
         columns.append(pa.array(prices.astype(np.float32)))
+    if world.preset.bias:
+        columns.append(pa.array(place.astype(np.int32)))
     return pa.table(columns, schema=events_schema(world.preset))
 
 

@@ -106,7 +106,7 @@ def test_only_a_save_before_the_next_request_tells_the_outcome(
         np.ones((4, 50, 1), dtype=np.bool_),
         np.stack([batch.time[:, None], clicked_at, clicked_at, saved_at]),
     )
-    after, _ = go_on(world, batch, outcome, rng)
+    after, _ = go_on(world, batch, np.zeros(50, np.int64), outcome, rng)
     assert 10 < len(after.time) < 50
     assert after.going is not None
     assert (np.sign(after.going.evidence) == sign).all()

@@ -226,7 +226,7 @@ def test_unknown_request_and_item_are_named(world: tuple[Path, SimulationSummary
 
 
 def test_user_errors_are_named(tmp_path: Path, world: tuple[Path, SimulationSummary]) -> None:
-    known = "demo, priced, reference, sequential, stream, tiny"
+    known = "demo, impressions, priced, reference, sequential, stream, tiny"
     with pytest.raises(UnknownPresetError, match=f"'huge'.*{known}"):
         simulate(tmp_path / "huge", "huge")
     with pytest.raises(InvalidSizeError, match="requests=0"):

@@ -19,6 +19,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -27,6 +28,7 @@ from prerank.core.errors import DamagedError
 
 STALE_SECONDS = 3600.0
 """A half-written file of this age is nobody's any more: it takes milliseconds to write one."""
+SYNCED_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +91,19 @@ def sync_folder(folder: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Bring every file and folder below ``folder``, and itself, to disk."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                os.fsync(file.fileno())
+    walked = [*os.walk(folder)]
+    files = [os.path.join(parent, name) for parent, _, names in walked for name in names]
+    # Together: a disk takes many files in little more time than one.
+    with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+        for _ in pool.map(_sync_file, files):
+            pass
+    for parent, _, _ in walked:
         sync_folder(Path(parent))
+
+
+def _sync_file(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def remove(path: Path) -> None:

@@ -41,6 +41,35 @@ def canonical_integer(text: str) -> int | None:
     return value if -(1 << 63) <= value < 1 << 63 else None
 
 
+def canonical_integers(texts: pa.Array) -> NDArray[np.int64] | None:
+    """Int64 [n] of texts each of which is a ``canonical_integer``; None where one is not."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        values = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    # What is not spelled so (007, +7) is another id.
+    if values.null_count or not pc.all(pc.equal(values.cast(pa.string()), texts)).as_py():
+        return None
+    found: NDArray[np.int64] = values.to_numpy()
+    return found
+
+
+def non_integers(refs: Collection[str]) -> list[str]:
+    """Those of some ids that are no ``canonical_integer``."""
+    if _all_integers(refs) is not None:
+        return []
+    return [ref for ref in refs if canonical_integer(ref) is None]
+
+
+def _all_integers(refs: Collection[str]) -> NDArray[np.int64] | None:
+    import pyarrow as pa
+
+    return canonical_integers(pa.array(refs, pa.string(), size=len(refs)))
+
+
 def _hash(text: str, seed: int = 0) -> int:
     # Lone surrogates can arrive through JSON; they must not become a server error.
     digest = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed=seed)
@@ -140,7 +169,9 @@ class ItemIds:
         Raises:
             DataError: two of them share a key.
         """
-        keys = np.array([self.key_of_text(r) for r in refs], dtype=np.int64)
+        keys = _all_integers(refs) if self.kind == "integer" else None
+        if keys is None:
+            keys = np.array([self.key_of_text(r) for r in refs], dtype=np.int64)
         order = np.argsort(keys, kind="stable")
         same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         if same.size:
@@ -166,8 +197,8 @@ def kind_of(
     Raises:
         DataError: the two cannot be of one kind.
     """
-    odd_item = next((r for r in catalogue if canonical_integer(r) is None), None)
-    strays = {r: n for r, n in log.items() if canonical_integer(r) is None}
+    odd_item = next(iter(non_integers(catalogue)), None)
+    strays = {ref: log[ref] for ref in non_integers(log)}
     if odd_item is not None and (log_ints or catalogue_ints):
         raise DataError(
             f"The log's item ids are integers, the catalogue has {odd_item!r}. '12' and 12 must "

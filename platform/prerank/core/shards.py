@@ -73,6 +73,8 @@ class LazyParquet:
             within lists. They and times have statistics, the others none. None where nobody knows:
             then every column is tried, and has some.
         steps: columns of whole numbers that change little from row to row, as times do.
+        level: of zstd. Level 3 finds long repeats, of which packed rows consist, in no more time
+            than 1.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class LazyParquet:
         path: Path,
         names: Sequence[str] | None = None,
         steps: Sequence[str] = (),
+        level: int = 3,
     ) -> None:
         self._stack, self._path, self._names, self._steps = stack, path, names, steps
+        self._level = level
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -91,12 +95,11 @@ class LazyParquet:
             return
         if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Level 3 finds long repeats, of which packed rows consist, in no more time than 1.
             writer = pq.ParquetWriter(
                 self._path,
                 table.schema,
                 compression="zstd",
-                compression_level=3,
+                compression_level=self._level,
                 **self._options(table.schema),
             )
             self._writer = self._stack.enter_context(writer)

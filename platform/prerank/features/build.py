@@ -18,9 +18,11 @@ are left alone: a live model may need them (``prerank.core.feature_sets``).
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -348,5 +350,6 @@ def _link(old: Path, new: Path) -> None:
 
 
 def _here(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:
-    """``ray_map`` in this process."""
-    return [function(task) for task in tasks]
+    """``ray_map`` in this process: kernels and Arrow leave a core to each of some threads."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), name) as pool:
+        return list(pool.map(function, tasks))

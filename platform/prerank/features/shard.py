@@ -77,10 +77,15 @@ class ShardTask:
         return Part(self.shard, self.shards, (self.span.after or 0) * hours, self.span.last * hours)
 
     def writer(
-        self, stack: ExitStack, table: str, names: Sequence[str], steps: Sequence[str] = ()
+        self,
+        stack: ExitStack,
+        table: str,
+        names: Sequence[str],
+        steps: Sequence[str] = (),
+        level: int = 3,
     ) -> LazyParquet:
-        """Writes this build's part of a table, with columns as ``LazyParquet`` has them."""
-        return LazyParquet(stack, self.out / table / self.part.file, names, steps)
+        """Writes this build's part of a table, with columns and level as ``LazyParquet`` has it."""
+        return LazyParquet(stack, self.out / table / self.part.file, names, steps, level)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,8 @@ def _chunks(task: ShardTask, events: KeyEvents) -> Iterator[pa.Table]:
     held = STATES.empty_table() if held is None else held
     with ExitStack() as stack:
         rows = task.writer(stack, "engagement", ["engagement_key"])
-        states = task.writer(stack, "state/keys", ["key"])
+        # Level 1: states are numbers without long repeats.
+        states = task.writer(stack, "state/keys", ["key"], level=1)
         # By prefix, so that the keys of the whole file ascend.
         for level in sorted(LEVELS, key=lambda level: level.prefix):
             plan = LevelPlan.of(task.schema, level, task.span.cadence_us)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from interactrank.features.catalogue import Catalogue
 from prerank.core.errors import DataError
 from prerank.core.home import Home
-from prerank.core.ids import ItemIds, canonical_integer
+from prerank.core.ids import ItemIds, non_integers
 from prerank.core.manifest import LogManifest
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import catalogue_columns
@@ -44,7 +44,7 @@ def read_items(path: str | Path, home: Home) -> tuple[Catalogue, tuple[str, ...]
         raise DataError(f"{path} holds no item with an id in {columns['item_id']!r}.")
     ids = manifest.item_ids
     if ids.kind == "integer":
-        odd = next((ref for ref in raw.refs if canonical_integer(ref) is None), None)
+        odd = next(iter(non_integers(raw.refs)), None)
         if odd is not None:
             raise DataError(f"{path} has the item id {odd!r}, but this log's ids are integers.")
     else:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE
 from prerank.core.errors import ConfigError, DataError
-from prerank.core.ids import ItemIds, canonical_integer, kind_of
+from prerank.core.ids import ItemIds, kind_of, non_integers
 from prerank.core.sql import connection, quoted
 from prerank.ingest.existing import Existing, same_actions
 from prerank.ingest.items import RawCatalogue, read_catalogue
@@ -237,7 +237,7 @@ def _check_ids(
     if mapping.ids == "string":
         return ItemIds("string", mapping.hash_seed), refs
     if mapping.ids == "integer":
-        odd = next((r for r in catalogue.refs if canonical_integer(r) is None), None)
+        odd = next(iter(non_integers(catalogue.refs)), None)
         if odd is not None:
             raise DataError(f"`ids: integer`, but the catalogue has the item id {odd!r}.")
         return ItemIds("integer", mapping.hash_seed), []

@@ -161,8 +161,8 @@ def keyed(raw: RawCatalogue, ids: ItemIds, log_refs: Mapping[int, str]) -> pa.Ta
         DataError: two string ids share a hash.
     """
     refs = raw.refs
-    known = set(ids.keys(refs).tolist())
-    absent = [ref for key, ref in sorted(log_refs.items()) if key not in known]
+    missing = np.setdiff1d(np.fromiter(log_refs, np.int64, len(log_refs)), ids.keys(refs))
+    absent = [log_refs[key] for key in missing.tolist()]
     empty = {
         field.name: pa.nulls(len(absent), field.type)
         if field.name not in ("title", "category")

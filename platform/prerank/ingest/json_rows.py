@@ -14,10 +14,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from prerank.core.errors import DataError
 from prerank.core.sql import connection
 from prerank.ingest.lines import LINE, NOT_UTF8, Block, Opener, Rejected, as_text
+from prerank.ingest.plain_json import plain_columns
 
 BLOCK_BYTES = 8 << 20
 NO_OBJECT = "the line is not a JSON object"
@@ -36,70 +38,80 @@ def json_blocks(opener: Opener, name: str, nested: Collection[str] = ()) -> Iter
         DataError: the file is one JSON array, or not UTF-8 as a whole.
         OSError: the file ends too early, or cannot be read.
     """
-    columns: dict[str, str] = {}
     first = 1
     with opener() as stream, connection() as db:
-        for lines in _line_blocks(stream):
+        values = _Values(db, nested)
+        for data in _whole_lines(stream):
             if first == 1:
-                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-                _check_beginning(lines[0], name)
-            yield _block(db, lines, first, columns, nested)
-            first += len(lines)
+                data = data.removeprefix(b"\xef\xbb\xbf")
+                _check_beginning(data, name)
+            ends = _ends(data)
+            yield _block(values, data, ends, first)
+            first += len(ends)
 
 
-def _line_blocks(stream: pa.NativeFile) -> Iterator[list[bytes]]:
+def _whole_lines(stream: pa.NativeFile) -> Iterator[bytes]:
+    """A file in blocks that end where a line does."""
     rest = b""
     while chunk := stream.read(BLOCK_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if lines:
-            yield lines
+        data = rest + chunk
+        end = data.rfind(b"\n") + 1
+        rest = data[end:]
+        if end:
+            yield data[:end]
     if rest:
-        yield [rest]
+        yield rest
 
 
-def _check_beginning(line: bytes, name: str) -> None:
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+def _ends(data: bytes) -> NDArray[np.int64]:
+    """Where the lines end, each with its break: [n]."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    return ends if data.endswith(b"\n") else np.append(ends, len(data))
+
+
+def _check_beginning(data: bytes, name: str) -> None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{name} is UTF-16: write it as UTF-8.")
-    if line.lstrip().startswith(b"["):
+    if data.partition(b"\n")[0].lstrip().startswith(b"["):
         raise DataError(
             f"{name} is one JSON array: write one object a line, for example with `jq -c '.[]'`."
         )
 
 
-def _block(
-    db: duckdb.DuckDBPyConnection,
-    lines: list[bytes],
-    first: int,
-    columns: dict[str, str],
-    nested: Collection[str],
-) -> Block:
-    """Rows of ``lines``; ``columns`` (name -> JSON pointer) grows by the keys that are new."""
-    text, bad = as_text(pa.array(lines, pa.binary()))
+def _block(values: _Values, data: bytes, ends: NDArray[np.int64], first: int) -> Block:
+    """Rows of the lines that end at ``ends``, the first of which is line ``first``."""
+    offsets = np.concatenate((np.zeros(1, np.int32), ends), dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    lines = pa.Array.from_buffers(pa.binary(), len(ends), buffers)
+    text, bad = as_text(lines)
     numbers = np.arange(first, first + len(lines))
+    if not bad and (plain := values.of_plain(data, ends)) is not None:
+        return Block(pa.table(plain | {LINE: pa.array(numbers)}), [])
     begin = pc.utf8_ltrim_whitespace(text)
     is_object = pc.starts_with(begin, "{").fill_null(False)
-    rejected = [Rejected(first + at, NOT_UTF8, lines[at].decode(errors="replace")) for at in bad]
+    rejected = [
+        Rejected(first + at, NOT_UTF8, _without_break(lines[at].as_py().decode(errors="replace")))
+        for at in bad
+    ]
     if not pc.all(is_object).as_py():
         odd = pc.and_(pc.invert(is_object), pc.not_equal(begin, "").fill_null(False))
         rejected += _rejected(text, numbers, odd, NO_OBJECT)
         text, numbers = text.filter(is_object), numbers[np.asarray(is_object)]
-    text = _without_nan(text)
+    if b"NaN" in data or b"Infinity" in data:
+        text = _without_nan(text)
     try:
-        rows = _extracted(db, text, columns, nested)
-    except duckdb.Error:
-        block = _registered(db, text)
-        valid = block.project("json_valid(line)").to_arrow_table().column(0).combine_chunks()
+        rows = values.of(text)
+    except (duckdb.Error, UnicodeDecodeError):  # of a message that cuts a line within a letter
+        valid = values.are_valid(text)
         rejected += _rejected(text, numbers, pc.invert(valid), BROKEN)
         text, numbers = text.filter(valid), numbers[np.asarray(valid)]
-        rows = _extracted(db, text, columns, nested)
+        rows = values.of(text)
     return Block(pa.table(rows | {LINE: pa.array(numbers)}), sorted(rejected))
 
 
 def _without_nan(text: pa.Array) -> pa.Array:
     """Objects whose NaN and Infinity, which are no JSON but what Python writes, are null."""
     which = pc.or_(pc.match_substring(text, "NaN"), pc.match_substring(text, "Infinity"))
-    if not pc.any(which).as_py():
-        return text
     found = []
     for line in text.filter(which).to_pylist():
         try:
@@ -110,39 +122,70 @@ def _without_nan(text: pa.Array) -> pa.Array:
 
 
 def _rejected(
-    text: pa.Array, numbers: np.ndarray[tuple[int], np.dtype[np.int64]], which: pa.Array, why: str
+    text: pa.Array, numbers: NDArray[np.int64], which: pa.Array, why: str
 ) -> list[Rejected]:
     found = zip(numbers[np.asarray(which)].tolist(), text.filter(which).to_pylist(), strict=True)
-    return [Rejected(line, why, said) for line, said in found]
+    return [Rejected(line, why, _without_break(said)) for line, said in found]
 
 
-def _registered(db: duckdb.DuckDBPyConnection, text: pa.Array) -> duckdb.DuckDBPyRelation:
-    return db.from_arrow(pa.table({"line": text}))
+def _without_break(line: str) -> str:
+    return line.removesuffix("\n")
 
 
-def _extracted(
-    db: duckdb.DuckDBPyConnection,
-    text: pa.Array,
-    columns: dict[str, str],
-    nested: Collection[str],
-) -> dict[str, pa.Array]:
-    """The values of each object, by column.
+class _Values:
+    """The values of a file's objects, by column.
 
-    Raises:
-        duckdb.Error: a line is no valid JSON.
+    Args:
+        db: that reads them.
+        nested: names with dots, of values inside objects.
     """
-    block = _registered(db, text)
-    keys = block.project("unnest(json_keys(line)) AS key").distinct().fetchall()
-    new = sorted({key for (key,) in keys} - set(columns))
-    columns |= {key: "/" + key.replace("~", "~0").replace("/", "~1") for key in new}
-    columns |= {n: "/" + n.replace(".", "/") for n in nested if n not in columns}
-    # No object has a key, and one list at least is wanted.
-    paths = list(columns.values()) or ["/"]
-    quoted = ", ".join("'" + p.replace("'", "''") + "'" for p in paths)
-    values = block.project(f"json_extract_string(line, [{quoted}]) AS value").to_arrow_table()
-    flat = values.column(0).combine_chunks().flatten()
-    found = {
-        name: flat.take(pa.array(np.arange(at, len(flat), len(paths))))
-        for at, name in enumerate(columns)
-    }
-    return {n: v for n, v in found.items() if n not in nested or v.null_count < len(v)}
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, nested: Collection[str]) -> None:
+        self._db, self._nested = db, nested
+        self._pointers: dict[str, str] = {}
+
+    def of_plain(self, data: bytes, ends: NDArray[np.int64]) -> dict[str, pa.Array] | None:
+        """``of`` the lines of ``data``, if all are plain (``prerank.ingest.plain_json``)."""
+        found = None if self._nested else plain_columns(data, ends)
+        if found is None:
+            return None
+        self._know(found)
+        nulls = pa.nulls(len(ends), pa.string())
+        return {name: found.get(name, nulls) for name in self._pointers}
+
+    def of(self, text: pa.Array) -> dict[str, pa.Array]:
+        """Columns of some objects, those of earlier ones included.
+
+        Raises:
+            duckdb.Error: a line is no valid JSON.
+        """
+        block, pointers = self._block(text), self._pointers
+        keys = block.project("unnest(json_keys(line)) AS key").distinct().fetchall()
+        self._know({key for (key,) in keys})
+        pointers |= {n: "/" + n.replace(".", "/") for n in self._nested if n not in pointers}
+        # No object has a key, and one list at least is wanted.
+        paths = list(pointers.values()) or ["/"]
+        wanted = ", ".join(map(_quoted, paths))
+        values = block.project(f"json_extract_string(line, [{wanted}]) AS value").to_arrow_table()
+        flat = values.column(0).combine_chunks().flatten()
+        found = {
+            name: flat.take(pa.array(np.arange(at, len(flat), len(paths))))
+            for at, name in enumerate(pointers)
+        }
+        return {n: v for n, v in found.items() if n not in self._nested or v.null_count < len(v)}
+
+    def are_valid(self, text: pa.Array) -> pa.Array:
+        """Which lines are JSON: bool [n]."""
+        valid = self._block(text).project("json_valid(line)").to_arrow_table()
+        return valid.column(0).combine_chunks()
+
+    def _know(self, keys: Collection[str]) -> None:
+        new = sorted({*keys} - set(self._pointers))
+        self._pointers |= {k: "/" + k.replace("~", "~0").replace("/", "~1") for k in new}
+
+    def _block(self, text: pa.Array) -> duckdb.DuckDBPyRelation:
+        return self._db.from_arrow(pa.table({"line": text}))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

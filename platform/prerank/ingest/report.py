@@ -11,13 +11,14 @@ import xxhash
 
 from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.errors import DataError
-from prerank.core.ids import SEPARATOR, hash_all
+from prerank.core.ids import SEPARATOR, hash_column
 from prerank.core.manifest import RETRIEVER, VERSION, LogManifest
 from prerank.core.times import utc
 from prerank.ingest.checks import Checked
 from prerank.ingest.days import WRAP
 from prerank.ingest.existing import settings
 from prerank.ingest.mapping import LogMapping
+from prerank.ingest.rows import joined
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,14 @@ def iso_text(microseconds: int) -> str:
 
 def fingerprint_of(content: int, rows: int, items: pa.Table, plan_names: list[str]) -> str:
     """Sixteen hex digits over events and items; the order of files and rows does not enter."""
-    columns = [
-        [v and v.hex() for v in items[name].to_pylist()]
-        if pa.types.is_binary(items[name].type)
-        else items[name].cast(pa.string()).to_pylist()
-        for name in items.column_names
+    columns = [items[name].combine_chunks() for name in items.column_names]
+    texts = [
+        pa.array([v and v.hex() for v in column.to_pylist()], pa.string())
+        if pa.types.is_binary(column.type)
+        else column
+        for column in columns
     ]
-    lines = [
-        SEPARATOR.join("" if v is None else v for v in row) for row in zip(*columns, strict=True)
-    ]
-    catalogue = int(hash_all(lines).view("uint64").sum()) % WRAP
+    catalogue = int(hash_column(joined(*texts)).view("uint64").sum()) % WRAP
     parts = [str(content), str(rows), str(catalogue), *plan_names, *items.column_names]
     return str(xxhash.xxh3_64_hexdigest(SEPARATOR.join(parts).encode()))
 

@@ -17,11 +17,11 @@ from prerank.core.files import linked
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.ingest.buckets import counts_of
 from prerank.ingest.days import WRAP, DayCounts, day_of, known_days, merged, save
 from prerank.ingest.publish import new_log
 from prerank.ingest.report import fingerprint_of, iso_text
 from prerank.ingest.rows import RowPlan, known_rows
-from prerank.ingest.stages import counts_of
 from prerank.ingest.totals import totals_of
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from interactrank.features.text import normalise
-from prerank.core.ids import SEPARATOR, ItemIds, hash_column
+from prerank.core.ids import SEPARATOR, ItemIds, canonical_integers, hash_column
 from prerank.core.times import EARLIEST, LATEST, UTC_US
 from prerank.ingest.parsing import to_numbers, to_text, to_time, to_whole
 
@@ -142,7 +142,7 @@ def item_keys(items: pa.Array, ids: ItemIds) -> tuple[NDArray[np.int64], NDArray
     """
     if ids.kind == "integer":
         items = to_whole(items)
-        if (keys := _integers(items)) is not None:
+        if (keys := canonical_integers(items.fill_null("0"))) is not None:
             return keys, np.ones(len(items), np.bool_)
     encoded = items.dictionary_encode()
     found = [ids.key_of_text(ref) for ref in encoded.dictionary.to_pylist()]
@@ -150,18 +150,6 @@ def item_keys(items: pa.Array, ids: ItemIds) -> tuple[NDArray[np.int64], NDArray
     fits = np.array([k is not None for k in (*found, 0)], dtype=np.bool_)
     at = encoded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
     return keys[at], fits[at]
-
-
-def _integers(items: pa.Array) -> NDArray[np.int64] | None:
-    """Keys of texts all of which spell an integer as it is written, 0 for null; else None."""
-    try:
-        values = items.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
-    # What is not spelled so (007, +7) is another id.
-    if not pc.all(pc.equal(values.cast(pa.string()), items)).as_py():
-        return None
-    return values.fill_null(0).to_numpy()
 
 
 def _judgements(rows: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str]]:
@@ -235,7 +223,7 @@ def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
     given = fields.get("request_id")
     columns["request_id"] = _request_ids(columns) if given is None else given
     # The same text as ids.event_id joins, so that an event pushed online has the same id.
-    identity = _joined(*(columns[n] for n in ("item_id", "event_time", "action", "request_id")))
+    identity = joined(*(columns[n] for n in ("item_id", "event_time", "action", "request_id")))
     if "event_id" in fields:
         identity = pc.coalesce(fields["event_id"], identity)
     columns["event_id"] = pa.array(hash_column(identity))
@@ -244,7 +232,7 @@ def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
 
 
 def _request_ids(columns: dict[str, pa.Array]) -> pa.Array:
-    parts = _joined(*(columns[n] for n in ("query", "request_time", "user_id")))
+    parts = joined(*(columns[n] for n in ("query", "request_time", "user_id")))
     encoded = parts.dictionary_encode()
     hashes = hash_column(encoded.dictionary).view(np.uint64)
     return pa.array([f"{h:016x}" for h in hashes.tolist()], pa.string()).take(encoded.indices)
@@ -261,7 +249,7 @@ def known_rows(events: pa.Table, plan: RowPlan) -> pa.Table:
 
 def _with_content(columns: dict[str, pa.Array], plan: RowPlan) -> pa.Table:
     names = [n for n in plan.bucket_schema.names if n not in ("content", "known_time")]
-    columns["content"] = pa.array(hash_column(_joined(*(columns[n] for n in names))))
+    columns["content"] = pa.array(hash_column(joined(*(columns[n] for n in names))))
     return pa.table([columns[n] for n in plan.bucket_schema.names], schema=plan.bucket_schema)
 
 
@@ -273,7 +261,8 @@ def _nullable_int32(fields: dict[str, pa.Array], name: str, rows: int) -> pa.Arr
     return pa.array(np.where(null, 0, values).astype(np.int32), mask=null)
 
 
-def _joined(*parts: pa.Array) -> pa.Array:
+def joined(*parts: pa.Array) -> pa.Array:
+    """Columns as text, row by row: what is hashed. Null is the empty text."""
     return pc.binary_join_element_wise(
         *(p.cast(pa.string()) for p in parts),
         SEPARATOR,

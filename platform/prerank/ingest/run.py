@@ -26,6 +26,7 @@ from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.ray_tasks import cluster_cpus, ray_map
 from prerank.core.travel import Carried
+from prerank.ingest.buckets import BUCKET_ROWS, BucketTask, events_file, publish_bucket
 from prerank.ingest.catalogue import catalogue_of
 from prerank.ingest.checks import Checked, check
 from prerank.ingest.days import (
@@ -48,20 +49,11 @@ from prerank.ingest.publish import new_log
 from prerank.ingest.ranges import RowRange
 from prerank.ingest.report import IngestReport, manifest_of
 from prerank.ingest.sources import Source, raw_files, stem
-from prerank.ingest.stages import (
-    BucketTask,
-    RowTask,
-    bad_rows,
-    events_file,
-    publish_bucket,
-    split_known,
-    split_rows,
-)
+from prerank.ingest.stages import RowTask, bad_rows, split_known, split_rows
 from prerank.ingest.totals import totals_of
 from prerank.ingest.ubi import is_ubi, joined, ubi_columns, ubi_mapping
 
 SMALL_PIECE, LARGE_PIECE = 50_000, 1_000_000
-BUCKET_ROWS = 1_000_000
 SMALL_BUCKET = 250_000
 
 

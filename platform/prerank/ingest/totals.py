@@ -10,7 +10,7 @@ import numpy as np
 from prerank.core.errors import DataError
 from prerank.core.sql import connection
 from prerank.core.times import DAY_US
-from prerank.ingest.stages import STAGE_MEMORY
+from prerank.ingest.buckets import STAGE_MEMORY
 
 
 def totals_of(events: Path, scratch: Path) -> dict[str, Any]:
@@ -26,9 +26,10 @@ def totals_of(events: Path, scratch: Path) -> dict[str, Any]:
             f"""SELECT day, count(*), count(*) FILTER (WHERE split),
                 min(request_id) FILTER (WHERE split)
             FROM (SELECT request_id, epoch_us(min(request_time)) // {DAY_US} AS day,
-                min(request_time) <> max(request_time)
-                    OR min(user_id) <> max(user_id) OR min(query) <> max(query) AS split
-                FROM {log} GROUP BY request_id) GROUP BY day ORDER BY day""",
+                min(said) <> max(said) AS split
+                FROM (SELECT request_id, request_time,
+                    hash(request_time, user_id, query) AS said FROM {log})
+                GROUP BY request_id) GROUP BY day ORDER BY day""",
             files,
         ).fetchall()
         requests, split = (sum(row[column] for row in days) for column in (1, 2))

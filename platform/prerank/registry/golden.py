@@ -156,7 +156,9 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="numpy") as file:
         queries = json.loads((file.metadata() or {})["queries"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    inputs = FeatureInputs.restored({name: arrays.pop(f"inputs.{name}") for name in _INPUTS})
+    stored = {name: f"inputs.{name}" for name in _INPUTS}
+    of_inputs = {name: arrays.pop(key) for name, key in stored.items() if key in arrays}
+    inputs = FeatureInputs.restored(of_inputs)
     for name, dtype in _OWN.items():
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} has numbers of another type: {arrays[name].dtype}")

@@ -160,7 +160,7 @@ class FeatureInputs:
     @property
     def near(self) -> Near:
         """What is near to the requests."""
-        if not len(self.near_offsets):
+        if not len(self.near_offsets) and not len(self.near_items):
             return Near.nothing(len(self.time))
         return Near(self.near_items, self.near_user, self.near_query, self.near_offsets)
 

@@ -178,7 +178,7 @@ def tiny_world(
     tiny_log: pd.DataFrame,
     tiny_items: pd.DataFrame,
 ) -> Home:
-    """Home of the tiny log, with segments, exposure, features and training set. Read only."""
+    """Home of the tiny log: segments, exposure, graph, features, training set. Read only."""
     root = tmp_path_factory.mktemp("world")
-    mapping: dict[str, Any] = {"segments": ["country", "device"], "exposure": True}
+    mapping: dict[str, Any] = {"segments": ["country", "device"], "exposure": True, "graph": True}
     return build_home(root, tiny_log, tiny_items, training_set=True, **mapping)

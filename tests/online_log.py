@@ -68,6 +68,7 @@ MANIFEST = LogManifest(
     warnings=(),
     notices=(),
     exposure=True,
+    graph=True,
 )
 
 

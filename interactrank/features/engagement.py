@@ -20,6 +20,7 @@ from interactrank.features.inputs import (
     HOUR_US,
     FeatureInputs,
     Histories,
+    Near,
     check_bounds,
     check_inputs,
 )
@@ -39,6 +40,9 @@ SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 MAX_GIVEN_VALUE = 1e18
 """What a caller gives beyond it counts as this much: larger numbers overflow in the fusion and
 in the standardisation, and would make NaN of a score."""
+NEAR_SCALE = 1e3
+"""S of how near an item is, as of an ordinary level's shares."""
+NEAR_LOG = float(np.log1p(NEAR_SCALE))
 FRESH_DAYS = 30.0
 """Younger items count as fresh; their say needs no long record to be believed."""
 
@@ -74,6 +78,18 @@ def _add_user(
         x[at, column + 5] = np.log1p(count)
         if query and histories.hist_queries[e] == query:
             x[at, column + 6] = 1.0
+
+
+@kernel
+def _add_near(
+    x: NDArray[np.float32], table: CandidateTable, near: Near, b: int, plan: Plan
+) -> None:
+    """How near candidates are to what the user and the query's searchers engaged with."""
+    for m in range(near.near_offsets[b], near.near_offsets[b + 1]):
+        at = find(near.near_items[m], table.slots, table.shift)
+        if at >= 0:
+            x[at, plan.graph_column] = np.log1p(NEAR_SCALE * near.near_user[m]) / NEAR_LOG
+            x[at, plan.graph_column + 1] = np.log1p(NEAR_SCALE * near.near_query[m]) / NEAR_LOG
 
 
 @kernel
@@ -117,6 +133,7 @@ def _features(
     key_level: NDArray[np.int64],
     key_offsets: NDArray[np.int64],
     histories: Histories,
+    near: Near,
     candidates: NDArray[np.int64],
     created: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -133,6 +150,8 @@ def _features(
         )
         _add_user(mine, table, histories, b, query[b], time[b], plan)
         _add_items(mine, created[low:high], time[b], total_all, total_query, plan)
+        if plan.graph_column >= 0:
+            _add_near(mine, table, near, b, plan)
 
 
 def cross_features(
@@ -177,6 +196,7 @@ def cross_features(
         inputs.key_level,
         inputs.key_offsets,
         inputs.histories,
+        inputs.near,
         candidates,
         created,
         offsets,

@@ -113,6 +113,10 @@ class IdTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def slots(self) -> tuple[NDArray[np.int64], int]:
+        """The table and its shift, as ``find`` takes them."""
+        return self._slots, self._shift
+
     def rows(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ``wanted`` [n] as int64 [n]; -1 where the id is unknown."""
         wanted = np.ascontiguousarray(wanted, dtype=np.int64)

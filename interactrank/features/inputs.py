@@ -26,6 +26,9 @@ MISSING_BLOCK = -1
 HOUR_US = 3.6e9
 
 
+_DTYPES = {"blocks": np.uint8, "near_user": np.float32, "near_query": np.float32}
+
+
 class HistoryError(ValueError):
     """A user's history is damaged, or of another log."""
 
@@ -49,6 +52,25 @@ class Histories(NamedTuple):
     hist_offsets: NDArray[np.int64]
 
 
+class Near(NamedTuple):
+    """Items near to B requests (``interactrank.features.neighbours``), each once in a request.
+
+    ``near_items`` int64 [M]; how near to what the user engaged, and to what the query's searchers
+    did, ``near_user`` and ``near_query`` float32 [M], from 0 up; ``near_offsets`` int64 [B + 1].
+    """
+
+    near_items: NDArray[np.int64]
+    near_user: NDArray[np.float32]
+    near_query: NDArray[np.float32]
+    near_offsets: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, requests: int) -> Near:
+        """Of requests that nothing is near to."""
+        none = np.zeros(0, np.float32)
+        return cls(np.zeros(0, np.int64), none, none, np.zeros(requests + 1, np.int64))
+
+
 @dataclass(frozen=True)
 class FeatureInputs:
     """What the features of B requests are made from, offline and online alike.
@@ -64,6 +86,7 @@ class FeatureInputs:
         query: int64 [B], code of the request's own query.
         tokens: int64 [B], word tokens of the query.
         segments: int64 [B, S], bucket of each segment column's value; [0, 0] if none was given.
+        near_items, near_user, near_query, near_offsets: as in ``Near``; of schemas that have it.
     """
 
     time: NDArray[np.int64]
@@ -81,6 +104,10 @@ class FeatureInputs:
     query: NDArray[np.int64]
     tokens: NDArray[np.int64]
     segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    near_items: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    near_user: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    near_query: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    near_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(
@@ -115,7 +142,9 @@ class FeatureInputs:
         found = {}
         for of in fields(cls):
             array = arrays.get(of.name)
-            dtype = np.dtype(np.uint8 if of.name == "blocks" else np.int64)
+            if array is None and of.name in Near._fields:
+                continue  # written by a release that knew no neighbours
+            dtype = np.dtype(_DTYPES.get(of.name, np.int64))
             ndim = 2 if of.name == "segments" else 1
             if array is None or array.dtype != dtype or array.ndim != ndim:
                 raise ValueError(f"{of.name} must be {dtype} of {ndim} dimensions")
@@ -127,6 +156,13 @@ class FeatureInputs:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, to be stored or sent; ``restored`` takes them."""
         return {of.name: getattr(self, of.name) for of in fields(self)}
+
+    @property
+    def near(self) -> Near:
+        """What is near to the requests."""
+        if not len(self.near_offsets) and not len(self.near_items):
+            return Near.nothing(len(self.time))
+        return Near(self.near_items, self.near_user, self.near_query, self.near_offsets)
 
     @property
     def histories(self) -> Histories:
@@ -142,6 +178,8 @@ class FeatureInputs:
     def slice(self, low: int, high: int) -> FeatureInputs:
         """Inputs of requests low to high - 1, as views: the packed rows are shared, not copied."""
         keys = slice(self.key_offsets[low], self.key_offsets[high])
+        near = self.near
+        of_near = slice(near.near_offsets[low], near.near_offsets[high])
         events = slice(self.hist_offsets[low], self.hist_offsets[high])
         return replace(
             self,
@@ -157,6 +195,10 @@ class FeatureInputs:
             query=self.query[low:high],
             tokens=self.tokens[low:high],
             segments=self.segments[low:high],
+            near_items=near.near_items[of_near],
+            near_user=near.near_user[of_near],
+            near_query=near.near_query[of_near],
+            near_offsets=near.near_offsets[low : high + 1] - near.near_offsets[low],
         )
 
 
@@ -271,6 +313,15 @@ def _check_histories(schema: FeatureSchema, inputs: FeatureInputs) -> None:
         )
 
 
+def _check_near(inputs: FeatureInputs) -> None:
+    items, user, query, offsets = inputs.near
+    check_bounds("near_offsets", offsets, len(inputs.time), len(items))
+    if not len(items) == len(user) == len(query):
+        raise ValueError("near_user and near_query must have an entry for each of near_items")
+    if not (np.isfinite(user).all() and np.isfinite(query).all()):
+        raise ValueError("near_user and near_query must be finite")
+
+
 _SOUND: WeakValueDictionary[tuple[int, FeatureSchema], FeatureInputs] = WeakValueDictionary()
 """Inputs that are alive and were checked, by their identity and the schema of the check."""
 
@@ -296,4 +347,5 @@ def check_inputs(schema: FeatureSchema, inputs: FeatureInputs) -> None:
         raise ValueError("query and tokens must have an entry for each of time")
     _check_rows(schema, inputs)
     _check_histories(schema, inputs)
+    _check_near(inputs)
     _SOUND[key] = inputs

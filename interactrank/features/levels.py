@@ -75,6 +75,7 @@ class Plan(NamedTuple):
     item_column: int
     gram_column: int
     fresh_column: int
+    graph_column: int
 
     @classmethod
     @cache
@@ -104,6 +105,7 @@ class Plan(NamedTuple):
             item_column=own + len(touch),
             gram_column=int(np.cumsum(widths)[LEVEL_CODE["g"]]) - 1,
             fresh_column=schema.columns(LEVELS[QUERY]).index("engage:30d"),
+            graph_column=behind - len(schema.graph_cross) if schema.graph else -1,
         )
 
 

@@ -1,4 +1,4 @@
-"""Which candidates stand in a packed row or in the history of a request, and which cannot.
+"""Which candidates stand in a packed row or the history of a request, or near it, and which cannot.
 
 A filter of hashed bits: a candidate whose bit is not set stands nowhere. One whose bit is set
 mostly does; the few that do not cost the time of their features and nothing else.
@@ -32,6 +32,7 @@ def _filter(
     block_start: NDArray[np.int64],
     key_block: NDArray[np.int64],
     history: NDArray[np.int64],
+    near: NDArray[np.int64],
 ) -> NDArray[np.uint64]:
     words = np.zeros(1 << (BITS - 6), np.uint64)
     for k in range(key_block.size):
@@ -39,9 +40,10 @@ def _filter(
             for item in row_ids(blocks[block_start[key_block[k]] :]):
                 word, bit = _bit(item)
                 words[word] |= bit
-    for item in history:
-        word, bit = _bit(item)
-        words[word] |= bit
+    for items in (history, near):
+        for item in items:
+            word, bit = _bit(item)
+            words[word] |= bit
     return words
 
 
@@ -57,7 +59,7 @@ def _among(items: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.in
 
 
 class Reached:
-    """The items that the rows and the history of one request may hold.
+    """The items that the rows and the history of one request may hold, or that are near to it.
 
     Args:
         schema: of the features.
@@ -75,6 +77,7 @@ class Reached:
             inputs.block_start,
             inputs.key_block,
             inputs.hist_items[-HISTORY_LENGTH:],
+            inputs.near_items,
         )
 
     def among(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -94,4 +97,4 @@ class Reached:
         i = self._inputs
         rows = [i.blocks[i.block_start[block] :] for block in i.key_block if block >= 0]
         held = [row_ids(row) for row in rows]
-        return np.unique(np.concatenate((*held, i.hist_items[-HISTORY_LENGTH:])))
+        return np.unique(np.concatenate((*held, i.hist_items[-HISTORY_LENGTH:], i.near_items)))

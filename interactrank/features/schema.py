@@ -95,6 +95,10 @@ again wants it; who has labelled an item does not give it the same label again.
 
 ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
 SPARSE_CROSS = ("sparse:g:engage:all", "sparse:user:rank_recency")
+GRAPH_CROSS = ("graph:user", "graph:query")
+"""How near an item is to what the user, and to what searchers of the query, engaged with."""
+NEIGHBOURS = 64
+"""Neighbours of an item that are kept."""
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
 RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
@@ -135,6 +139,7 @@ class FeatureSchema:
         candidate_features: further numbers that a caller gives of each candidate (price, distance
             …), by names of its own.
         exposure: whether it is known at which positions items were shown, and exposure is counted.
+        graph: whether the features hold neighbours of items (``interactrank.features.neighbours``).
     """
 
     actions: tuple[str, ...]
@@ -146,6 +151,7 @@ class FeatureSchema:
     retriever: tuple[str, ...] = ()
     candidate_features: tuple[str, ...] = ()
     exposure: bool = False
+    graph: bool = False
 
     @property
     def engagements(self) -> tuple[str, ...]:
@@ -240,9 +246,14 @@ class FeatureSchema:
         )
 
     @property
+    def graph_cross(self) -> tuple[str, ...]:
+        """Names of the columns of x that say how near an item is."""
+        return GRAPH_CROSS if self.graph else ()
+
+    @property
     def cross(self) -> tuple[str, ...]:
-        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, exposure,
-        given.
+        """Names of x's columns [X]: levels, user x item, item, sparsity, freshness, graph,
+        exposure, given.
         """
         levels = [f"{lv.prefix}:{c}" for lv in LEVELS for c in self.shares(lv)]
         touched = [f"user:touched:{a}" for a in self.touch_actions]
@@ -253,6 +264,7 @@ class FeatureSchema:
             *ITEM_CROSS,
             *SPARSE_CROSS,
             *FRESH_CROSS,
+            *self.graph_cross,
             *self.exposure_cross,
             *self.given_cross,
         )
@@ -263,16 +275,17 @@ class FeatureSchema:
         if not self.candidate_features:
             # As before there were any: a schema without them keeps its hash, and its models.
             del found["candidate_features"]
-        if not self.exposure:
-            del found["exposure"]
+        for name in ("exposure", "graph"):
+            if not found[name]:
+                del found[name]
         return found
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
         """Rebuild from ``to_dict``'s form."""
-        exposure = bool(data.get("exposure", False))
-        names = {k: tuple(v) for k, v in data.items() if k != "exposure"}
-        return cls(**names, exposure=exposure)
+        flags = {name: bool(data.get(name, False)) for name in ("exposure", "graph")}
+        names: dict[str, Any] = {k: tuple(v) for k, v in data.items() if k not in flags}
+        return cls(**names | flags)
 
     def hash(self) -> str:
         """Sixteen hex digits over everything a model depends on; part of each model version."""

@@ -54,12 +54,15 @@ def test_every_variant_changes_one_thing_and_builds() -> None:
 
 
 def test_every_cross_feature_is_in_a_family_and_only_thinness_in_two() -> None:
-    for of in (SCHEMA, replace(SCHEMA, exposure=True)):
+    for of in (replace(SCHEMA, graph=True), replace(SCHEMA, exposure=True)):
         families = ablate.families(of)
         for column in of.cross:
             member = [f for f, columns in families.items() if column in columns]
             assert len(member) == 1 + column.startswith("sparse:"), (column, member)
-        assert set(families) == {*ablate.FAMILIES, *("exposure",) * of.exposure}
+        assert set(families) == {
+            *(family for family in ablate.FAMILIES if of.graph or family != "item graph"),
+            *("exposure",) * of.exposure,
+        }
 
 
 def test_seeds_differ_by_seed_alone() -> None:

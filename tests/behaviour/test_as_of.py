@@ -105,7 +105,7 @@ class Examples:
 @pytest.fixture(scope="module")
 def build(build_home: BuildHome) -> BuildHome:
     """Builds homes with the mapping of ``tiny_world``."""
-    return partial(build_home, segments=SEGMENTS, exposure=True)
+    return partial(build_home, segments=SEGMENTS, exposure=True, graph=True)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ BuildHome = Callable[..., Home]
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
 LAG = FeatureConfig(lag_minutes=30)
 
-MAPPING: dict[str, Any] = {"segments": ["country", "device"], "exposure": True}
+MAPPING: dict[str, Any] = {"segments": ["country", "device"], "exposure": True, "graph": True}
 """That of ``tiny_world``."""
 
 

@@ -75,6 +75,7 @@ def test_online_features_equal_offline_ones(
     of_request = [i for i, name in enumerate(schema.cross) if name.startswith(("q:", "user:"))]
     segmented, of_segment = 0, schema.cross.index("s:engage:all")
     exposed, of_exposure = 0, [schema.cross.index(name) for name in schema.exposure_cross]
+    near, of_graph = 0, [schema.cross.index(name) for name in schema.graph_cross]
     for query, user, context in requests.itertuples(index=False):
         there = offline_inputs(home, as_table(query, user, context, UNTIL))
         here = online.read(query, user, UNTIL, context)
@@ -94,12 +95,19 @@ def test_online_features_equal_offline_ones(
             "tokens",
             "time",
             "segments",
+            "near_items",
+            "near_user",
+            "near_query",
+            "near_offsets",
         ):
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())
         segmented += bool(x[:, of_segment].any())
         exposed += bool(x[:, of_exposure].any(axis=0).all())
-    assert min(filled, segmented, exposed) >= 0.9 * len(requests), "the comparison compared nothing"
+        near += bool(x[:, of_graph].any(axis=0).all())
+    assert min(filled, segmented, exposed, near) >= 0.9 * len(requests), (
+        "the comparison compared nothing"
+    )
 
 
 def test_another_context_changes_the_segmented_features_alone(

@@ -25,6 +25,7 @@ from tests.plain_requests import (
 from tests.samples import SHIPPED, VARIANTS, some_absent
 
 from interactrank.features.catalogue import Catalogue
+from interactrank.features.inputs import Near
 from interactrank.features.packed_rows import unpack
 from interactrank.features.reached import Reached
 from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
@@ -78,6 +79,11 @@ def told(request: pytest.FixtureRequest, name: str) -> Scorer:
     return scorer_of(name, request.param, torch.bfloat16)
 
 
+@pytest.fixture(scope="module")
+def near(name: str) -> Scorer:
+    return scorer_of(name, replace(SCHEMA, graph=True), torch.bfloat16)
+
+
 WEIGHTS = np.array([0.6, 0.4], np.float32)
 
 
@@ -119,6 +125,27 @@ def test_equals_it_with_what_is_given_of_candidates(
     given_[rng.random(given_.shape) < missing] = np.nan
     assert_equal(told, random_request(seed, told.schema), given_)
     assert_equal(told, random_request(seed, told.schema))
+
+
+@settings(max_examples=14)
+@given(SEEDS)
+def test_equals_it_with_what_is_near_to_the_request(near: Scorer, seed: int) -> None:
+    """Items too that no row and no history names."""
+    rng = np.random.default_rng(seed)
+    items = rng.permutation(np.append(IDS, [77, 99]))[:20].astype(np.int64)
+    user, query = rng.random((2, 20)).astype(np.float32)
+    told = Near(items, user, query, np.array([0, 20]))
+    inputs = replace(as_inputs([random_request(seed)]), **told._asdict())
+    with torch.no_grad():
+        swept, dense = (
+            score("red shoe", inputs, IDS, WEIGHTS) for score in (near.score, near.score_dense)
+        )
+    np.testing.assert_allclose(swept.scores, dense.scores, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(swept.x(np.arange(len(IDS))), dense.x(np.arange(len(IDS))))
+    if near.model.fusion.crosses:
+        of_graph = [near.schema.cross.index(name) for name in near.schema.graph_cross]
+        moved = swept.x(np.arange(len(IDS)))[:, of_graph].all(axis=1)
+        assert set(IDS[moved].tolist()) == set(items.tolist()) & set(IDS.tolist())
 
 
 def test_a_candidate_feature_moves_the_score_of_its_own_candidate() -> None:

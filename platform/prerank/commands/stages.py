@@ -110,6 +110,7 @@ def features(args: argparse.Namespace) -> Summary:
         f"a snapshot every {count(hours, 'hour')}, published "
         f"{count(built['lag_minutes'], 'minute')} after its cutoff"
         + _exposure(built.get("exposure"))
+        + _graph(built.get("graph"))
     )
     also = "and prerank materialise, for serving"
     return Summary(str(home.events), wrote, next_step(args, "training-set", also))
@@ -139,6 +140,17 @@ def _exposure(built: dict[str, Any] | None) -> str:
     else:
         found += f"weighed by {count(len(estimates), 'estimate')} of propensities"
     return found + (f"; {count(without, 'one')} without a position, in full" if without else "")
+
+
+def _graph(built: dict[str, Any] | None) -> str:
+    """What a build says of the item graph; nothing of a log that asks for none."""
+    if built is None or not built["snapshots"]:
+        return ""
+    last = built["snapshots"][-1]
+    return (
+        f"\nan item graph in {count(len(built['snapshots']), 'snapshot')}, the last of "
+        f"{count(last['items'], 'item')} and {count(last['edges'], 'edge')}"
+    )
 
 
 def materialise(args: argparse.Namespace) -> Summary:

@@ -19,7 +19,12 @@ VERSION = 3
 """Version of the manifest and of the canonical events."""
 
 REMEDY = "use another --workdir, or start this one over with `prerank ingest --replace`."
-NEWER: dict[str, Any] = {"candidate_features": [], "restated": "", "exposure": False}
+NEWER: dict[str, Any] = {
+    "candidate_features": [],
+    "restated": "",
+    "exposure": False,
+    "graph": False,
+}
 """Fields that are written only where they say something."""
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
 """Optional event columns, and what they are called in the feature schema."""
@@ -55,6 +60,7 @@ class LogManifest:
         candidate_features: what else callers give of a candidate, by names of the mapping.
         restated: label of the restated history that this is; empty for a log as it became known.
         exposure: whether it is counted, which needs positions of impressions.
+        graph: whether the features hold neighbours of items.
     """
 
     version: int
@@ -93,6 +99,7 @@ class LogManifest:
     candidate_features: tuple[str, ...] = ()
     restated: str = ""
     exposure: bool = False
+    graph: bool = False
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -129,6 +136,7 @@ class LogManifest:
             retriever=self.retriever,
             candidate_features=self.candidate_features,
             exposure=self.exposure and "impression" in self.passive,
+            graph=self.graph,
         )
 
     @property

@@ -30,6 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "sparse query": ("sparse:",),
     "item age": ("item:log_age_days", "item:age_unknown"),
     "fresh items": ("fresh:",),
+    "item graph": ("graph:",),
     "retriever": ("retriever:",),
     "candidate features": ("candidate:",),
 }

@@ -5,7 +5,8 @@ key met which item when (``prerank.features.explode``); the second turns one sha
 at every snapshot where they change, and into user histories (``prerank.features.shard``). No task
 holds more than a shard. Where it is known at which positions items were shown, a pass between the
 two counts that (``prerank.features.exposure``), and where engagements are capped or users flagged,
-another adds what that changes (``prerank.features.corrections``).
+another adds what that changes (``prerank.features.corrections``). Where the mapping asks for it,
+snapshots of the item graph are made (``prerank.features.graph``).
 
 A build goes on from the one before: it reads the events that became known since, and of the states
 that the one before left those which these events, or the end of a window, change. Its rows are
@@ -44,6 +45,7 @@ from prerank.features.explode import EventCounts, FilesTask, explode_files, past
 from prerank.features.exposure import DaysTask
 from prerank.features.exposure_pass import ExposurePass
 from prerank.features.flag_steps import FlagSteps
+from prerank.features.graph import Built, make_graphs
 from prerank.features.shard import ShardCounts, ShardTask, build_shard
 from prerank.features.snapshots import Span
 
@@ -53,6 +55,8 @@ KEYS_PER_EVENT = 12
 """About; where impressions count under all keys, twice as many."""
 INLINE_ROWS = 200_000
 """Events that are worked on in this process: fewer than it is worth starting Ray for."""
+LEARNED = ("exposure", "graph")
+"""What the manifest of the tables says of what was learned from the log."""
 STATE_VERSION = 2
 """Of what a build leaves to the next."""
 
@@ -159,7 +163,7 @@ class _Build:
         for table in ("engagement", "user_history"):
             (self.out / table).mkdir(exist_ok=True)
         done: list[ShardCounts] = []
-        exposure = {name: self.before[name] for name in ("exposure",) if name in self.before}
+        learned = {name: self.before[name] for name in LEARNED if name in self.before}
         if after != self.last:
             shards = [
                 ShardTask(
@@ -167,14 +171,14 @@ class _Build:
                 )
                 for shard in range(self.shards)
             ]
-            exposure = self._expose(files, steps, spread)
+            learned = self._expose(files, steps, spread) | self._walk(spread)
             self._correct(files, steps, shards, spread)
             done = spread(
                 Carried(build_shard, ShardTask.reads, ShardTask.writes), shards, "snapshots"
             )
         remove(self.scratch)
         events = known + sum(counts.counted for counts in read)
-        return self._manifest(events, steps, done) | exposure
+        return self._manifest(events, steps, done) | learned
 
     def _expose(
         self, files: Sequence[Path], steps: FlagSteps, spread: Callable[..., list[Any]]
@@ -194,6 +198,15 @@ class _Build:
             task,
         )
         return {"exposure": counting.run(files, spread)}
+
+    def _walk(self, spread: Callable[..., list[Any]]) -> dict[str, Any]:
+        """Make the snapshots of the item graph that are due."""
+        if not self.manifest.schema.graph:
+            return {}
+        built = Built(self.manifest.schema, self.files, self.flags, self.out)
+        until_us = self.last * self.span.cadence_us
+        since_us = self.before.get("last_cutoff_us", 0)
+        return {"graph": make_graphs(built, self.before.get("graph"), since_us, until_us, spread)}
 
     def _steps(self, last: int) -> FlagSteps:
         """What the flags say that are known before a cutoff."""
@@ -345,8 +358,9 @@ def _link(old: Path, new: Path) -> None:
 
     No file of the tables is ever changed, so the two may share them.
     """
-    for path in old.rglob("*.parquet"):
-        linked(path, new / path.relative_to(old))
+    for suffix in ("parquet", "arrow"):
+        for path in old.rglob(f"*.{suffix}"):
+            linked(path, new / path.relative_to(old))
 
 
 def _here(function: Callable[[Any], Any], tasks: Sequence[Any], name: str) -> list[Any]:

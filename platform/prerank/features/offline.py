@@ -18,7 +18,8 @@ from interactrank.features.inputs import (
 )
 from interactrank.features.schema import HISTORY_TTL_DAYS
 from prerank.core.errors import DamagedError
-from prerank.core.feature_sets import tables_of_log
+from prerank.core.feature_sets import manifest_of_log, tables_of_log
+from prerank.core.graphs import GRAPH, Graphs
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import DAY_US, micros
@@ -64,11 +65,16 @@ def offline_inputs(home: Home, requests: pa.Table) -> FeatureInputs:
     rows = KeyRows(blocks, at[:-1], np.diff(at), joined.index)
     histories = _histories(tables, requests, times)
     inputs = FeatureInputs.of(searches, micros(requests["request_time"]), rows, histories)
+    schema = LogManifest.load(home).schema
     try:
-        check_inputs(LogManifest.load(home).schema, inputs)
+        check_inputs(schema, inputs)
     except ValueError as error:
         raise DamagedError(f"{tables}: {error}") from None
-    return inputs
+    if not schema.graph:
+        return inputs
+    home.fetch(tables / GRAPH)
+    lag_minutes = manifest_of_log(home)["lag_minutes"]
+    return Graphs.of(tables, lag_minutes).with_near(schema, inputs)
 
 
 def _histories(tables: Path, requests: pa.Table, times: pa.Array) -> Histories:

@@ -84,6 +84,7 @@ class LogMapping(Strict):
         candidate_features: columns of numbers that are known of an item when it is ranked for a
             request (price, distance ...), and that callers will send.
         exposure: count what requests showed, weighed by position, and set engagement against it.
+        graph: find items that the same users, queries and words led to, as features.
         passive: actions that are exposure rather than engagement.
         heads: head -> actions that are a positive. The first is the ranking head.
         weights: row weight by action, first match; an action that is not listed weighs 1.
@@ -100,6 +101,7 @@ class LogMapping(Strict):
     segments: tuple[str, ...] = ()
     candidate_features: tuple[Name, ...] = ()
     exposure: bool = False
+    graph: bool = False
     passive: tuple[Name, ...] = ("impression", "view")
     heads: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] | None = Field(
         default=None, min_length=1

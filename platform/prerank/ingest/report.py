@@ -155,4 +155,5 @@ def manifest_of(
         notices=tuple(checked.notices),
         candidate_features=own,
         exposure=mapping.exposure and totals["positions"],
+        graph=mapping.graph,
     )

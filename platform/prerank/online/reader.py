@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from feast import FeatureStore
@@ -27,6 +28,7 @@ from interactrank.features.schema import (
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
 from prerank.core.errors import NotReadyError
+from prerank.core.graphs import GRAPH, Graphs
 from prerank.core.home import Home
 from prerank.core.times import DAY_US
 from prerank.online.breaker import AWAY, Breaker
@@ -102,6 +104,8 @@ class OnlineFeatures:
         self._view, self._history_view = views = schema.engagement_view, schema.history_view
         check_views(store, *views)
         self.store, self._timeout_s = store, timeout_s
+        self._home, self._schema = home, schema
+        self._published: tuple[int, Graphs] = (-1, Graphs((), np.zeros(0, np.int64)))
         self._values = OnlineValues.of(store)
         for view in views:
             self._values.layout(view)
@@ -140,6 +144,8 @@ class OnlineFeatures:
             _key_rows(rows),
             as_histories([visible(history, now_us)]),
         )
+        inputs, lost = self._with_near(inputs)
+        degraded += lost
         size = len(inputs.blocks) + 8 * len(HISTORY_FIELDS) * len(history)
         return OnlineRead(inputs, len(keys) + 1, size, self.cutoff_us(), degraded)
 
@@ -173,8 +179,33 @@ class OnlineFeatures:
         state = self._watch.state()
         return int(state["cutoff_us"]) if state else None
 
+    def _with_near(self, inputs: FeatureInputs) -> tuple[FeatureInputs, tuple[str, ...]]:
+        """The inputs with what is near to the request, and what of that failed."""
+        state = self._watch.state()
+        if not self._schema.graph or not state:
+            return inputs, ()
+        try:
+            return self._graphs(state).with_near(self._schema, inputs), ()
+        except Exception as error:
+            _log("the item graph", error)
+            return inputs, (GRAPH,)
+
+    def _graphs(self, state: Mapping[str, Any]) -> Graphs:
+        """Snapshots of the item graph, up to the one that is online."""
+        known, found = self._published
+        cutoff, lag_minutes = int(state["cutoff_us"]), int(state["lag_minutes"])
+        if known != cutoff:
+            tables = self._home.features_of(self._schema.hash())
+            self._home.fetch(tables / GRAPH)
+            found = Graphs.of(tables, lag_minutes).until(cutoff, lag_minutes)
+            self._published = cutoff, found
+        return found
+
     def _look(self) -> None:
         self._problem = self._watch.look(self.store)
+        if self._schema.graph and (state := self._watch.state()):
+            # Off the request path: a snapshot is fetched and opened here.
+            self._graphs(state)
 
     def _stored(
         self, keys: list[str], user_id: str, deadline: float

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.inputs import FeatureInputs, check_bounds, check_inputs
+from interactrank.features.inputs import FeatureInputs, Near, check_bounds, check_inputs
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scored, Scorer
 from prerank.core.errors import DamagedError, StateError
@@ -156,7 +156,9 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="numpy") as file:
         queries = json.loads((file.metadata() or {})["queries"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    inputs = FeatureInputs.restored({name: arrays.pop(f"inputs.{name}") for name in _INPUTS})
+    # Requests of a release that knew no neighbours have none.
+    stored = [n for n in _INPUTS if n not in Near._fields or f"inputs.{n}" in arrays]
+    inputs = FeatureInputs.restored({name: arrays.pop(f"inputs.{name}") for name in stored})
     for name, dtype in _OWN.items():
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} has numbers of another type: {arrays[name].dtype}")

@@ -11,7 +11,7 @@ from prerank.serving.request_models import Declared, ItemId
 Degraded = Annotated[
     list[str],
     Field(
-        description="Features that could not be read: `engagement`, `user_history`, "
+        description="Features that could not be read: `engagement`, `user_history`, `graph`, "
         "`online_store`; `scores`, where some were no finite numbers; or `shards`, where a part of "
         "the index did not answer."
     ),

@@ -15,6 +15,7 @@ from tests.kills import killed
 from tests.shown_log import estimates_often, log_of
 
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
+from prerank.core.files import settled
 from prerank.features import corrections, shard
 from prerank.features.build import FeatureConfig
 from prerank.features.parts import bounded
@@ -134,6 +135,7 @@ def test_a_build_that_is_killed_has_published_all_or_nothing(tmp_path: Path) -> 
     states = []
     at = 1
     while killed(log.build, at):
+        settled(log.home.features)
         found = dict(tables(log.home))
         states.append(all(rows.equals(new[name]) for name, rows in found.items()))
         assert states[-1] or all(rows.equals(old[name]) for name, rows in found.items())

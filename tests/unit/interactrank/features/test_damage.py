@@ -24,7 +24,7 @@ from tests.plain_requests import (
 )
 
 from interactrank.features.engagement import MAX_GIVEN_VALUE, cross_features
-from interactrank.features.inputs import FeatureInputs, HistoryError
+from interactrank.features.inputs import FeatureInputs, HistoryError, Near
 from interactrank.features.packed_rows import HEADER_BYTES, RowError, pack, row_bytes, unpack
 from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import REQUEST_NUMERIC
@@ -42,8 +42,9 @@ def made(inputs: FeatureInputs, candidates: int = 5) -> None:
     """Make all features of ``inputs``: they are numbers, or an error says what is wrong."""
     ids = np.tile(np.arange(candidates), len(inputs.time))
     bounds = offsets([candidates] * len(inputs.time))
-    x = cross_features(SCHEMA, inputs, ids, bounds, np.zeros(len(ids), np.int64))
-    assert np.isfinite(x).all()
+    for schema in (SCHEMA, replace(SCHEMA, graph=True)):
+        x = cross_features(schema, inputs, ids, bounds, np.zeros(len(ids), np.int64))
+        assert np.isfinite(x).all()
     request = request_features(SCHEMA, inputs)
     unknown = [name.startswith("user:") for name in REQUEST_NUMERIC]
     assert np.isfinite(request[:, np.logical_not(unknown)]).all()
@@ -177,16 +178,25 @@ def test_an_event_that_cannot_be_is_named(action: int, time: int, complaint: str
         made(as_inputs([sound, bad]))
 
 
-BOUNDS = ("key_offsets", "hist_offsets")
+BOUNDS = ("key_offsets", "hist_offsets", "near_offsets")
 OF_REQUESTS = ("query", "tokens")
 OF_KEYS = ("key_level",)
 OF_EVENTS = ("hist_items", "hist_actions", "hist_times", "hist_queries")
+OF_NEAR = ("near_items", "near_user", "near_query")
+
+
+def with_near(inputs: FeatureInputs) -> FeatureInputs:
+    """Inputs of two requests, an item near to each."""
+    one: Any = np.ones(2, np.float32)
+    near = Near(np.array([1, 9]), one, one, np.arange(3))
+    return replace(inputs, **near._asdict())
 
 
 @given(SEEDS, st.sampled_from(BOUNDS), st.lists(st.one_of(NEAR, INT64), max_size=4))
 def test_bounds_are_bounds(seed: int, name: str, values: list[int]) -> None:
-    inputs = as_inputs([random_request(seed), random_request(seed + 1)])
-    end = len(inputs.key_block if name == "key_offsets" else inputs.hist_times)
+    inputs = with_near(as_inputs([random_request(seed), random_request(seed + 1)]))
+    of = {"key_offsets": "key_block", "hist_offsets": "hist_times", "near_offsets": "near_items"}
+    end = len(getattr(inputs, of[name]))
     other: Any = np.array(values, np.int64)
     damaged = replace(inputs, **{name: other})
     if len(values) == 3 and values[0] == 0 and values[-1] == end and sorted(values) == values:
@@ -197,18 +207,21 @@ def test_bounds_are_bounds(seed: int, name: str, values: list[int]) -> None:
         made(damaged)
 
 
-@pytest.mark.parametrize("name", [*OF_REQUESTS, *OF_KEYS, *OF_EVENTS])
+@pytest.mark.parametrize("name", [*OF_REQUESTS, *OF_KEYS, *OF_EVENTS, *OF_NEAR])
 @pytest.mark.parametrize("cut", [0, 1])
 def test_arrays_that_belong_together_are_as_long(name: str, cut: int) -> None:
-    inputs = as_inputs([Request({"q:x": None, "t:x": None}, PAST), Request(history=PAST)])
+    requests = [Request({"q:x": None, "t:x": None}, PAST), Request(history=PAST)]
+    inputs = with_near(as_inputs(requests))
     short: Any = getattr(inputs, name)[:cut]
-    with pytest.raises(HistoryError if name in OF_EVENTS else ValueError, match=r"length|entry"):
+    with pytest.raises(
+        HistoryError if name in OF_EVENTS else ValueError, match=r"length|entry|bounds"
+    ):
         made(replace(inputs, **{name: short}))
 
 
 def test_every_array_of_inputs_is_looked_at() -> None:
     rows = ("blocks", "block_start", "block_size", "key_block")
-    looked = {*BOUNDS, *OF_REQUESTS, *OF_KEYS, *OF_EVENTS, *rows, "time"}
+    looked = {*BOUNDS, *OF_REQUESTS, *OF_KEYS, *OF_EVENTS, *OF_NEAR, *rows, "time"}
     # Segments are looked up by torch, which checks its indices.
     assert {f.name for f in fields(FeatureInputs)} - looked == {"segments"}
 

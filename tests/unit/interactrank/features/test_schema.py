@@ -64,6 +64,10 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
     exposed = replace(of, exposure=True)
     assert exposed.hash() != expected
     assert FeatureSchema.from_dict(exposed.to_dict()) == exposed
+    near = replace(of, graph=True)
+    assert near.hash() not in (expected, exposed.hash())
+    assert FeatureSchema.from_dict(near.to_dict()) == near
+    assert set(near.cross) - set(of.cross) == {"graph:user", "graph:query"}
 
 
 def test_what_is_given_of_candidates_stands_last() -> None:

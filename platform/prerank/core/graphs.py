@@ -1,0 +1,139 @@
+"""Snapshots of the item graph: how they lie on disk, and which of them a request takes.
+
+A snapshot is one Arrow file that is read where it lies, named by its cutoff, in the folder
+``graph`` of a schema's feature tables. It was published ``lag_minutes`` after its cutoff, as a
+packed row was, and a request takes the latest that was published by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from interactrank.features.inputs import FeatureInputs, Near
+from interactrank.features.neighbours import Neighbours
+from interactrank.features.schema import NEIGHBOURS, FeatureSchema
+from prerank.core.errors import DamagedError
+
+GRAPH = "graph"
+SUFFIX = ".arrow"
+KEPT = 4
+"""Snapshots that a process keeps open."""
+
+
+def graph_file(tables: Path, cutoff_us: int) -> Path:
+    """Where the snapshot of a cutoff lies, in the feature tables of a schema."""
+    return tables / GRAPH / f"{cutoff_us:020d}{SUFFIX}"
+
+
+def write_graph(path: Path, graph: Neighbours) -> None:
+    """Write a snapshot."""
+    lists = [
+        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), NEIGHBOURS)
+        for values in (graph.rows, graph.codes)
+    ]
+    columns = [pa.array(graph.ids), *lists, pa.array(graph.scale)]
+    table = pa.table(columns, names=["item_id", "neighbours", "codes", "scale"])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        # One batch, so that an array is one piece of memory.
+        writer.write_table(table, max_chunksize=max(len(table), 1))
+
+
+def read_graph(path: Path) -> Neighbours:
+    """The snapshot in a file, which is mapped.
+
+    Raises:
+        DamagedError: it is none; the message names the remedy.
+    """
+    try:
+        stamp = path.stat()
+        return _mapped(path, stamp.st_mtime_ns, stamp.st_ino)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}. Run `prerank features` again.") from None
+
+
+@lru_cache(KEPT)
+def _mapped(path: Path, *_: int) -> Neighbours:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    ids, rows, codes, scale = (
+        table[name].combine_chunks() for name in ("item_id", "neighbours", "codes", "scale")
+    )
+    neighbours = rows.flatten().to_numpy().reshape(-1, NEIGHBOURS)
+    # The kernel looks them up without a check.
+    if neighbours.size and not -1 <= neighbours.min() <= neighbours.max() < len(ids):
+        raise ValueError("a neighbour is none of its items")
+    return Neighbours(
+        ids.to_numpy(),
+        neighbours,
+        codes.flatten().to_numpy().reshape(-1, NEIGHBOURS),
+        scale.to_numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The snapshots in a schema's feature tables: their files, and when they were published.
+
+    ``published_us`` int64 [n], ascending, microseconds since 1970.
+    """
+
+    files: Sequence[Path]
+    published_us: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tables: Path, lag_minutes: int) -> Graphs:
+        """Those that are there now."""
+        files = sorted((tables / GRAPH).glob(f"*{SUFFIX}"))
+        cutoffs = np.array([int(file.stem) for file in files], np.int64)
+        return cls(files, cutoffs + lag_minutes * 60_000_000)
+
+    def until(self, cutoff_us: int, lag_minutes: int) -> Graphs:
+        """Those whose cutoff is not after ``cutoff_us``."""
+        n = int(np.searchsorted(self.published_us - lag_minutes * 60_000_000, cutoff_us, "right"))
+        return Graphs(self.files[:n], self.published_us[:n])
+
+    def with_near(self, schema: FeatureSchema, inputs: FeatureInputs) -> FeatureInputs:
+        """The inputs of B requests with what is near to each, as of its time.
+
+        Requests of a time before all snapshots have nothing near. Requests in order of time are
+        done in one go for each snapshot.
+
+        Raises:
+            DamagedError: a snapshot is.
+            ValueError: of ``check_inputs``.
+        """
+        if not schema.graph:
+            return inputs
+        which = np.searchsorted(self.published_us, inputs.time, side="right") - 1
+        edges = np.flatnonzero(np.diff(which)) + 1
+        bounds = [0, *edges.tolist(), len(which)]
+        parts = [
+            self._near(schema, inputs.slice(low, high), int(which[low]))
+            for low, high in pairwise(bounds)
+            if high > low
+        ]
+        return replace(inputs, **_joined(parts)._asdict())
+
+    def _near(self, schema: FeatureSchema, inputs: FeatureInputs, at: int) -> Near:
+        if at < 0:
+            return Near.nothing(len(inputs.time))
+        return read_graph(self.files[at]).near(schema, inputs)
+
+
+def _joined(parts: Sequence[Near]) -> Near:
+    """Of several requests, end to end."""
+    parts = [Near.nothing(0), *parts]
+    lengths = np.concatenate([np.diff(part.near_offsets) for part in parts])
+    return Near(
+        np.concatenate([part.near_items for part in parts]),
+        np.concatenate([part.near_user for part in parts]),
+        np.concatenate([part.near_query for part in parts]),
+        np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
+    )

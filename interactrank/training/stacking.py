@@ -90,23 +90,28 @@ def auxiliary_requests(batches: Iterable[Batch], device: torch.device | str) -> 
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
-    """Pointwise and listwise losses (``interactrank.training.losses``) of held-out batches."""
+    """Pointwise and listwise losses (``interactrank.training.losses``) of held-out batches.
+
+    Every request counts the same, whatever the size of its batch.
+    """
     loss = held[0].dots.new_zeros(())
+    requests = sum(h.requests for h in held)
     heads = held[0].dots.shape[1]
     head_weights = loss.new_tensor(config.head_weights[:heads])
     head_weights = head_weights / head_weights.sum()
     for h in held:
         logits = fusion.logits(h.dots, h.x, h.statistics, h.request)
         weights = h.weights * torch.exp(-config.log_q_power * h.log_q)
-        loss = loss + config.pointwise * pointwise_loss(
+        of_batch = config.pointwise * pointwise_loss(
             logits, h.labels, weights, head_weights, config.focal
         )
         for head in range(heads):
             corrected = logits[:, head] - config.log_q_power * h.log_q
-            loss = loss + config.listwise * head_weights[head] * listwise_loss(
+            of_batch = of_batch + config.listwise * head_weights[head] * listwise_loss(
                 corrected, h.labels[:, head], h.request, h.requests
             )
-    return loss / len(held)
+        loss = loss + of_batch * (h.requests / requests)
+    return loss
 
 
 def refit(

@@ -118,6 +118,30 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
     assert reached[True] > reached[False] + 0.05
 
 
+def test_a_request_counts_the_same_in_a_small_batch() -> None:
+    whole = held_out(1, by_cross, requests=20)
+    fusion = new_fusion()
+    with torch.no_grad():
+        together = fusion_loss(fusion, [whole], CONFIG)
+        apart = fusion_loss(fusion, [part_of(whole, 0, 3), part_of(whole, 3, 20)], CONFIG)
+    assert float(apart) == pytest.approx(float(together), rel=1e-5)
+
+
+def part_of(held: HeldOut, low: int, high: int) -> HeldOut:
+    """Requests ``low`` to ``high`` - 1 of a batch."""
+    rows = slice(low * SHOWN, high * SHOWN)
+    parts = {
+        name: getattr(held, name)[rows] for name in ("dots", "x", "labels", "weights", "log_q")
+    }
+    return replace(
+        held,
+        **parts,
+        statistics=held.statistics[low:high],
+        request=held.request[rows] - low,
+        requests=high - low,
+    )
+
+
 def test_anchors_leave_out_the_dot_and_nothing_else() -> None:
     model, source = new_model(SHIPPED), batch(arrays())
     (held,), (auxiliary,) = (

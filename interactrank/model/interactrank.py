@@ -311,11 +311,16 @@ class ItemTower(nn.Module):
 
 @dataclass
 class Output:
-    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]."""
+    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]; the fusion's ``scale`` [B]."""
 
     logits: Tensor
     queries: Tensor
     items: Tensor
+    scale: Tensor
+
+    def float(self) -> Output:
+        """In float32."""
+        return Output(*(tensor.float() for tensor in vars(self).values()))
 
 
 class InteractRank(nn.Module):
@@ -354,8 +359,9 @@ class InteractRank(nn.Module):
     def forward(self, batch: Batch, items_UD: Tensor | None = None) -> Output:
         """Logits of every candidate of the batch, with the vectors they came from."""
         dots_NH, queries_BHD, items_UD = self.match(batch, items_UD)
-        logits_NH = self.fusion.logits(dots_NH, batch.x, batch.request, batch.candidate_request)
-        return Output(logits_NH, queries_BHD, items_UD)
+        coefficients = self.fusion.coefficients(batch.request)
+        logits_NH = self.fusion.joined(dots_NH, batch.x, coefficients, batch.candidate_request)
+        return Output(logits_NH, queries_BHD, items_UD, coefficients.scale)
 
     def match(self, batch: Batch, items_UD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].

@@ -45,7 +45,7 @@ from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, Featur
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
 from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import Fusion
-from interactrank.model.layers import MaskBlock, Numeric, Precomputed
+from interactrank.model.layers import MaskBlock, MeanBag, Numeric, Precomputed
 
 TIME_BUCKETS = 16
 """Ages of events: bucket 0 is under an hour, bucket k from e^(k-1) hours, the last without end."""
@@ -340,7 +340,7 @@ class InteractRank(nn.Module):
         super().__init__()
         self.config, self.schema = config, schema
         # One table of words and one of ids for queries, histories and items alike.
-        self.text = nn.EmbeddingBag(TEXT_BUCKETS, config.text_width, mode="mean")
+        self.text = MeanBag(TEXT_BUCKETS, config.text_width)
         self.ids = nn.Embedding(len(catalogue) + 1, config.id_width)
         nn.init.normal_(self.text.weight, std=0.1)
         nn.init.normal_(self.ids.weight, std=0.05)

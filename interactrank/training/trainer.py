@@ -126,7 +126,7 @@ class Trainer:
                 {"params": fusion, "lr": config.fusion_learning_rate, "weight_decay": 0.0},
             ],
             weight_decay=config.weight_decay,
-            fused=self.device.type == "cuda" or None,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)

@@ -71,7 +71,7 @@ class MeanBag(nn.EmbeddingBag):
         """Int64 ``words`` of bags that begin at ``offsets_B`` -> [B, T]."""
         learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if learns and self.weight.device.type == "cpu":
-            means_BT: Tensor = _Means.apply(self.weight, words, offsets_B)
+            means_BT: Tensor = _Means.apply(self.weight, words, offsets_B)  # type: ignore[no-untyped-call]
             return means_BT
         return super().forward(words, offsets_B)
 

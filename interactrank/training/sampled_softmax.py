@@ -59,7 +59,8 @@ def sampled_softmax_loss(output: Output, batch: Batch, log_q: Tensor, head: int)
     asking, row = request.unique_consecutive(return_inverse=True)
     scaled_AD = output.scale[asking].unsqueeze(1) * output.queries[asking, head]
     positives, engaged = Places(row, item), _engaged(batch, asking, request, item)
-    loss: Tensor = _Softmax.apply(scaled_AD, output.items, log_q, positives, engaged)
+    given = (scaled_AD, output.items, log_q, positives, engaged)
+    loss: Tensor = _Softmax.apply(*given)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -121,8 +121,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     reader, config = Reader(home), typed(TrainConfig, settings["train"], "train")
     context = ray.train.get_context()
     device, rank = get_device(), context.get_world_rank()
-    # Ray gives a worker one thread, whatever the machine has.
-    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // context.get_local_world_size(), 1))
     model = new_model(reader, typed(ModelConfig, settings["model"], "model"), config)
     if rank:
         # The ranks start from the same weights, and then hide ids and drop units each their own.

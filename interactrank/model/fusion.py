@@ -211,7 +211,12 @@ class Fusion(nn.Module):
         self, dots_NH: Tensor, x_NX: Tensor, request_BR: Tensor, candidate_request_N: Tensor
     ) -> Tensor:
         """Logits [N, H] of the candidates of B requests."""
-        coefficients = self.coefficients(request_BR)
+        return self.joined(dots_NH, x_NX, self.coefficients(request_BR), candidate_request_N)
+
+    def joined(
+        self, dots_NH: Tensor, x_NX: Tensor, coefficients: Coefficients, candidate_request_N: Tensor
+    ) -> Tensor:
+        """Logits [N, H] from the coefficients of the B requests."""
         scale_N1 = coefficients.scale.index_select(0, candidate_request_N).unsqueeze(1)
         g_N1 = self.cross_score(x_NX, coefficients, candidate_request_N).unsqueeze(1)
         return self.slope * (scale_N1 * dots_NH + g_N1 + self.bias) + self.shift

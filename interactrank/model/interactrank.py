@@ -45,7 +45,7 @@ from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, Featur
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
 from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import Fusion
-from interactrank.model.layers import MaskBlock, Numeric, Precomputed
+from interactrank.model.layers import MaskBlock, MeanBag, Numeric, Precomputed
 
 TIME_BUCKETS = 16
 """Ages of events: bucket 0 is under an hour, bucket k from e^(k-1) hours, the last without end."""
@@ -311,11 +311,16 @@ class ItemTower(nn.Module):
 
 @dataclass
 class Output:
-    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]."""
+    """``logits`` [N, H], ``queries`` [B, H, D], ``items`` [U, D]; the fusion's ``scale`` [B]."""
 
     logits: Tensor
     queries: Tensor
     items: Tensor
+    scale: Tensor
+
+    def float(self) -> Output:
+        """In float32."""
+        return Output(*(tensor.float() for tensor in vars(self).values()))
 
 
 class InteractRank(nn.Module):
@@ -335,7 +340,7 @@ class InteractRank(nn.Module):
         super().__init__()
         self.config, self.schema = config, schema
         # One table of words and one of ids for queries, histories and items alike.
-        self.text = nn.EmbeddingBag(TEXT_BUCKETS, config.text_width, mode="mean")
+        self.text = MeanBag(TEXT_BUCKETS, config.text_width)
         self.ids = nn.Embedding(len(catalogue) + 1, config.id_width)
         nn.init.normal_(self.text.weight, std=0.1)
         nn.init.normal_(self.ids.weight, std=0.05)
@@ -354,8 +359,9 @@ class InteractRank(nn.Module):
     def forward(self, batch: Batch, items_UD: Tensor | None = None) -> Output:
         """Logits of every candidate of the batch, with the vectors they came from."""
         dots_NH, queries_BHD, items_UD = self.match(batch, items_UD)
-        logits_NH = self.fusion.logits(dots_NH, batch.x, batch.request, batch.candidate_request)
-        return Output(logits_NH, queries_BHD, items_UD)
+        coefficients = self.fusion.coefficients(batch.request)
+        logits_NH = self.fusion.joined(dots_NH, batch.x, coefficients, batch.candidate_request)
+        return Output(logits_NH, queries_BHD, items_UD, coefficients.scale)
 
     def match(self, batch: Batch, items_UD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """What the towers say of each candidate [N, H], from unit vectors [B, H, D] and [U, D].

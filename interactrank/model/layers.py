@@ -5,8 +5,97 @@ Shapes: B rows of a batch, F numbers, I width of an input, O width of an output.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from interactrank.kernels import kernel
+
+
+@kernel
+def _add_means(
+    out: NDArray[np.float32],
+    words: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    of_means: NDArray[np.float32],
+) -> None:
+    for b in range(offsets.size):
+        first = offsets[b]
+        end = offsets[b + 1] if b + 1 < offsets.size else words.size
+        if end > first:
+            share = of_means[b] / of_means.dtype.type(end - first)
+            for k in range(first, end):
+                out[words[k]] += share
+
+
+class _Means(torch.autograd.Function):
+    """Means of the rows of a table, bag by bag."""
+
+    @staticmethod
+    def forward(ctx: Any, table_VT: Tensor, words: Tensor, offsets_B: Tensor) -> Tensor:
+        ctx.save_for_backward(words, offsets_B)
+        ctx.rows = len(table_VT)
+        return F.embedding_bag(words, table_VT, offsets_B, mode="mean")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_means_BT: Tensor) -> tuple[Tensor, None, None]:
+        words, offsets_B = ctx.saved_tensors
+        of_table_VT = of_means_BT.new_zeros(ctx.rows, of_means_BT.shape[1])
+        given = (words, offsets_B, of_means_BT.contiguous())
+        _add_means(of_table_VT.numpy(), *(tensor.numpy() for tensor in given))
+        return of_table_VT, None, None
+
+
+class MeanBag(nn.EmbeddingBag):
+    """torch's bag of embeddings, their mean, with a backward pass of our own on a processor.
+
+    torch's sorts all words of the batch first, and takes eight times as long.
+
+    Examples:
+        >>> bag = MeanBag(words=9, width=4)
+        >>> bag(torch.tensor([1, 5, 5]), torch.tensor([0, 1, 3])).shape  # the third bag is empty
+        torch.Size([3, 4])
+    """
+
+    def __init__(self, words: int, width: int) -> None:
+        super().__init__(words, width, mode="mean")
+
+    def forward(self, words: Tensor, offsets_B: Tensor) -> Tensor:  # type: ignore[override]
+        """Int64 ``words`` of bags that begin at ``offsets_B`` -> [B, T]."""
+        learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if learns and self.weight.device.type == "cpu":
+            means_BT: Tensor = _Means.apply(self.weight, words, offsets_B)  # type: ignore[no-untyped-call]
+            return means_BT
+        return super().forward(words, offsets_B)
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout, with the few units that it drops drawn one by one on a processor.
+
+    Each draw hits any unit. Their number has a Poisson distribution, so every unit is spared, by
+    itself, with probability exp(-draws / units) = 1 - p. A draw for each unit, as torch has it,
+    takes three times as long where p is small.
+
+    Examples:
+        >>> float((Dropout(0.25)(torch.ones(1000, 1000)) == 0).float().mean().round(decimals=2))
+        0.25
+    """
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Of any shape."""
+        if not (self.training and 0 < self.p < 1 and v.device.type == "cpu"):
+            return super().forward(v)
+        draws = torch.poisson(torch.tensor(-v.numel() * math.log1p(-self.p)))
+        kept = torch.full_like(v, 1 / (1 - self.p), requires_grad=False)
+        kept.view(-1)[torch.randint(v.numel(), (int(draws),))] = 0.0
+        return v * kept
 
 
 class MaskBlock(nn.Module):
@@ -32,7 +121,7 @@ class MaskBlock(nn.Module):
             nn.Linear(inputs, width, bias=False),
             nn.LayerNorm(width),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, v_BI: Tensor) -> Tensor:

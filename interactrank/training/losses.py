@@ -1,6 +1,7 @@
-"""The losses: weighted multi-head BCE or focal, and sampled softmax with logQ correction.
+"""The losses: weighted multi-head BCE or focal, a softmax over each request's candidates, and their
+sum with the in-batch softmax (``interactrank.training.sampled_softmax``).
 
-Shapes: N candidates, B requests, U distinct items of the batch, H heads, D width.
+Shapes: N candidates, B requests, U distinct items of the batch, H heads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from interactrank.features.batch import Batch
-from interactrank.model.interactrank import InteractRank, Output
+from interactrank.model.interactrank import Output
+from interactrank.training.sampled_softmax import sampled_softmax_loss
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,6 @@ def listwise_loss(logits: Tensor, labels: Tensor, request: Tensor, requests: int
     return -(log_share * share).sum() / valid.sum().clamp(min=1)
 
 
-def sampled_softmax_loss(
-    output: Output, batch: Batch, scale: Tensor, log_q: Tensor, head: int
-) -> Tensor:
-    """In-batch softmax of each positive against the distinct items of the batch (paper, aux. loss).
-
-    Only the dot enters, times the requests' ``scale`` [B] (no cross feature is needed for a
-    negative). ``log_q`` [U] is the log probability that the item stands in a batch; it is taken off
-    positive and negative logits alike. No negative is the positive's own item, as it may stand in
-    the batch twice (its text known and not yet known), nor what requests of the same query engaged.
-    """
-    positive = batch.labels[:, head] > 0
-    request, item = batch.candidate_request[positive], batch.candidate_item[positive]
-    if not request.numel():
-        return output.queries.sum() * 0.0
-    rows, row_of = batch.items["rows"].unique(return_inverse=True)
-    queries, query_of = batch.query.unique(return_inverse=True)
-    engaged = torch.zeros(len(queries), len(rows), dtype=torch.bool, device=item.device)
-    engaged[query_of[request], row_of[item]] = True
-    logits = scale.unsqueeze(1) * output.queries[:, head] @ output.items.T - log_q
-    own = logits[request, item]
-    others = logits[request].masked_fill(engaged[query_of[request]][:, row_of], float("-inf"))
-    return (torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own).mean()
-
-
 class ItemFrequency:
     """Streaming estimate of P(item in batch): share of the batches so far that held the item.
 
@@ -123,9 +101,7 @@ class ItemFrequency:
         return torch.log((self.seen[rows] / self.batches).clamp(1e-6, 1.0))
 
 
-def total_loss(
-    model: InteractRank, output: Output, batch: Batch, log_q: Tensor, config: LossConfig
-) -> Tensor:
+def total_loss(output: Output, batch: Batch, log_q: Tensor, config: LossConfig) -> Tensor:
     """Weighted sum of the parts (paper: pointwise + 0.01 sampled softmax)."""
     heads = output.logits.shape[1]
     head_weights = output.logits.new_tensor(config.head_weights[:heads])
@@ -140,7 +116,6 @@ def total_loss(
             head_weights,
             config.focal,
         )
-    scale = model.fusion.coefficients(batch.request).scale
     for h in range(heads):
         if config.listwise:
             corrected = output.logits[:, h] - config.log_q_power * batch.log_q
@@ -149,6 +124,6 @@ def total_loss(
             )
         if config.softmax:
             loss = loss + config.softmax * head_weights[h] * sampled_softmax_loss(
-                output, batch, scale, log_q, h
+                output, batch, log_q, h
             )
     return loss

@@ -126,7 +126,7 @@ class Trainer:
                 {"params": fusion, "lr": config.fusion_learning_rate, "weight_decay": 0.0},
             ],
             weight_decay=config.weight_decay,
-            fused=self.device.type == "cuda" or None,
+            fused=True,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: _warm_cosine(step, config.warmup_steps, total_steps)
@@ -144,8 +144,7 @@ class Trainer:
         log_q = self.frequency.update(batch.items["rows"]) * self.config.loss.softmax_log_q
         with self.autocast():
             output = self.forward(batch)
-        full = Output(output.logits.float(), output.queries.float(), output.items.float())
-        return total_loss(self.model, full, batch, log_q, self.config.loss)
+        return total_loss(output.float(), batch, log_q, self.config.loss)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; returns the loss, on the device, which need not have it yet."""
@@ -200,7 +199,7 @@ class Trainer:
             batch = batch.to(self.device)
             output = self.model(batch)
             log_q = torch.zeros(output.items.shape[0], device=self.device)
-            losses.append(float(total_loss(self.model, output, batch, log_q, self.config.loss)))
+            losses.append(float(total_loss(output, batch, log_q, self.config.loss)))
             counts = (
                 torch.bincount(batch.candidate_request, minlength=output.queries.shape[0])
                 .cpu()

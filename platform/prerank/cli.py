@@ -89,7 +89,13 @@ def parser() -> argparse.ArgumentParser:
         "mapping",
         "config",
         "oracles",
+        "seeds",
         "workdir",
+        seeds={
+            "default": 1,
+            "help": "trainings of each model, whose means are shown; the best on validation is "
+            "registered (default: 1)",
+        },
         mapping={
             "help": "YAML from your columns to the canonical ones (default: what is unambiguous is "
             "assumed, and said; see prerank inspect)"
@@ -196,7 +202,13 @@ def parser() -> argparse.ArgumentParser:
         "prerank promote",
         "config",
         "oracles",
+        "seeds",
         "workdir",
+        seeds={
+            "default": 1,
+            "help": "trainings of each model, whose means are shown; the best on validation is "
+            "registered (default: 1)",
+        },
     )
     verb(
         "evaluate",

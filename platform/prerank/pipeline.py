@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from prerank.config import JobConfig
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
-from prerank.core.ray_tasks import connect, ray_map
+from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines import suite
-from prerank.evaluation.report.text import metrics_table, versus_table
+from prerank.evaluation.report.text import metrics_table, seeds_note, versus_table
 from prerank.evaluation.results import LEAD, Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
 from prerank.registry.bundle import Version, read_meta
+from prerank.seeds import folders, train_seeds
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
-REPORTED = ("training", "stages", "ingest", "features")
+REPORTED = ("training", "trainings", "stages", "ingest", "features")
 """What of it is in the report."""
 PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 
@@ -77,14 +79,18 @@ def train_and_evaluate(
     name: str,
     oracles: Path | None = None,
     about: dict[str, list[str]] | None = None,
+    seeds: int = 1,
 ) -> tuple[Results, Version]:
     """Fit InteractRank and its baselines, evaluate, register as challenger, index.
+
+    With several ``seeds`` each model is trained as often, and measured as the mean; the training
+    that is best on validation is registered.
 
     Returns:
         The report's results, with the seconds of all stages, and the registered version.
     """
+    from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
-    from prerank.training.ray_train import run_training
 
     connect()
     home.look()
@@ -110,30 +116,23 @@ def train_and_evaluate(
             "heads": manifest.heads,
         }
         with stages("train"):
-            # Before the model, one core each: beside it, on two cores, they would take the cores
-            # of its data tasks.
-            ray_map(
-                suite.fit_baseline,
-                suite.tasks(home, config.baselines, config.model, config.train),
-                "baselines",
+            trained = train_seeds(
+                home, config, name, tracking.tracking_uri(home), run_id, meta, seeds
             )
-            home.look(home.root / "baselines")
-            bundle, history = run_training(
-                home,
-                f"{name}-{run_id[:8]}",
-                config.model,
-                config.train,
-                tracking.tracking_uri(home),
-                run_id,
-                meta,
-            )
+        bundle, seed = trained[0].bundle, config.train.seed
         with stages("evaluate"):
-            measured = evaluate(home, _models(home, config.baselines, bundle), oracles=oracles)
+            measured = evaluate(
+                home,
+                labelled(folders(home, config.baselines, bundle, [t.seed for t in trained], seed)),
+                oracles=oracles,
+            )
         others = {name: suite.history(home, name) for name in config.baselines}
         job = {
             "run_id": run_id,
             "baselines": config.baselines,
-            "training": {"interactrank": history}
+            "seed": seed,
+            "trainings": {t.seed: t.validation_mrr for t in trained},
+            "training": {"interactrank": trained[0].history}
             | {n: rows for n, rows in others.items() if n in suite.NEURAL},
             "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
             "stages": stages.seconds,
@@ -155,6 +154,7 @@ def evaluate_version(
     the validation split metrics-validation.json and report-validation.html. What the report says of
     the job itself is kept if the version is the last job's.
     """
+    from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
     from prerank.registry import versions as registry
 
@@ -164,7 +164,10 @@ def evaluate_version(
         job = home.read_json(path, "prerank train")
         if job["run_id"] != read_meta(bundle)[1].get("run_id"):
             job = {}
-    models = _models(home, job.get("baselines", tuple(suite.fitted(home))), bundle)
+    names = job.get("baselines", tuple(suite.fitted(home)))
+    job["trainings"] = {int(s): mrr for s, mrr in job.get("trainings", {}).items()}
+    numbers = [*job["trainings"]] or [job.get("seed", 0)]
+    models = labelled(folders(home, names, bundle, numbers, job.get("seed", numbers[0])))
     with tracking.job_run(home, "evaluate", {"version": version.number, "split": split}, {}):
         return _write(home, evaluate(home, models, split, oracles), job, bundle)
 
@@ -173,14 +176,10 @@ def tables(home: Home, results: Results) -> str:
     """All tables of an evaluation as text."""
     from prerank.evaluation.ablations import load_results, table
 
-    found = [metrics_table(results), versus_table(results)]
+    found = [metrics_table(results), seeds_note(results), versus_table(results)]
     if ablations := load_results(home):
         found.append("what each part is worth, " + table(ablations))
     return "\n\n".join(text for text in found if text)
-
-
-def _models(home: Home, names: Sequence[str], bundle: Path) -> dict[str, Path]:
-    return {name: suite.folder_of(home, name) for name in names} | {"interactrank": bundle}
 
 
 def files(home: Home, split: str) -> tuple[Path, Path]:
@@ -206,7 +205,13 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
     write_report(report, results)
     for file in (report, metrics):
         publish(file)
-    tracking.log_results({n: m.means for n, m in results.models.items()}, [metrics, report])
+    spread = {
+        n: {f"{m}_sd_of_seeds": float(np.std(v, ddof=1)) for m, v in own.items()}
+        for n, own in results.seeds.items()
+    }
+    tracking.log_results(
+        {n: {**m.means, **spread.get(n, {})} for n, m in results.models.items()}, [metrics, report]
+    )
     return results
 
 
@@ -220,7 +225,9 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version
     loaded = load_bundle(bundle)
     save_golden(bundle, golden_requests(home, loaded))
     manifest = LogManifest.load(home)
-    metrics = {tracking.metric_name(k): v for k, v in results.models[LEAD].means.items()}
+    # The version's own, where the report has means over seeds.
+    own = {m: v[0] for m, v in results.seeds.get(LEAD, {}).items()} or results.models[LEAD].means
+    metrics = {tracking.metric_name(k): v for k, v in own.items()}
     tags = {
         "dataset": manifest.dataset,
         DIGEST: loaded.digest,
@@ -251,6 +258,7 @@ def run(
     mapping: LogMapping,
     config: JobConfig,
     oracles: Path | None = None,
+    seeds: int = 1,
 ) -> tuple[Results, Version]:
     """Everything up to the registered, evaluated model; writes metrics.json and report.html.
 
@@ -275,6 +283,6 @@ def run(
             f"{rows['history_rows']:,} history states",
         ],
     }
-    results, version = train_and_evaluate(home, config, stages, "prerank", oracles, about)
+    results, version = train_and_evaluate(home, config, stages, "prerank", oracles, about, seeds)
     tqdm.write(tables(home, results))
     return results, version

@@ -39,7 +39,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "users": ["--flag*", "--workdir"],
     "training-set": ["--workdir"],
-    "train": ["--config", "--oracles", "--workdir"],
+    "train": ["--config", "--oracles", "--seeds", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
@@ -47,7 +47,7 @@ VERBS: dict[str, list[str]] = {
     "promote": ["--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
-    "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--workdir"],
+    "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],
     "demo": ["--workdir"],
     "check": ["--events", "--psi", "--since", "--version", "--workdir"],
     "forget": ["--user", "--users", "--workdir"],
@@ -214,7 +214,8 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
     fails_with(["add-items", "--items", str(tmp_path), *work], 4, "`prerank ingest`", capsys)
-    fails_with(["ablate", "--seeds", "0", *work], 2, "--seeds 0", capsys)
+    for verb in (["ablate"], ["train"], ["run", *log]):
+        fails_with([*verb, "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime
 
 from prerank import preflight
+from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
 from prerank.core.places import absolute
 
@@ -32,6 +33,16 @@ def check_log(home: Home, args: argparse.Namespace) -> None:
     """
     preflight.check_inputs({"events": args.events, "items": args.items})
     preflight.check_space(home, args.events, args.items)
+
+
+def check_seeds(args: argparse.Namespace) -> None:
+    """See that there is a training to do.
+
+    Raises:
+        ConfigError: --seeds is below 1.
+    """
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
 
 
 def next_step(args: argparse.Namespace, command: str, also: str = "") -> str:

@@ -6,7 +6,14 @@ import argparse
 from typing import Any
 
 from prerank import preflight
-from prerank.commands.options import check_log, clock_time, home_of, measured_files, next_step
+from prerank.commands.options import (
+    check_log,
+    check_seeds,
+    clock_time,
+    home_of,
+    measured_files,
+    next_step,
+)
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
 from prerank.core.places import absolute
@@ -212,10 +219,13 @@ def train(args: argparse.Namespace) -> Summary:
 
     home = home_of(args)
     config = JobConfig.load(args.config)
+    check_seeds(args)
     preflight.check_inputs({"oracles": args.oracles})
     preflight.check_space(home)
     preflight.check_services(home, registry=True)
-    results, version = train_and_evaluate(home, config, Stages(3), "train", args.oracles)
+    results, version = train_and_evaluate(
+        home, config, Stages(3), "train", args.oracles, seeds=args.seeds
+    )
     print(tables(home, results))
     wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(str(home.training_set), wrote, next_step(args, "promote"))

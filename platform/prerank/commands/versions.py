@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from prerank import preflight
-from prerank.commands.options import home_of, measured_files, next_step
+from prerank.commands.options import check_seeds, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.places import absolute
 from prerank.summaries import Summary, count
@@ -63,8 +63,7 @@ def ablate(args: argparse.Namespace) -> Summary:
     from prerank.evaluation.trials import Budget
 
     config, home = JobConfig.load(args.config), home_of(args)
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds {args.seeds}: at least one is needed")
+    check_seeds(args)
     preflight.check_log(home)
     connect()
     print(table(ablate(home, config.model, config.train, args.seeds, Budget(split=args.split))))

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from prerank import preflight
-from prerank.commands.options import check_log, home_of, measured_files, next_step
+from prerank.commands.options import check_log, check_seeds, home_of, measured_files, next_step
 from prerank.core.errors import ConfigError
 from prerank.core.home import ENV, Home
 from prerank.core.places import absolute, is_uri
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> Summary:
 
     mapping, config = load_mapping(args.mapping), JobConfig.load(args.config)
     home = home_of(args)
+    check_seeds(args)
     preflight.check_inputs({"oracles": args.oracles})
     check_log(home, args)
     preflight.check_services(home, online=True, registry=True)
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> Summary:
     events, items = absolute(args.events), absolute(args.items)
     if args.mapping is None:
         mapping = mapping_of_home(home, events, items)
-    _, version = run(home, events, items, mapping, config, args.oracles)
+    _, version = run(home, events, items, mapping, config, args.oracles, args.seeds)
     wrote = f"{measured_files(home, 'test')}\nmodel version {version} (challenger)"
     return Summary(f"{args.events}\n{args.items}", wrote, next_step(args, "promote"))
 

@@ -215,6 +215,9 @@ class Results:
         ablations: variant -> what it lost; FULL is what the others are compared with.
         slices: kinds of requests.
         training: ranker -> epochs, {"epoch", "train_loss", "validation_loss", "validation_mrr"}.
+        seeds: ranker -> metric -> a value for each seed, that of the version's seed first; of
+            rankers that were trained with several, whose other metrics are means over seeds.
+        trainings: seed -> best validation MRR of LEAD, that of the version first.
         fusion_weights: (feature, weight) pairs.
         ingest: sentences on what was read, quarantined or assumed.
         features: sentences on snapshots, rows and caps.
@@ -234,6 +237,8 @@ class Results:
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     slices: Mapping[str, Slice] = field(default_factory=dict)
     training: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    seeds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    trainings: Mapping[int, float] = field(default_factory=dict)
     fusion_weights: Sequence[tuple[str, float]] = ()
     ingest: Sequence[str] = ()
     features: Sequence[str] = ()

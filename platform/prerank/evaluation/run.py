@@ -39,6 +39,7 @@ from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.baselines.suite import load_ranker
 from prerank.evaluation.counterfactual import estimate
+from prerank.evaluation.done import Done, Histograms, RankerCost
 from prerank.evaluation.per_request import (
     counterfactual_columns,
     cut_columns,
@@ -48,7 +49,7 @@ from prerank.evaluation.per_request import (
     was_shown,
 )
 from prerank.evaluation.results import Results
-from prerank.evaluation.summary import Done, Histograms, RankerCost, results_of
+from prerank.evaluation.summary import results_of
 from prerank.features.offline import offline_inputs
 
 CANDIDATES_PER_CHUNK = 600_000
@@ -233,7 +234,8 @@ def evaluate(
 
     Args:
         home: with a log, features and a training set.
-        models: name -> bundle folder of each trained model.
+        models: name -> bundle folder of each trained model; of one with several seeds, a name for
+            each (``prerank.evaluation.over_seeds.label``).
         split: "validation" or "test".
         oracles: folder of a simulated world, whose two oracles are then measured beside.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from interactrank.metrics.ranking import METRICS, mean, paired_test, summarise
 from prerank.core.manifest import LogManifest
 from prerank.core.propensities import Propensities
 from prerank.evaluation.counterfactual import AS_SHOWN, GAINS, effective_size, snips
+from prerank.evaluation.done import Done
+from prerank.evaluation.over_seeds import averaged, by_ranker, of_first, seed_metrics
 from prerank.evaluation.per_request import CEILING, REFERENCE, REFERENCE_TOP
 from prerank.evaluation.results import (
     BASELINE,
@@ -39,28 +40,6 @@ from prerank.evaluation.results import (
 SLICES = ("head query", "torso query", "tail query", "new user", "new item")
 SLICE_METRICS = ("hits@3", "hits@10", "mrr", "recall@cut")
 
-Histograms = dict[tuple[str, str], NDArray[np.float64]]
-"""(ranker, head) -> float64 [CELLS, 3] of ``interactrank.metrics.calibration.histogram``."""
-
-
-@dataclass(frozen=True)
-class RankerCost:
-    """Seconds that a ranker took for a task's candidates; its operations and bytes for one."""
-
-    seconds: float
-    flops: float
-    bytes: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """What one task measured, beside its requests' metrics; ``costs`` by ranker."""
-
-    requests: int
-    candidates: int
-    costs: Mapping[str, RankerCost]
-    histograms: Histograms
-
 
 def results_of(
     frame: pd.DataFrame,
@@ -76,11 +55,14 @@ def results_of(
     Args:
         frame: one row per request, columns of ``prerank.evaluation.per_request``.
         done: what each task returned.
-        names: the rankers; whatever else was measured is an oracle.
+        names: the rankers, by seed where there are several (``prerank.evaluation.over_seeds``);
+            whatever else was measured is an oracle.
         manifest: of the log. training: of the training set.
         split: that was measured.
         propensities: used for the counterfactual columns, or why there are none.
     """
+    seeds, frame = seed_metrics(frame, names), averaged(frame, names)
+    done, names = of_first(done, names), [*by_ranker(names)]
     measured = {c.split("|")[0] for c in frame.columns if c.endswith("|mrr")} - {CEILING}
     return Results(
         dataset=_facts(manifest, training, frame, split),
@@ -94,6 +76,7 @@ def results_of(
         calibration=_calibration(done, names, manifest),
         counterfactual=_counterfactual(frame, names, propensities),
         slices=_slices(frame, names),
+        seeds=seeds,
     )
 
 

@@ -15,6 +15,7 @@ from interactrank.training.stacking import (
     cross_fitted,
     hold_out,
     refit,
+    thinned,
 )
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
@@ -75,7 +76,7 @@ def fit(
             )
             state = trainer.state() | {"progress": asdict(since)}
             if stacked and held and improved:
-                refit(fusion, [*held, *auxiliary], config.loss)
+                refit(fusion, [*thinned(held), *auxiliary], config.loss)
             if held and improved and reader.shown:
                 calibrate(fusion, held)
             after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))

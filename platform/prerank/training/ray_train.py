@@ -72,8 +72,8 @@ class MlflowCallback(UserCallback):
     surroundings.
     """
 
-    def __init__(self, uri: str, run_id: str, epochs: Epochs) -> None:
-        self.uri, self.run_id, self.epochs = uri, run_id, epochs
+    def __init__(self, uri: str, run_id: str, epochs: Epochs, prefix: str) -> None:
+        self.uri, self.run_id, self.epochs, self.prefix = uri, run_id, epochs, prefix
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
@@ -87,7 +87,7 @@ class MlflowCallback(UserCallback):
         client.log_batch(
             self.run_id,
             metrics=[
-                Metric(k, float(v), now, int(first["epoch"]))
+                Metric(self.prefix + k, float(v), now, int(first["epoch"]))
                 for k, v in first.items()
                 if isinstance(v, (int, float)) and np.isfinite(v)
             ],
@@ -230,13 +230,15 @@ def run_training(
     run_id: str,
     meta: dict[str, Any],
     workers: int | None = None,
+    prefix: str = "",
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
 
     ``workers`` None means one for each GPU of the cluster, or one on CPU; each trains on its shard,
     and the shards are of one size (fewer than ``workers`` requests are left out of an epoch).
-    A job whose worker dies, or one of the same name that was cut off, goes on from its last
-    checkpoint as if nothing had happened.
+    The epochs' metrics stand in the MLflow run under their name after ``prefix``. A job whose
+    worker dies, or one of the same name that was cut off, goes on from its last checkpoint as if
+    nothing had happened.
 
     Raises:
         DataError: no validation request has a positive.
@@ -279,7 +281,7 @@ def run_training(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="validation_mrr"
             ),
-            callbacks=[MlflowCallback(uri, run_id, reported)],
+            callbacks=[MlflowCallback(uri, run_id, reported, prefix)],
         ),
     )
     done = threading.Event()

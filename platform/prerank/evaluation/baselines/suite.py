@@ -16,7 +16,7 @@ from typing import Any
 from interactrank.model.architectures import ARCHITECTURES, config_of
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
-from prerank.core.files import replaced, write_json
+from prerank.core.files import removed, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import linear, trees
@@ -59,22 +59,35 @@ HISTORY = "history.json"
 
 @dataclass(frozen=True)
 class FitTask:
-    """A baseline to be fitted; ``model`` is what a neural one is built from."""
+    """A baseline to be fitted into ``out``; ``model`` is what a neural one is built from."""
 
     home: Home
     name: str
     model: ModelConfig
     train: TrainConfig
+    out: Path
 
 
 def tasks(
-    home: Home, names: Sequence[str], model: ModelConfig, train: TrainConfig
+    home: Home,
+    names: Sequence[str],
+    model: ModelConfig,
+    train: TrainConfig,
+    configured: int | None = None,
 ) -> list[FitTask]:
-    """What ``fit_baseline`` needs of each baseline, the longest first."""
+    """What ``fit_baseline`` needs of each baseline, the longest first.
+
+    ``configured`` is the job's own seed (default: that of ``train``); of another, a baseline's
+    folder bears the number.
+    """
+    number = None if configured in (None, train.seed) else train.seed
     return [
-        FitTask(home, name, *NEURAL[name].configs(model, train))
-        if name in NEURAL
-        else FitTask(home, name, model, train)
+        FitTask(
+            home,
+            name,
+            *(NEURAL[name].configs(model, train) if name in NEURAL else (model, train)),
+            folder_of(home, name, number),
+        )
         for name in sorted(names, key=lambda n: n in FITTED)
     ]
 
@@ -85,7 +98,7 @@ def fit_baseline(task: FitTask) -> None:
 
     torch.set_num_threads(1)
     home, name = task.home, task.name
-    with replaced(folder_of(home, name)) as folder:
+    with replaced(task.out) as folder:
         if name in NEURAL:
             from prerank.evaluation.baselines.neural import fit_neural
 
@@ -104,9 +117,16 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def folder_of(home: Home, name: str) -> Path:
-    """Where a fitted baseline lies."""
-    return home.root / "baselines" / name
+def folder_of(home: Home, name: str, seed: int | None = None) -> Path:
+    """Where a fitted baseline lies; with ``seed``, what was trained with another than the job's."""
+    return home.root / "baselines" / (name if seed is None else f"{name}-seed-{seed}")
+
+
+def remove_seeds(home: Home) -> None:
+    """Remove what a former job trained with other seeds."""
+    home.look(home.root / "baselines")
+    for folder in (home.root / "baselines").glob("*-seed-*"):
+        removed(folder)
 
 
 def fitted(home: Home) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TypeGuard
 
 from prerank.evaluation.results import FULL, Ablation, Interval, Measured
@@ -44,6 +44,13 @@ def number(value: float | None, least: float = 0.0) -> str:
 def interval(ci: Interval | None) -> str:
     """Both ends, or nothing where they are not known."""
     return f"{share(ci[0])}-{share(ci[1])}" if ci and is_finite(ci[0]) else ""
+
+
+def spread(values: Sequence[float] | None) -> str:
+    """Standard deviation over seeds, or nothing where there is one value or none."""
+    if not values or len(values) < 2 or not all(map(is_finite, values)):
+        return ""
+    return f"+-{share(stdev(values))}"
 
 
 def percent(value: float) -> str:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from prerank.evaluation.report import plots
 from prerank.evaluation.report.numbers import ordered
 from prerank.evaluation.report.tables import facts, tables
-from prerank.evaluation.report.text import headline
+from prerank.evaluation.report.text import headline, seeds_note
 from prerank.evaluation.results import BASELINE, FULL, LEAD, Results
 
 
@@ -39,6 +39,7 @@ def page(results: Results, drawn: Mapping[str, str]) -> str:
     return environment.get_template("page.html.j2").render(
         results=results,
         headline=headline(results),
+        seeds_note=seeds_note(results).replace("+-", "±"),
         facts=facts(results),
         tables=tables(results),
         # Drawn here, by code that escapes what it is given.

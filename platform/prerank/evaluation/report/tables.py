@@ -19,6 +19,7 @@ from prerank.evaluation.report.numbers import (
     percent,
     share,
     signed,
+    spread,
 )
 from prerank.evaluation.results import (
     FULL,
@@ -86,11 +87,14 @@ def _row(*cells: Cell | str, css: str = "") -> Row:
     return Row([Cell(cell) if isinstance(cell, str) else cell for cell in cells], css)
 
 
-def _mean(value: float | None, ci: Interval | None, best: str = "-") -> Cell:
-    """A mean over its interval, shaded if it prints as the best."""
+def _mean(
+    value: float | None, ci: Interval | None, best: str = "-", seeds: Sequence[float] | None = None
+) -> Cell:
+    """A mean over its interval and its spread over seeds, shaded if it prints as the best."""
     text = share(value)
     css = "best" if text == best != "-" else ""
-    return Cell(text, interval(ci).replace("-", "–"), css)
+    small = interval(ci).replace("-", "–"), spread(seeds).replace("+-", "± ")
+    return Cell(text, "\n".join(filter(None, small)), css)
 
 
 def _metrics(results: Results) -> Table | None:
@@ -98,7 +102,10 @@ def _metrics(results: Results) -> Table | None:
     best = {metric: best_of([*results.models.values()], metric) for metric in METRICS}
 
     def row(name: str, model: Measured, best: Mapping[str, str], css: str = "") -> Row:
-        cells = (_mean(model.mean(m), model.ci.get(m), best.get(m, "-")) for m in METRICS)
+        seeds = results.seeds.get(name, {})
+        cells = (
+            _mean(model.mean(m), model.ci.get(m), best.get(m, "-"), seeds.get(m)) for m in METRICS
+        )
         return _row(name, *cells, css=css)
 
     rows = [row(name, results.models[name], best) for name in ordered(results.models)]

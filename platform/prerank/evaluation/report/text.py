@@ -12,6 +12,7 @@ from prerank.evaluation.report.numbers import (
     p_value,
     percent,
     share,
+    spread,
 )
 from prerank.evaluation.results import (
     BASELINE,
@@ -32,6 +33,7 @@ FITTED_ON = (
 def metrics_table(results: Results) -> str:
     """Models × metrics as aligned plain ASCII text; the 95% interval stands under each mean.
 
+    Beneath it, of a model that was trained with several seeds, the spread over these.
     Best models first, ``*`` marks the best value of a column; oracles and the reachable ceiling
     follow, unmarked.
     """
@@ -44,9 +46,25 @@ def metrics_table(results: Results) -> str:
         wins = {m: name in models and v == best[m] != "-" for m, v in means.items()}
         rows.append([name, *(v + "*" * wins[m] for m, v in means.items())])
         rows.append(["", *(interval(model.ci.get(metric)) for metric in METRICS)])
+        rows.append(["", *(spread(results.seeds.get(name, {}).get(m)) for m in METRICS)])
     if ceiling := results.reachable_ceiling:
         rows.append(["reachable ceiling", *(share(ceiling.get(metric)) for metric in METRICS)])
     return _aligned(rows)
+
+
+def seeds_note(results: Results) -> str:
+    """What several trainings are shown as, and which is the version's; nothing of one."""
+    if not results.seeds:
+        return ""
+    said = "Means of trainings that differ by their seed; +- is the standard deviation over seeds."
+    if len(results.trainings) > 1:
+        best, *others = results.trainings
+        found = ", ".join(f"{share(results.trainings[s])} for seed {s}" for s in others)
+        said += (
+            f" The version is that of seed {best}, which was best on validation: MRR "
+            f"{share(results.trainings[best])}, against {found}."
+        )
+    return said
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -22,7 +22,7 @@ from tests.samples import (
 
 from interactrank.features.batch import Batch, RequestArrays, collate
 from interactrank.features.catalogue import Catalogue
-from interactrank.training.losses import sampled_softmax_loss
+from interactrank.training.sampled_softmax import sampled_softmax_loss
 
 N_OF = len(CATALOGUE)
 # arrays() has a request an hour, from NOW on: what starts at +2 h is known to the later ones only.
@@ -204,9 +204,10 @@ def test_negatives_move_no_logit_and_only_the_sampled_softmax(config: object) ->
         torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(outputs[0].queries, outputs[1].queries)
         assert len(outputs[1].items) == N_OF
-        scale = torch.full((5,), 10.0)
         few, many = (
-            sampled_softmax_loss(o, b, scale, torch.zeros(len(o.items)), 0)
+            sampled_softmax_loss(
+                replace(o, scale=torch.full((5,), 10.0)), b, torch.zeros(len(o.items)), 0
+            )
             for o, b in zip(outputs, (alone, joined), strict=True)
         )
     assert many > few + 0.5, "more items to be told from the engaged one"

@@ -9,19 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from tests.candidate_batches import batch_of
 
-from interactrank.features.batch import Batch
-from interactrank.model.fusion import Coefficients
 from interactrank.model.interactrank import Output
 from interactrank.training.losses import (
     ItemFrequency,
     LossConfig,
     listwise_loss,
     pointwise_loss,
-    sampled_softmax_loss,
     total_loss,
 )
+from interactrank.training.sampled_softmax import sampled_softmax_loss
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -29,37 +27,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 def bce(logit: float, label: float) -> float:
     p = 1 / (1 + math.exp(-logit))
     return -math.log(p if label else 1 - p)
-
-
-def batch_of(
-    request: Tensor,
-    item: Tensor,
-    labels: Tensor,
-    weights: Tensor | None = None,
-    log_q: Tensor | None = None,
-    query: Tensor | None = None,
-    rows: Tensor | None = None,
-) -> Batch:
-    none, n = torch.zeros(0), len(request)
-    return Batch(
-        query=torch.arange(int(request.max()) + 1) if query is None else query,
-        top_items=none,
-        top_items_share=none,
-        text=none,
-        text_offsets=none,
-        hist_items=none,
-        hist_actions=none,
-        hist_hours=none,
-        hist_mask=none,
-        request=none,
-        x=none,
-        candidate_request=request,
-        candidate_item=item,
-        items={"rows": torch.arange(int(item.max()) + 1) if rows is None else rows},
-        labels=labels,
-        weights=torch.ones(n) if weights is None else weights,
-        log_q=torch.zeros(n) if log_q is None else log_q,
-    )
 
 
 @given(SEEDS, st.booleans())
@@ -140,70 +107,6 @@ def test_listwise_stands_large_logits_and_does_not_see_a_shift() -> None:
     assert float(listwise_loss(moved, labels.double(), request, 2)) == pytest.approx(base, rel=1e-6)
 
 
-@given(SEEDS)
-@settings(deadline=None, max_examples=60)
-def test_sampled_softmax(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    b, u, n, heads = 3, 6, 9, 2
-    pairs = rng.choice(b * u, n, replace=False)
-    request, item = pairs // u, pairs % u
-    labels = rng.integers(0, 2, (n, heads)).astype(np.float32)
-    labels[0, 1] = 1.0
-    queries, items = rng.normal(size=(b, heads, 4)), rng.normal(size=(u, 4))
-    log_q, scale, head = np.log(rng.random(u)), 2.5, 1
-    # Requests of one query, and an item that stands in the batch twice.
-    query, rows = rng.integers(0, 2, b), rng.integers(0, u - 1, u)
-    losses = []
-    for i in range(n):
-        if not labels[i, head]:
-            continue
-        same = query[request] == query[request[i]]
-        own = {int(rows[item[j]]) for j in range(n) if same[j] and labels[j, head]}
-
-        def logit(p: int, r: int = int(request[i])) -> float:
-            return scale * float(queries[r, head] @ items[p]) - float(log_q[p])
-
-        baselines = [logit(p) for p in range(u) if rows[p] not in own]
-        mine = logit(int(item[i]))
-        losses.append(-mine + math.log(sum(math.exp(v) for v in [mine, *baselines])))
-    found = sampled_softmax_loss(
-        Output(torch.zeros(n, heads), torch.tensor(queries), torch.tensor(items)),
-        batch_of(
-            torch.tensor(request),
-            torch.tensor(item),
-            torch.tensor(labels),
-            query=torch.tensor(query),
-            rows=torch.tensor(rows),
-        ),
-        torch.full((b,), scale, dtype=torch.float64),
-        torch.tensor(log_q),
-        head,
-    )
-    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
-
-
-def test_sampled_softmax_without_a_positive_is_a_zero_with_gradient() -> None:
-    queries = torch.randn(2, 1, 3, requires_grad=True)
-    loss = sampled_softmax_loss(
-        Output(torch.zeros(2, 1), queries, torch.randn(2, 3)),
-        batch_of(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.zeros(2, 1)),
-        torch.ones(2),
-        torch.zeros(2),
-        0,
-    )
-    loss.backward()
-    assert float(loss.detach()) == 0.0
-    assert queries.grad is not None
-    assert not queries.grad.any()
-
-
-class Scaled:
-    class fusion:
-        @staticmethod
-        def coefficients(request: Tensor) -> Coefficients:
-            return Coefficients(torch.tensor([3.0, 2.0]), *(torch.zeros(0),) * 5)
-
-
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     rng = torch.Generator().manual_seed(0)
@@ -216,6 +119,7 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
         torch.randn(5, 2, generator=rng),
         torch.randn(2, 2, 3, generator=rng),
         torch.randn(4, 3, generator=rng),
+        torch.tensor([3.0, 2.0]),
     )
     item_q = torch.log(torch.tensor([0.3, 0.5, 0.1, 0.9]))
     config = LossConfig(0.1, True, 0.7, 0.2, power, (6.0, 2.0, 99.0))
@@ -225,9 +129,9 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     )
     for h in range(2):
         listed = listwise_loss(output.logits[:, h] - power * log_q, labels[:, h], request, 2)
-        sampled = sampled_softmax_loss(output, batch, torch.tensor([3.0, 2.0]), item_q, h)
+        sampled = sampled_softmax_loss(output, batch, item_q, h)
         expected = expected + shares[h] * (0.7 * listed + 0.2 * sampled)
-    found = total_loss(Scaled(), output, batch, item_q, config)  # type: ignore[arg-type]
+    found = total_loss(output, batch, item_q, config)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from interactrank.metrics.calibration import calibration_error, histogram
 from interactrank.model.fusion import Fusion
+from interactrank.training import stacking
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import (
+    FITTED_BATCHES,
     FOLD_ITERATIONS,
     HeldOut,
     auxiliary_requests,
@@ -25,6 +27,7 @@ from interactrank.training.stacking import (
     hold_out,
     measure,
     refit,
+    thinned,
 )
 
 X, R, SHOWN = 4, 2, 8
@@ -272,6 +275,25 @@ def test_cross_fitting_is_fitting_on_one_half_and_measuring_the_other() -> None:
         expected += measure(fusion, measured)
     _, found = cross_fitted(new_fusion(), held, CONFIG)
     assert found == pytest.approx(np.concatenate(expected).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("most", "taken"), [(9, range(7)), (7, range(7)), (3, (0, 3, 6)), (1, (0,))]
+)
+def test_a_fit_takes_batches_from_all_over(most: int, taken: Sequence[int]) -> None:
+    held = memorisable(7)
+    assert [id(h) for h in thinned(held, most)] == [id(held[i]) for i in taken]
+    assert thinned([], most) == []
+
+
+def test_of_many_batches_all_are_measured_though_a_fit_takes_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, fitted = memorisable(2 * FITTED_BATCHES), []
+    monkeypatch.setattr(stacking, "refit", lambda _, own, *rest: fitted.append(len(own)))
+    _, found = cross_fitted(new_fusion(WIDE), held, CONFIG)
+    assert fitted == [FITTED_BATCHES // 2] * 2
+    assert found == pytest.approx(mrr(new_fusion(WIDE), held))
 
 
 def test_without_stacking_the_fusion_is_measured_as_it_is() -> None:

@@ -1,0 +1,69 @@
+"""A job of several seeds: means with their spread, and the best on validation is registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from tests.behaviour.test_evaluate import linked
+
+from interactrank.model.config import ModelConfig
+from interactrank.training.trainer import TrainConfig
+from prerank import pipeline
+from prerank.config import JobConfig
+from prerank.core.home import Home
+from prerank.evaluation.baselines import suite
+from prerank.evaluation.metrics_file import from_json
+from prerank.evaluation.results import LEAD, METRICS
+from prerank.registry import versions as registry
+from prerank.registry.bundle import read_meta
+
+SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
+CONFIG = JobConfig(
+    model=SMALL, train=TrainConfig(epochs=1, batch_requests=64, seed=4), baselines=("linear",)
+)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
+def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
+    tiny_world: Home, ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    home = linked(tiny_world, tmp_path / "home")
+    results, version = pipeline.train_and_evaluate(
+        home, CONFIG, pipeline.Stages(3), "train", seeds=2
+    )
+    best, other = results.trainings
+    assert {best, other} == {4, 5}
+    assert results.trainings[best] >= results.trainings[other]
+    bundle = registry.download(home, version)
+    assert read_meta(bundle)[1]["seed"] == best
+
+    assert results.seeds.keys() == {"linear", LEAD}, "nothing else is trained"
+    own = results.seeds[LEAD]["mrr"]
+    assert own[0] != own[1]
+    assert results.models[LEAD].mean("mrr") == pytest.approx(fmean(own))
+    said = pipeline.tables(home, results)
+    assert f"The version is that of seed {best}" in said
+    client = MlflowClient()
+    logged = client.get_run(version.run_id).data.metrics
+    assert logged[f"{LEAD}.mrr"] == pytest.approx(fmean(own))
+    assert logged[f"{LEAD}.mrr_sd_of_seeds"] == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
+    assert "validation_mrr" in logged
+    assert "seed-5.validation_mrr" in logged
+
+    # The same trainings are measured again, those of the other seed too.
+    again = pipeline.evaluate_version(home, version)
+    for metric in METRICS:
+        assert again.seeds[LEAD][metric] == pytest.approx(results.seeds[LEAD][metric], nan_ok=True)
+    read = from_json((home.root / "metrics.json").read_text())
+    assert read.seeds[LEAD]["mrr"] == pytest.approx(own)
+    assert list(read.trainings) == [best, other]
+
+    # The next job begins without them.
+    suite.remove_seeds(home)
+    assert [p.name for p in (home.root / "baselines").glob("[!.]*")] == ["linear"]

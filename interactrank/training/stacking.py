@@ -29,9 +29,8 @@ from interactrank.training.losses import LossConfig, listwise_loss, pointwise_lo
 ITERATIONS, FOLD_ITERATIONS = 40, 15
 """L-BFGS steps of the fusion that is kept, and of those that only choose an epoch. Later steps
 lower the loss on these requests, not on those to come."""
-FITTED_BATCHES = 20
-"""Held-out batches that a fit takes at most: with twice as many it takes twice as long, and ranks
-no better."""
+BATCHES, FOLD_BATCHES = 40, 24
+"""Batches of such fits, held-out and auxiliary, at most (``fitted_on``)."""
 NEWTON_STEPS, RIDGE = 30, 1e-6
 PULL, GATE_PULL = 1e-3, 1e-2
 """Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
@@ -92,10 +91,21 @@ def auxiliary_requests(batches: Iterable[Batch], device: torch.device | str) -> 
     return [HeldOut.of(torch.zeros_like(b.labels), b) for b in moved]
 
 
-def thinned(held: Sequence[HeldOut], most: int = FITTED_BATCHES) -> list[HeldOut]:
-    """At most ``most`` of the batches, from all over them."""
-    at = np.linspace(0, len(held) - 1, min(most, len(held))).round().astype(np.int64)
-    return [held[i] for i in at]
+def fitted_on(
+    held: Sequence[HeldOut], auxiliary: Sequence[HeldOut], most: int = BATCHES
+) -> list[HeldOut]:
+    """At most ``most`` batches for a fit, from all over both; at most half of them are held out.
+
+    More cost time in proportion, and rank no better. Where held-out batches are few, auxiliary ones
+    take their place.
+    """
+    own = _thinned(held, most // 2)
+    return [*own, *_thinned(auxiliary, most - len(own))]
+
+
+def _thinned(batches: Sequence[HeldOut], most: int) -> list[HeldOut]:
+    at = np.linspace(0, len(batches) - 1, min(most, len(batches))).round().astype(np.int64)
+    return [batches[i] for i in at]
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
@@ -223,11 +233,11 @@ def cross_fitted(
     start = {k: v.clone() for k, v in fusion.state_dict().items()}
     losses, ranks = [], []
     for fold in (0, 1):
-        fitted, measured = thinned(held[1 - fold :: 2], FITTED_BATCHES // 2), held[fold::2]
+        fitted, measured = held[1 - fold :: 2], held[fold::2]
         if not measured:
             continue
         if stacking and fitted and fusion.crosses:
-            refit(fusion, [*fitted, *auxiliary], config, FOLD_ITERATIONS)
+            refit(fusion, fitted_on(fitted, auxiliary, FOLD_BATCHES), config, FOLD_ITERATIONS)
         with torch.no_grad():
             losses.append(float(fusion_loss(fusion, measured, config)))
         ranks += measure(fusion, measured)

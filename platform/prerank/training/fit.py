@@ -13,9 +13,9 @@ from interactrank.training.stacking import (
     auxiliary_requests,
     calibrate,
     cross_fitted,
+    fitted_on,
     hold_out,
     refit,
-    thinned,
 )
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
@@ -76,7 +76,7 @@ def fit(
             )
             state = trainer.state() | {"progress": asdict(since)}
             if stacked and held and improved:
-                refit(fusion, [*thinned(held), *auxiliary], config.loss)
+                refit(fusion, fitted_on(held, auxiliary), config.loss)
             if held and improved and reader.shown:
                 calibrate(fusion, held)
             after_epoch({**asdict(report), "best_mrr": since.best}, improved, dict(state))

@@ -21,7 +21,7 @@ from prerank.core.manifest import LogManifest
 from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import Order, read_split, split_sizes, to_arrays
 
-STATISTICS_REQUESTS, AUXILIARY_BATCHES = 4096, 10
+STATISTICS_REQUESTS, AUXILIARY_BATCHES = 4096, 20
 
 
 class Reader:

@@ -17,17 +17,17 @@ from interactrank.model.fusion import Fusion
 from interactrank.training import stacking
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import (
-    FITTED_BATCHES,
+    FOLD_BATCHES,
     FOLD_ITERATIONS,
     HeldOut,
     auxiliary_requests,
     calibrate,
     cross_fitted,
+    fitted_on,
     fusion_loss,
     hold_out,
     measure,
     refit,
-    thinned,
 )
 
 X, R, SHOWN = 4, 2, 8
@@ -278,21 +278,30 @@ def test_cross_fitting_is_fitting_on_one_half_and_measuring_the_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "taken"), [(9, range(7)), (7, range(7)), (3, (0, 3, 6)), (1, (0,))]
+    ("held", "auxiliary", "taken"),
+    [
+        (2, 3, [0, 1, 2, 3, 4]),  # all, where they are few
+        (2, 8, [0, 1, 2, 4, 7, 9]),
+        (5, 3, [0, 2, 4, 5, 6, 7]),
+        (7, 9, [0, 3, 6, 7, 11, 15]),
+        (0, 1, [0]),
+    ],
 )
-def test_a_fit_takes_batches_from_all_over(most: int, taken: Sequence[int]) -> None:
-    held = memorisable(7)
-    assert [id(h) for h in thinned(held, most)] == [id(held[i]) for i in taken]
-    assert thinned([], most) == []
+def test_a_fit_takes_few_batches_from_all_over(
+    held: int, auxiliary: int, taken: Sequence[int]
+) -> None:
+    given = memorisable(held + auxiliary)
+    found = fitted_on(given[:held], given[held:], 6)
+    assert [id(h) for h in found] == [id(given[i]) for i in taken]
 
 
 def test_of_many_batches_all_are_measured_though_a_fit_takes_a_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held, fitted = memorisable(2 * FITTED_BATCHES), []
+    held, fitted = memorisable(2 * FOLD_BATCHES), []
     monkeypatch.setattr(stacking, "refit", lambda _, own, *rest: fitted.append(len(own)))
     _, found = cross_fitted(new_fusion(WIDE), held, CONFIG)
-    assert fitted == [FITTED_BATCHES // 2] * 2
+    assert fitted == [FOLD_BATCHES // 2] * 2
     assert found == pytest.approx(mrr(new_fusion(WIDE), held))
 
 

@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "item age": ("item:log_age_days", "item:age_unknown"),
     "fresh items": ("fresh:",),
     "retriever": ("retriever:",),
+    "list position": ("anchor:",),
     "candidate features": ("candidate:",),
 }
 """Family of cross features -> what its columns begin with; "exposure" is of several levels."""

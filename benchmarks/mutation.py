@@ -40,6 +40,7 @@ TESTS = {
         f"{FEATURES}/test_batch.py",
     ),
     "features/engagement": (f"{FEATURES}/test_engagement.py", f"{FEATURES}/test_damage.py"),
+    "features/given": (f"{FEATURES}/test_given.py",),
     "features/id_table": (f"{FEATURES}/test_id_table.py",),
     "features/inputs": (
         f"{FEATURES}/test_inputs.py",

@@ -103,7 +103,8 @@ def random_request(seed: int, schema: FeatureSchema = SCHEMA) -> Request:
         k: random_block(rng, BY_PREFIX[k[0]], schema=schema) if rng.random() < 0.8 else None
         for k in keys
     }
-    times = NOW - np.sort(rng.integers(0, 90 * DAY, rng.choice([0, 3, 20, 130])))[::-1]
+    span = rng.choice([HOUR, 90 * DAY])  # in this session, or long ago
+    times = NOW - np.sort(rng.integers(0, span, rng.choice([0, 3, 20, 130])))[::-1]
     history = [
         (int(rng.choice(ITEMS)), int(rng.integers(1, 3)), int(t), int(rng.choice([0, 5, 9])))
         for t in times

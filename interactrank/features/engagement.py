@@ -2,7 +2,8 @@
 
 The one function that training, batch evaluation and serving call (``cross_features``), so
 that a feature cannot mean two things. ``interactrank.features.levels`` makes the columns of the
-packed rows; here are those of the user's history, of the item and of what the caller gives.
+packed rows, ``interactrank.features.given`` those of what the caller gives; here are those of the
+user's history and of the item.
 
 A linear g cannot shift weight from counts to back-off as a query gets sparser, so two columns carry
 that product, n / (C_q + n) times the feature.
@@ -15,6 +16,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import find
 from interactrank.features.inputs import (
     HOUR_US,
@@ -37,9 +39,6 @@ from interactrank.kernels import kernel
 
 SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
 """Engagements of the exact query at which back-off, or the user's recency, halves its say."""
-MAX_GIVEN_VALUE = 1e18
-"""What a caller gives beyond it counts as this much: larger numbers overflow in the fusion and
-in the standardisation, and would make NaN of a score."""
 NEAR_SCALE = 1e3
 """S of how near an item is, as of an ordinary level's shares."""
 NEAR_LOG = float(np.log1p(NEAR_SCALE))
@@ -68,16 +67,17 @@ def _add_user(
             hours = (now - histories.hist_times[e]) / HOUR_US
             x[at, column] = 1.0
             x[at, column + 1] = 1.0 / (end - e)
-            x[at, column + 2] = np.exp(-hours)
-            x[at, column + 3] = np.exp(-hours / 24.0)
-            x[at, column + 4] = np.exp(-hours / 720.0)
+            x[at, column + 2] = np.exp(-hours * 60.0)
+            x[at, column + 3] = np.exp(-hours)
+            x[at, column + 4] = np.exp(-hours / 24.0)
+            x[at, column + 5] = np.exp(-hours / 720.0)
         touched = touch_column[histories.hist_actions[e]]
         if touched >= 0:
             x[at, touched] = 1.0
-        count = np.expm1(x[at, column + 5]) + 1.0
-        x[at, column + 5] = np.log1p(count)
+        count = np.expm1(x[at, column + 6]) + 1.0
+        x[at, column + 6] = np.log1p(count)
         if query and histories.hist_queries[e] == query:
-            x[at, column + 6] = 1.0
+            x[at, column + 7] = 1.0
 
 
 @kernel
@@ -161,6 +161,7 @@ def cross_features(
     offsets: NDArray[np.int64],
     created: NDArray[np.int64],
     retriever_features: NDArray[np.float32] | None = None,
+    anchors: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cross features of every candidate.
 
@@ -172,6 +173,8 @@ def cross_features(
         created: int64 [N], when each candidate was created (microseconds), 0 if unknown.
         retriever_features: float32 [N, R], columns ``schema.given``, NaN where the caller gives
             nothing of a candidate; None if it gives nothing at all.
+        anchors: float32 [B], ``anchor_ranks`` of the requests; those of ``candidates``, which then
+            must be all of each request, where they are left out.
 
     Returns:
         float32 [N, X].
@@ -205,45 +208,14 @@ def cross_features(
         x,
     )
     if schema.given:
-        first = len(schema.cross) - len(schema.given_cross)
-        x[:, first:] = given_columns(schema, len(candidates), retriever_features)
+        if anchors is None:
+            anchors = anchor_ranks(schema, inputs, candidates, offsets, retriever_features)
+        first, anchor = (
+            len(schema.cross) - len(schema.given_cross),
+            anchors.repeat(np.diff(offsets)),
+        )
+        x[:, first:] = given_columns(schema, len(candidates), retriever_features, anchor)
     return x
-
-
-def given_columns(
-    schema: FeatureSchema, n: int, retriever_features: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """The last columns of x for n candidates, ``schema.given_cross``: values, 0 where they are
-    missing, and what is missing. float32, from ``retriever_features`` [n, R] or nothing.
-    """
-    told, width = len(schema.retriever), len(schema.given_cross)
-    columns, first = np.zeros((n, width), np.float32), width - 2 * len(schema.candidate_features)
-    own = columns[:, first:]
-    if retriever_features is None:
-        columns[:, told:first] = 1.0
-        own[:, 1::2] = 1.0
-        return columns
-    for column, name in enumerate(schema.retriever):
-        values = np.nan_to_num(retriever_features[:, column], nan=0.0)
-        limit = MAX_GIVEN_VALUE
-        if name == "rank":
-            values = np.log1p(np.clip(values, 0.0, limit))
-        columns[:, column] = np.clip(values, -limit, limit)
-    if told:
-        columns[:, told] = np.isnan(retriever_features[:, :told]).all(axis=1)
-    if schema.candidate_features:
-        own[:, 0::2] = _signed_log(np.nan_to_num(retriever_features[:, told:], nan=0.0))
-        own[:, 1::2] = np.isnan(retriever_features[:, told:])
-    return columns
-
-
-def _signed_log(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """sign(v) log(1 + |v|): prices, distances, bids and counts have long tails, in which a ratio
-    says what a difference says near 0.
-
-    It needs no constants, so x is the same for every model; a model's own are in its fusion.
-    """
-    return np.copysign(np.log1p(np.minimum(np.abs(values), MAX_GIVEN_VALUE)), values)
 
 
 @cache

@@ -91,6 +91,7 @@ def request_features(schema: FeatureSchema, inputs: FeatureInputs) -> NDArray[np
     out[:, 4] = np.log1p(inputs.tokens)
     out[:, 5] = np.log1p(lengths)
     out[:, 6:] = np.nan
-    out[some, 6] = np.log1p((inputs.time[some] - inputs.hist_times[ends[some] - 1]) / HOUR_US)
+    since = inputs.time[some] - inputs.hist_times[ends[some] - 1]
+    out[some, 6] = np.log1p(since * (60.0 / HOUR_US))
     out[some, 7] = 1.0 - _distinct_items(inputs.hist_items, ends, lengths)[some] / lengths[some]
     return out

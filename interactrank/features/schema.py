@@ -40,6 +40,9 @@ ROW_VERSION = 1
 HISTORY_TTL_DAYS = 730
 """A history whose last event is older than this is read as empty, online and offline alike."""
 
+SESSION_GAP_MINUTES = 30
+"""A user who did nothing for longer has begun another session: the usual gap of web analytics."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -81,6 +84,7 @@ MAX_BYTES_PER_REQUEST = 256 * 1024
 USER_CROSS: tuple[str, ...] = (
     "user:touched",
     "user:rank_recency",
+    "user:decay_1m",
     "user:decay_1h",
     "user:decay_1d",
     "user:decay_30d",
@@ -101,7 +105,11 @@ NEIGHBOURS = 64
 """Neighbours of an item that are kept."""
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
-RETRIEVER_CROSS = {"score": "score", "rank": "log_rank"}
+RETRIEVER_CROSS = {"score": ("score",), "rank": ("log_rank", "inverse_rank")}
+ANCHOR_CROSS = ("anchor:next", "anchor:previous", "anchor:log_after", "anchor:log_before")
+"""Where a candidate stands in the retriever's list, seen from the anchor: the item that the user
+touched last, in this session. They go on reading from there.
+"""
 CANDIDATE_PREFIX = "candidate_"
 """Stands before a candidate feature's name among columns that are not all the caller's own."""
 
@@ -112,7 +120,7 @@ REQUEST_NUMERIC: tuple[str, ...] = (
     "query:sparsity",
     "query:log_tokens",
     "user:log_history",
-    "user:log_hours_since_last",
+    "user:log_minutes_since_last",
     "user:repeat_share",
 )
 """Query and user statistics, computed once per request. ``user:repeat_share`` is the share of the
@@ -229,10 +237,15 @@ class FeatureSchema:
 
         Of a candidate feature there are two, side by side: its value, and whether it is absent.
         """
-        retriever = [f"retriever:{RETRIEVER_CROSS[r]}" for r in self.retriever]
+        retriever = [f"retriever:{name}" for r in self.retriever for name in RETRIEVER_CROSS[r]]
         absent = ["retriever:absent"] if retriever else []
         own = [(f"candidate:{n}", f"candidate:{n}:absent") for n in self.candidate_features]
-        return (*retriever, *absent, *(column for pair in own for column in pair))
+        return (*retriever, *absent, *self.anchor_cross, *(name for pair in own for name in pair))
+
+    @property
+    def anchor_cross(self) -> tuple[str, ...]:
+        """Names of the columns of x that compare a candidate's rank with the anchor's."""
+        return ANCHOR_CROSS if "rank" in self.retriever else ()
 
     @property
     def exposure_cross(self) -> tuple[str, ...]:
@@ -294,6 +307,7 @@ class FeatureSchema:
             "columns": {lv.prefix: (self.columns(lv), self.cap(lv), lv.max_keys) for lv in LEVELS},
             "cross": self.cross,
             "request": REQUEST_NUMERIC,
+            "session": SESSION_GAP_MINUTES,
             "row": ROW_VERSION,
             "history": HISTORY_LENGTH,
         }

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from interactrank.features.batch import RequestArrays, item_inputs, requests_of
 from interactrank.features.catalogue import OUT_OF_VOCABULARY, Catalogue
-from interactrank.features.engagement import cross_features, given_columns
+from interactrank.features.engagement import cross_features
+from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
@@ -71,7 +72,8 @@ class Scored:
 class Found:
     """Candidates with their rows in the index, -1 for one that it does not hold.
 
-    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller.
+    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller. ``anchor`` is the rank
+    that the caller gave of the item that the user touched last (``anchor_ranks``), or NaN.
     ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
     of candidates: float32 [others + positions, X].
     """
@@ -79,6 +81,7 @@ class Found:
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
     given: NDArray[np.float32] | None
+    anchor: float
     x: Callable[..., NDArray[np.float32]]
 
 
@@ -197,7 +200,7 @@ class Scorer:
             x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.given.size:
-            given = given_columns(self.schema, n, found.given) - base.given
+            given = given_columns(self.schema, n, found.given, found.anchor) - base.given
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(found.rows, fused, now, base, given)
         if len(at):
@@ -256,25 +259,40 @@ class Scorer:
         inputs: FeatureInputs,
         candidates: NDArray[np.int64] | None,
         retriever_features: NDArray[np.float32] | None,
+        anchor: float | None = None,
     ) -> Found:
-        """Look the candidates up; arguments as in ``score``."""
-        if candidates is None:
-            return self._found(inputs, self.table.ids, self.items.every_row(), retriever_features)
-        rows = self.table.rows(candidates)
-        return self._found(inputs, candidates, rows, retriever_features)
+        """Look the candidates up; arguments as in ``score``.
+
+        ``anchor`` as in ``Found``, where the request has other candidates too; else that of these.
+        """
+        ids, rows = self.table.ids, self.items.every_row()
+        if candidates is not None:
+            ids, rows = candidates, self.table.rows(candidates)
+        return self._found(inputs, ids, rows, retriever_features, anchor)
 
     def at_rows(
         self,
         inputs: FeatureInputs,
         rows: NDArray[np.int64] | None,
         retriever_features: NDArray[np.float32] | None,
+        anchor: float | None = None,
     ) -> Found:
         """The candidates at distinct ``rows`` int64 [N] of the index, none negative; None for all.
 
-        No table of ids is needed.
+        No table of ids is needed. ``anchor`` as in ``find``.
         """
         rows = self.items.every_row() if rows is None else rows
-        return self._found(inputs, self.items.ids[rows], rows, retriever_features)
+        return self._found(inputs, self.items.ids[rows], rows, retriever_features, anchor)
+
+    def anchor(
+        self,
+        inputs: FeatureInputs,
+        candidates: NDArray[np.int64],
+        retriever_features: NDArray[np.float32] | None,
+    ) -> float:
+        """``anchor_ranks`` of one request with all its candidates."""
+        bounds = np.array([0, len(candidates)])
+        return float(anchor_ranks(self.schema, inputs, candidates, bounds, retriever_features)[0])
 
     def _found(
         self,
@@ -282,7 +300,11 @@ class Scorer:
         ids: NDArray[np.int64],
         rows: NDArray[np.int64],
         given: NDArray[np.float32] | None,
+        anchor: float | None,
     ) -> Found:
+        rank = self.anchor(inputs, ids, given) if anchor is None else anchor
+        anchors = np.array([rank], np.float32)
+
         def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
             some = len(others)
             chosen = np.concatenate((np.array(others, np.int64), ids[at]))
@@ -292,9 +314,9 @@ class Scorer:
                 nothing = np.full((some, given.shape[1]), np.nan, np.float32)
                 told = np.concatenate((nothing, given[at]))
             bounds = np.array([0, len(chosen)])
-            return cross_features(self.schema, inputs, chosen, bounds, created, told)
+            return cross_features(self.schema, inputs, chosen, bounds, created, told, anchors)
 
-        return Found(ids, rows, given, x)
+        return Found(ids, rows, given, rank, x)
 
 
 @torch.inference_mode()

@@ -32,8 +32,13 @@ lower the loss on these requests, not on those to come."""
 BATCHES, FOLD_BATCHES = 40, 24
 """Batches of such fits, held-out and auxiliary, at most (``fitted_on``)."""
 NEWTON_STEPS, RIDGE = 30, 1e-6
-PULL, GATE_PULL = 1e-3, 1e-2
-"""Strength of the L2 pull of the fusion towards what training found, of its gates towards 0."""
+PULL, GATE_PULL = 3e-3, 3e-2
+"""Strength of the L2 pull of the fusion towards weights of 0, and of its gates towards 0, which is
+one set of weights for all requests."""
+NO_TRUST, TRUST_PULL = -7.0, 1e-3
+"""Logit of a scale of next to nothing, towards which the trust in the dot is pulled, and how hard.
+"""
+UNITS_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -138,15 +143,15 @@ def refit(
 ) -> None:
     """Fit the fusion's parameters on held-out batches by L-BFGS, in place.
 
-    Each is pulled towards what training found, but the gates towards 0, which is one set of weights
-    for all requests: there are many of them, and held-out requests are few.
+    What training found is of requests that the towers knew by heart, so the fit does not lean on
+    it: weights are pulled towards 0, hidden units are drawn anew, and the dot has to earn its
+    trust. Gates are pulled harder: there are many of them, and held-out requests are few.
     """
     parameters = list(fusion.parameters())
     before = [p.detach().clone() for p in parameters]
-    gates = None if fusion.gate is None else fusion.gate.weight
-    if gates is not None:
-        gates.data.zero_()
+    _forget(fusion)
     targets = [p.detach().clone() for p in parameters]
+    gates = None if fusion.gate is None else fusion.gate.weight
     optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -154,7 +159,10 @@ def refit(
         loss = fusion_loss(fusion, held, config)
         if fusion.crosses:
             for p, target in zip(parameters, targets, strict=True):
-                loss = loss + (GATE_PULL if p is gates else PULL) * ((p - target) ** 2).sum()
+                if p is fusion.raw_scale:
+                    loss = loss + TRUST_PULL * (p - NO_TRUST) ** 2
+                else:
+                    loss = loss + (GATE_PULL if p is gates else PULL) * ((p - target) ** 2).sum()
         loss.backward()
         return loss
 
@@ -163,6 +171,21 @@ def refit(
         with torch.no_grad():
             for parameter, was in zip(parameters, before, strict=True):
                 parameter.copy_(was)
+
+
+@torch.no_grad()
+def _forget(fusion: Fusion) -> None:
+    """Weights and gates of 0, and hidden units as they were before any training."""
+    if fusion.crosses:
+        fusion.weight.zero_()
+    if fusion.gate is not None:
+        fusion.gate.weight.zero_()
+    if fusion.units is not None:
+        rng = torch.Generator().manual_seed(UNITS_SEED)
+        reach = fusion.units.in_features**-0.5
+        for p in (fusion.units.weight, fusion.units.bias):
+            p.copy_(reach * (2 * torch.rand(p.shape, generator=rng) - 1))
+        fusion.unit_weight.copy_(0.1 * torch.randn(fusion.unit_weight.shape, generator=rng))
 
 
 def calibrate(fusion: Fusion, held: Sequence[HeldOut]) -> None:

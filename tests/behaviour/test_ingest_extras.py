@@ -67,7 +67,7 @@ def test_the_retrievers_words_reach_the_candidates(case: Case) -> None:
     manifest = report.manifest
     schema = manifest.schema
     assert schema.retriever == ("score", "rank")
-    assert schema.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
+    assert {"retriever:score", "retriever:log_rank", "retriever:absent"} < set(schema.given_cross)
     files = sorted(case.home.events.glob("day=*/*.parquet"))
     requests = read_requests(files, manifest)
     told = shown_candidates(requests).retriever_features

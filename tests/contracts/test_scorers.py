@@ -36,7 +36,7 @@ from interactrank.training.trainer import TrainConfig
 from prerank.evaluation.baselines import linear, trees
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import owners
-from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker, LastTouchedRanker
 from prerank.evaluation.baselines.suite import NEURAL, load_ranker
 from prerank.registry.bundle import save_bundle
 
@@ -99,6 +99,7 @@ SCORERS: dict[str, Make] = {
     "popularity": lambda _: ColumnRanker("popularity", SCHEMA, "a:engage:all"),
     "iqp": lambda _: ColumnRanker("iqp", SCHEMA, "q:engage:all"),
     "bm25": save_bm25,
+    "last_touched": lambda _: LastTouchedRanker(SCHEMA),
     "linear": save_linear,
     "trees": save_trees,
     **{name: saver(name) for name in NETWORKS},

@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "fresh items": ("fresh:",),
     "item graph": ("graph:",),
     "retriever": ("retriever:",),
+    "list position": ("anchor:",),
     "candidate features": ("candidate:",),
 }
 """Family of cross features -> what its columns begin with; "exposure" is of several levels."""

@@ -36,7 +36,7 @@ from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
 from prerank.evaluation.baselines.ranker import Ranker
-from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
+from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker, LastTouchedRanker
 from prerank.evaluation.baselines.suite import load_ranker
 from prerank.evaluation.counterfactual import estimate
 from prerank.evaluation.done import Done, Histograms, RankerCost
@@ -99,6 +99,7 @@ def rankers(schema: FeatureSchema, bm25: Bm25Ranker, models: Mapping[str, Path])
         ColumnRanker("popularity", schema, "a:engage:all"),
         bm25,
         ColumnRanker("iqp", schema, "q:engage:all"),
+        *((LastTouchedRanker(schema),) if "rank" in schema.retriever else ()),
         *(load_ranker(name, folder) for name, folder in models.items()),
     ]
 

@@ -57,6 +57,7 @@ class Task:
         inputs: its rows and history.
         rows: int64 [n], of the shard's own items, distinct; None for all of them.
         given: float32 [n, R] by the caller.
+        anchor: rank of the item that the user touched last, which another shard may hold.
         k: how many of the best are wanted.
         explain: with their cross features.
     """
@@ -66,6 +67,7 @@ class Task:
     inputs: FeatureInputs
     rows: NDArray[np.int64] | None
     given: NDArray[np.float32] | None
+    anchor: float
     k: int
     explain: bool
 
@@ -88,7 +90,7 @@ class Part:
 def best_of(scorer: Scorer, task: Task) -> Part:
     """What a shard that holds the items of ``scorer`` answers."""
     inputs, rows = _as_read(task.inputs), None if task.rows is None else task.rows.copy()
-    found = scorer.at_rows(inputs, rows, task.given)
+    found = scorer.at_rows(inputs, rows, task.given, task.anchor)
     return _part(scorer.score_found(task.side, inputs, found), task.k, task.explain)
 
 
@@ -226,6 +228,7 @@ class Shards:
         side, n = scorer.query_side(request.query, inputs, request.weights), len(self._ask)
         rows = None if request.whole else scorer.table.rows(request.keys)
         given, pending, parts, missing = request.retriever_features, {}, list[Part](), []
+        anchor = scorer.anchor(inputs, request.keys, given)
         until = time.monotonic() + self._timeout_s
         for shard, ask in enumerate(self._ask):
             own, told = None, None
@@ -234,13 +237,14 @@ class Shards:
                 if not mine.any():
                     continue
                 own, told = rows[mine] // n, None if given is None else given[mine]
-            task = Task(version, side, inputs, own, told, k, request.explain)
+            task = Task(version, side, inputs, own, told, anchor, k, request.explain)
             pending[shard] = _sent(ask, task)
         unknown, strange = request.keys[:0], list[Part]()
         if rows is not None and (at := rows < 0).any():
             # While the shards are at work.
             unknown = request.keys[at]
-            found = scorer.find(inputs, unknown, None if given is None else given[at])
+            told = None if given is None else given[at]
+            found = scorer.find(inputs, unknown, told, anchor)
             strange = [_part(scorer.score_found(side, inputs, found), k, request.explain)]
         for shard, answer in pending.items():
             try:

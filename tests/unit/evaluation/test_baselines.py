@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 
 from interactrank.features.batch import RequestArrays
+from interactrank.features.given import SESSION_GAP_US
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import TowerBody
@@ -20,6 +21,7 @@ from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.evaluation.baselines import linear
 from prerank.evaluation.baselines.samples import expected_mrr
+from prerank.evaluation.baselines.simple import LastTouchedRanker
 from prerank.evaluation.baselines.suite import BASELINES, DEFAULT, NEURAL
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
@@ -54,6 +56,26 @@ def test_a_sampled_negative_counts_as_often_as_it_stands_for(seed: int) -> None:
     offsets = np.concatenate(([0], np.cumsum(np.bincount(request, minlength=4))))
     spelt = request_metrics(np.repeat(scores, times), np.repeat(labels > 0, times), offsets)
     assert expected_mrr(scores, sampled) == pytest.approx(mean(spelt["mrr"]), abs=1e-5)
+
+
+def test_what_was_touched_last_comes_first_then_the_retrievers_order() -> None:
+    """In four requests: of this session, of an earlier one, without a history, not in the list."""
+    source = ragged(
+        [4, 4, 4, 4],
+        time=np.full(4, 10 * SESSION_GAP_US),
+        candidates=np.tile([1, 2, 3, 4], 4),
+        hist_items=np.array([4, 2, 3, 9]),
+        hist_times=np.array([9, 9.5, 8, 10]) * SESSION_GAP_US,
+        hist_offsets=np.array([0, 2, 3, 3, 4]),
+    )
+    for name, values in (
+        ("retriever:log_rank", np.log1p([0, 1, 2, 0])),
+        ("retriever:inverse_rank", [1, 1 / 2, 1 / 3, 0]),  # the last one has no rank
+    ):
+        source.x[:, SCHEMA.cross.index(name)] = np.tile(values, 4)
+    scores = LastTouchedRanker(SCHEMA).score(source, [""] * 4).reshape(4, 4)
+    orders = (np.argsort(-scores, axis=1) + 1).tolist()
+    assert orders == [[2, 1, 3, 4], *[[1, 2, 3, 4]] * 3]
 
 
 def test_nothing_to_measure_is_nan() -> None:

@@ -362,7 +362,7 @@ def test_names_of_ours_are_explained() -> None:
     assert "Item-query popularity" in words(results).text
 
 
-@pytest.mark.parametrize("name", ["popularity", "bm25", "iqp", *BASELINES, LEAD])
+@pytest.mark.parametrize("name", ["popularity", "bm25", "iqp", "last_touched", *BASELINES, LEAD])
 def test_every_ranker_is_described(name: str) -> None:
     results = replace(full(), models={name: model(0.5, 0.1)})
     assert f"<dt>{name}</dt>" in words(results).source

@@ -1,4 +1,4 @@
-"""Rankers that fit nothing: one column of counts, and BM25."""
+"""Rankers that fit nothing: one column of counts, the item touched last, and BM25."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.catalogue import Catalogue
+from interactrank.features.given import SESSION_GAP_US
 from interactrank.features.id_table import IdTable
 from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise, tokens
+
+UNRANKED = -100.0
+"""Score of what has no rank: below that of any rank."""
 
 
 class ColumnRanker:
@@ -26,6 +30,33 @@ class ColumnRanker:
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """The column itself."""
         return arrays.x[:, self.column]
+
+
+class LastTouchedRanker:
+    """What the user touched last in this session, then the retriever's order.
+
+    The rule that a session's log is to be beaten by: it needs the history's last event and the
+    rank, for one comparison and one subtraction a candidate. What has no rank comes last.
+    """
+
+    name, flops, bytes = "last_touched", 2.0, 12.0
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        names = ("retriever:inverse_rank", "retriever:log_rank")
+        self.inverse, self.log = map(schema.cross.index, names)
+
+    def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
+        """1 for the item touched last, else -log(1 + rank), or ``UNRANKED``."""
+        last = arrays.hist_offsets[1:] - 1
+        some = last >= arrays.hist_offsets[:-1]
+        some[some] = arrays.time[some] - arrays.hist_times[last[some]] <= SESSION_GAP_US
+        items = np.zeros(len(arrays), np.int64)
+        items[some] = arrays.hist_items[last[some]]
+        counts = np.diff(arrays.offsets)
+        touched = some.repeat(counts) & (arrays.candidates == items.repeat(counts))
+        ranked = arrays.x[:, self.inverse] > 0
+        order = np.where(ranked, -arrays.x[:, self.log], UNRANKED)
+        return np.where(touched, 1.0, order).astype(np.float32)
 
 
 class Bm25Ranker:

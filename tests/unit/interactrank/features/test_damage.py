@@ -23,7 +23,8 @@ from tests.plain_requests import (
     random_request,
 )
 
-from interactrank.features.engagement import MAX_GIVEN_VALUE, cross_features
+from interactrank.features.engagement import cross_features
+from interactrank.features.given import MAX_GIVEN_VALUE
 from interactrank.features.inputs import FeatureInputs, HistoryError, Near
 from interactrank.features.packed_rows import HEADER_BYTES, RowError, pack, row_bytes, unpack
 from interactrank.features.request_statistics import request_features

@@ -29,6 +29,7 @@ from interactrank.features.engagement import cross_features
 from interactrank.features.packed_rows import Row, pack, unpack
 from interactrank.features.request_statistics import request_features
 from interactrank.features.schema import (
+    ANCHOR_CROSS,
     CLICKED,
     ENGAGE,
     EXPECTED,
@@ -79,7 +80,7 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
         x |= exposure(schema, rows, rarity, item)
     recent = request.history[-100:][::-1]
     at = [i for i, (e, *_) in enumerate(recent) if e == item]
-    x |= dict.fromkeys((f"user:decay_{d}" for d in ("1h", "1d", "30d")), 0.0)
+    x |= dict.fromkeys((f"user:decay_{d}" for d in ("1m", "1h", "1d", "30d")), 0.0)
     x["user:touched"], x["user:count"] = float(bool(at)), math.log1p(len(at))
     x["user:rank_recency"] = 1 / (1 + at[0]) if at else 0.0
     for action in ("click", "save"):
@@ -89,7 +90,7 @@ def reference(schema: FeatureSchema, request: Request, item: int) -> dict[str, f
     x["user:same_query"] = float(request.query in led)
     if at:
         hours = (request.time - recent[at[0]][2]) / HOUR
-        for name, scale in (("1h", 1), ("1d", 24), ("30d", 720)):
+        for name, scale in (("1m", 1 / 60), ("1h", 1), ("1d", 24), ("30d", 720)):
             x[f"user:decay_{name}"] = math.exp(-hours / scale)
     born = request.created.get(item, 0)
     known = 0 < born <= request.time
@@ -255,19 +256,21 @@ def test_a_request_may_lack_some_segments_or_all() -> None:
 def test_what_the_retriever_said_enters_as_it_is_and_as_missing() -> None:
     request = Request(candidates=[1, 2, 3, 4])
     told = np.array([[0.5, 0], [np.nan, 7], [-2, np.nan], [np.nan, np.nan]], np.float32)
-    names = ("retriever:score", "retriever:log_rank", "retriever:absent")
+    names = (
+        *("retriever:score", "retriever:log_rank", "retriever:inverse_rank", "retriever:absent"),
+    )
 
     def columns(retriever: tuple[str, ...], told: NDArray[np.float32] | None) -> list[list[float]]:
         schema = replace(SCHEMA, retriever=retriever)
-        assert set(schema.cross) - set(SCHEMA.cross) <= set(names)
+        assert set(schema.cross) - set(SCHEMA.cross) <= {*names, *ANCHOR_CROSS}
         none, bounds = np.zeros(4, np.int64), np.array([0, 4])
         x = cross_features(schema, as_inputs([request]), np.arange(1, 5), bounds, none, told)
         assert (x[:, : len(SCHEMA.cross)] == features([request])).all()
         return [x[:, schema.cross.index(n)].tolist() for n in names if n in schema.cross]
 
-    logs = [0, float(np.log1p(np.float32(7))), 0, 0]
-    assert columns(("score", "rank"), told) == [[0.5, 0, -2, 0], logs, [0, 0, 0, 1]]
-    assert columns(("rank",), told[:, 1:]) == [logs, [0, 0, 1, 1]]
+    ranks = [0, float(np.log1p(np.float32(7))), 0, 0], [1, 0.125, 0, 0]
+    assert columns(("score", "rank"), told) == [[0.5, 0, -2, 0], *ranks, [0, 0, 0, 1]]
+    assert columns(("rank",), told[:, 1:]) == [*ranks, [0, 0, 1, 1]]
     assert columns(("score",), None) == [[0, 0, 0, 0], [1, 1, 1, 1]]
     assert columns((), None) == []
 

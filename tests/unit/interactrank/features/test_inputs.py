@@ -128,7 +128,7 @@ def test_request_statistics() -> None:
             "query:sparsity": 3 / 12,
             "query:log_tokens": math.log1p(3),
             "user:log_history": math.log1p(100),
-            "user:log_hours_since_last": math.log1p(181),
+            "user:log_minutes_since_last": math.log1p(181 * 60),
             "user:repeat_share": 0.99,
         },
         rel=1e-5,

@@ -47,8 +47,8 @@ def test_limits_are_as_documented() -> None:
 @pytest.mark.parametrize(
     ("of", "expected"),
     [
-        (FULL, "cb30fce73d1f666a"),
-        (FeatureSchema(("click",), (), ("engagement",)), "d9105483975042e2"),
+        (FULL, "1e2ac22d60991c9f"),
+        (FeatureSchema(("click",), (), ("engagement",)), "1045ac5debf7bc76"),
     ],
     ids=["all that there is", "one action"],
 )
@@ -73,7 +73,7 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
 def test_what_is_given_of_candidates_stands_last() -> None:
     own = ("price", "distance")
     columns = [f"candidate:{n}{absent}" for n in own for absent in ("", ":absent")]
-    retrieved = ["retriever:score", "retriever:log_rank", "retriever:absent"]
+    retrieved = list(FULL.given_cross)
     for of, before in ((FULL, retrieved), (replace(FULL, retriever=()), [])):
         given = replace(of, candidate_features=own)
         assert given.given == (*of.retriever, "candidate_price", "candidate_distance")
@@ -107,7 +107,14 @@ def test_columns_of_x_by_what_the_log_has() -> None:
     assert FULL.engagements == FULL.touch_actions == ("click", "save")
     assert FULL.columns(LEVELS[1]) == ("engage:30d", "engage:all")
     assert FULL.columns(LEVELS[0])[3:6] == ("view:7d", "view:30d", "view:all")
-    assert FULL.cross[-3:] == ("retriever:score", "retriever:log_rank", "retriever:absent")
+    assert FULL.given_cross == (
+        *("retriever:score", "retriever:log_rank", "retriever:inverse_rank", "retriever:absent"),
+        *("anchor:next", "anchor:previous", "anchor:log_after", "anchor:log_before"),
+    )
+    assert replace(FULL, retriever=("score",)).given_cross == (
+        "retriever:score",
+        "retriever:absent",
+    )
     two = FeatureSchema(("view", "click"), ("view",), ("engagement",))
     assert two.touch_actions == ()
     assert len(two.columns(LEVELS[0])) == 9

@@ -87,6 +87,34 @@ def test_shards_answer_as_one_process_does(
     assert shared.missing == ()
 
 
+def test_the_item_touched_last_counts_in_shards_that_do_not_hold_it(scorer: Scorer) -> None:
+    """Where the others stand in the list is seen from its rank, wherever it is scored."""
+    history = [(int(IDS[3]), 1, NOW - 60_000_000, 0)]
+    store = Store(0)
+    store.inputs = as_inputs([replace(random_request(0), history=history)])
+    told = np.full((len(IDS), 4), 1, np.float32)
+    told[:, 1] = np.arange(len(IDS))
+    request = PrerankRequest(
+        request_id="r",
+        user_id="u",
+        query="red shoe",
+        keys=IDS,
+        originals=None,
+        k=len(IDS),
+        time_us=NOW,
+        weights=WEIGHTS,
+        explain=True,
+        retriever_features=told,
+    )
+    features = cast(OnlineFeatures, store)
+    loaded = Loaded(Wanted("champion", Version("1", "run")), scorer, LIMITS, features)
+    alone = answer(request, loaded)
+    shared = answer(request, replace(loaded, shards=shards_of(parts_of(scorer, 3))))
+    assert orjson.dumps(shared.body) == orjson.dumps(alone.body)
+    # All but the anchor stand before or behind it, in whichever shard.
+    assert orjson.dumps(shared.body).count(b"anchor:log_") == len(IDS) - 1
+
+
 def test_the_scores_are_not_all_different(scorer: Scorer) -> None:
     inputs = as_inputs([random_request(3)])
     scores = scorer.score("red shoe", inputs, None, WEIGHTS).scores

@@ -35,6 +35,8 @@ NEWTON_STEPS, RIDGE = 30, 1e-6
 PULL, GATE_PULL = 3e-3, 3e-2
 """Strength of the L2 pull of the fusion towards weights of 0, and of its gates towards 0, which is
 one set of weights for all requests."""
+EVIDENCE = 10_000
+"""Requests of a fit from which on the pulls are no stronger than that."""
 NO_TRUST, TRUST_PULL = -7.0, 1e-3
 """Logit of a scale of next to nothing, towards which the trust in the dot is pulled, and how hard.
 """
@@ -145,37 +147,49 @@ def refit(
 
     What training found is of requests that the towers knew by heart, so the fit does not lean on
     it: weights are pulled towards 0, hidden units are drawn anew, and the dot has to earn its
-    trust. Gates are pulled harder: there are many of them, and held-out requests are few.
+    trust. Gates are pulled harder: there are many of them, and held-out requests are few. With
+    fewer requests than ``EVIDENCE`` gates and hidden units are pulled harder still, by the square
+    of how many times as few there are: what has many parameters fades in with the evidence, and
+    few requests teach one set of weights.
     """
-    parameters = list(fusion.parameters())
-    before = [p.detach().clone() for p in parameters]
-    _forget(fusion)
-    targets = [p.detach().clone() for p in parameters]
-    gates = None if fusion.gate is None else fusion.gate.weight
-    optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
+    parameters = dict(fusion.named_parameters())
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    doubt = max(1.0, EVIDENCE / max(sum(h.requests for h in held), 1)) ** 2
+    _forget(fusion, doubt)
+    targets = {name: p.detach().clone() for name, p in parameters.items()}
+    targets["raw_scale"] = torch.full_like(fusion.raw_scale, NO_TRUST)
+    if fusion.units is not None:
+        targets["unit_weight"] = torch.zeros_like(fusion.unit_weight)
+    pulls = {
+        "raw_scale": TRUST_PULL,
+        "weight": PULL,
+        "bias": PULL,
+        "gate.weight": GATE_PULL * doubt,
+    }
+    optimizer = torch.optim.LBFGS(
+        [*parameters.values()], max_iter=iterations, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = fusion_loss(fusion, held, config)
         if fusion.crosses:
-            for p, target in zip(parameters, targets, strict=True):
-                if p is fusion.raw_scale:
-                    loss = loss + TRUST_PULL * (p - NO_TRUST) ** 2
-                else:
-                    loss = loss + (GATE_PULL if p is gates else PULL) * ((p - target) ** 2).sum()
+            for name, p in parameters.items():
+                pull = pulls.get(name, PULL * doubt)
+                loss = loss + pull * ((p - targets[name]) ** 2).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    if not all(torch.isfinite(p).all() for p in parameters):
+    if not all(torch.isfinite(p).all() for p in parameters.values()):
         with torch.no_grad():
-            for parameter, was in zip(parameters, before, strict=True):
-                parameter.copy_(was)
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
 
 
 @torch.no_grad()
-def _forget(fusion: Fusion) -> None:
-    """Weights and gates of 0, and hidden units as they were before any training."""
+def _forget(fusion: Fusion, doubt: float) -> None:
+    """Weights and gates of 0, and hidden units as before any training, with ``doubt`` less say."""
     if fusion.crosses:
         fusion.weight.zero_()
     if fusion.gate is not None:
@@ -185,7 +199,8 @@ def _forget(fusion: Fusion) -> None:
         reach = fusion.units.in_features**-0.5
         for p in (fusion.units.weight, fusion.units.bias):
             p.copy_(reach * (2 * torch.rand(p.shape, generator=rng) - 1))
-        fusion.unit_weight.copy_(0.1 * torch.randn(fusion.unit_weight.shape, generator=rng))
+        of_unit = 0.1 * torch.randn(fusion.unit_weight.shape, generator=rng)
+        fusion.unit_weight.copy_(of_unit / doubt)
 
 
 def calibrate(fusion: Fusion, held: Sequence[HeldOut]) -> None:

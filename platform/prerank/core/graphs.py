@@ -94,9 +94,9 @@ class Graphs:
         cutoffs = np.array([int(file.stem) for file in files], np.int64)
         return cls(files, cutoffs + lag_minutes * 60_000_000)
 
-    def until(self, cutoff_us: int, lag_minutes: int) -> Graphs:
-        """Those whose cutoff is not after ``cutoff_us``."""
-        n = int(np.searchsorted(self.published_us - lag_minutes * 60_000_000, cutoff_us, "right"))
+    def published_by(self, time_us: int) -> Graphs:
+        """Those that were published at a time, or before it."""
+        n = int(np.searchsorted(self.published_us, time_us, "right"))
         return Graphs(self.files[:n], self.published_us[:n])
 
     def with_near(self, schema: FeatureSchema, inputs: FeatureInputs) -> FeatureInputs:

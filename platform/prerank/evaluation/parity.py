@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.core.errors import StateError
-from prerank.core.feature_sets import online_state, tables_of_log
+from prerank.core.feature_sets import manifest_of_log, online_state, tables_of_log
+from prerank.core.graphs import Graphs
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.times import micros
 from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.live import Asked, Sent, ask, health
@@ -181,8 +183,9 @@ def _as_seen(
     asked: Sequence[Asked],
 ) -> FeatureInputs:
     """``inputs`` at the time of each answer, with what the journal acknowledged since the fill."""
+    tables = tables_of_log(home)
     filled = as_of(
-        tables_of_log(home) / "user_history",
+        tables / "user_history",
         "user_id",
         searches["user_id"],
         searches["request_time"].combine_chunks(),
@@ -195,10 +198,17 @@ def _as_seen(
         of_log = History.from_lists(c[row] for c in columns) if row >= 0 else NO_HISTORY
         whole = merged(of_log, journaled.get(request.user_id, NO_HISTORY))
         seen.append(visible(whole, request.time_us))
-    return dataclasses.replace(
+    live = dataclasses.replace(
         inputs,
         time=np.array([a.time_us for a in asked], np.int64),
         **as_histories(seen)._asdict(),
+    )
+    if not manifest.schema.graph or not len(searches):
+        return live
+    # Of what the user did since, other items are near; the snapshots are those of the fill.
+    graphs = Graphs.of(tables, manifest_of_log(home)["lag_minutes"])
+    return graphs.published_by(int(micros(searches["request_time"])[0])).with_near(
+        manifest.schema, live
     )
 
 

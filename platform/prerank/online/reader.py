@@ -197,7 +197,8 @@ class OnlineFeatures:
         if known != cutoff:
             tables = self._home.features_of(self._schema.hash())
             self._home.fetch(tables / GRAPH)
-            found = Graphs.of(tables, lag_minutes).until(cutoff, lag_minutes)
+            published = cutoff + lag_minutes * 60_000_000
+            found = Graphs.of(tables, lag_minutes).published_by(published)
             self._published = cutoff, found
         return found
 

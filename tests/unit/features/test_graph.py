@@ -171,7 +171,7 @@ def test_a_request_takes_the_latest_snapshot_that_was_published_by_then(tmp_path
         own = found.near_user[bounds[b] : bounds[b + 1]]
         assert own.tolist() == near.near_user.tolist()
     # A reader that is behind takes what it has.
-    behind = graphs.until(cutoffs[0], 30).with_near(SCHEMA, inputs.slice(3, 4))
+    behind = graphs.published_by(cutoffs[0] + lag_us).with_near(SCHEMA, inputs.slice(3, 4))
     assert behind.near_items.tolist() == found.near_items[bounds[1] : bounds[2]].tolist()
 
 

@@ -17,6 +17,7 @@ from interactrank.model.fusion import Fusion
 from interactrank.training import stacking
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import (
+    EVIDENCE,
     FOLD_BATCHES,
     FOLD_ITERATIONS,
     HeldOut,
@@ -112,13 +113,38 @@ def test_a_gated_fusion_finds_what_the_request_decides() -> None:
         first = held.statistics[held.request, 0] > 0
         return torch.where(first, held.x[:, 0], held.x[:, 1])
 
-    fitted, fresh = ([held_out(s, truth) for s in seeds] for seeds in (range(5), range(10, 13)))
+    fitted = [held_out(s, truth, requests=2_000) for s in range(5)]
+    fresh = [held_out(s, truth) for s in range(10, 13)]
     reached = {}
     for gated in (True, False):
         fusion = new_fusion(gated=gated)
         refit(fusion, fitted, CONFIG)
         reached[gated] = mrr(fusion, fresh)
     assert reached[True] > reached[False] + 0.05
+
+
+def noisily_by_cross(held: HeldOut) -> Tensor:
+    """Four of the columns say something, with as much noise."""
+    rng = torch.Generator().manual_seed(int(held.x[0, 0].view(torch.int32)) & 0xFFFF)
+    return held.x[:, :4].sum(1) + 2 * torch.randn(len(held.x), generator=rng)
+
+
+def test_few_requests_teach_about_what_weights_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one set of weights is all there is to learn, gates and hidden units do no harm."""
+    fresh = [held_out(s, noisily_by_cross, WIDE) for s in range(100, 120)]
+
+    def reached(evidence: int, gated: bool, hidden: int) -> float:
+        monkeypatch.setattr(stacking, "EVIDENCE", evidence)
+        found = []
+        for seed in range(3):
+            fusion = Fusion(WIDE, R, 1, gated, hidden)
+            refit(fusion, [held_out(seed, noisily_by_cross, WIDE, requests=300)], CONFIG)
+            found.append(mrr(fusion, fresh))
+        return float(np.mean(found))
+
+    whole = reached(EVIDENCE, True, 16)
+    assert whole > reached(0, False, 0) - 0.01
+    assert whole > reached(0, True, 16) + 0.02
 
 
 def test_a_request_counts_the_same_in_a_small_batch() -> None:

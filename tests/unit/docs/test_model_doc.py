@@ -36,5 +36,5 @@ def test_its_costs_are_what_its_code_prints() -> None:
     with contextlib.redirect_stdout(printed):
         exec(code, {})
     lines = printed.getvalue().splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert [line for line in lines if line not in TEXT] == []

@@ -38,6 +38,13 @@ State lives under {ENV} (or --workdir), an absolute path.
 Exit codes: 0 done; 2 configuration; 3 data; 4 a step is missing; 5 not ready; 1 anything else.
 """
 
+SEEDS = {
+    "default": 1,
+    "help": "trainings of each model, whose means are shown; the best on validation is registered "
+    "(default: 1)",
+}
+"""Of ``--seeds``, where a version comes of it."""
+
 Verb = Callable[[argparse.Namespace], Summary | None]
 _formatter = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=22, width=96)
 
@@ -91,11 +98,7 @@ def parser() -> argparse.ArgumentParser:
         "oracles",
         "seeds",
         "workdir",
-        seeds={
-            "default": 1,
-            "help": "trainings of each model, whose means are shown; the best on validation is "
-            "registered (default: 1)",
-        },
+        seeds=SEEDS,
         mapping={
             "help": "YAML from your columns to the canonical ones (default: what is unambiguous is "
             "assumed, and said; see prerank inspect)"
@@ -204,11 +207,7 @@ def parser() -> argparse.ArgumentParser:
         "oracles",
         "seeds",
         "workdir",
-        seeds={
-            "default": 1,
-            "help": "trainings of each model, whose means are shown; the best on validation is "
-            "registered (default: 1)",
-        },
+        seeds=SEEDS,
     )
     verb(
         "evaluate",

@@ -28,7 +28,7 @@ from interactrank.features.schema import (
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
 from prerank.core.errors import NotReadyError
-from prerank.core.graphs import GRAPH, Graphs
+from prerank.core.graphs import GRAPH, Graphs, read_graph
 from prerank.core.home import Home
 from prerank.core.times import DAY_US
 from prerank.online.breaker import AWAY, Breaker
@@ -157,6 +157,10 @@ class OnlineFeatures:
         except Exception as error:
             logger.exception("the online store could not be looked at")
             self._problem = f"the online store cannot be read: {type(error).__name__}."
+        try:
+            self._open_graph()
+        except Exception as error:
+            _log("the item graph", error)
 
     @property
     def problem(self) -> str:
@@ -204,9 +208,12 @@ class OnlineFeatures:
 
     def _look(self) -> None:
         self._problem = self._watch.look(self.store)
-        if self._schema.graph and (state := self._watch.state()):
-            # Off the request path: a snapshot is fetched and opened here.
-            self._graphs(state)
+
+    def _open_graph(self) -> None:
+        """Have the latest snapshot mapped, looked over and indexed before a request needs it."""
+        state = self._watch.state()
+        if self._schema.graph and state and (files := self._graphs(state).files):
+            _ = read_graph(files[-1]).table
 
     def _stored(
         self, keys: list[str], user_id: str, deadline: float

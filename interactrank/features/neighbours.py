@@ -89,6 +89,15 @@ class Neighbours:
 
 
 @kernel(inline="always")
+def _count(near: NDArray[np.int32]) -> int:
+    """How many neighbours an item has."""
+    n = 0
+    while n < near.size and near[n] >= 0:
+        n += 1
+    return n
+
+
+@kernel(inline="always")
 def _add(
     row: int,
     weight: float,
@@ -141,25 +150,20 @@ def _near(  # type: ignore[no-untyped-def]
         for e in range(max(history_offsets[b], end - ANCHORS), end):
             item = find(history[e], slots, shift)
             if item >= 0:
-                for j in range(width):
-                    if neighbours[item, j] < 0:
-                        break
-                    weight = scale[item] * np.float32(codes[item, j]) / np.float32(CODES)
-                    row = neighbours[item, j]
-                    used = _add(row, weight, 0, keys, places, rows, sums, begin, used)
+                near, parts = neighbours[item], codes[item]
+                for j in range(_count(near)):
+                    weight = scale[item] * np.float32(parts[j]) / np.float32(CODES)
+                    used = _add(near[j], weight, 0, keys, places, rows, sums, begin, used)
         total = np.float32(0.0)
         for t in range(top_offsets[b], top_offsets[b + 1]):
             total += top_counts[t]
         for t in range(top_offsets[b], top_offsets[b + 1]):
             item = find(top_items[t], slots, shift)
             if item >= 0:
-                share = top_counts[t] / total
-                for j in range(width):
-                    if neighbours[item, j] < 0:
-                        break
-                    weight = scale[item] * np.float32(codes[item, j]) / np.float32(CODES)
-                    row = neighbours[item, j]
-                    used = _add(row, share * weight, 1, keys, places, rows, sums, begin, used)
+                share, near, parts = top_counts[t] / total, neighbours[item], codes[item]
+                for j in range(_count(near)):
+                    weight = scale[item] * np.float32(parts[j]) / np.float32(CODES)
+                    used = _add(near[j], share * weight, 1, keys, places, rows, sums, begin, used)
         offsets[b + 1] = used
     items = np.empty(used, np.int64)
     for m in range(used):

@@ -15,6 +15,7 @@ from prerank.evaluation.results import (
     Calibration,
     Cost,
     Counterfactual,
+    CurvePoint,
     Cut,
     DatasetFacts,
     Difference,
@@ -169,8 +170,20 @@ def full() -> Results:
             "no attention": Ablation("cross-attention", {"mrr": [0.4, 0.42, 0.41]}),
             "no time": Ablation("time buckets", {"mrr": [0.509]}),
         },
+        curve=[
+            CurvePoint(
+                share,
+                requests,
+                {
+                    name: {m: [lead - lost, lead - lost + 0.02] for m in METRICS}
+                    for name, lost in (("interactrank", 0.0), ("linear", 0.1))
+                },
+                {"linear": {m: Difference(0.1, (0.05, 0.15), 0.001) for m in METRICS}},
+            )
+            for share, requests, lead in ((10, 7_000, 0.5), (100, 70_000, 0.6))
+        ],
         slices={
-            name: Slice(100, {m: {"mrr": 0.5, "hits@3": 0.6} for m in models})
+            name: Slice(100, {m: {"recall@cut": 0.7, "mrr": 0.5, "hits@3": 0.6} for m in models})
             for name in ("head query", "tail query", "new item")
         },
         training={

@@ -26,6 +26,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   the whole way     prerank run --events E --items I [--mapping M] --workdir W
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
+  what a log pays   prerank curve (likewise)
   each day          prerank update
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
@@ -226,6 +227,18 @@ def parser() -> argparse.ArgumentParser:
         "train the model without one part at a time, and measure what is lost",
         "prerank ablate --seeds 3",
         "prerank evaluate, whose report shows the ablations too",
+        "config",
+        "seeds",
+        "split",
+        "workdir",
+        split={"default": "validation"},
+    )
+    verb(
+        "curve",
+        versions.learning_curve,
+        "train on a fiftieth of the requests to all, beside linear model and trees",
+        "prerank curve --seeds 3",
+        "prerank evaluate, whose report shows the curve too",
         "config",
         "seeds",
         "split",

@@ -150,9 +150,10 @@ def evaluate_version(
 ) -> Results:
     """Measure a registered version again, beside the baselines that the home has.
 
-    Writes metrics.json and report.html anew, with the ablations of the last `prerank ablate`; of
-    the validation split metrics-validation.json and report-validation.html. What the report says of
-    the job itself is kept if the version is the last job's.
+    Writes metrics.json and report.html anew, with what the last `prerank ablate` and `prerank
+    curve` found; of the validation split metrics-validation.json and
+    report-validation.html. What the report says of the job itself is kept if the version is the
+    last job's.
     """
     from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
@@ -174,11 +175,14 @@ def evaluate_version(
 
 def tables(home: Home, results: Results) -> str:
     """All tables of an evaluation as text."""
+    from prerank.evaluation import learning_curve
     from prerank.evaluation.ablations import load_results, table
 
     found = [metrics_table(results), seeds_note(results), versus_table(results)]
     if ablations := load_results(home):
         found.append("what each part is worth, " + table(ablations))
+    if curve := learning_curve.load_results(home):
+        found.append("with fewer requests to learn from, " + learning_curve.table(curve))
     return "\n\n".join(text for text in found if text)
 
 
@@ -190,6 +194,7 @@ def files(home: Home, split: str) -> tuple[Path, Path]:
 
 def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> Results:
     """Add the job and the ablations, write both files and log them to the active MLflow run."""
+    from prerank.evaluation import learning_curve
     from prerank.evaluation.ablations import load_results
     from prerank.evaluation.metrics_file import to_json
     from prerank.evaluation.report.page import write_report
@@ -198,6 +203,7 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
         measured,
         **{part: job[part] for part in REPORTED if part in job},
         ablations={n: Ablation(**v) for n, v in load_results(home).get("ablations", {}).items()},
+        curve=learning_curve.points(learning_curve.load_results(home)),
         fusion_weights=fusion_weights(bundle),
     )
     metrics, report = files(home, results.split)

@@ -42,6 +42,7 @@ VERBS: dict[str, list[str]] = {
     "train": ["--config", "--oracles", "--seeds", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--seeds", "--split", "--workdir"],
+    "curve": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],
     "promote": ["--version", "--workdir"],

@@ -71,6 +71,21 @@ def ablate(args: argparse.Namespace) -> Summary:
     return Summary(str(home.training_set), str(home.root / FILE), then)
 
 
+def learning_curve(args: argparse.Namespace) -> Summary:
+    """Train on shares of the requests."""
+    from prerank.config import JobConfig
+    from prerank.core.ray_tasks import connect
+    from prerank.evaluation.learning_curve import FILE, learning_curve, table
+
+    config, home = JobConfig.load(args.config), home_of(args)
+    check_seeds(args)
+    preflight.check_log(home)
+    connect()
+    print(table(learning_curve(home, config.model, config.train, args.seeds, args.split)))
+    then = next_step(args, "evaluate", "its report shows the curve too")
+    return Summary(str(home.training_set), str(home.root / FILE), then)
+
+
 def index(args: argparse.Namespace) -> Summary:
     """Encode the catalogue."""
     from prerank.core.ray_tasks import connect

@@ -2,9 +2,10 @@
 
 ``{"dataset": name, "split": …, "models": {ranker: {metric: mean, …, "ci": {metric: [low, high]}}},
 "reachable_ceiling": {metric: value}, "paired": …, "versus": …, "cut": …, "calibration": …,
-"counterfactual": …, "ablations": …, "seeds": …, "trainings": …}``; each part has the keys of its
-class in ``prerank.evaluation.results``. A metric that a ranker lacks is absent; NaN is null. Costs,
-oracles, slices and what is known of the job are for the page and are not in the file.
+"counterfactual": …, "ablations": …, "curve": …, "seeds": …, "trainings": …}``; each part has
+the keys of its class in ``prerank.evaluation.results``. A metric that a ranker lacks is absent; NaN
+is null. Costs, oracles, slices and what is known of the job are for the page and are not in the
+file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prerank.evaluation.results import (
     Calibration,
     Comparisons,
     Counterfactual,
+    CurvePoint,
     Cut,
     DatasetFacts,
     Difference,
@@ -51,6 +53,8 @@ def to_json(results: Results) -> str:
     }
     document |= {name: study for name, study in studies.items() if study is not None}
     document["ablations"] = results.ablations
+    if results.curve:
+        document["curve"] = results.curve
     if results.seeds:
         document |= {"seeds": results.seeds, "trainings": results.trainings}
     return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -74,6 +78,7 @@ def from_json(text: str) -> Results:
         calibration=_study(_calibration, read.get("calibration")),
         counterfactual=_study(_counterfactual, read.get("counterfactual")),
         ablations={name: Ablation(**own) for name, own in read["ablations"].items()},
+        curve=[CurvePoint.of(point) for point in read.get("curve", ())],
         seeds=read.get("seeds", {}),
         trainings={int(seed): mrr for seed, mrr in read.get("trainings", {}).items()},
     )

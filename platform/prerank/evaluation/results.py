@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-METRICS = ("hits@1", "hits@3", "hits@10", "mrr", "ndcg@10", "recall@cut", "auc")
-"""Columns of every table, in this order."""
-COMPARED = ("hits@3", "mrr")
+METRICS = ("recall@cut", "hits@3", "mrr", "hits@1", "hits@10", "ndcg@10", "auc")
+"""Columns of every table, in this order: what the cut keeps is what the stage is for."""
+COMPARED = ("recall@cut", "hits@3", "mrr")
 """Metrics of the paired tests."""
 
 LEAD = "interactrank"
@@ -190,6 +190,31 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """Rankers that learned from the newest ``share`` percent of the training requests.
+
+    Attributes:
+        share: percent. requests: how many.
+        models: ranker -> metric -> one mean for each seed.
+        versus: LEAD minus each other ranker, of the means over seeds.
+    """
+
+    share: int
+    requests: int
+    models: Mapping[str, Mapping[str, Sequence[float]]]
+    versus: Comparisons = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, read: Mapping[str, Any]) -> CurvePoint:
+        """A point from its JSON form."""
+        versus = {
+            name: {m: Difference(d["difference"], tuple(d["ci"]), d["p"]) for m, d in own.items()}
+            for name, own in read["versus"].items()
+        }
+        return cls(read["share"], read["requests"], read["models"], versus)
+
+
+@dataclass(frozen=True)
 class Slice:
     """Some of the requests: how many; ranker -> metric -> mean."""
 
@@ -213,6 +238,7 @@ class Results:
         calibration: whether predicted probabilities are right on average.
         counterfactual: what every order would have earned.
         ablations: variant -> what it lost; FULL is what the others are compared with.
+        curve: what is learned from fewer requests, the fewest first.
         slices: kinds of requests.
         training: ranker -> epochs, {"epoch", "train_loss", "validation_loss", "validation_mrr"}.
         seeds: ranker -> metric -> a value for each seed, that of the version's seed first; of
@@ -235,6 +261,7 @@ class Results:
     calibration: Calibration | NotMeasured | None = None
     counterfactual: Counterfactual | NotMeasured | None = None
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
+    curve: Sequence[CurvePoint] = ()
     slices: Mapping[str, Slice] = field(default_factory=dict)
     training: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     seeds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)

@@ -29,7 +29,6 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.architectures import architecture
 from interactrank.model.config import ModelConfig
-from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.files import read_json, read_json_or_nothing, write_json
@@ -42,12 +41,13 @@ from prerank.dataset.examples import Order, read_split, request_arrays
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
 from prerank.evaluation.baselines.neural import TorchRanker, finetune_on_validation
+from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import sampled_tables
 from prerank.features.offline import offline_inputs
 from prerank.training.fit import fit
 from prerank.training.reader import Reader, new_model
 
-METRICS = ("hits@3", "mrr", "hits@10")
+METRICS = ("recall@cut", "hits@3", "mrr", "hits@10")
 CANDIDATES_PER_CHUNK = 300_000
 SAMPLE_SEED = 0
 """One sample for all trials, whatever their own seed."""
@@ -215,21 +215,26 @@ def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialRead
 
 
 def measured(
-    home: Home, model: InteractRank, reader: TrialReader, budget: Budget
-) -> dict[str, float]:
-    """Mean metrics of a model over the budget's measured requests."""
-    found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in METRICS}
-    ranker = TorchRanker("trial", model, reader.catalogue)
+    home: Home, rankers: Sequence[Ranker], reader: TrialReader, budget: Budget
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Ranker -> metric -> its value for each of the budget's measured requests, [R]."""
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {
+        ranker.name: {m: [] for m in METRICS} for ranker in rankers
+    }
     limit = max(budget.measured_candidates // per_request(home), 1)
     for arrays, queries, _, unreachable in chunks(
         home, measured_requests(home, budget.split, limit)
     ):
         arrays.x[:, reader.off] = 0.0
-        scores = ranker.score(arrays, queries)
-        values = request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets, unreachable)
-        for metric in METRICS:
-            found[metric].append(values[metric])
-    return {m: mean(np.concatenate(v)) if v else float("nan") for m, v in found.items()}
+        for ranker in rankers:
+            scores = ranker.score(arrays, queries)
+            values = request_metrics(scores, arrays.labels & 1 > 0, arrays.offsets, unreachable)
+            for metric, kept in found[ranker.name].items():
+                kept.append(values[metric])
+    return {
+        name: {m: np.concatenate([np.zeros(0), *v]) for m, v in own.items()}
+        for name, own in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,9 @@ def _trial_task(task: TrialTask) -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
     trainer, reader, epochs = fitted(task.home, task.trial, task.budget)
-    metrics = measured(task.home, trainer.model, reader, task.budget)
+    ranker = TorchRanker("trial", trainer.model, reader.catalogue)
+    values = measured(task.home, [ranker], reader, task.budget)[ranker.name]
+    metrics = {m: mean(v) for m, v in values.items()}
     result = {
         "asked": task.asked,
         "metrics": metrics,
@@ -255,6 +262,17 @@ def _trial_task(task: TrialTask) -> None:
         "seconds": time.perf_counter() - began,
     }
     write_json(task.out, result)
+
+
+def of_data(home: Home, budget: Budget) -> dict[str, Any]:
+    """What a result is of, beside its trial: log, features and budget."""
+    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
+    return {
+        "fingerprint": training["fingerprint"],
+        "schema_hash": training["schema_hash"],
+        "budget": asdict(budget),
+        "metrics": [*METRICS],
+    }
 
 
 def run_trials(
@@ -268,13 +286,8 @@ def run_trials(
     Returns:
         For each trial: ``metrics`` (name -> mean), ``epochs`` and ``seconds``.
     """
-    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
     home.look(folder)
-    same = {
-        "fingerprint": training["fingerprint"],
-        "schema_hash": training["schema_hash"],
-        "budget": asdict(budget),
-    }
+    same = of_data(home, budget)
     asked = [{**same, "trial": t.to_dict()} for t in trials]
     files = [folder / f"{t.name.replace(' ', '_')}-{t.train.seed}.json" for t in trials]
     pending = [

@@ -15,7 +15,8 @@ from tests.reports import Page, full, model, page, reliability, section, with_me
 from interactrank.features.schema import FeatureSchema
 from prerank.evaluation.baselines.suite import BASELINES
 from prerank.evaluation.metrics_file import to_json
-from prerank.evaluation.report.plots import figures, inline
+from prerank.evaluation.report.drawing import inline
+from prerank.evaluation.report.plots import figures
 from prerank.evaluation.report.text import metrics_table
 from prerank.evaluation.results import (
     LEAD,
@@ -40,6 +41,7 @@ SECTIONS = [
     "Where it helps: slices",
     "Quality against cost",
     "What each part is worth",
+    "With fewer requests to learn from",
     "Calibration",
     "Had it been shown: counterfactual estimate",
     "Learning curves",
@@ -56,6 +58,7 @@ PLOTTED = {
     "slices": "Where it helps: slices",
     "cost": "Quality against cost",
     "ablations": "What each part is worth",
+    "curve": "With fewer requests to learn from",
     "calibration": "Calibration",
     "counterfactual": "Had it been shown",
     "curves": "Learning curves",
@@ -140,15 +143,18 @@ def test_every_value_stands_in_the_row_of_its_ranker(made: Page) -> None:
         ]
         best = "best" if name == "interactrank" else ""
         assert {row[metric].css for metric in METRICS} == {best}
-    assert made.row("Metrics", "bm25")["mrr"].small == ".550–.570"
-    assert made.row("Metrics", "all-knowing")["hits@1"].text == ".900"
+    assert made.row("Metrics", "bm25")["mrr"].small == ".530–.550"
+    assert made.row("Metrics", "all-knowing")["recall@cut"].text == ".900"
     assert made.row("Metrics", "reachable ceiling")["auc"].text == ".970"
     gained = made.row("Difference from two_tower, request by request", "interactrank")["mrr"]
     assert (gained.text, gained.small) == ("+.190", "+.180 to +.200\np < .001")
     cost = made.row("Quality against cost", "bm25")
-    assert [cell.text for cell in cost.values()] == ["bm25", ".560", "142", "128", "0.4"]
+    assert [cell.text for cell in cost.values()] == ["bm25", ".540", "142", "128", "0.4"]
     part = made.row("Where it helps: slices", "tail query (100 requests)", "bm25")
     assert (part["hits@3"].text, part["mrr"].text) == (".600", ".500")
+    learned = made.row("With fewer requests to learn from", "7,000")
+    assert (learned["interactrank"].text, learned["linear"].small) == (".510", "± .014")
+    assert learned["interactrank − linear"].text == "+.100"
     calibrated = made.row("Calibration", "interactrank", "save")
     assert calibrated["calibration error"].text == "0.0123"
     assert calibrated["impressions"].text == "24,680"
@@ -175,11 +181,11 @@ def test_plots_hold_every_ranker_with_its_values() -> None:
     operations, times = lines(drawn["cost"])
     assert operations == {name: [[142, mrr[name]]] for name in names}
     assert [times[name][0][0] for name in names] == [0.03, 0.02, 0.4]
-    for pane, value in zip(lines(drawn["slices"]), (0.6, 0.5), strict=True):
+    for pane, value in zip(lines(drawn["slices"]), (0.7, 0.5), strict=True):
         assert {name: [x for x, _ in points] for name, points in pane.items()} == {
             name: [value] * len(results.slices) for name in names
         }
-    for axes, metric in zip(drawn["bars"].axes, ("hits@3", "mrr"), strict=True):
+    for axes, metric in zip(drawn["bars"].axes, ("recall@cut", "mrr"), strict=True):
         bars: Any = axes.patches
         assert [bar.get_width() for bar in bars] == [
             results.models[name].means[metric] for name in reversed(names)
@@ -225,6 +231,14 @@ def test_values_are_escaped(tmp_path: Path) -> None:
         models={**own.models, evil: model(0.7, 0.1)},
         oracles={evil + "o": model(0.7, 0.1)},
         paired={**own.paired, evil: own.paired["interactrank"]},
+        curve=[
+            replace(
+                point,
+                models={**point.models, evil: point.models["linear"]},
+                versus={**point.versus, evil: point.versus["linear"]},
+            )
+            for point in own.curve
+        ],
         slices={**own.slices, evil: Slice(3, {evil: {"mrr": 0.5, "hits@3": 0.5}})},
         training={**own.training, evil: own.training["interactrank"]},
         fusion_weights=[*own.fusion_weights, (evil, 3.0)],
@@ -283,8 +297,12 @@ def test_undefined_values_show_as_dashes(tmp_path: Path) -> None:
 
 
 def test_only_what_was_measured_has_a_column(made: Page) -> None:
-    for title in ("Difference from two_tower, request by request", "Where it helps: slices"):
-        assert [head for head in made.head(title) if head in METRICS] == ["hits@3", "mrr"]
+    shown = {
+        "Difference from two_tower, request by request": ["hits@3", "mrr"],
+        "Where it helps: slices": ["recall@cut", "hits@3", "mrr"],
+    }
+    for title, metrics in shown.items():
+        assert [head for head in made.head(title) if head in METRICS] == metrics
 
 
 def test_studies_are_told(made: Page) -> None:

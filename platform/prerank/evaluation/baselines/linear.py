@@ -14,7 +14,13 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import FeatureSchema
 from interactrank.training.losses import listwise_loss
 from prerank.core.home import Home
-from prerank.evaluation.baselines.samples import LOG_Q_POWERS, expected_mrr, owners, stored
+from prerank.evaluation.baselines.samples import (
+    LOG_Q_POWERS,
+    Read,
+    expected_mrr,
+    owners,
+    stored,
+)
 from prerank.registry.bundle import read_meta, write_meta
 
 REQUESTS = 6_000
@@ -57,14 +63,16 @@ def solve(
     return weights
 
 
-def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict[str, Any]]:
+def fit(
+    home: Home, schema: FeatureSchema, folder: Path, seed: int, read: Read = stored
+) -> list[dict[str, Any]]:
     """Fit on stored examples, choose ridge and log Q's power on validation, save.
 
     Returns:
         One entry for each trial: ``l2``, ``log_q_power``, ``validation_mrr``.
     """
-    train = stored(home, schema, "train", REQUESTS, seed)
-    validation = stored(home, schema, "validation", REQUESTS, seed)
+    train = read(home, schema, "train", REQUESTS, seed)
+    validation = read(home, schema, "validation", REQUESTS, seed)
     std = train.x.std(axis=0, dtype=np.float64)
     std = np.where(std > 1e-9, std, 1.0).astype(np.float32)
     trials: list[dict[str, Any]] = []

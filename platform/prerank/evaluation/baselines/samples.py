@@ -7,6 +7,7 @@ a positive is an unbiased estimate of its rank among the whole catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.core.home import Home
 from prerank.dataset.examples import read_split, split_sizes, to_arrays
 
+Read = Callable[[Home, FeatureSchema, str, int, int], RequestArrays]
+"""What ``stored`` is: the requests that a ranker may be fitted on."""
 LOG_Q_POWERS = (0.5, 1.0)
 """Corrections for sampled candidates to choose from; where they were shown, log Q is 0."""
 
@@ -38,14 +41,16 @@ def sampled_tables(home: Home, split: str, limit: int, seed: int) -> list[pa.Tab
 
 
 def stored(home: Home, schema: FeatureSchema, split: str, limit: int, seed: int) -> RequestArrays:
-    """A sample of a stored split, its candidates shuffled within each request.
+    """A sample of a stored split, its candidates ``shuffled``."""
+    tables = sampled_tables(home, split, limit, seed)
+    return shuffled(tables or [next(read_split(home, "train")).slice(0, 0)], schema, seed)
+
+
+def shuffled(tables: Sequence[pa.Table], schema: FeatureSchema, seed: int) -> RequestArrays:
+    """Arrays of ``tables``, with the candidates of each request in random order.
 
     They are stored positives first, and a tree learner breaks ties by position.
     """
-    tables = sampled_tables(home, split, limit, seed)
-    if not tables:
-        empty = next(read_split(home, "train")).slice(0, 0)
-        return to_arrays(empty, len(schema.cross), len(REQUEST_NUMERIC))
     arrays = to_arrays(pa.concat_tables(tables), len(schema.cross), len(REQUEST_NUMERIC))
     request = owners(arrays)
     order = np.lexsort((np.random.default_rng(seed).random(len(request)), request))

@@ -24,7 +24,13 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.core.home import Home
 from prerank.dataset.catalogue import load_catalogue
-from prerank.evaluation.baselines.samples import LOG_Q_POWERS, expected_mrr, owners, stored
+from prerank.evaluation.baselines.samples import (
+    LOG_Q_POWERS,
+    Read,
+    expected_mrr,
+    owners,
+    stored,
+)
 from prerank.registry.bundle import CATALOGUE, read_meta, write_meta
 
 REQUESTS = 20_000
@@ -94,7 +100,9 @@ def _train(
     return booster, float(booster.best_score["valid_0"]["mrr"])
 
 
-def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict[str, Any]]:
+def fit(
+    home: Home, schema: FeatureSchema, folder: Path, seed: int, read: Read = stored
+) -> list[dict[str, Any]]:
     """Fit on stored examples, choose p on validation, save as LightGBM's text.
 
     Returns:
@@ -103,7 +111,7 @@ def fit(home: Home, schema: FeatureSchema, folder: Path, seed: int) -> list[dict
     catalogue = load_catalogue(home)
     table, sets = catalogue.table(), []
     for split in ("train", "validation"):
-        arrays = stored(home, schema, split, REQUESTS, seed)
+        arrays = read(home, schema, split, REQUESTS, seed)
         sets.append((arrays, features(arrays, catalogue, table.rows(arrays.candidates))))
     trials: list[dict[str, Any]] = []
     best, kept = -1.0, None

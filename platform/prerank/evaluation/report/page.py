@@ -14,15 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prerank.evaluation.report import plots
+from prerank.evaluation.report.drawing import inline
 from prerank.evaluation.report.numbers import ordered
-from prerank.evaluation.report.tables import facts, tables
-from prerank.evaluation.report.text import headline, seeds_note
+from prerank.evaluation.report.tables import tables
+from prerank.evaluation.report.text import facts, headline, seeds_note
 from prerank.evaluation.results import BASELINE, FULL, LEAD, Results
 
 
 def write_report(path: Path, results: Results) -> None:
     """Write the report as one HTML file that stands alone; folders are made as needed."""
-    drawn = {name: plots.inline(name, one) for name, one in plots.figures(results).items()}
+    drawn = {name: inline(name, one) for name, one in plots.figures(results).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(results, drawn), encoding="utf-8")
 

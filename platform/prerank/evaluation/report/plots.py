@@ -1,86 +1,39 @@
-"""The plots of a report: matplotlib figures, and the inline SVG that the page holds of them."""
+"""The plots of a report, as matplotlib figures."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from prerank.evaluation.report.drawing import (
+    INK,
+    MARKERS,
+    SERIES,
+    SOFT,
+    STYLE,
+    empty_figure,
+    legend,
+    plain_ticks,
+    rows_of,
+)
 from prerank.evaluation.report.numbers import FASTEST, by_loss, is_finite, ordered, share
 from prerank.evaluation.results import FULL, LEAD, Calibration, Counterfactual, Results
-
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
 
 MAX_WEIGHTS, MAX_HEADS = 25, 3
 """Bars in the plot of the weights, panes in the plot of the calibration."""
 
-# Colours that matplotlib writes and the page replaces, so that plots follow the reader's theme.
-INK, LINE, SOFT = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0404{i:02x}" for i in range(12))
-THEME = {INK: "currentColor", LINE: "var(--line)", SOFT: "var(--soft)"}
-THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)}
-MARKERS = "osv^PX<>"
-
-STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "legend.frameon": False,
-}
-LINES: tuple[RcKeyType, ...] = ("axes.edgecolor", "grid.color", "xtick.color", "ytick.color")
-TEXTS: tuple[RcKeyType, ...] = (
-    "text.color",
-    "axes.labelcolor",
-    "axes.titlecolor",
-    "xtick.labelcolor",
-    "ytick.labelcolor",
-)
-STYLE |= dict.fromkeys(LINES, LINE) | dict.fromkeys(TEXTS, INK)
-
 
 def figures(results: Results) -> dict[str, Figure]:
     """The plots by name, as far as the results have something to plot; labels are captions."""
-    plots = (bars, slices, cost, ablations, calibration, counterfactual, curves, weights)
+    plots = (bars, slices, cost, ablations, curve, calibration, counterfactual, curves, weights)
     with rc_context(STYLE):
         return {plot.__name__: figure for plot in plots if (figure := plot(results))}
-
-
-def inline(name: str, figure: Figure) -> str:
-    """An ``<svg>`` element whose colours are the page's and whose ids begin with ``name``."""
-    out = io.StringIO()
-    with rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
-        # Text stays text and the reader's browser has the font; ours only measures it.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    source = "<svg" + out.getvalue().split("<svg", 1)[1]
-    source = re.sub(r"(?s)<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", source)
-    source = re.sub(r' xmlns(:\w+)?="[^"]*"', "", source)
-    source = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", source)
-    source = re.sub(r"#0[1-4]0[1-4][0-9a-f]{2}", lambda m: THEME.get(m[0], m[0]), source)
-    caption = escape(str(figure.get_label()))
-    return source.replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
-
-
-def _figure(caption: str, height: float) -> Any:
-    """An empty figure, as wide as the page; ``height`` in inches."""
-    layout = ConstrainedLayoutEngine(wspace=0.06)
-    return Figure(figsize=(9.8, height), layout=layout, label=caption)
 
 
 def _styles(results: Results) -> dict[str, dict[str, str]]:
@@ -93,29 +46,11 @@ def _styles(results: Results) -> dict[str, dict[str, str]]:
     return {name: styles[name] for name in names}
 
 
-def _legend(figure: Any) -> None:
-    """One legend under the plots, each label once."""
-    found: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=5)
-
-
-def _rows(axes: Any, names: Sequence[str]) -> None:
-    """A row per name, the first at the bottom, with grid lines for the values alone."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.tick_params(length=0)
-    axes.grid(visible=False, axis="y")
-
-
 def bars(results: Results) -> Figure:
-    """Hits@3 and mrr of every model."""
+    """Recall of the cut and mrr of every model."""
     models, names = results.models, ordered(results.models)[::-1]
-    figure = _figure("hits@3 and mrr per model", 0.7 + 0.32 * len(names))
-    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
+    figure = empty_figure("recall@cut and mrr per model", 0.7 + 0.32 * len(names))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("recall@cut", "mrr"), strict=True):
         values = [models[name].mean(metric) for name in names]
         fill = [SERIES[0] if name == LEAD else SOFT for name in names]
         axes.barh(range(len(names)), values, color=fill, height=0.62, alpha=0.85)
@@ -127,27 +62,27 @@ def bars(results: Results) -> Figure:
         if is_finite(ceiling := results.reachable_ceiling.get(metric)):
             axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1)
         axes.set(title=metric, xlim=(0, 1.14), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-        _rows(axes, names)
+        rows_of(axes, names)
     return figure
 
 
 def slices(results: Results) -> Figure | None:
-    """Hits@3 and mrr of every model in every slice."""
+    """Recall of the cut and mrr of every model in every slice."""
     parts, styles = results.slices, _styles(results)
     if not parts:
         return None
     places = list(parts)[::-1]
-    figure = _figure("hits@3 and mrr per slice and model", 1.2 + 0.55 * len(places))
-    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("hits@3", "mrr"), strict=True):
+    figure = empty_figure("recall@cut and mrr per slice and model", 1.2 + 0.55 * len(places))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("recall@cut", "mrr"), strict=True):
         for i, (name, style) in enumerate(styles.items()):
             shift = 0.3 * (1 - 2 * (i + 0.5) / len(styles))
             values = [parts[s].models.get(name, {}).get(metric, math.nan) for s in places]
             if any(map(is_finite, values)):
                 heights = [y + shift for y in range(len(places))]
                 axes.scatter(values, heights, s=26, label=name, **style)
-        _rows(axes, [f"{s}\n{parts[s].requests:,} requests" for s in places])
+        rows_of(axes, [f"{s}\n{parts[s].requests:,} requests" for s in places])
         axes.set(title=metric, xlim=(-0.03, 1.03))
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -162,18 +97,18 @@ def cost(results: Results) -> Figure | None:
     chosen = {name: style for name, style in _styles(results).items() if name in measured}
     if len(chosen) < 2:
         return None
-    figure = _figure("MRR against operations and time per candidate", 4.6)
+    figure = empty_figure("MRR against operations and time per candidate", 4.6)
     panes = figure.subplots(1, 2, sharey=True)
     for axes, (key, least, label) in zip(panes, panels, strict=True):
         for name, style in chosen.items():
             spent = max(getattr(models[name].cost, key), least)
             axes.scatter([spent], [models[name].mean("mrr")], s=42, label=name, **style)
         axes.set(xscale="log", xlabel=label)
-        _plain_ticks(axes.xaxis, partial(_at_least, least))
+        plain_ticks(axes.xaxis, partial(_at_least, least))
         axes.margins(x=0.25, y=0.15)
         axes.tick_params(which="both", length=0, labelleft=True)
     panes[0].set_ylabel("MRR")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -184,19 +119,13 @@ def _at_least(least: float, x: float) -> str:
     return f"{x:,.10g}" if x > least else ""
 
 
-def _plain_ticks(axis: Any, write: Any) -> None:
-    """Tick labels of a logarithmic axis: the default ones are formulas, which no page shows."""
-    axis.set_major_formatter(lambda x, _: write(x))
-    axis.set_minor_formatter(lambda x, _: "")
-
-
 def ablations(results: Results) -> Figure | None:
     """Every seed and the mean of every variant."""
     variants, names = results.ablations, by_loss(results.ablations)[::-1]
     shown = [m for m in ("hits@3", "hits@10", "mrr") if any(variants[n].seeds(m) for n in names)]
     if not shown:
         return None
-    figure = _figure("Every variant by metric", 0.8 + 0.26 * len(names))
+    figure = empty_figure("Every variant by metric", 0.8 + 0.26 * len(names))
     panes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panes, shown, strict=True):
         for y, name in enumerate(names):
@@ -207,7 +136,28 @@ def ablations(results: Results) -> Figure | None:
         if FULL in variants and (whole := variants[FULL].seeds(metric)):
             axes.axvline(fmean(whole), color=SERIES[0], linestyle=":", linewidth=1)
         axes.set_title(metric)
-        _rows(axes, names)
+        rows_of(axes, names)
+    return figure
+
+
+def curve(results: Results) -> Figure | None:
+    """Recall of the cut and MRR of every ranker by how many requests it learned from."""
+    points, styles = results.curve, _styles(results)
+    if not points:
+        return None
+    figure = empty_figure("Quality by how many requests a ranker learned from", 3.6)
+    metrics = ("recall@cut", "mrr")
+    for axes, metric in zip(figure.subplots(1, 2), metrics, strict=True):
+        for name in points[0].models:
+            style = styles.get(name, {"color": SOFT, "marker": "o"})
+            seeds = [point.models[name][metric] for point in points]
+            at = [point.requests for point in points]
+            axes.plot(at, [fmean(s) for s in seeds], markersize=4, label=name, **style)
+            ends = zip(*((min(s), max(s)) for s in seeds), strict=True)
+            axes.fill_between(at, *ends, color=style["color"], alpha=0.15, linewidth=0)
+        axes.set(title=metric, xscale="log", xlabel="training requests")
+        plain_ticks(axes.xaxis, lambda x: f"{x:,.0f}")
+    legend(figure)
     return figure
 
 
@@ -219,7 +169,7 @@ def calibration(results: Results) -> Figure | None:
     heads = list(dict.fromkeys(h for by_head in models.values() for h in by_head))[:MAX_HEADS]
     if not heads:
         return None
-    figure = _figure("Observed against predicted engagement", 3.9)
+    figure = empty_figure("Observed against predicted engagement", 3.9)
     for axes, head in zip(figure.subplots(1, len(heads), squeeze=False)[0], heads, strict=True):
         ends: list[float] = []
         for name in (n for n in styles if head in models.get(n, {})):
@@ -233,10 +183,10 @@ def calibration(results: Results) -> Figure | None:
             axes.plot(span, span, color=INK, linestyle=":", linewidth=1)
         axes.set(title=head, xscale="log", yscale="log", xlabel="predicted")
         for axis in (axes.xaxis, axes.yaxis):
-            _plain_ticks(axis, lambda x: f"{x:g}")
+            plain_ticks(axis, lambda x: f"{x:g}")
         axes.tick_params(which="both", length=0)
     figure.axes[0].set_ylabel("observed")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -247,7 +197,7 @@ def counterfactual(results: Results) -> Figure | None:
         return None
     names = ordered(found.models)[::-1]
     height = max(2.6, 0.9 + 0.24 * len(names))
-    figure = _figure("Examination by place and value of every order", height)
+    figure = empty_figure("Examination by place and value of every order", height)
     places, values = figure.subplots(1, 2, width_ratios=(2, 3))
     at, looked = found.propensities.first_place, found.propensities.value
     places.plot(at, looked, color=SERIES[0], marker="o", markersize=3.5, linewidth=1)
@@ -259,7 +209,7 @@ def counterfactual(results: Results) -> Figure | None:
         values.plot(own.ci["mrr"], [y, y], color=colour, linewidth=1.4)
         values.scatter([own.mean("mrr")], [y], color=colour, s=26)
     values.set_title("Estimated MRR, position bias taken out")
-    _rows(values, names)
+    rows_of(values, names)
     return figure
 
 
@@ -268,7 +218,7 @@ def curves(results: Results) -> Figure | None:
     training, styles = results.training, _styles(results)
     if not any(training.values()):
         return None
-    figure = _figure("Loss and validation MRR per epoch", 3.2)
+    figure = empty_figure("Loss and validation MRR per epoch", 3.2)
     loss, quality = figure.subplots(1, 2)
     for name, epochs in training.items():
         style = styles.get(name, {"color": SOFT, "marker": "o"})
@@ -279,7 +229,7 @@ def curves(results: Results) -> Figure | None:
     quality.set(title="MRR on validation", xlabel="epoch")
     for axes in (loss, quality):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -297,12 +247,12 @@ def weights(results: Results) -> Figure | None:
     chosen = sorted(found, key=lambda pair: -abs(pair[1]))[:MAX_WEIGHTS][::-1]
     if not chosen:
         return None
-    figure = _figure("Weights of the fusion", 0.8 + 0.22 * len(chosen))
+    figure = empty_figure("Weights of the fusion", 0.8 + 0.22 * len(chosen))
     axes = figure.subplots()
     names, values = zip(*chosen, strict=True)
     fill = [SERIES[0] if value > 0 else SERIES[1] for value in values]
     axes.barh(range(len(chosen)), values, color=fill, height=0.62, alpha=0.85)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_xlabel("weight")
-    _rows(axes, names)
+    rows_of(axes, names)
     return figure

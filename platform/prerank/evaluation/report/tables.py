@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from statistics import fmean, stdev
 
 from prerank.evaluation.report.numbers import (
@@ -16,18 +15,19 @@ from prerank.evaluation.report.numbers import (
     number,
     ordered,
     p_value,
-    percent,
     share,
     signed,
     spread,
 )
 from prerank.evaluation.results import (
     FULL,
+    LEAD,
     METRICS,
     Ablation,
     Calibration,
     Comparisons,
     Counterfactual,
+    Difference,
     Interval,
     Measured,
     Results,
@@ -69,6 +69,7 @@ def tables(results: Results) -> dict[str, Table | None]:
         "slices": _slices(results),
         "cost": _cost(results),
         "ablations": _ablations(results),
+        "curve": _curve(results),
         "calibration": _calibration(results),
         "counterfactual": _counterfactual(results),
         "stages": _table(
@@ -201,6 +202,38 @@ def _ablations(results: Results) -> Table | None:
     return _table(["", *shown], rows) if shown else None
 
 
+def _curve(results: Results) -> Table | None:
+    """MRR of every ranker by how many requests it learned from, and LEAD's gain on the others."""
+    if not results.curve:
+        return None
+    names = [*results.curve[0].models]
+    others = [name for name in names if name != LEAD]
+    rows = (
+        _row(
+            Cell(f"{point.requests:,}", f"{point.share}%"),
+            *(_spread(point.models[name]["mrr"]) for name in names),
+            *(_gain(point.versus[name]["mrr"]) for name in others),
+        )
+        for point in results.curve
+    )
+    return _table(["requests", *names, *(f"{LEAD} − {name}" for name in others)], rows)
+
+
+def _spread(values: Sequence[float]) -> Cell:
+    """Mean over seeds, the spread beneath it."""
+    return Cell(share(fmean(values)), spread(values).replace("+-", "± "))
+
+
+def _gain(found: Difference) -> Cell:
+    """A difference over its interval; shaded where it is surely above 0."""
+    low, high = found.ci
+    return Cell(
+        signed(found.difference),
+        f"{signed(low)} to {signed(high)}",
+        "sure" if low > 0 else "",
+    )
+
+
 def _seeds(variants: Mapping[str, Ablation], name: str, metric: str) -> Cell:
     """Mean ± standard deviation; shaded where it is surely below the whole model's."""
     mine = variants[name].seeds(metric)
@@ -247,36 +280,3 @@ def _counterfactual(results: Results) -> Table | None:
         for name in ordered(models)
     )
     return _table(["", *gains], rows)
-
-
-def facts(results: Results) -> dict[str, str]:
-    """What was evaluated on, as far as it is known."""
-    own = results.dataset
-    counts = {
-        "users": own.users,
-        "queries": own.queries,
-        "items": own.items,
-        f"engaged candidates in {results.split}": own.positives,
-    }
-    said = {"log": own.name}
-    if own.requests:
-        said["requests"] = " · ".join(f"{part} {n:,}" for part, n in own.requests.items())
-    said |= {name: f"{count:,}" for name, count in counts.items() if count is not None}
-    if is_finite(own.reachable_share):
-        said["engaged items reachable"] = percent(own.reachable_share)
-    if own.time_span:
-        said["time span"] = " to ".join(map(_minute, own.time_span))
-    if own.candidates:
-        said["candidates"] = own.candidates
-    return said
-
-
-def _minute(moment: str) -> str:
-    """An ISO time to the minute; anything else, a bare date too, as it is."""
-    try:
-        at = datetime.fromisoformat(moment)
-    except ValueError:
-        return moment
-    if len(moment) <= len("2011-08-11"):
-        return moment
-    return f"{at:%Y-%m-%d %H:%M}" + (f" {at.tzname()}" if at.tzinfo else "")

@@ -1,8 +1,9 @@
-"""The tables of a report as plain text, and its result in a few sentences."""
+"""The tables of a report as plain text, its result in a few sentences, and facts of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from prerank.evaluation.report.numbers import (
     best_of,
@@ -102,7 +103,7 @@ def headline(results: Results) -> str:
     models = results.models
     best = ordered(models)[0]
     lead = LEAD if LEAD in models else best
-    said = _first_three(results, lead) + _kept(results, lead)
+    said = _kept(results, lead) + _first_three(results, lead)
     if best != lead:
         pair = f"{share(models[best].mean('mrr'))} against {share(models[lead].mean('mrr'))}"
         said.append(f"{best} ranks better by MRR: {pair}.")
@@ -169,3 +170,36 @@ def _ceiling(results: Results, metric: str) -> float:
     """The reachable ceiling; 1 where it is not known or prints as 100%."""
     value = results.reachable_ceiling.get(metric)
     return value if is_finite(value) and value < 0.9995 else 1.0
+
+
+def facts(results: Results) -> dict[str, str]:
+    """What was evaluated on, as far as it is known."""
+    own = results.dataset
+    counts = {
+        "users": own.users,
+        "queries": own.queries,
+        "items": own.items,
+        f"engaged candidates in {results.split}": own.positives,
+    }
+    said = {"log": own.name}
+    if own.requests:
+        said["requests"] = " · ".join(f"{part} {n:,}" for part, n in own.requests.items())
+    said |= {name: f"{count:,}" for name, count in counts.items() if count is not None}
+    if is_finite(own.reachable_share):
+        said["engaged items reachable"] = percent(own.reachable_share)
+    if own.time_span:
+        said["time span"] = " to ".join(map(_minute, own.time_span))
+    if own.candidates:
+        said["candidates"] = own.candidates
+    return said
+
+
+def _minute(moment: str) -> str:
+    """An ISO time to the minute; anything else, a bare date too, as it is."""
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    if len(moment) <= len("2011-08-11"):
+        return moment
+    return f"{at:%Y-%m-%d %H:%M}" + (f" {at.tzname()}" if at.tzinfo else "")

@@ -228,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
         "prerank ablate --seeds 3",
         "prerank evaluate, whose report shows the ablations too",
         "config",
+        "only",
         "seeds",
         "split",
         "workdir",

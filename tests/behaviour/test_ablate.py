@@ -16,6 +16,7 @@ from interactrank.model.architectures import build
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.config import JobConfig
+from prerank.core.errors import ConfigError
 from prerank.core.home import Home
 from prerank.evaluation import ablations as ablate
 from prerank.evaluation import trials
@@ -111,6 +112,14 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
     assert again == results
     redone = {f for f in files if f.stat().st_mtime_ns != before[f]}
     assert redone == {lost, stale}
+
+
+def test_variants_may_be_chosen(home: Home) -> None:
+    only = ["no attention"]
+    results = ablate.ablate(home, CONFIG.model, CONFIG.train, 1, BUDGET, only)
+    assert [*results["ablations"]] == [FULL, *only]
+    with pytest.raises(ConfigError, match="--only 'no luck': the variants are full, no attention"):
+        ablate.ablate(home, CONFIG.model, CONFIG.train, 1, BUDGET, ["no luck"])
 
 
 def test_masked_features_do_not_reach_the_model(home: Home) -> None:

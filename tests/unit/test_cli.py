@@ -41,7 +41,7 @@ VERBS: dict[str, list[str]] = {
     "training-set": ["--workdir"],
     "train": ["--config", "--oracles", "--seeds", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
-    "ablate": ["--config", "--seeds", "--split", "--workdir"],
+    "ablate": ["--config", "--only", "--seeds", "--split", "--workdir"],
     "curve": ["--config", "--seeds", "--split", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],

@@ -58,6 +58,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "requests to measure on (default: %(default)s)",
     },
     "seeds": {"type": int, "default": 3, "help": "trainings of each variant (default: 3)"},
+    "only": {
+        "action": "append",
+        "default": [],
+        "metavar": "VARIANT",
+        "help": 'a variant to train beside the whole model, such as "no history"; may be given '
+        "again (default: all of them)",
+    },
     "url": {"help": "of the deployment (default: $PRERANK_URL, else http://127.0.0.1:8000)"},
     "requests": {
         "type": int,

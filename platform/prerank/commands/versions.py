@@ -66,7 +66,8 @@ def ablate(args: argparse.Namespace) -> Summary:
     check_seeds(args)
     preflight.check_log(home)
     connect()
-    print(table(ablate(home, config.model, config.train, args.seeds, Budget(split=args.split))))
+    budget = Budget(split=args.split)
+    print(table(ablate(home, config.model, config.train, args.seeds, budget, args.only)))
     then = next_step(args, "evaluate", "its report shows these results too")
     return Summary(str(home.training_set), str(home.root / FILE), then)
 

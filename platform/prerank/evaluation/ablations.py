@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
+from prerank.core.errors import ConfigError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
@@ -133,19 +134,32 @@ def trials_of(
 
 
 def ablate(
-    home: Home, model: ModelConfig, train: TrainConfig, seeds: int, budget: Budget
+    home: Home,
+    model: ModelConfig,
+    train: TrainConfig,
+    seeds: int,
+    budget: Budget,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and measure every variant with ``seeds`` seeds; what is done already is kept.
+
+    ``only`` names the variants to measure beside the full model; all of them if it is empty.
 
     Writes ``ablations.json`` under ``home`` and logs an MLflow run.
 
     Returns:
         ``dataset``, ``split``, ``about`` (the budget in words) and ``ablations``: variant ->
         ``parts`` and ``metrics``, a list with one value per seed for each metric.
+
+    Raises:
+        ConfigError: ``only`` names none of the variants.
     """
     manifest = LogManifest.load(home)
-    schema = manifest.schema
-    asked = trials_of(model, train, schema, seeds)
+    known = {v.name: v for v in variants(manifest.schema)}
+    if unknown := [name for name in only if name not in known]:
+        raise ConfigError(f"--only {unknown[0]!r}: the variants are {', '.join(known)}")
+    asked = trials_of(model, train, manifest.schema, seeds)
+    asked = {name: own for name, own in asked.items() if not only or name in (FULL, *only)}
     flat = [trial for own in asked.values() for trial in own]
     done = run_trials(home, home.root / "ablations" / budget.split, flat, budget)
     by_name: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
@@ -157,11 +171,11 @@ def ablate(
         "split": budget.split,
         "about": _about(training, train, seeds, budget),
         "ablations": {
-            v.name: {
-                "parts": v.parts,
-                "metrics": {m: [row[m] for row in by_name[v.name]] for m in METRICS},
+            name: {
+                "parts": known[name].parts,
+                "metrics": {m: [row[m] for row in by_name[name]] for m in METRICS},
             }
-            for v in variants(schema)
+            for name in asked
         },
     }
     write_json(home.root / FILE, results)

@@ -34,7 +34,7 @@ from prerank.dataset.candidates import sampled_candidates, shown_candidates
 from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.live import Asked, Sent, ask, health
 from prerank.evaluation.parity_report import Parity
-from prerank.evaluation.training_side import Expected, training_side
+from prerank.evaluation.training_side import BY_CANDIDATE, Expected, training_side
 from prerank.features.asof import as_of
 from prerank.features.offline import offline_inputs
 from prerank.online.history import (
@@ -105,7 +105,8 @@ def compared(
 ) -> Parity:
     """Compare what a deployment ``asked`` answered with what offline tables give.
 
-    Items that were added to a version's index are left out: training knows them not, or otherwise.
+    Items that were added to a version's index are not compared: training knows them not, or
+    otherwise.
 
     Args:
         home: of the deployment.
@@ -122,26 +123,26 @@ def compared(
         bundle = load_bundle(registry.download(home, registered))
         home.fetch(home.index / registered.name)
         others = all_others(home.index / registered.name)
-        known = asked if others is None else [_without(a, others.ids) for a in asked]
-        sent = [(a.candidates, a.retriever_features) for a in known]
+        added = np.zeros(0, np.int64) if others is None else others.ids
+        sent = [(a.candidates, a.retriever_features) for a in asked]
         expected = training_side(bundle, searches["query"].to_pylist(), inputs, sent)
-        for request, values in zip(known, expected, strict=True):
+        for request, values in zip(asked, expected, strict=True):
             if request.answer["model_version"] == version:
-                _compare(found, request, values)
+                _compare(found, _answered_without(request, added), _rows_without(values, added))
     return found
 
 
-def _without(asked: Asked, items: NDArray[np.int64]) -> Asked:
-    """The same search as if ``items`` had not been asked for."""
-    kept, said = ~np.isin(asked.candidates, items), asked.retriever_features
+def _answered_without(asked: Asked, items: NDArray[np.int64]) -> Asked:
+    """The same search with no answer for ``items``."""
     gone = set(items.tolist())
     answered = [item for item in asked.answer["items"] if int(item["id"]) not in gone]
-    return dataclasses.replace(
-        asked,
-        candidates=asked.candidates[kept],
-        retriever_features=None if said is None else said[kept],
-        answer=asked.answer | {"items": answered},
-    )
+    return dataclasses.replace(asked, answer=asked.answer | {"items": answered})
+
+
+def _rows_without(expected: Expected, items: NDArray[np.int64]) -> Expected:
+    """``expected`` less the rows of ``items``: they took part, as an anchor of others may."""
+    kept = ~np.isin(expected["ids"], items)
+    return {name: v[kept] if name in BY_CANDIDATE else v for name, v in expected.items()}
 
 
 def _sample(home: Home, manifest: LogManifest, count: int, seed: int) -> pa.Table:

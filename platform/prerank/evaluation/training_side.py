@@ -25,6 +25,10 @@ Expected = dict[str, Any]
 the calibration in them stretch a head's parts."""
 
 
+BY_CANDIDATE = ("ids", "x", "cross_score", "dot", "score")
+"""Parts of ``Expected`` that have a row for each candidate."""
+
+
 def training_side(
     bundle: Bundle,
     queries: list[str],

@@ -126,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
         "rows",
         "days",
         "spammers",
+        "l2-noise",
         "format",
         "seed",
     )

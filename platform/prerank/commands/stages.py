@@ -33,6 +33,7 @@ def simulate(args: argparse.Namespace) -> Summary:
         rows=args.rows,
         days=args.days,
         spammers=args.spammers,
+        l2_noise=args.l2_noise,
         file_format=args.format,
     )
     form = FORMATS[args.format]

@@ -71,6 +71,7 @@ def simulate(
     rows: int | None = None,
     days: int | None = None,
     spammers: float | None = None,
+    l2_noise: float | None = None,
     file_format: str = "parquet",
     progress: bool = True,
 ) -> SimulationSummary:
@@ -81,6 +82,7 @@ def simulate(
     requests or rows: size of the log, whose rows are met to within a few requests. The world and
     its time span stay, so a larger log is a denser one; memory does not grow with it.
     days: span of the log. spammers: share of all accounts that boost items, 0 to 0.5.
+    l2_noise: deviation of the scores of a full ranker, which the log then has of each row.
     file_format: "parquet", "csv", "jsonl" or "ubi" (`prerank.simulate.ubi`).
     progress: show a bar on stderr.
 
@@ -101,6 +103,10 @@ def simulate(
         raise InvalidSizeError(
             f"spammers={size.spammers}: give a share of all accounts, 0 to {MOST_SPAMMERS}"
         )
+    if l2_noise is not None:
+        size = replace(size, l2_noise=l2_noise)
+    if not (size.l2_noise or 0.0) >= 0.0:
+        raise InvalidSizeError(f"l2_noise={size.l2_noise}: a deviation is 0 or more")
     if rows is not None or days is not None:
         size = replace(size, daily=True, days=days or size.days)
     out = Path(out_dir)

@@ -56,6 +56,7 @@ def stored(home: Home, schema: FeatureSchema, split: str, limit: int, seed: int)
         labels=arrays.labels[order],
         weights=arrays.weights[order],
         log_q=arrays.log_q[order],
+        teacher=arrays.teacher[order] if len(arrays.teacher) else arrays.teacher,
     )
 
 

@@ -127,8 +127,8 @@ def test_teacher(seed: int) -> None:
         wanted = np.exp((told - centre) / spread / TEMPERATURE) * times
         mass = np.exp(logits[mine])
         losses.append(-(wanted / wanted.sum() * np.log(mass / mass.sum())).sum())
-    given = (torch.tensor(v) for v in (logits, teacher, log_q, request))
-    found = teacher_loss(*given, b)
+    told, given, taken, of = (torch.tensor(v) for v in (teacher, logits, log_q, request))
+    found = teacher_loss(given, told, taken, of, b)
     assert float(found) == pytest.approx(sum(losses) / max(len(losses), 1), rel=1e-6, abs=1e-9)
 
 

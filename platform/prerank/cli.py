@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
         "rows",
         "days",
         "spammers",
-        "l2-noise",
+        "full-ranker",
         "format",
         "seed",
     )

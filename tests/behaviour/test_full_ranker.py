@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.Da
     """A log with prices whose full ranker knows the truth, of which one click in ten is left."""
     folder = tmp_path_factory.mktemp("full_ranker")
     simulate(
-        folder, replace(PRESETS["tiny"], price=2.0), requests=1_000, l2_noise=0.0, progress=False
+        folder, replace(PRESETS["tiny"], price=2.0), requests=1_000, full_ranker=0.0, progress=False
     )
     log = pq.read_table(folder / "events").to_pandas()
     lost = (log["action"] != "impression") & (np.random.default_rng(0).random(len(log)) > 0.1)

@@ -27,7 +27,7 @@ VERBS: dict[str, list[str]] = {
     "simulate": [
         "--days",
         "--format",
-        "--l2-noise",
+        "--full-ranker",
         "--out*",
         "--preset",
         "--rows",

@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": float,
         "help": "share of accounts that boost items, 0 to 0.5 (default: what the preset says)",
     },
-    "l2-noise": {
+    "full-ranker": {
         "type": float,
         "metavar": "DEVIATION",
         "help": "write a full ranker's scores too, `l2_score`: logits of true relevance, with this "

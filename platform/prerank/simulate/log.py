@@ -92,7 +92,7 @@ def write_log(
 
 def l2_scores(world: World, truth: NDArray[np.float64], tick: int) -> NDArray[np.float64] | None:
     """What a full ranker says [N, I], the logit of `truth` with noise; None where there is none."""
-    deviation = world.preset.l2_noise
+    deviation = world.preset.full_ranker
     if deviation is None:
         return None
     noise = np.random.default_rng([world.seed, 7, tick]).normal(0.0, deviation, truth.shape)

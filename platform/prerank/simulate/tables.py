@@ -49,7 +49,7 @@ def events_schema(preset: Preset) -> pa.Schema:
         schema = schema.append(pa.field("price", pa.float32()))
     if preset.bias:
         schema = schema.append(pa.field("retriever_rank", pa.int32()))
-    if preset.l2_noise is not None:
+    if preset.full_ranker is not None:
         schema = schema.append(pa.field("l2_score", pa.float32()))
     return schema
 

@@ -41,7 +41,11 @@ def test_scores_reach_the_candidates_and_text_is_set_aside(case: Case) -> None:
     frame.loc[[0, 2, 3], "stage_two"] = None
     frame.loc[4, "stage_two"] = "good"
     frame.loc[6, "stage_two"] = "inf"
-    report = case.ingest(frame, events={"l2_score": "stage_two"})
+    # The second candidate of r4 was scored and not shown.
+    frame.loc[9, "action"] = "scored"
+    passive, weights = ["impression", "scored"], {"scored": 0, "click": 1}
+    mapping = {"events": {"l2_score": "stage_two"}, "passive": passive, "weights": weights}
+    report = case.ingest(frame, **mapping)
     assert report.reasons == {"l2_score is no finite number": 2}
     assert report.manifest.full_ranker
     files = sorted(case.home.events.glob("day=*/*.parquet"))
@@ -53,6 +57,9 @@ def test_scores_reach_the_candidates_and_text_is_set_aside(case: Case) -> None:
     np.testing.assert_array_equal(of["r0"], [np.nan, 0.5])
     np.testing.assert_array_equal(of["r1"], [np.nan, np.nan])
     np.testing.assert_array_equal(of["r4"], [0.0, 0.5])
+    at = found.offsets[ids.index("r4")]
+    assert found.labels[at : at + 2].tolist() == [0, 0]
+    assert found.weights[at + 1] == 0.0
     plain = case.ingest(case.log(), replace=True).manifest
     assert not plain.full_ranker
     assert "full_ranker" not in case.home.manifest.read_text()

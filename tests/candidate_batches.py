@@ -16,6 +16,7 @@ def batch_of(
     log_q: Tensor | None = None,
     query: Tensor | None = None,
     rows: Tensor | None = None,
+    teacher: Tensor | None = None,
 ) -> Batch:
     none, n = torch.zeros(0), len(request)
     return Batch(
@@ -36,4 +37,5 @@ def batch_of(
         labels=labels,
         weights=torch.ones(n) if weights is None else weights,
         log_q=torch.zeros(n) if log_q is None else log_q,
+        teacher=torch.full((n,), torch.nan) if teacher is None else teacher,
     )

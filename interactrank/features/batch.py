@@ -41,6 +41,8 @@ class RequestArrays:
         x: float32 [N, X] cross features.
         labels: int64 [N], bit h is head h. weights: float32 [N].
         log_q: float32 [N], log probability that the candidate was sampled; 0 if it was shown.
+        teacher: float32 [N], a full ranker's scores, of any scale, NaN where it has none; or [0].
+            A target of training, never an input.
         segments: int64 [B, S], bucket of each segment column's value (text.segment_bucket).
     """
 
@@ -61,6 +63,7 @@ class RequestArrays:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     log_q: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    teacher: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     segments: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     @classmethod
@@ -156,6 +159,7 @@ class Batch(Requests):
     labels: Tensor
     weights: Tensor
     log_q: Tensor
+    teacher: Tensor
 
 
 def padded_history(
@@ -295,6 +299,7 @@ def collate(
         code = np.concatenate((code, others))
     distinct, position = np.unique(code, return_inverse=True)
     known = [distinct // bit % 2 == 1 for bit in (4, 2, 1)]
+    teacher = arrays.teacher if len(arrays.teacher) else np.full(len(rows), np.nan)
     as_tensor = torch.from_numpy
     return Batch(
         **vars(requests_of(arrays, table)),
@@ -305,4 +310,5 @@ def collate(
         labels=as_tensor(label_matrix(arrays.labels, heads)),
         weights=as_tensor(arrays.weights.astype(np.float32)),
         log_q=as_tensor(arrays.log_q.astype(np.float32)),
+        teacher=as_tensor(teacher.astype(np.float32)),
     )

@@ -17,6 +17,9 @@ from interactrank.features.batch import Batch
 from interactrank.model.interactrank import Output
 from interactrank.training.sampled_softmax import sampled_softmax_loss
 
+TEMPERATURE = 0.5
+"""Standard deviations of a teacher's scores, within a request, that are worth one logit."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -36,6 +39,8 @@ class LossConfig:
             the log lacks are left out.
         softmax_log_q: correct the softmax for how often an item is an in-batch negative (the
             paper's correction).
+        teacher: weight of each request's softmax, of the ranking head, against that of a full
+            ranker's scores, where the log has them (``teacher_loss``).
     """
 
     pointwise: float = 0.1
@@ -45,6 +50,7 @@ class LossConfig:
     log_q_power: float = 1.0
     head_weights: tuple[float, ...] = (20.0, 7.0, 20.0)
     softmax_log_q: bool = True
+    teacher: float = 0.0
 
 
 def pointwise_loss(
@@ -69,15 +75,52 @@ def listwise_loss(logits: Tensor, labels: Tensor, request: Tensor, requests: int
     ``logits`` and ``labels`` are [N] of one head; requests without a positive or without a
     negative do not count.
     """
-    top = logits.new_full((requests,), float("-inf"))
-    top = top.scatter_reduce(0, request, logits.detach(), "amax")
-    mass = logits.new_zeros(requests).index_add(0, request, torch.exp(logits - top[request]))
-    log_share = logits - top[request] - torch.log(mass)[request]
+    log_share = _log_shares(logits, request, requests)
     positives = labels.new_zeros(requests).index_add(0, request, labels)
     sizes = labels.new_zeros(requests).index_add(0, request, torch.ones_like(labels))
     valid = (positives > 0) & (positives < sizes)
     share = labels / positives.clamp(min=1)[request] * valid[request]
     return -(log_share * share).sum() / valid.sum().clamp(min=1)
+
+
+def teacher_loss(
+    logits: Tensor, teacher: Tensor, log_q: Tensor, request: Tensor, requests: int
+) -> Tensor:
+    """Cross-entropy of each request's softmax against its teacher's, [N] -> [].
+
+    The teacher's scores may be of any scale: they are standardised within each request and divided
+    by ``TEMPERATURE``. What it says nothing of takes no part; nor does a request of which it says
+    nothing, or the same of all candidates.
+
+    Args:
+        logits: [N], less log Q, as in ``listwise_loss``.
+        teacher: [N], NaN where it has no score.
+        log_q: [N], what was taken off the logits.
+        request: int64 [N], of ``requests``.
+    """
+    known = torch.isfinite(teacher)
+    logits, log_q, request = logits[known], log_q[known], request[known]
+
+    def total(values: Tensor) -> Tensor:
+        return values.new_zeros(requests).index_add(0, request, values)
+
+    stands_for = torch.exp(-log_q)
+    of_request = total(stands_for).clamp(min=1e-9)
+    apart = teacher[known].to(logits.dtype)
+    apart = apart - (total(stands_for * apart) / of_request)[request]
+    spread = (total(stands_for * apart**2) / of_request).sqrt()
+    valid = spread > 1e-6
+    wanted = apart / (TEMPERATURE * spread.clamp(min=1e-6))[request] - log_q
+    share = _log_shares(wanted, request, requests).exp() * valid[request]
+    return -(_log_shares(logits, request, requests) * share).sum() / valid.sum().clamp(min=1)
+
+
+def _log_shares(logits: Tensor, request: Tensor, requests: int) -> Tensor:
+    """Logarithm of each candidate's share of its request's softmax, [N]."""
+    top = logits.new_full((requests,), float("-inf"))
+    top = top.scatter_reduce(0, request, logits.detach(), "amax")
+    mass = logits.new_zeros(requests).index_add(0, request, torch.exp(logits - top[request]))
+    return logits - top[request] - torch.log(mass)[request]
 
 
 class ItemFrequency:
@@ -103,24 +146,31 @@ class ItemFrequency:
 
 def total_loss(output: Output, batch: Batch, log_q: Tensor, config: LossConfig) -> Tensor:
     """Weighted sum of the parts (paper: pointwise + 0.01 sampled softmax)."""
-    heads = output.logits.shape[1]
+    heads, requests = output.logits.shape[1], output.queries.shape[0]
     head_weights = output.logits.new_tensor(config.head_weights[:heads])
     head_weights = head_weights / head_weights.sum()
     loss = output.logits.new_zeros(())
+    taken = config.log_q_power * batch.log_q
     if config.pointwise:
-        inverse = torch.exp(-config.log_q_power * batch.log_q)
         loss = loss + config.pointwise * pointwise_loss(
             output.logits,
             batch.labels,
-            batch.weights * inverse,
+            batch.weights * torch.exp(-taken),
             head_weights,
             config.focal,
         )
+    if config.teacher:
+        loss = loss + config.teacher * head_weights[0] * teacher_loss(
+            output.logits[:, 0] - taken,
+            batch.teacher,
+            taken,
+            batch.candidate_request,
+            requests,
+        )
     for h in range(heads):
         if config.listwise:
-            corrected = output.logits[:, h] - config.log_q_power * batch.log_q
             loss = loss + config.listwise * head_weights[h] * listwise_loss(
-                corrected, batch.labels[:, h], batch.candidate_request, output.queries.shape[0]
+                output.logits[:, h] - taken, batch.labels[:, h], batch.candidate_request, requests
             )
         if config.softmax:
             loss = loss + config.softmax * head_weights[h] * sampled_softmax_loss(

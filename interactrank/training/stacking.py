@@ -24,7 +24,7 @@ from interactrank.features.batch import Batch
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.fusion import Fusion
 from interactrank.model.interactrank import InteractRank
-from interactrank.training.losses import LossConfig, listwise_loss, pointwise_loss
+from interactrank.training.losses import LossConfig, listwise_loss, pointwise_loss, teacher_loss
 
 ITERATIONS, FOLD_ITERATIONS = 40, 15
 """L-BFGS steps of the fusion that is kept, and of those that only choose an epoch. Later steps
@@ -47,8 +47,8 @@ UNITS_SEED = 0
 class HeldOut:
     """A held-out batch with its dots: all that the fusion needs of it.
 
-    ``dots`` [N, H], ``x`` [N, X], ``statistics`` [B, R], ``labels`` [N, H], ``weights``, ``log_q``
-    and ``request`` [N].
+    ``dots`` [N, H], ``x`` [N, X], ``statistics`` [B, R], ``labels`` [N, H], ``weights``,
+    ``log_q``, ``teacher`` and ``request`` [N].
     """
 
     dots: Tensor
@@ -57,6 +57,7 @@ class HeldOut:
     labels: Tensor
     weights: Tensor
     log_q: Tensor
+    teacher: Tensor
     request: Tensor
     requests: int
 
@@ -70,6 +71,7 @@ class HeldOut:
             batch.labels,
             batch.weights,
             batch.log_q,
+            batch.teacher,
             batch.candidate_request,
             len(batch.text_offsets),
         )
@@ -116,7 +118,7 @@ def _thinned(batches: Sequence[HeldOut], most: int) -> list[HeldOut]:
 
 
 def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> Tensor:
-    """Pointwise and listwise losses (``interactrank.training.losses``) of held-out batches.
+    """The losses of candidates (``interactrank.training.losses``) of held-out batches.
 
     Every request counts the same, whatever the size of its batch.
     """
@@ -127,14 +129,19 @@ def fusion_loss(fusion: Fusion, held: Sequence[HeldOut], config: LossConfig) -> 
     head_weights = head_weights / head_weights.sum()
     for h in held:
         logits = fusion.logits(h.dots, h.x, h.statistics, h.request)
-        weights = h.weights * torch.exp(-config.log_q_power * h.log_q)
+        log_q = config.log_q_power * h.log_q
+        weights = h.weights * torch.exp(-log_q)
         of_batch = config.pointwise * pointwise_loss(
             logits, h.labels, weights, head_weights, config.focal
         )
         for head in range(heads):
-            corrected = logits[:, head] - config.log_q_power * h.log_q
+            corrected = logits[:, head] - log_q
             of_batch = of_batch + config.listwise * head_weights[head] * listwise_loss(
                 corrected, h.labels[:, head], h.request, h.requests
+            )
+        if config.teacher:
+            of_batch = of_batch + config.teacher * head_weights[0] * teacher_loss(
+                logits[:, 0] - log_q, h.teacher, log_q, h.request, h.requests
             )
         loss = loss + of_batch * (h.requests / requests)
     return loss

@@ -127,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "rows",
         "days",
         "spammers",
+        "full-ranker",
         "format",
         "seed",
     )

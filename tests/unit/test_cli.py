@@ -24,7 +24,16 @@ ROOT = Path(__file__).parents[2]
 # A new verb or option is a decision: experiments are configuration files. Change this on purpose.
 VERBS: dict[str, list[str]] = {
     "inspect": ["--events*", "--items*", "--out"],
-    "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
+    "simulate": [
+        "--days",
+        "--format",
+        "--full-ranker",
+        "--out*",
+        "--preset",
+        "--rows",
+        "--seed",
+        "--spammers",
+    ],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
     "materialise": ["--until", "--workdir"],

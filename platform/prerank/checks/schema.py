@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
+from prerank.core.manifest import FULL_RANKER, LogManifest
 from prerank.core.sql import connection, quoted
 from prerank.core.times import plausible
 from prerank.ingest.landing import in_turn, opened
@@ -74,6 +74,7 @@ class Change:
 def days_of(home: Home, manifest: LogManifest) -> list[Part]:
     """The days of a log, oldest first."""
     told = ["position", *(f"retriever_{name}" for name in manifest.retriever), *manifest.segments]
+    told += [FULL_RANKER] * manifest.full_ranker
     with connection(threads=2) as db:
         return [
             _part(db, folder.name.removeprefix("day="), sorted(folder.glob("*.parquet")), told)

@@ -37,6 +37,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": float,
         "help": "share of accounts that boost items, 0 to 0.5 (default: what the preset says)",
     },
+    "full-ranker": {
+        "type": float,
+        "metavar": "DEVIATION",
+        "help": "write a full ranker's scores too, `l2_score`: logits of true relevance, with this "
+        "much noise (default: none are written)",
+    },
     "format": {"default": "parquet", "help": "parquet, csv, jsonl or ubi (default: parquet)"},
     "seed": {"type": int, "default": 7, "help": "seed of all random draws (default: 7)"},
     "restate": {

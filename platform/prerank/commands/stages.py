@@ -33,6 +33,7 @@ def simulate(args: argparse.Namespace) -> Summary:
         rows=args.rows,
         days=args.days,
         spammers=args.spammers,
+        full_ranker=args.full_ranker,
         file_format=args.format,
     )
     form = FORMATS[args.format]

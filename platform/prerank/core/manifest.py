@@ -24,8 +24,11 @@ NEWER: dict[str, Any] = {
     "restated": "",
     "exposure": False,
     "graph": False,
+    "full_ranker": False,
 }
 """Fields that are written only where they say something."""
+FULL_RANKER = "l2_score"
+"""Optional event column: what a full ranker says of an item in a request. A target, no feature."""
 RETRIEVER = {"retriever_score": "score", "retriever_rank": "rank"}
 """Optional event columns, and what they are called in the feature schema."""
 
@@ -61,6 +64,7 @@ class LogManifest:
         restated: label of the restated history that this is; empty for a log as it became known.
         exposure: whether it is counted, which needs positions of impressions.
         graph: whether the features hold neighbours of items.
+        full_ranker: whether the events have scores of a full ranker.
     """
 
     version: int
@@ -100,6 +104,7 @@ class LogManifest:
     restated: str = ""
     exposure: bool = False
     graph: bool = False
+    full_ranker: bool = False
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:

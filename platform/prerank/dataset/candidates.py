@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.schema import CANDIDATE_PREFIX, FeatureSchema
-from prerank.core.manifest import RETRIEVER
+from prerank.core.manifest import FULL_RANKER, RETRIEVER
 from prerank.dataset.negatives import sample_candidates
 
 
@@ -25,7 +25,8 @@ class Candidates:
     ``labels`` int64 [N] (bit h is head h), ``weights`` float32 [N]; ``log_q`` float32 [N], log
     probability of having been sampled; ``unreachable`` int64 [B] counts engaged items that are not
     among the candidates; ``retriever_features`` float32 [N, R] is what the caller gave of each
-    (``FeatureSchema.given``), or None.
+    (``FeatureSchema.given``), or None; ``teacher`` float32 [N] a full ranker's scores, NaN where it
+    has none, or [0] where the log has none.
     """
 
     ids: NDArray[np.int64]
@@ -35,6 +36,7 @@ class Candidates:
     log_q: NDArray[np.float32]
     unreachable: NDArray[np.int64]
     retriever_features: NDArray[np.float32] | None = None
+    teacher: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def shown_candidates(requests: pa.Table) -> Candidates:
@@ -46,6 +48,9 @@ def shown_candidates(requests: pa.Table) -> Candidates:
         for name in requests.column_names
         if name in RETRIEVER or name.startswith(CANDIDATE_PREFIX)
     ]
+    teacher = np.zeros(0, np.float32)
+    if FULL_RANKER in requests.column_names:
+        teacher = requests[FULL_RANKER].combine_chunks().flatten().to_numpy()
     return Candidates(
         items.flatten().to_numpy(),
         np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
@@ -54,13 +59,14 @@ def shown_candidates(requests: pa.Table) -> Candidates:
         np.zeros(int(lengths.sum()), np.float32),
         np.zeros(len(items), np.int64),
         np.stack(told, axis=1) if told else None,
+        teacher,
     )
 
 
 def _merged(requests: pa.Table, chosen: Sequence[NDArray[np.int64]]) -> Candidates:
     """Label the candidates ``chosen`` per request; engaged items outside are counted."""
     shown = shown_candidates(requests)
-    ids, labels, weights, unreachable = [], [], [], []
+    ids, labels, weights, unreachable, teacher = [], [], [], [], [np.zeros(0, np.float32)]
     for b, candidates in enumerate(chosen):
         lo, hi = shown.offsets[b], shown.offsets[b + 1]
         own, own_labels = shown.ids[lo:hi], shown.labels[lo:hi]
@@ -70,6 +76,9 @@ def _merged(requests: pa.Table, chosen: Sequence[NDArray[np.int64]]) -> Candidat
         ids.append(candidates)
         labels.append(np.where(hit, own_labels[order[at]], 0))
         weights.append(np.where(hit, shown.weights[lo:hi][order[at]], 1.0))
+        if len(shown.teacher):
+            told = shown.teacher[lo:hi][order[at]]
+            teacher.append(np.where(hit, told, np.float32("nan")))
         unreachable.append(int((own_labels > 0).sum() - (labels[-1] > 0).sum()))
     lengths = [len(c) for c in ids]
     return Candidates(
@@ -79,6 +88,7 @@ def _merged(requests: pa.Table, chosen: Sequence[NDArray[np.int64]]) -> Candidat
         np.concatenate(weights).astype(np.float32),
         np.zeros(int(sum(lengths)), np.float32),
         np.array(unreachable, np.int64),
+        teacher=np.concatenate(teacher),
     )
 
 

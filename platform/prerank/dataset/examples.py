@@ -37,12 +37,15 @@ RAGGED = {
     "log_q": ("log_q", "offsets"),
 }
 """List column -> the array it holds, and the array of its bounds."""
+TEACHER = "teacher"
+"""A list column like those, of logs with scores of a full ranker."""
 
 
 def to_table(request_ids: list[str], arrays: RequestArrays) -> pa.Table:
     """Arrays of B requests as a table of B rows; ``to_arrays`` inverts it."""
     columns: dict[str, Any] = {"request_id": request_ids, "time": arrays.time}
-    for name, (values, offsets) in RAGGED.items():
+    teacher = {TEACHER: (TEACHER, "offsets")} if len(arrays.teacher) else {}
+    for name, (values, offsets) in (RAGGED | teacher).items():
         bounds = pa.array(getattr(arrays, offsets).astype(np.int64))
         columns[name] = pa.LargeListArray.from_arrays(bounds, pa.array(getattr(arrays, values)))
     columns["segments"] = _matrix(arrays.segments, np.arange(len(arrays) + 1))
@@ -60,7 +63,8 @@ def _matrix(values: NDArray[Any], rows: NDArray[np.int64]) -> pa.LargeListArray:
 def to_arrays(table: pa.Table, crosses: int, requests: int) -> RequestArrays:
     """Arrays of the table's requests, for ``crosses`` columns of x and ``requests`` statistics."""
     found: dict[str, NDArray[Any]] = {"time": table["time"].to_numpy()}
-    for name, (values, offsets) in RAGGED.items():
+    teacher = {TEACHER: (TEACHER, "offsets")} if TEACHER in table.column_names else {}
+    for name, (values, offsets) in (RAGGED | teacher).items():
         column = table[name].combine_chunks()
         found[values] = column.flatten().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
@@ -116,4 +120,5 @@ def request_arrays(
         labels=candidates.labels,
         weights=candidates.weights,
         log_q=candidates.log_q,
+        teacher=candidates.teacher,
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
+from prerank.core.manifest import FULL_RANKER, LogManifest
 from prerank.core.sql import connection, quoted
 from prerank.core.times import DAY_US, micros
 
@@ -28,7 +28,8 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
         ``shown`` bool and ``positions`` int64 (null where the log has none). Engagements after the
         label window are no labels. A log with segments adds ``context``, a struct of them as str:
         what the request's earliest row says. A log with a retriever, or with candidate features,
-        adds a list float32 of each of their columns, NaN where it says nothing.
+        adds a list float32 of each of their columns, NaN where it says nothing; one with a full
+        ranker's scores adds ``l2_score`` likewise.
     """
     heads = [(h, manifest.heads[h]) for h in manifest.head_order]
     order = manifest.weight_order
@@ -58,6 +59,9 @@ def read_requests(files: list[Path], manifest: LogManifest) -> pa.Table:
                         THEN min({column}) FILTER (action = 'impression')
                         ELSE min({column}) END, 'NaN'::FLOAT) AS {column}"""
         of_request += f", list({column}::FLOAT ORDER BY position, item_id) AS {column}"
+    if manifest.full_ranker:
+        of_item += f", coalesce(max({FULL_RANKER}), 'NaN'::FLOAT) AS {FULL_RANKER}"
+        of_request += f", list({FULL_RANKER}::FLOAT ORDER BY position, item_id) AS {FULL_RANKER}"
     with connection() as db:
         db.register("actions", actions)
         return db.sql(

@@ -9,7 +9,7 @@ Canonical event (one row per request x item x action)::
     request_id str | request_time, event_time timestamp[us, UTC] | user_id str | query str
     item_id int64  | action str | position int32, nullable | event_id int64
     known_time timestamp[us, UTC] | segments: str
-    where mapped: retriever_score float32, retriever_rank int32, nullable
+    where mapped: retriever_score float32, retriever_rank int32, l2_score float32, nullable
     candidate features: candidate_<name> float32, nullable
 """
 
@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE
-from prerank.core.manifest import RETRIEVER
+from prerank.core.manifest import FULL_RANKER, RETRIEVER
 from prerank.core.settings import read_yaml, typed
 from prerank.ingest.mapping_columns import (
     EventColumns,
@@ -52,8 +52,8 @@ CANONICAL = (
     "event_id",
     "known_time",
 )
-"""Event columns in the order in which they are written; segments, RETRIEVER and the candidate
-features follow.
+"""Event columns in the order in which they are written; segments, RETRIEVER, FULL_RANKER and the
+candidate features follow.
 ``known_time`` is the platform's own: from when on an event may be counted
 (``prerank.ingest.existing``)."""
 
@@ -118,7 +118,7 @@ class LogMapping(Strict):
         own = [name.lower() for name in self.candidate_features]
         folded = [*(name.lower() for name in self.segments), *own]
         written = {CANDIDATE_PREFIX + name for name in own}
-        distinct(folded, {*CANONICAL, *RETRIEVER, *written, "day", "timestamp"})
+        distinct(folded, {*CANONICAL, *RETRIEVER, FULL_RANKER, *written, "day", "timestamp"})
         if self.action and (self.actions or self.events.action):
             raise ValueError("give either a constant `action` or an action column, not both")
         for head, actions in (self.heads or {}).items():
@@ -137,7 +137,7 @@ class LogMapping(Strict):
         """
         needed = ["user_id", "query", "item_id", *([] if self.action else ["action"])]
         found = {n: column_of(self.events, n, present, where, needed=True) for n in needed}
-        for name in ("request_id", "position", "event_id", *RETRIEVER):
+        for name in ("request_id", "position", "event_id", *RETRIEVER, FULL_RANKER):
             found[name] = column_of(self.events, name, present, where)
         asked = column_of(self.events, "request_time", present, where)
         happened = column_of(self.events, "event_time", present, where)

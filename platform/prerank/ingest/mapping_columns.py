@@ -64,6 +64,7 @@ class EventColumns(Columns):
     event_id: str | None = None
     retriever_score: str | None = None
     retriever_rank: str | None = None
+    l2_score: str | None = None
 
     @model_validator(mode="after")
     def _one_way_to_tell_time(self) -> EventColumns:

@@ -12,7 +12,7 @@ import xxhash
 from interactrank.features.schema import CANDIDATE_PREFIX
 from prerank.core.errors import DataError
 from prerank.core.ids import SEPARATOR, hash_column
-from prerank.core.manifest import RETRIEVER, VERSION, LogManifest
+from prerank.core.manifest import FULL_RANKER, RETRIEVER, VERSION, LogManifest
 from prerank.core.times import utc
 from prerank.ingest.checks import Checked
 from prerank.ingest.days import WRAP
@@ -156,4 +156,5 @@ def manifest_of(
         candidate_features=own,
         exposure=mapping.exposure and totals["positions"],
         graph=mapping.graph,
+        full_ranker=FULL_RANKER in plan.columns,
     )

@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 
 from interactrank.features.text import normalise
 from prerank.core.ids import SEPARATOR, ItemIds, canonical_integers, hash_column
+from prerank.core.manifest import FULL_RANKER
 from prerank.core.times import EARLIEST, LATEST, UTC_US
 from prerank.ingest.parsing import to_numbers, to_text, to_time, to_whole
 
 BACKWARDS = "event_time before request_time"
 """Why a row is bad whose two times are the wrong way round."""
-_RETRIEVER = (("retriever_score", pa.float32()), ("retriever_rank", pa.int32()))
+_SCORES = ("retriever_score", FULL_RANKER)
+_GIVEN = (
+    ("retriever_score", pa.float32()),
+    ("retriever_rank", pa.int32()),
+    (FULL_RANKER, pa.float32()),
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class RowPlan:
                 ("event_id", pa.int64()),
                 ("known_time", pa.int64()),
                 *((name, pa.string()) for name in self.segments),
-                *((name, kind) for name, kind in _RETRIEVER if name in self.columns),
+                *((name, kind) for name, kind in _GIVEN if name in self.columns),
                 *((name, pa.float32()) for name in self.candidate_features),
                 ("content", pa.int64()),
             ]
@@ -112,7 +118,7 @@ def canonical(batch: pa.Table, plan: RowPlan) -> pa.Table:
     fields["item_key"], fields["item_fits"] = pa.array(keys), pa.array(fits)
     if "position" in raw:
         fields["position"] = _numbers(raw["position"], -1.0)
-    for name in ("retriever_score", *plan.candidate_features):
+    for name in (*_SCORES, *plan.candidate_features):
         if name in raw:
             with np.errstate(over="ignore"):
                 scores = _numbers(raw[name], np.inf).to_numpy().astype(np.float32)
@@ -175,8 +181,9 @@ def _judgements(rows: pa.Table) -> Iterator[tuple[pa.ChunkedArray, str]]:
             # NaN, which is none, differs from itself too.
             part = pc.and_(pc.not_equal(numbers, pc.floor(numbers)), pc.equal(numbers, numbers))
             yield pc.or_(beyond, part), f"bad {name}"
-    if "retriever_score" in rows.column_names:
-        yield pc.is_inf(rows["retriever_score"]), "retriever_score is no finite number"
+    for name in _SCORES:
+        if name in rows.column_names:
+            yield pc.is_inf(rows[name]), f"{name} is no finite number"
 
 
 def reasons(rows: pa.Table) -> dict[int, str]:
@@ -211,10 +218,9 @@ def good_rows(rows: pa.Table, bad: dict[int, str], plan: RowPlan) -> pa.Table:
         columns[name] = fields[name].cast(pa.int64())
     columns["item_id"] = fields["item_key"]
     columns["position"] = _nullable_int32(fields, "position", len(rows))
-    if "retriever_score" in fields:
-        columns["retriever_score"] = pa.Array.from_pandas(
-            fields["retriever_score"].to_numpy(), type=pa.float32()
-        )
+    for name in _SCORES:
+        if name in fields:
+            columns[name] = pa.Array.from_pandas(fields[name].to_numpy(), type=pa.float32())
     if "retriever_rank" in fields:
         columns["retriever_rank"] = _nullable_int32(fields, "retriever_rank", len(rows))
     for name in plan.candidate_features:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from prerank.core.errors import DamagedError
 from prerank.core.files import read_json, remove, write_json
 from prerank.core.home import Home
-from prerank.core.manifest import RETRIEVER, LogManifest
+from prerank.core.manifest import FULL_RANKER, RETRIEVER, LogManifest
 from prerank.core.served import REQUESTS, events_folder, requests_folder
 from prerank.core.sql import connection
 from prerank.ingest import served_sql
@@ -108,6 +108,9 @@ def _add(home: Home, manifest: LogManifest, days: list[date], scratch: Path) -> 
     rows = served_sql.rows(
         manifest.has_impressions, manifest.segments, retriever, mapping.candidate_features
     )
+    if manifest.full_ranker:
+        # A deployment ranks before the full ranker does.
+        rows = f"SELECT *, NULL::FLOAT AS {FULL_RANKER} FROM ({rows})"
     with connection(threads=2, memory=MEMORY, spill=scratch / "spill") as db:
         try:
             _load(db, home, [*earlier, *days], days)

@@ -71,6 +71,7 @@ def simulate(
     rows: int | None = None,
     days: int | None = None,
     spammers: float | None = None,
+    full_ranker: float | None = None,
     file_format: str = "parquet",
     progress: bool = True,
 ) -> SimulationSummary:
@@ -81,12 +82,13 @@ def simulate(
     requests or rows: size of the log, whose rows are met to within a few requests. The world and
     its time span stay, so a larger log is a denser one; memory does not grow with it.
     days: span of the log. spammers: share of all accounts that boost items, 0 to 0.5.
+    full_ranker: deviation of the scores of a full ranker, which the log then has of each row.
     file_format: "parquet", "csv", "jsonl" or "ubi" (`prerank.simulate.ubi`).
     progress: show a bar on stderr.
 
     Raises `UnknownPresetError`, `UnknownFormatError`, `InvalidSizeError` (requests, rows or days
-    below 1, both requests and rows, spammers out of range) and `OutputExistsError` (out_dir already
-    holds a simulation, whole or broken off).
+    below 1, both requests and rows, spammers or full_ranker out of range) and `OutputExistsError`
+    (out_dir already holds a simulation, whole or broken off).
     """
     size = preset_named(preset) if isinstance(preset, str) else preset
     form = format_named(file_format)
@@ -101,6 +103,10 @@ def simulate(
         raise InvalidSizeError(
             f"spammers={size.spammers}: give a share of all accounts, 0 to {MOST_SPAMMERS}"
         )
+    if full_ranker is not None:
+        size = replace(size, full_ranker=full_ranker)
+    if not 0.0 <= (size.full_ranker or 0.0) < float("inf"):
+        raise InvalidSizeError(f"full_ranker={size.full_ranker}: give a deviation, 0 or more")
     if rows is not None or days is not None:
         size = replace(size, daily=True, days=days or size.days)
     out = Path(out_dir)

@@ -74,7 +74,8 @@ def write_log(
                 page = _play(world, retriever, memory, batch, variant, rng)
                 count, day = len(page.variant), pace.day(tick) if world.preset.daily else None
                 ids = names.request_ids(marginals.requests, count)
-                table = event_table(world, names, ids, page.batch, page.variant, page.outcome)
+                l2 = l2_scores(world, page.truth, tick)
+                table = event_table(world, names, ids, page.batch, page.variant, page.outcome, l2)
                 for folder in events:
                     folder.add(table, count, day)
                 shown = page.outcome.items
@@ -87,6 +88,16 @@ def write_log(
     if world.spam is not None or world.movement is not None:
         write_spammers(out_dir / "truth", world, names.users, seen)
     return marginals.summary()
+
+
+def l2_scores(world: World, truth: NDArray[np.float64], tick: int) -> NDArray[np.float64] | None:
+    """What a full ranker says [N, I], the logit of `truth` with noise; None where there is none."""
+    deviation = world.preset.full_ranker
+    if deviation is None:
+        return None
+    noise = np.random.default_rng([world.seed, 7, tick]).normal(0.0, deviation, truth.shape)
+    known = truth.clip(1e-6, 1 - 1e-6)
+    return np.asarray(np.log(known / (1 - known)) + noise)
 
 
 def _drawn(

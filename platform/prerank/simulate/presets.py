@@ -93,6 +93,8 @@ class Preset:
     the day, which the log has of each row; 0: no prices.
     bias: how many times as fast as elsewhere attention falls down a list. Above 0, the log has the
     retriever's rank of each row, and the oracles tell what is engaged where it stands; 0: neither.
+    full_ranker: deviation of a full ranker's scores from the logits of true relevance; the log then
+    has them of each row (`l2_score`). None: it has none.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Preset:
     daily: bool = False
     price: float = 0.0
     bias: float = 0.0
+    full_ranker: float | None = None
 
 
 LISTS: Final = Sessions(successor=0.0, step=0.0, same=0.9, again=3.0, onward=4.0)

@@ -41,14 +41,16 @@ SCORES_SCHEMA = pa.schema(
 
 
 def events_schema(preset: Preset) -> pa.Schema:
-    """Of a log's events: EVENTS_SCHEMA, and the price of the day and the retriever's rank where
-    the preset has them.
+    """Of a log's events: EVENTS_SCHEMA, and the price of the day, the retriever's rank and a full
+    ranker's score where the preset has them.
     """
     schema = EVENTS_SCHEMA
     if preset.price:
         schema = schema.append(pa.field("price", pa.float32()))
     if preset.bias:
         schema = schema.append(pa.field("retriever_rank", pa.int32()))
+    if preset.full_ranker is not None:
+        schema = schema.append(pa.field("l2_score", pa.float32()))
     return schema
 
 
@@ -83,6 +85,7 @@ def event_table(
     batch: Batch,
     variant: NDArray[np.int64],
     outcome: Outcome,
+    l2_scores: NDArray[np.float64] | None,
 ) -> pa.Table:
     """The tick's rows under `events_schema`, by request, position, then action."""
     request, place, action = (
@@ -111,6 +114,8 @@ def event_table(
         columns.append(pa.array(prices.astype(np.float32)))
     if world.preset.bias:
         columns.append(pa.array(place.astype(np.int32)))
+    if l2_scores is not None:
+        columns.append(pa.array(l2_scores[request, place].astype(np.float32)))
     return pa.table(columns, schema=events_schema(world.preset))
 
 

@@ -225,7 +225,7 @@ class Ranks(NoEngine):
 @pytest.fixture
 def loop(places: Places, ingested: Ingested) -> Iterator[tuple[Home, HttpApi, ServedLog]]:
     """A home whose log has prices, the routes of its deployment, and what these write down."""
-    frame = day(0).assign(retriever_score=0.5)
+    frame = day(0).assign(retriever_score=0.5, l2_score=1.5)
     _, home = ingested(*places(frame), candidate_features=["price"])
     config = ServeConfig(home=str(home.root), clock="replay")
     log = ServedLog(home, LogConfig(share=1.0, items=100, days=None))
@@ -258,4 +258,7 @@ def test_what_callers_send_joins_the_log(loop: tuple[Home, HttpApi, ServedLog]) 
     clicks = served["action"] == "click"
     np.testing.assert_array_equal(served["candidate_price"][~clicks], [7.5, NAN, NAN])
     np.testing.assert_array_equal(served["candidate_price"][clicks], [7.5])
+    # A full ranker comes after this one.
+    assert served["l2_score"].isna().all()
+    assert LogManifest.load(home).full_ranker
     np.testing.assert_array_equal(given_of(home)["r"], [[2.5, 7.5], [NAN, NAN], [NAN, NAN]])

@@ -77,6 +77,7 @@ def held_out(events: pd.DataFrame, prices: NDArray[np.float32]) -> HeldOut:
         labels,
         torch.ones(len(events)),
         torch.zeros(len(events)),
+        torch.full((len(events),), torch.nan),
         torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
         len(sizes),
     )

@@ -136,3 +136,5 @@ def test_sizes_that_no_log_has_are_refused(tmp_path: Path) -> None:
         simulate(tmp_path, requests=5, rows=100)
     with pytest.raises(InvalidSizeError, match=r"spammers=0\.9"):
         simulate(tmp_path, spammers=0.9)
+    with pytest.raises(InvalidSizeError, match=r"full_ranker=-1"):
+        simulate(tmp_path, full_ranker=-1.0)

@@ -61,6 +61,7 @@ def shuffled(tables: Sequence[pa.Table], schema: FeatureSchema, seed: int) -> Re
         labels=arrays.labels[order],
         weights=arrays.weights[order],
         log_q=arrays.log_q[order],
+        teacher=arrays.teacher[order] if len(arrays.teacher) else arrays.teacher,
     )
 
 

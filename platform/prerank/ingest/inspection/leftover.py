@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prerank.core.manifest import RETRIEVER
+from prerank.core.manifest import FULL_RANKER, RETRIEVER
 from prerank.core.sql import quoted
 from prerank.ingest.inspection.columns import Column
 from prerank.ingest.inspection.names import SEGMENT_NAMES, folded
@@ -22,7 +22,7 @@ MIN_KNOWN = 0.5
 _PLAIN = re.compile(r"[A-Za-z0-9_.\-]+")
 _ID = re.compile(r"(?:^|[_.\- ]|[a-z](?=I))[Ii][Dd]$")
 CONSTANT = 0.99
-_TAKEN = {*CANONICAL, *RETRIEVER, "day", "timestamp"}
+_TAKEN = {*CANONICAL, *RETRIEVER, FULL_RANKER, "day", "timestamp"}
 _NAMES = frozenset(map(folded, SEGMENT_NAMES.split()))
 
 

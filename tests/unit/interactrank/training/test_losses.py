@@ -13,10 +13,12 @@ from tests.candidate_batches import batch_of
 
 from interactrank.model.interactrank import Output
 from interactrank.training.losses import (
+    TEMPERATURE,
     ItemFrequency,
     LossConfig,
     listwise_loss,
     pointwise_loss,
+    teacher_loss,
     total_loss,
 )
 from interactrank.training.sampled_softmax import sampled_softmax_loss
@@ -107,6 +109,39 @@ def test_listwise_stands_large_logits_and_does_not_see_a_shift() -> None:
     assert float(listwise_loss(moved, labels.double(), request, 2)) == pytest.approx(base, rel=1e-6)
 
 
+@given(SEEDS)
+@settings(deadline=None, max_examples=40)
+def test_teacher(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    b, n = 4, int(rng.integers(1, 20))
+    request, logits, log_q = rng.integers(0, b, n), rng.normal(0, 3, n), np.log(rng.random(n))
+    teacher = np.where(rng.random(n) < 0.3, np.nan, 100 + 50 * rng.integers(0, 4, n))
+    losses = []
+    for r in range(b):
+        mine = (request == r) & ~np.isnan(teacher)
+        if len(np.unique(teacher[mine])) < 2:
+            continue
+        told, times = teacher[mine], np.exp(-log_q[mine])
+        centre = (told * times).sum() / times.sum()
+        spread = math.sqrt(((told - centre) ** 2 * times).sum() / times.sum())
+        wanted = np.exp((told - centre) / spread / TEMPERATURE) * times
+        mass = np.exp(logits[mine])
+        losses.append(-(wanted / wanted.sum() * np.log(mass / mass.sum())).sum())
+    told, given, taken, of = (torch.tensor(v) for v in (teacher, logits, log_q, request))
+    found = teacher_loss(given, told, taken, of, b)
+    assert float(found) == pytest.approx(sum(losses) / max(len(losses), 1), rel=1e-6, abs=1e-9)
+
+
+def test_a_teacher_that_says_nothing_teaches_nothing() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    request, nan = torch.tensor([0, 0, 1]), float("nan")
+    for told in ([nan, nan, nan], [5.0, 5.0, nan], [1.0, nan, 2.0]):
+        loss = teacher_loss(logits, torch.tensor(told), torch.zeros(3), request, 2)
+        assert float(loss.detach()) == 0.0
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert not gradient.any()
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     rng = torch.Generator().manual_seed(0)
@@ -114,7 +149,8 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
     labels = torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0], [1, 1]])
     weights = torch.tensor([1.0, 2, 1, 1, 3])
     log_q = torch.log(torch.tensor([1.0, 0.2, 0.5, 0.1, 1.0]))
-    batch = batch_of(request, item, labels, weights, log_q)
+    told = torch.tensor([1.0, 2, 4, torch.nan, 3])
+    batch = batch_of(request, item, labels, weights, log_q, teacher=told)
     output = Output(
         torch.randn(5, 2, generator=rng),
         torch.randn(2, 2, 3, generator=rng),
@@ -122,13 +158,16 @@ def test_the_total_is_the_sum_of_its_parts(power: float) -> None:
         torch.tensor([3.0, 2.0]),
     )
     item_q = torch.log(torch.tensor([0.3, 0.5, 0.1, 0.9]))
-    config = LossConfig(0.1, True, 0.7, 0.2, power, (6.0, 2.0, 99.0))
+    config = LossConfig(0.1, True, 0.7, 0.2, power, (6.0, 2.0, 99.0), teacher=0.3)
     shares = torch.tensor([0.75, 0.25])
     expected = 0.1 * pointwise_loss(
         output.logits, labels, weights * torch.exp(log_q) ** -power, shares, True
     )
+    taken = power * log_q
+    taught = teacher_loss(output.logits[:, 0] - taken, told, taken, request, 2)
+    expected = expected + 0.3 * shares[0] * taught
     for h in range(2):
-        listed = listwise_loss(output.logits[:, h] - power * log_q, labels[:, h], request, 2)
+        listed = listwise_loss(output.logits[:, h] - taken, labels[:, h], request, 2)
         sampled = sampled_softmax_loss(output, batch, item_q, h)
         expected = expected + shares[h] * (0.7 * listed + 0.2 * sampled)
     found = total_loss(output, batch, item_q, config)

@@ -49,6 +49,7 @@ def held_out(
         labels=torch.zeros(n, 1),
         weights=torch.ones(n),
         log_q=torch.zeros(n),
+        teacher=torch.full((n,), torch.nan),
         request=torch.arange(requests).repeat_interleave(SHOWN),
         requests=requests,
     )
@@ -357,6 +358,7 @@ def shown(slopes: list[float], shifts: list[float], requests: int = 4000) -> tup
         labels=torch.zeros(n, heads),
         weights=torch.rand(n) * 20,
         log_q=torch.zeros(n),
+        teacher=torch.full((n,), torch.nan),
         request=torch.arange(requests).repeat_interleave(SHOWN),
         requests=requests,
     )
@@ -401,6 +403,7 @@ def split(held: HeldOut, low: int, high: int) -> HeldOut:
         held.labels[rows],
         held.weights[rows],
         held.log_q[rows],
+        held.teacher[rows],
         held.request[rows] - low,
         high - low,
     )

@@ -27,6 +27,8 @@ VERBS: dict[str, list[str]] = {
     "simulate": ["--days", "--format", "--out*", "--preset", "--rows", "--seed", "--spammers"],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
+    "graph": ["--item", "--workdir"],
+    "embed": ["--item", "--query", "--user", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [
         "--config",

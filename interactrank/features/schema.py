@@ -103,6 +103,8 @@ GRAPH_CROSS = ("graph:user", "graph:query")
 """How near an item is to what the user, and to what searchers of the query, engaged with."""
 NEIGHBOURS = 64
 """Neighbours of an item that are kept."""
+VECTOR_WIDTH = 64
+"""Width of an item's vector in the graph (``interactrank.graph.vectors``)."""
 FRESH_CROSS = ("fresh:q:engage:30d",)
 """A feature for items younger than FRESH_DAYS as of the request, else 0 (paper: fresh variant)."""
 RETRIEVER_CROSS = {"score": ("score",), "rank": ("log_rank", "inverse_rank")}
@@ -147,7 +149,8 @@ class FeatureSchema:
         candidate_features: further numbers that a caller gives of each candidate (price, distance
             …), by names of its own.
         exposure: whether it is known at which positions items were shown, and exposure is counted.
-        graph: whether the features hold neighbours of items (``interactrank.features.neighbours``).
+        graph: whether the features hold neighbours of items (``interactrank.features.neighbours``)
+            and their vectors (``interactrank.features.item_vectors``).
     """
 
     actions: tuple[str, ...]
@@ -311,6 +314,9 @@ class FeatureSchema:
             "row": ROW_VERSION,
             "history": HISTORY_LENGTH,
         }
+        if self.graph:
+            # A snapshot without vectors is none of these.
+            parts["vectors"] = VECTOR_WIDTH
         return _digest(parts)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prerank.commands import daily, forget, stages, versions, whole
+from prerank.commands import daily, forget, graph, stages, versions, whole
 from prerank.commands.arguments import OPTIONS
 from prerank.core.errors import PrerankError
 from prerank.core.home import ENV
@@ -27,6 +27,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
   what a log pays   prerank curve (likewise)
+  what is alike     prerank graph, embed
   each day          prerank update
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
@@ -152,6 +153,32 @@ def parser() -> argparse.ArgumentParser:
         "config",
         "restate",
         "workdir",
+    )
+    verb(
+        "graph",
+        graph.graph,
+        "list the snapshots of the item graph, or an item's neighbours in the last one",
+        "prerank graph --item 42",
+        "prerank embed, for what is alike without having been found together",
+        "item",
+        "workdir",
+        item={
+            "help": "id of an item, whose neighbours are printed with their weights as parts of "
+            "the nearest one's (default: snapshots with items, edges and bytes)"
+        },
+    )
+    verb(
+        "embed",
+        graph.embed,
+        "print the items that are most like an item, a query's top items or a user's last ones",
+        'prerank embed --query "red shoe"',
+        "prerank graph --item, for what the same users, queries and words led to",
+        "item",
+        "query",
+        "user",
+        "workdir",
+        item={"help": "id of an item (default: none)"},
+        user={"help": "id of a user of the log (default: none)"},
     )
     verb(
         "materialise",

@@ -36,6 +36,8 @@ VERBS: dict[str, list[str]] = {
     ],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
+    "graph": ["--item", "--workdir"],
+    "embed": ["--item", "--query", "--user", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [
         "--config",

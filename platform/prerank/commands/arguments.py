@@ -91,6 +91,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "item": {"metavar": "ID"},
+    "query": {"metavar": "TEXT", "help": "text of a query (default: none)"},
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},
     "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
     "flag": {

@@ -1,8 +1,9 @@
 """Snapshots of the item graph: how they lie on disk, and which of them a request takes.
 
-A snapshot is one Arrow file that is read where it lies, named by its cutoff, in the folder
-``graph`` of a schema's feature tables. It was published ``lag_minutes`` after its cutoff, as a
-packed row was, and a request takes the latest that was published by then.
+A snapshot holds neighbours and vectors of items. It is one Arrow file that is read where it lies,
+named by its cutoff, in the folder ``graph`` of a schema's feature tables. It was published
+``lag_minutes`` after its cutoff, as a packed row was, and a request takes the latest that was
+published by then.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import FeatureInputs, Near
+from interactrank.features.item_vectors import ItemVectors
 from interactrank.features.neighbours import Neighbours
-from interactrank.features.schema import NEIGHBOURS, FeatureSchema
+from interactrank.features.schema import NEIGHBOURS, VECTOR_WIDTH, FeatureSchema
 from prerank.core.errors import DamagedError
 
 GRAPH = "graph"
@@ -33,25 +35,42 @@ def graph_file(tables: Path, cutoff_us: int) -> Path:
     return tables / GRAPH / f"{cutoff_us:020d}{SUFFIX}"
 
 
-def write_graph(path: Path, graph: Neighbours) -> None:
-    """Write a snapshot."""
+def write_graph(path: Path, graph: Neighbours, vectors: NDArray[np.uint16]) -> None:
+    """Write a snapshot: neighbours, and vectors uint16 [n, VECTOR_WIDTH] of the same items."""
     lists = [
-        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), NEIGHBOURS)
-        for values in (graph.rows, graph.codes)
+        pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+        for values, width in (
+            (graph.rows, NEIGHBOURS),
+            (graph.codes, NEIGHBOURS),
+            (vectors, VECTOR_WIDTH),
+        )
     ]
     columns = [pa.array(graph.ids), *lists, pa.array(graph.scale)]
-    table = pa.table(columns, names=["item_id", "neighbours", "codes", "scale"])
+    table = pa.table(columns, names=["item_id", "neighbours", "codes", "vectors", "scale"])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         # One batch, so that an array is one piece of memory.
         writer.write_table(table, max_chunksize=max(len(table), 1))
 
 
 def read_graph(path: Path) -> Neighbours:
-    """The snapshot in a file, which is mapped.
+    """The neighbours of the snapshot in a file, which is mapped.
 
     Raises:
         DamagedError: it is none; the message names the remedy.
     """
+    return _read(path)[0]
+
+
+def read_vectors(path: Path) -> ItemVectors:
+    """The vectors of the snapshot in a file, which is mapped.
+
+    Raises:
+        DamagedError: it is none; the message names the remedy.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Neighbours, ItemVectors]:
     try:
         stamp = path.stat()
         return _mapped(path, stamp.st_mtime_ns, stamp.st_ino)
@@ -60,21 +79,21 @@ def read_graph(path: Path) -> Neighbours:
 
 
 @lru_cache(KEPT)
-def _mapped(path: Path, *_: int) -> Neighbours:
+def _mapped(path: Path, *_: int) -> tuple[Neighbours, ItemVectors]:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    ids, rows, codes, scale = (
-        table[name].combine_chunks() for name in ("item_id", "neighbours", "codes", "scale")
+    ids, scale = (table[name].combine_chunks().to_numpy() for name in ("item_id", "scale"))
+    neighbours, codes, vectors = (
+        table[name].combine_chunks().flatten().to_numpy().reshape(-1, width)
+        for name, width in (
+            ("neighbours", NEIGHBOURS),
+            ("codes", NEIGHBOURS),
+            ("vectors", VECTOR_WIDTH),
+        )
     )
-    neighbours = rows.flatten().to_numpy().reshape(-1, NEIGHBOURS)
     # The kernel looks them up without a check.
     if neighbours.size and not -1 <= neighbours.min() <= neighbours.max() < len(ids):
         raise ValueError("a neighbour is none of its items")
-    return Neighbours(
-        ids.to_numpy(),
-        neighbours,
-        codes.flatten().to_numpy().reshape(-1, NEIGHBOURS),
-        scale.to_numpy(),
-    )
+    return Neighbours(ids, neighbours, codes, scale), ItemVectors(ids, vectors)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Snapshots of the item graph: what was known at a cutoff, walked (``interactrank.graph.walk``).
+"""Snapshots of the item graph: what was known at a cutoff, walked (``interactrank.graph.walk``) and
+embedded (``interactrank.graph.vectors``).
 
-Neighbours are learned from the log and used as features, so they are snapshots like any other: a
-cutoff, and nothing that became known at or after it. The first ones follow each other by a day,
-later ones by more (``due``), up to 32 days: neighbours of a young log change fast. The
-days count from the first event that became known, which a log that grows keeps, so a build that
-goes on has the cutoffs of one build of everything.
+Neighbours and vectors are learned from the log, so they are snapshots like any other: a cutoff, and
+nothing that became known at or after it. The first ones follow each other by a day, later ones by
+more (``due``), up to 32 days: neighbours of a young log change fast. The days count from the first
+event that became known, which a log that grows keeps, so a build that goes on has the cutoffs of
+one build of everything.
 
 A graph holds the engagements of the LOOK_BACK_DAYS before its cutoff, each with the weight that its
 user had then. What it costs is in proportion to them, not to the log.
@@ -23,8 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from interactrank.features.item_vectors import narrowed
 from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import tokens
+from interactrank.graph.vectors import embedded
 from interactrank.graph.walk import Relation, walked
 from prerank.core.files import remove
 from prerank.core.graphs import graph_file, write_graph
@@ -170,17 +173,22 @@ def files_of(files: Sequence[Path], cutoff_us: int) -> tuple[str, ...]:
 
 def make_graph(task: GraphTask) -> GraphCounts:
     """Write the snapshot of a task."""
+    ids, relations, edges = edges_of(task)
+    (path,) = task.writes()
+    path.parent.mkdir(exist_ok=True)
+    write_graph(path, walked(ids, relations), narrowed(embedded(len(ids), relations)))
+    return GraphCounts(task.cutoff_us, len(ids), edges)
+
+
+def edges_of(task: GraphTask) -> tuple[NDArray[np.int64], list[Relation], int]:
+    """Items of a snapshot int64 [n], ascending, their relations, and how many edges these have."""
     task.spill.mkdir(parents=True, exist_ok=True)
     with connection(memory=MEMORY, spill=task.spill) as db:
         _acts(db, task)
         ids = db.sql("SELECT DISTINCT item_id FROM acts ORDER BY 1").to_arrow_table()[0].to_numpy()
-        edges = {name: _edges(db, sql) for name, sql in RELATIONS.items()}
+        edges = [_edges(db, sql) for sql in RELATIONS.values()]
     remove(task.spill)
-    relations = [_relation(ids, table) for table in edges.values()]
-    (path,) = task.writes()
-    path.parent.mkdir(exist_ok=True)
-    write_graph(path, walked(ids, relations))
-    return GraphCounts(task.cutoff_us, len(ids), sum(len(table) for table in edges.values()))
+    return ids, [_relation(ids, table) for table in edges], sum(len(table) for table in edges)
 
 
 def _acts(db: duckdb.DuckDBPyConnection, task: GraphTask) -> None:

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from tests.growing_log import DAY, START, Log
 from tests.plain_requests import Request, as_inputs
 
 from interactrank.features.inputs import check_inputs
+from interactrank.features.item_vectors import widened
 from interactrank.features.neighbours import CODES, Neighbours
-from interactrank.features.schema import NEIGHBOURS
+from interactrank.features.schema import NEIGHBOURS, VECTOR_WIDTH
 from interactrank.features.text import tokens
 from prerank.core.errors import DamagedError
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
-from prerank.core.graphs import GRAPH, Graphs, graph_file, read_graph, write_graph
+from prerank.core.graphs import GRAPH, Graphs, graph_file, read_graph, read_vectors, write_graph
 from prerank.core.home import Home
 from prerank.core.trust import Flags
 from prerank.features import graph
@@ -75,7 +77,8 @@ def test_a_snapshot_is_a_recount_of_what_was_known(tmp_path: Path) -> None:
         found = read_graph(graph_file(tables_of_log(log.home), cutoff))
         known = events[(events["known_time"] < cutoff) & events["action"].isin(SCHEMA.engagements)]
         weights = Flags.load(log.home).as_of(cutoff)
-        expected = recount(known, weights)
+        relations = recounted_edges(known, weights)
+        expected = walked(relations)
         ids = found.ids.tolist()
         assert ids == sorted(set(known["item_id"]))
         for at, item in enumerate(ids):
@@ -86,12 +89,18 @@ def test_a_snapshot_is_a_recount_of_what_was_known(tmp_path: Path) -> None:
                 if r >= 0
             }
             assert near == pytest.approx(expected.get(item, {}), rel=1e-3, abs=1e-5)
+        vectors = read_vectors(graph_file(tables_of_log(log.home), cutoff))
+        assert vectors.ids.tolist() == ids
+        units = widened(vectors.bits)
+        assert units @ units.T == pytest.approx(alike(relations, ids), abs=0.02)
 
 
-def recount(events: pd.DataFrame, weights: dict[str, float]) -> dict[int, dict[int, float]]:
-    """The walk by plain loops. The log has fewer items than neighbours are kept."""
-    assert events["item_id"].nunique() <= NEIGHBOURS
-    relations: list[dict[str, dict[int, float]]] = [{}, {}, {}]
+Edges = dict[str, dict[int, float]]
+
+
+def recounted_edges(events: pd.DataFrame, weights: dict[str, float]) -> list[Edges]:
+    """Weights of users', queries' and words' edges by plain loops."""
+    relations: list[Edges] = [{}, {}, {}]
     for row in events.to_dict("records"):
         words = dict.fromkeys(tokens(row["query"]))
         weight = round(1e3 * weights.get(row["user_id"], 1.0)) / 1e3
@@ -99,9 +108,34 @@ def recount(events: pd.DataFrame, weights: dict[str, float]) -> dict[int, dict[i
             for key in keys:
                 of_key = edges.setdefault(key, {})
                 of_key[row["item_id"]] = of_key.get(row["item_id"], 0.0) + weight
-    found: dict[int, dict[int, float]] = {}
+    return [
+        {k: {i: min(w, 3.0) for i, w in own.items() if w} for k, own in edges.items()}
+        for edges in relations
+    ]
+
+
+def alike(relations: list[Edges], ids: list[int]) -> NDArray[np.float64]:
+    """Cosines of all pairs of items, from whole matrices. The log has fewer items than columns."""
+    assert len(ids) <= VECTOR_WIDTH
+    parts = []
     for edges in relations:
-        capped = {k: {i: min(w, 3.0) for i, w in own.items() if w} for k, own in edges.items()}
+        a = np.array([[own.get(i, 0.0) for i in ids] for own in edges.values()])
+        smooth = a.sum(0) ** 0.75
+        with np.errstate(divide="ignore", invalid="ignore"):
+            information = np.log(a * smooth.sum() / (a.sum(1, keepdims=True) * smooth))
+        parts.append(np.where(a > 0, np.maximum(information, 0.0), 0.0))
+    _, s, v = np.linalg.svd(np.concatenate(parts))
+    vectors = v[: len(s)].T * np.where(s > 1e-3, s, 0.0) ** 0.5
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = np.where(length > 1e-3, vectors / np.maximum(length, 1e-9), 0.0)
+    found: NDArray[np.float64] = units @ units.T
+    return found
+
+
+def walked(relations: list[Edges]) -> dict[int, dict[int, float]]:
+    """The walk by plain loops. The log has fewer items than neighbours are kept."""
+    found: dict[int, dict[int, float]] = {}
+    for capped in relations:
         of_item: dict[int, float] = {}
         for own in capped.values():
             for i, weight in own.items():
@@ -187,7 +221,8 @@ def no_graph(path: Path) -> None:
 def a_neighbour_that_is_not_there(path: Path) -> None:
     rows = np.full((2, NEIGHBOURS), 2, np.int32)
     codes = np.ones((2, NEIGHBOURS), np.uint16)
-    write_graph(path, Neighbours(np.array([1, 2]), rows, codes, np.ones(2, np.float32)))
+    graph = Neighbours(np.array([1, 2]), rows, codes, np.ones(2, np.float32))
+    write_graph(path, graph, np.zeros((2, VECTOR_WIDTH), np.uint16))
 
 
 @pytest.mark.parametrize("damage", [no_graph, a_neighbour_that_is_not_there])

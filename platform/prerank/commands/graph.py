@@ -1,0 +1,68 @@
+"""A look at the item graph."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from prerank import preflight
+from prerank.commands.options import clock_time, home_of, next_step
+from prerank.summaries import Summary, aligned, size
+
+if TYPE_CHECKING:
+    from prerank.features.similar import Similar
+
+SHOWN = 20
+"""Items that are printed of those that are near."""
+TEXT = 80
+"""Characters of an item's id and title."""
+
+
+def graph(args: argparse.Namespace) -> Summary:
+    """Print the snapshots there are, or an item's neighbours in the last one."""
+    from prerank.features.similar import neighbours, snapshots
+
+    home = home_of(args)
+    preflight.check_log(home)
+    if args.item is not None:
+        found = neighbours(home, args.item)
+        print(_text(f"near to item {args.item}", found))
+        return Summary(_read(found), then=next_step(args, f"embed --item {args.item}"))
+    all_of_them = snapshots(home)
+    print(f"  {'cutoff':<23}  {'items':>12}  {'edges':>14}  {'size':>9}")
+    for one, path in all_of_them:
+        print(
+            f"  {clock_time(one['cutoff_us']):<23}  {one['items']:>12,}  {one['edges']:>14,}  "
+            f"{size(path.stat().st_size):>9}"
+        )
+    then = next_step(args, "graph --item ID", "what is near to an item of yours")
+    return Summary(str(all_of_them[0][1].parent), then=then)
+
+
+def embed(args: argparse.Namespace) -> Summary:
+    """Print the items whose vectors are nearest to an item's, a query's or a user's."""
+    from prerank.features.similar import alike
+
+    home = home_of(args)
+    preflight.check_log(home)
+    asked = {
+        name: getattr(args, name)
+        for name in ("item", "query", "user")
+        if getattr(args, name) is not None
+    }
+    found = alike(home, SHOWN, **asked)
+    print(_text(" ".join(("like", *asked, *asked.values())), found))
+    return Summary(_read(found), then=next_step(args, "graph", "which snapshots there are"))
+
+
+def _read(found: Similar) -> str:
+    return f"the snapshot as of {clock_time(found.cutoff_us)}"
+
+
+def _text(of: str, found: Similar) -> str:
+    """Lines of items with their weights, from the nearest on."""
+    if not len(found.ids):
+        return f"{of}: nothing, as of this snapshot"
+    more = f", the first {SHOWN} of {len(found.ids)}" if len(found.ids) > SHOWN else ""
+    lines = [(f"{weight:.3f}", text[:TEXT]) for weight, text in found.lines(SHOWN)]
+    return f"{of}{more}:\n{aligned(lines)}"

@@ -1,0 +1,65 @@
+"""Vectors of users and queries from those of items, against plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.plain_requests import ITEMS, SCHEMA, Request, as_inputs
+from tests.unit.interactrank.features.test_neighbours import random_request
+
+from interactrank.features.item_vectors import ItemVectors, narrowed, widened
+from interactrank.features.neighbours import ANCHORS
+from interactrank.features.schema import VECTOR_WIDTH
+from interactrank.features.top_items import top_items_of
+
+
+def random_vectors(rng: np.random.Generator) -> ItemVectors:
+    ids = np.sort(rng.choice(ITEMS, len(ITEMS) - 2, replace=False)).astype(np.int64)
+    drawn = rng.standard_normal((len(ids), VECTOR_WIDTH))
+    units = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return ItemVectors(ids, narrowed(units.astype(np.float32)))
+
+
+def test_bits_are_those_of_bf16() -> None:
+    drawn = np.random.default_rng(0).standard_normal((40, VECTOR_WIDTH)).astype(np.float32)
+    # Halfway between two, which goes to the even one.
+    drawn[0, :2] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)
+    expected = torch.from_numpy(drawn).bfloat16()
+    assert narrowed(drawn).tolist() == expected.view(torch.uint16).numpy().tolist()
+    assert widened(narrowed(drawn)).tolist() == expected.float().numpy().tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_users_and_queries_are_means_of_what_they_hold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = random_vectors(rng)
+    inputs = as_inputs([random_request(rng) for _ in range(6)] + [Request()])
+    of = dict(zip(vectors.ids.tolist(), widened(vectors.bits), strict=True))
+    nothing = np.zeros(VECTOR_WIDTH)
+    tops, counts, bounds = top_items_of(SCHEMA, inputs)
+    users, queries = vectors.users(inputs), vectors.queries(SCHEMA, inputs)
+    for b in range(7):
+        own = inputs.hist_items[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]][-ANCHORS:]
+        user = sum((of.get(item, nothing) for item in own.tolist()), nothing)
+        query = nothing
+        for t in range(bounds[b], bounds[b + 1]):
+            query = query + counts[t] * of.get(int(tops[t]), nothing)
+        for found, expected in ((users[b], user), (queries[b], query)):
+            length = max(float(np.linalg.norm(expected)), 1e-9)
+            assert found == pytest.approx(expected / length, abs=1e-5)
+    assert not users[6].any()
+    assert not queries[6].any()
+
+
+def test_nearest_come_first_and_opposites_do_not_come() -> None:
+    units = np.zeros((4, VECTOR_WIDTH), np.float32)
+    units[:, 0], units[3, 0] = [1.0, 0.6, 0.6, 0.0], -1.0
+    units[1:3, 1] = 0.8
+    vectors = ItemVectors(np.array([7, 9, 8, 5]), narrowed(units))
+    ids, cosines = vectors.nearest(units[0], 9)
+    assert ids.tolist() == [7, 8, 9]
+    assert cosines == pytest.approx([1.0, 0.6, 0.6], abs=0.01)
+    assert vectors.nearest(units[0], 2)[0].tolist() == [7, 8]
+    assert not len(vectors.nearest(np.zeros(VECTOR_WIDTH, np.float32), 9)[0])
+    assert vectors.of(np.array([6, 7])) == pytest.approx(np.stack([units[3] * 0, units[0]]))

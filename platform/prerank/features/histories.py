@@ -84,7 +84,8 @@ def user_histories(events: pa.Table, chunk: int = CHUNK_EVENTS) -> Iterator[pa.T
             and ``known`` int64 microseconds (when it happened, and from when on it counts; BEFORE
             for those of ``entries``), ``event_id`` and ``query`` int64 (the query's code), in any
             order.
-        chunk: events that make a table; one user's stay together.
+        chunk: events that make a table, about. A user's stay together, but for those of more than
+            two chunks: their histories go on in the next table.
 
     Yields:
         ``user_id``, ``event_timestamp`` = when the last event became known + 1 us, and lists
@@ -96,15 +97,27 @@ def user_histories(events: pa.Table, chunk: int = CHUNK_EVENTS) -> Iterator[pa.T
     order = np.lexsort((columns["event_id"], columns["time"], columns["known"], code))
     users = code[order]
     columns = {name: values[order] for name, values in columns.items()}
-    starts = np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users))
-    at = 0
+    new_user = np.diff(users, prepend=-1) != 0
+    begins = np.flatnonzero(np.append(new_user, True))
+    edges = np.flatnonzero(np.append(new_user | (np.diff(columns["known"], prepend=0) != 0), True))
+    at, held = 0, {name: values[:0] for name, values in columns.items()}
     while at < len(users):
-        # The first user's beginning that is a chunk away, else the end.
-        after = int(np.searchsorted(starts, at + chunk))
-        stop = int(starts[min(after, len(starts) - 1)])
-        own = {name: values[at:stop] for name, values in columns.items()}
-        yield _histories(names, users[at:stop], own)
+        stop = _first(begins, at + chunk)
+        if stop > at + 2 * chunk:
+            stop = _first(edges, at + chunk)
+        own = {name: np.concatenate((held[name], v[at:stop])) for name, v in columns.items()}
+        who = np.concatenate((np.full(len(held["known"]), users[at]), users[at:stop]))
+        histories, last = _histories(names, who, own)
+        yield histories
+        goes_on = stop < len(users) and not new_user[stop]
+        held = {name: values[last if goes_on else last[:0]] for name, values in own.items()}
+        held["known"] = np.full(len(held["known"]), BEFORE)
         at = stop
+
+
+def _first(edges: NDArray[np.int64], at: int) -> int:
+    """The first of the ascending ``edges`` from ``at`` on, else the last."""
+    return int(edges[min(int(np.searchsorted(edges, at)), len(edges) - 1)])
 
 
 def entries(histories: pa.Table) -> pa.Table:
@@ -118,10 +131,12 @@ def entries(histories: pa.Table) -> pa.Table:
 
 def _histories(
     names: pa.Array, users: NDArray[np.int64], events: dict[str, NDArray[np.int64]]
-) -> pa.Table:
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Histories of some users, and the events that the last of them holds in the end."""
     known, time, ids = (events[name] for name in ("known", "time", "event_id"))
     flat, bounds, last = _states(users, known, time, ids, HISTORY_LENGTH)
     new = np.flatnonzero(known[last] != BEFORE)
+    held = flat[bounds[-2] : bounds[-1]]
     flat = flat[_ranges(bounds[new], bounds[new + 1])]
     lengths, last = np.diff(bounds)[new], last[new]
     offsets = pa.array(np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32))))
@@ -131,7 +146,7 @@ def _histories(
     }
     stamps = pa.array(known[last] + 1, pa.int64()).cast(UTC_US)
     who = names.take(pa.array(users[last]))
-    return pa.table({"user_id": who, "event_timestamp": stamps, **lists})
+    return pa.table({"user_id": who, "event_timestamp": stamps, **lists}), held
 
 
 def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -155,10 +155,18 @@ def _histories(task: ShardTask) -> int:
         with ExitStack() as stack:
             rows = task.writer(stack, "user_history", USERS)
             states = task.writer(stack, "state/users", USERS)
+            waiting: pa.Table | None = None
             for histories in user_histories(pa.concat_tables(events, promote_options="permissive")):
                 rows.write(histories)
-                states.write(newest(histories, "user_id"))
                 count += len(histories)
+                latest = newest(histories, "user_id")
+                if waiting is not None and len(latest):
+                    # Of a user whose histories went on in this table, the last is here.
+                    goes_on = waiting["user_id"][-1] == latest["user_id"][0]
+                    states.write(waiting.slice(0, len(waiting) - goes_on))
+                waiting = latest if len(latest) else waiting
+            if waiting is not None:
+                states.write(waiting)
     bounded(task.out / "user_history", task.shard, USERS)
     bounded(task.out / "state" / "users", task.shard, USERS, latest=True, limit=MAX_STATES)
     return count

@@ -14,7 +14,7 @@ from interactrank.kernels import kernel
 from prerank.core.times import UTC_US
 from prerank.features.keyed import ranked
 
-CHUNK_EVENTS = 20_000
+CHUNK_EVENTS = 5_000
 """Events a chunk of histories is made of; each may carry a hundred others."""
 BEFORE = -1
 """When an event became known that an earlier build put into its user's history."""

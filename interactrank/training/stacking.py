@@ -37,6 +37,9 @@ PULL, GATE_PULL = 3e-3, 3e-2
 one set of weights for all requests."""
 EVIDENCE = 10_000
 """Requests of a fit from which on the pulls are no stronger than that."""
+STRONGEST = 300.0
+"""Pull of gates at most: it leaves nothing of them, and L-BFGS stands still before one much
+stronger."""
 NO_TRUST, TRUST_PULL = -7.0, 1e-3
 """Logit of a scale of next to nothing, towards which the trust in the dot is pulled, and how hard.
 """
@@ -157,11 +160,13 @@ def refit(
     trust. Gates are pulled harder: there are many of them, and held-out requests are few. With
     fewer requests than ``EVIDENCE`` gates and hidden units are pulled harder still, by the square
     of how many times as few there are: what has many parameters fades in with the evidence, and
-    few requests teach one set of weights.
+    few requests teach one set of weights. Gates weigh counts against the dot, which requests that
+    have one alone can tell; with fewer of these their pull grows again.
     """
     parameters = dict(fusion.named_parameters())
     before = {name: p.detach().clone() for name, p in parameters.items()}
-    doubt = max(1.0, EVIDENCE / max(sum(h.requests for h in held), 1)) ** 2
+    doubt = _times_too_few(held) ** 2
+    with_dots = [h for h in held if h.dots.any()]
     _forget(fusion, doubt)
     targets = {name: p.detach().clone() for name, p in parameters.items()}
     targets["raw_scale"] = torch.full_like(fusion.raw_scale, NO_TRUST)
@@ -171,7 +176,7 @@ def refit(
         "raw_scale": TRUST_PULL,
         "weight": PULL,
         "bias": PULL,
-        "gate.weight": GATE_PULL * doubt,
+        "gate.weight": min(GATE_PULL * doubt * _times_too_few(with_dots or held), STRONGEST),
     }
     optimizer = torch.optim.LBFGS(
         [*parameters.values()], max_iter=iterations, line_search_fn="strong_wolfe"
@@ -192,6 +197,11 @@ def refit(
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(before[name])
+
+
+def _times_too_few(held: Sequence[HeldOut]) -> float:
+    """How many times more requests ``EVIDENCE`` is; 1 where there are as many."""
+    return max(1.0, EVIDENCE / max(sum(h.requests for h in held), 1))
 
 
 @torch.no_grad()

@@ -145,11 +145,13 @@ def curve(results: Results) -> Figure | None:
     points, styles = results.curve, _styles(results)
     if not points:
         return None
+    for i, name in enumerate(n for n in points[0].models if n not in styles):
+        styles[name] = {"color": SERIES[-1 - i], "marker": MARKERS[-1 - i]}
     figure = empty_figure("Quality by how many requests a ranker learned from", 3.6)
     metrics = ("recall@cut", "mrr")
     for axes, metric in zip(figure.subplots(1, 2), metrics, strict=True):
         for name in points[0].models:
-            style = styles.get(name, {"color": SOFT, "marker": "o"})
+            style = styles[name]
             seeds = [point.models[name][metric] for point in points]
             at = [point.requests for point in points]
             axes.plot(at, [fmean(s) for s in seeds], markersize=4, label=name, **style)

@@ -223,12 +223,14 @@ def table(results: dict[str, Any]) -> str:
     """
     own = results["ablations"]
     full = np.array(own[FULL]["metrics"]["mrr"])
+    # What was measured by an earlier release may lack some.
+    shown = [m for m in METRICS if m in own[FULL]["metrics"]]
     lines = [
         f"{results['dataset']}: {results['about']}",
-        f"{'':<20}" + "".join(f"{m:>9}" for m in METRICS) + "   mrr - full",
+        f"{'':<20}" + "".join(f"{m:>12}" for m in shown) + "   mrr - full",
     ]
     for name, variant in own.items():
-        means = "".join(f"{np.mean(variant['metrics'][m]):>9.4f}" for m in METRICS)
+        means = "".join(f"{np.mean(variant['metrics'][m]):>12.4f}" for m in shown)
         difference = np.array(variant["metrics"]["mrr"]) - full
         spread = f" ± {difference.std(ddof=1):.4f}" if len(difference) > 1 else ""
         change = "" if name == FULL else f"   {difference.mean():+.4f}{spread}"

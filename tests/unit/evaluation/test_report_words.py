@@ -68,7 +68,8 @@ def test_paired_tests_are_a_table_of_their_own() -> None:
     lines = versus_table(results).splitlines()
     assert lines[0].split() == ["interactrank", "against", *COMPARED]
     assert [line.split()[0] for line in lines[1:]] == ["two_tower", "bm25"]
-    assert f"{results.versus['two_tower']['mrr'].difference:+.3f} (" in lines[1]
+    assert results.versus["two_tower"]["mrr"].difference == pytest.approx(0.1)
+    assert "+.100 (+.050 to +.150), p < .001" in lines[1]
     assert versus_table(replace(results, versus={})) == ""
 
 

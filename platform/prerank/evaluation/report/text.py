@@ -94,8 +94,8 @@ def versus_table(results: Results) -> str:
 def _paired(found: Difference | None) -> str:
     if found is None or not is_finite(found.p):
         return "-"
-    low, high = found.ci
-    return f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f}), p {p_value(found.p)}"
+    mean, low, high = (f"{x:+.3f}".replace("0.", ".", 1) for x in (found.difference, *found.ci))
+    return f"{mean} ({low} to {high}), p {p_value(found.p)}"
 
 
 def headline(results: Results) -> str:

@@ -8,12 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prerank import cli
-from prerank.commands import whole
 from prerank.config import JobConfig, json_schema
 from prerank.core import errors, ray_tasks
 from prerank.core.home import ENV, Home
@@ -142,6 +143,11 @@ def test_exit_codes_are_the_documented_ones() -> None:
     assert {kind: kind.exit_code for kind in EXIT_CODES} == EXIT_CODES
 
 
+def env_does(what: Callable[[argparse.Namespace], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    verbs = [replace(v, function=what) if v.name == "env" else v for v in cli.VERBS]
+    monkeypatch.setattr(cli, "VERBS", verbs)
+
+
 @pytest.mark.parametrize("error", EXIT_CODES, ids=lambda e: e.__name__)
 def test_a_user_error_is_one_line_and_its_exit_code(
     error: type[errors.PrerankError],
@@ -151,7 +157,7 @@ def test_a_user_error_is_one_line_and_its_exit_code(
     def fails(_: argparse.Namespace) -> None:
         raise error("the field `x` is wrong. Do y.")
 
-    monkeypatch.setattr(whole, "env", fails)
+    env_does(fails, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["env"])
     assert stopped.value.code == EXIT_CODES[error]
@@ -164,7 +170,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(whole, "env", fails)
+    env_does(fails, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         cli.main(["env"])
 

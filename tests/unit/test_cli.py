@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from prerank import cli
+from prerank.commands.verbs import VERBS as TABLE
 from prerank.config import JobConfig, json_schema
 from prerank.core import errors, ray_tasks
 from prerank.core.home import ENV, Home
@@ -144,7 +145,7 @@ def test_exit_codes_are_the_documented_ones() -> None:
 
 
 def env_does(what: Callable[[argparse.Namespace], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    verbs = [replace(v, function=what) if v.name == "env" else v for v in cli.VERBS]
+    verbs = [replace(v, function=what) if v.name == "env" else v for v in TABLE]
     monkeypatch.setattr(cli, "VERBS", verbs)
 
 

@@ -19,18 +19,17 @@ from typing import Any, TypeVar
 from prerank.evaluation.results import (
     Ablation,
     Calibration,
-    Comparisons,
     Counterfactual,
     CurvePoint,
     Cut,
     DatasetFacts,
-    Difference,
     Examination,
     Measured,
     NotMeasured,
     Reference,
     Reliability,
     Results,
+    comparisons_of,
 )
 
 S = TypeVar("S")
@@ -72,8 +71,8 @@ def from_json(text: str) -> Results:
         split=read["split"],
         models=_measured(read["models"]),
         reachable_ceiling=read["reachable_ceiling"],
-        paired=_comparisons(read["paired"]),
-        versus=_comparisons(read["versus"]),
+        paired=comparisons_of(read["paired"]),
+        versus=comparisons_of(read["versus"]),
         cut=_cut(read["cut"]) if "cut" in read else None,
         calibration=_study(_calibration, read.get("calibration")),
         counterfactual=_study(_counterfactual, read.get("counterfactual")),
@@ -109,13 +108,6 @@ def _filled(value: Any) -> Any:
 
 def _measured(read: dict[str, Any]) -> dict[str, Measured]:
     return {name: Measured.from_flat(flat) for name, flat in read.items()}
-
-
-def _comparisons(read: dict[str, Any]) -> Comparisons:
-    return {
-        name: {m: Difference(d["difference"], tuple(d["ci"]), d["p"]) for m, d in own.items()}
-        for name, own in read.items()
-    }
 
 
 def _cut(read: dict[str, Any]) -> Cut:

@@ -92,6 +92,14 @@ Comparisons = Mapping[str, Mapping[str, Difference]]
 """Ranker -> metric -> difference."""
 
 
+def comparisons_of(read: Mapping[str, Mapping[str, Any]]) -> Comparisons:
+    """Comparisons from their JSON form."""
+    return {
+        name: {m: Difference(d["difference"], tuple(d["ci"]), d["p"]) for m, d in own.items()}
+        for name, own in read.items()
+    }
+
+
 @dataclass(frozen=True)
 class Reference:
     """The full ranker whose ``top`` best candidates a cut should keep."""
@@ -207,10 +215,7 @@ class CurvePoint:
     @classmethod
     def of(cls, read: Mapping[str, Any]) -> CurvePoint:
         """A point from its JSON form."""
-        versus = {
-            name: {m: Difference(d["difference"], tuple(d["ci"]), d["p"]) for m, d in own.items()}
-            for name, own in read["versus"].items()
-        }
+        versus = comparisons_of(read["versus"])
         return cls(read["share"], read["requests"], read["models"], versus)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from tests.plain_requests import DAY, NOW, Request, as_inputs
 
+from interactrank.features.item_vectors import ItemVectors, narrowed
+from interactrank.features.near import Near
 from interactrank.features.packed_rows import pack
-from interactrank.features.schema import LEVELS
+from interactrank.features.schema import LEVELS, VECTOR_WIDTH
 from prerank.evaluation.golden import Sent, golden_of
 from prerank.registry.bundle import Bundle
 from prerank.registry.golden import Golden
@@ -28,4 +32,16 @@ def golden_for(bundle: Bundle, requests: int = REQUESTS) -> Golden:
         asked.append(Request({f"q:{QUERY}": pack(counted, counts, columns, level)}, [past]))
         told = np.full((len(ids), len(schema.given)), np.nan, np.float32)
         sent.append((rng.permutation(ids), told))
-    return golden_of(bundle, [QUERY] * requests, as_inputs(asked), sent, NOW)
+    inputs = as_inputs(asked)
+    if schema.graph:
+        units = rng.standard_normal((2 * requests + len(ids), VECTOR_WIDTH)).astype(np.float32)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        near = Near.nothing(requests)._replace(
+            user_vectors=units[:requests],
+            query_vectors=units[requests : 2 * requests],
+            near_cutoffs=np.full(requests, DAY),
+        )
+        # One is known that is no candidate: it is not kept.
+        known = ItemVectors(np.append(ids[1:], -9), narrowed(units[2 * requests :]))
+        inputs = replace(inputs, **near._asdict(), snapshots={DAY: known})
+    return golden_of(bundle, [QUERY] * requests, inputs, sent, NOW)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from interactrank.features.item_vectors import ItemVectors
+from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scorer
 from prerank.registry.bundle import Version
 from prerank.serving.shards import Part, Shards, Task, best_of
@@ -46,10 +48,15 @@ def shards_of(asks: Sequence[Ask], load: Callable[[Version], None] = lambda _: N
     return Shards([sent(ask) for ask in asks], load, timeout_s=60.0)
 
 
-def parts_of(scorer: Scorer, shards: int) -> list[Ask]:
-    """Each shard's answers, of the items of ``scorer``."""
+def parts_of(
+    scorer: Scorer, shards: int, snapshots: Mapping[int, ItemVectors] | None = None
+) -> list[Ask]:
+    """Each shard's answers, of the items of ``scorer``; with the vectors that it maps."""
+
+    def snapshot(_: FeatureSchema, cutoff_us: int) -> ItemVectors:
+        return (snapshots or {})[cutoff_us]
 
     def of(part: Scorer) -> Ask:
-        return lambda task: best_of(part, task)
+        return lambda task: best_of(part, task, snapshot)
 
     return [of(scorer.part(slice(shard, None, shards))) for shard in range(shards)]

@@ -149,9 +149,11 @@ def batch(source: RequestArrays, of: Catalogue = CATALOGUE) -> Batch:
     return collate(source, of, of.table(), len(SCHEMA.heads))
 
 
-def new_model(config: ModelConfig, of: Catalogue = CATALOGUE) -> InteractRank:
+def new_model(
+    config: ModelConfig, of: Catalogue = CATALOGUE, schema: FeatureSchema = SCHEMA
+) -> InteractRank:
     torch.manual_seed(3)
-    model = build(config, SCHEMA, of)
+    model = build(config, schema, of)
     model.trained[1:] = True
     model.trained[UNTRAINED - 1000 + 1] = False
     model.fusion.bias.data = torch.tensor([0.3, -0.7])
@@ -160,7 +162,7 @@ def new_model(config: ModelConfig, of: Catalogue = CATALOGUE) -> InteractRank:
     if config.cross:
         rng = torch.Generator().manual_seed(0)
         statistics = torch.randn(100, len(REQUEST_NUMERIC), generator=rng)
-        x = some_absent(torch.rand(100, len(SCHEMA.cross), generator=rng), SCHEMA)
+        x = some_absent(torch.rand(100, len(schema.cross), generator=rng), schema)
         model.fusion.fit(x, statistics)
         if model.fusion.gate is not None:
             torch.nn.init.normal_(model.fusion.gate.weight, std=0.1)

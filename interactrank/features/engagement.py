@@ -16,16 +16,16 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.bounds import check_bounds
 from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import find
 from interactrank.features.inputs import (
     HOUR_US,
     FeatureInputs,
     Histories,
-    Near,
-    check_bounds,
     check_inputs,
 )
+from interactrank.features.item_vectors import cosines
 from interactrank.features.levels import (
     POPULARITY,
     CandidateTable,
@@ -33,8 +33,9 @@ from interactrank.features.levels import (
     add_levels,
     candidate_table,
 )
+from interactrank.features.near import Near
 from interactrank.features.packed_rows import DECODE
-from interactrank.features.schema import HISTORY_LENGTH, FeatureSchema
+from interactrank.features.schema import COSINE_CROSS, GRAPH_CROSS, HISTORY_LENGTH, FeatureSchema
 from interactrank.kernels import kernel
 
 SPARSE_QUERY, SPARSE_USER = 10.0, 3.0
@@ -207,6 +208,9 @@ def cross_features(
         DECODE,
         x,
     )
+    if schema.graph:
+        first = plan.graph_column + len(GRAPH_CROSS)
+        x[:, first : first + len(COSINE_CROSS)] = cosines(inputs, candidates, offsets)
     if schema.given:
         if anchors is None:
             anchors = anchor_ranks(schema, inputs, candidates, offsets, retriever_features)
@@ -223,10 +227,12 @@ def own_columns(schema: FeatureSchema) -> tuple[NDArray[np.int64], int]:
     """Columns of x that vary among candidates that stand in no row and no history of the request.
 
     Returns:
-        int64 [V]: log1p of the age, age unknown, fresh, then what is given; and the column whose
-        value a fresh item's column repeats.
+        int64 [V]: log1p of the age, age unknown, fresh, then cosines, then what is given; and the
+        column whose value a fresh item's column repeats.
     """
     plan = Plan.of(schema)
     item, last = plan.item_column, len(schema.cross)
+    first = plan.graph_column + len(GRAPH_CROSS)
+    alike = range(first, first + len(COSINE_CROSS)) if schema.graph else ()
     given = range(last - len(schema.given_cross), last)
-    return np.array([item, item + 1, item + 5, *given]), plan.fresh_column
+    return np.array([item, item + 1, item + 5, *alike, *given]), plan.fresh_column

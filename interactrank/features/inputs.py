@@ -10,23 +10,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.bounds import check_bounds
+from interactrank.features.near import Near
 from interactrank.features.packed_rows import RowError, columns_crc, row_fits
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
 from interactrank.kernels import kernel
+
+if TYPE_CHECKING:
+    from interactrank.features.item_vectors import ItemVectors
 
 MISSING_BLOCK = -1
 """``key_block`` of a key that has no row."""
 HOUR_US = 3.6e9
 
 
-_DTYPES = {"blocks": np.uint8, "near_user": np.float32, "near_query": np.float32}
+_FLOATS = ("near_user", "near_query", "user_vectors", "query_vectors")
+_MATRICES = ("segments", "user_vectors", "query_vectors")
 
 
 class HistoryError(ValueError):
@@ -52,25 +58,6 @@ class Histories(NamedTuple):
     hist_offsets: NDArray[np.int64]
 
 
-class Near(NamedTuple):
-    """Items near to B requests (``interactrank.features.neighbours``), each once in a request.
-
-    ``near_items`` int64 [M]; how near to what the user engaged, and to what the query's searchers
-    did, ``near_user`` and ``near_query`` float32 [M], from 0 up; ``near_offsets`` int64 [B + 1].
-    """
-
-    near_items: NDArray[np.int64]
-    near_user: NDArray[np.float32]
-    near_query: NDArray[np.float32]
-    near_offsets: NDArray[np.int64]
-
-    @classmethod
-    def nothing(cls, requests: int) -> Near:
-        """Of requests that nothing is near to."""
-        none = np.zeros(0, np.float32)
-        return cls(np.zeros(0, np.int64), none, none, np.zeros(requests + 1, np.int64))
-
-
 @dataclass(frozen=True)
 class FeatureInputs:
     """What the features of B requests are made from, offline and online alike.
@@ -86,7 +73,9 @@ class FeatureInputs:
         query: int64 [B], code of the request's own query.
         tokens: int64 [B], word tokens of the query.
         segments: int64 [B, S], bucket of each segment column's value; [0, 0] if none was given.
-        near_items, near_user, near_query, near_offsets: as in ``Near``; of schemas that have it.
+        near_items … near_cutoffs: as in ``Near``; of schemas that have it.
+        snapshots: vectors of items by their cutoffs, those of ``near_cutoffs`` among them. Beside
+            the arrays: they lie in mapped files, and are neither stored nor sent.
     """
 
     time: NDArray[np.int64]
@@ -108,6 +97,10 @@ class FeatureInputs:
     near_user: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     near_query: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     near_offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    user_vectors: NDArray[np.float32] = field(default_factory=lambda: Near.nothing(0).user_vectors)
+    query_vectors: NDArray[np.float32] = field(default_factory=lambda: Near.nothing(0).user_vectors)
+    near_cutoffs: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    snapshots: Mapping[int, ItemVectors] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -133,36 +126,46 @@ class FeatureInputs:
         )
 
     @classmethod
-    def restored(cls, arrays: Mapping[str, NDArray[Any]]) -> FeatureInputs:
+    def restored(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        snapshots: Mapping[int, ItemVectors] | None = None,
+    ) -> FeatureInputs:
         """Inputs from their arrays by name, as they were stored; ``check_inputs`` says if they fit.
 
         Raises:
             ValueError: an array is missing, or has another type or number of dimensions.
         """
         found = {}
-        for of in fields(cls):
-            array = arrays.get(of.name)
-            if array is None and of.name in Near._fields:
-                continue  # written by a release that knew no neighbours
-            dtype = np.dtype(_DTYPES.get(of.name, np.int64))
-            ndim = 2 if of.name == "segments" else 1
+        for name in cls.names():
+            array = arrays.get(name)
+            if array is None and name in Near._fields:
+                continue  # written by a release that knew none of them
+            floats = np.float32 if name in _FLOATS else np.int64
+            dtype = np.dtype(np.uint8 if name == "blocks" else floats)
+            ndim = 2 if name in _MATRICES else 1
             if array is None or array.dtype != dtype or array.ndim != ndim:
-                raise ValueError(f"{of.name} must be {dtype} of {ndim} dimensions")
-            found[of.name] = array
+                raise ValueError(f"{name} must be {dtype} of {ndim} dimensions")
+            found[name] = array
         # As the online store's are: numba compiles a kernel anew for an array that may be written.
         found["blocks"].flags.writeable = False
-        return cls(**found)
+        return cls(**found, snapshots=snapshots or {})
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the arrays."""
+        return tuple(of.name for of in fields(cls) if of.name != "snapshots")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by name, to be stored or sent; ``restored`` takes them."""
-        return {of.name: getattr(self, of.name) for of in fields(self)}
+        return {name: getattr(self, name) for name in self.names()}
 
     @property
     def near(self) -> Near:
         """What is near to the requests."""
         if not len(self.near_offsets) and not len(self.near_items):
             return Near.nothing(len(self.time))
-        return Near(self.near_items, self.near_user, self.near_query, self.near_offsets)
+        return Near(*(getattr(self, name) for name in Near._fields))
 
     @property
     def histories(self) -> Histories:
@@ -178,8 +181,6 @@ class FeatureInputs:
     def slice(self, low: int, high: int) -> FeatureInputs:
         """Inputs of requests low to high - 1, as views: the packed rows are shared, not copied."""
         keys = slice(self.key_offsets[low], self.key_offsets[high])
-        near = self.near
-        of_near = slice(near.near_offsets[low], near.near_offsets[high])
         events = slice(self.hist_offsets[low], self.hist_offsets[high])
         return replace(
             self,
@@ -195,10 +196,7 @@ class FeatureInputs:
             query=self.query[low:high],
             tokens=self.tokens[low:high],
             segments=self.segments[low:high],
-            near_items=near.near_items[of_near],
-            near_user=near.near_user[of_near],
-            near_query=near.near_query[of_near],
-            near_offsets=near.near_offsets[low : high + 1] - near.near_offsets[low],
+            **self.near.slice(low, high)._asdict(),
         )
 
 
@@ -207,24 +205,6 @@ def _layouts(schema: FeatureSchema) -> tuple[NDArray[np.int64], NDArray[np.int64
     """Number of a row's columns and their checksum, by level."""
     columns = [schema.columns(lv) for lv in LEVELS]
     return np.array([len(c) for c in columns]), np.array([columns_crc(c) for c in columns])
-
-
-@kernel
-def _are_bounds(offsets: NDArray[np.int64], end: int) -> bool:
-    for i in range(1, offsets.size):
-        if offsets[i] < offsets[i - 1]:
-            return False
-    return offsets[0] == 0 and offsets[-1] == end
-
-
-def check_bounds(name: str, offsets: NDArray[np.int64], count: int, end: int) -> None:
-    """Refuse ``offsets`` that are not the bounds of ``count`` parts of ``end`` entries.
-
-    Raises:
-        ValueError: naming them.
-    """
-    if len(offsets) != count + 1 or not _are_bounds(offsets, end):
-        raise ValueError(f"{name} must be {count + 1} bounds from 0 to {end} that never fall")
 
 
 @kernel
@@ -313,15 +293,6 @@ def _check_histories(schema: FeatureSchema, inputs: FeatureInputs) -> None:
         )
 
 
-def _check_near(inputs: FeatureInputs) -> None:
-    items, user, query, offsets = inputs.near
-    check_bounds("near_offsets", offsets, len(inputs.time), len(items))
-    if not len(items) == len(user) == len(query):
-        raise ValueError("near_user and near_query must have an entry for each of near_items")
-    if not (np.isfinite(user).all() and np.isfinite(query).all()):
-        raise ValueError("near_user and near_query must be finite")
-
-
 _SOUND: WeakValueDictionary[tuple[int, FeatureSchema], FeatureInputs] = WeakValueDictionary()
 """Inputs that are alive and were checked, by their identity and the schema of the check."""
 
@@ -347,5 +318,5 @@ def check_inputs(schema: FeatureSchema, inputs: FeatureInputs) -> None:
         raise ValueError("query and tokens must have an entry for each of time")
     _check_rows(schema, inputs)
     _check_histories(schema, inputs)
-    _check_near(inputs)
+    inputs.near.check(len(inputs.time), {c: s.width for c, s in inputs.snapshots.items()})
     _SOUND[key] = inputs

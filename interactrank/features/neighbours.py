@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.id_table import IdTable, find, slot_of
-from interactrank.features.inputs import FeatureInputs, Near
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.near import Near
 from interactrank.features.schema import NEIGHBOURS, FeatureSchema
 from interactrank.features.top_items import top_items_of
 from interactrank.kernels import kernel

@@ -86,9 +86,11 @@ class Reached:
         return found
 
     def nobody(self) -> int:
-        """An id that stands nowhere in the request."""
-        one = np.zeros(1, np.int64)
-        while len(self.among(one)):
+        """An id that stands nowhere in the request, and that no vector is known of."""
+        one = np.full(1, np.iinfo(np.int64).min)
+        while len(self.among(one)) or any(
+            of.table.rows(one)[0] >= 0 for of in self._inputs.snapshots.values()
+        ):
             one += 1
         return int(one[0])
 

@@ -101,6 +101,8 @@ ITEM_CROSS = ("item:log_age_days", "item:age_unknown", "item:log_popularity")
 SPARSE_CROSS = ("sparse:g:engage:all", "sparse:user:rank_recency")
 GRAPH_CROSS = ("graph:user", "graph:query")
 """How near an item is to what the user, and to what searchers of the query, engaged with."""
+COSINE_CROSS = ("cosine:user", "cosine:query")
+"""How alike an item's vector is to those of what they engaged with."""
 NEIGHBOURS = 64
 """Neighbours of an item that are kept."""
 VECTOR_WIDTH = 64
@@ -263,8 +265,8 @@ class FeatureSchema:
 
     @property
     def graph_cross(self) -> tuple[str, ...]:
-        """Names of the columns of x that say how near an item is."""
-        return GRAPH_CROSS if self.graph else ()
+        """Names of the columns of x that say how near an item is; the last two are cosines."""
+        return (*GRAPH_CROSS, *COSINE_CROSS) if self.graph else ()
 
     @property
     def cross(self) -> tuple[str, ...]:

@@ -129,25 +129,25 @@ class IndexItems:
         query: NDArray[np.float32],
         now: int,
         base: Base,
-        given: NDArray[np.float32],
+        own: NDArray[np.float32],
     ) -> Swept:
         """Dots and g(x) of candidates that stand nowhere.
 
         Args:
             rows: int64 [n].
-            query, now, given: as in ``sweep``.
+            query, now, own: as in ``sweep``.
             base: what they share.
         """
         of_index, others = self._divided(rows)
-        n = sum(len(own.at) for own in others)
+        n = sum(len(other.at) for other in others)
         dots, cross_scores = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
         if n < len(rows):
             whole = of_index, self.vector_bits, self.created
-            dots, cross_scores = _swept(*whole, query, now, base, given)
-        for own in others:
-            told = given[own.at] if given.size else given
-            part = own.rows, _bits(own.vectors), own.created
-            dots[own.at], cross_scores[own.at] = _swept(*part, query, now, base, told)
+            dots, cross_scores = _swept(*whole, query, now, base, own)
+        for other in others:
+            told = own[other.at] if own.size else own
+            part = other.rows, _bits(other.vectors), other.created
+            dots[other.at], cross_scores[other.at] = _swept(*part, query, now, base, told)
         return dots, cross_scores
 
     def _divided(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[_Others]]:
@@ -177,7 +177,7 @@ def _swept(
     query: NDArray[np.float32],
     now: int,
     base: Base,
-    given: NDArray[np.float32],
+    own: NDArray[np.float32],
 ) -> Swept:
     dots, cross_scores = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
     sweep(
@@ -188,7 +188,7 @@ def _swept(
         now,
         base.affine,
         base.fresh_value,
-        given,
+        own,
         dots,
         cross_scores,
     )

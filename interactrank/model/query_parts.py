@@ -2,9 +2,13 @@
 
     score(item) = <vector, p_item> + cross(item) + constant
 
-cross(item) is listed for every item that the request's rows or history name; of all others it
-depends on their age alone, through t = log(1 + age in days). g is linear but for its rectified
-hidden units, so it is linear in t between a few points (``AgeCurve``), and nothing is lost.
+cross(item) is listed for every item that the request's rows or history name, or that is near to it;
+of all others it depends on their age alone, through t = log(1 + age in days). g is linear but for
+its rectified hidden units, so it is linear in t between a few points (``AgeCurve``), and nothing is
+lost.
+
+Cosines and what a caller gives are the exceptions: of items that are not listed, an engine knows
+neither, and they are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interactrank.features.engagement import FRESH_DAYS
+from interactrank.features.engagement import FRESH_DAYS, own_columns
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.model.cross_part import base_of, cross_scores_of
@@ -54,6 +58,7 @@ class QueryParts:
     """What a score is put together from; see the module.
 
     ``vector`` float32 [D]; ``items`` int64 [n], of the index, and their ``weights`` float32 [n].
+    ``left_out``: cross features that have no part in ``others``.
     """
 
     vector: NDArray[np.float32]
@@ -61,6 +66,7 @@ class QueryParts:
     weights: NDArray[np.float32]
     others: AgeCurve
     constant: float
+    left_out: tuple[str, ...] = ()
 
 
 @torch.inference_mode()
@@ -82,7 +88,10 @@ def query_parts(
     base = base_of(scorer.model, side, x[0])
     weights = cross_scores_of(scorer.model, side, x[1:])
     vector: NDArray[np.float32] = (side.scale * side.query).numpy()
-    return QueryParts(vector, listed.ids, weights, _curve(base), side.constant)
+    left_out: tuple[str, ...] = ()
+    if scorer.model.fusion.crosses:
+        left_out = tuple(scorer.schema.cross[c] for c in own_columns(scorer.schema)[0][3:])
+    return QueryParts(vector, listed.ids, weights, _curve(base), side.constant, left_out)
 
 
 def _curve(base: Base) -> AgeCurve:

@@ -25,6 +25,7 @@ from interactrank.features.engagement import cross_features
 from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
+from interactrank.features.item_vectors import cosines
 from interactrank.features.reached import Reached
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.cross_part import NO_CROSS, base_of, cross_scores_of
@@ -74,6 +75,7 @@ class Found:
 
     ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller. ``anchor`` is the rank
     that the caller gave of the item that the user touched last (``anchor_ranks``), or NaN.
+    ``alike`` float32 [n, 2] are ``cosines``; [n, 0] where the schema has none.
     ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
     of candidates: float32 [others + positions, X].
     """
@@ -82,6 +84,7 @@ class Found:
     rows: NDArray[np.int64]
     given: NDArray[np.float32] | None
     anchor: float
+    alike: NDArray[np.float32]
     x: Callable[..., NDArray[np.float32]]
 
 
@@ -192,17 +195,18 @@ class Scorer:
 
         A score depends on the request and its own item alone, to the last digit.
         """
-        n, base, given, at = len(found.ids), NO_CROSS, _NOTHING, found.rows[:0]
+        base, own, at = NO_CROSS, _NOTHING, found.rows[:0]
         if self.model.fusion.crosses:
             somewhere = Reached(self.schema, inputs)
             at = somewhere.among(found.ids)
             # An item that stands nowhere goes with those that do: the rows are gone over once.
             x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
-        if base.given.size:
-            given = given_columns(self.schema, n, found.given, found.anchor) - base.given
+        if base.own.size:
+            given = given_columns(self.schema, len(found.ids), found.given, found.anchor)
+            own = np.concatenate((found.alike, given), axis=1) - base.own
         fused, now = side.query.numpy(), int(inputs.time[0])
-        dots, cross_scores = self.items.swept(found.rows, fused, now, base, given)
+        dots, cross_scores = self.items.swept(found.rows, fused, now, base, own)
         if len(at):
             cross_scores[at] = cross_scores_of(self.model, side, x[1:])
         return _scored(found, side, dots, cross_scores)
@@ -316,7 +320,13 @@ class Scorer:
             bounds = np.array([0, len(chosen)])
             return cross_features(self.schema, inputs, chosen, bounds, created, told, anchors)
 
-        return Found(ids, rows, given, rank, x)
+        bounds = np.array([0, len(ids)])
+        alike = (
+            cosines(inputs, ids, bounds)
+            if self.schema.graph
+            else np.zeros((len(ids), 0), np.float32)
+        )
+        return Found(ids, rows, given, rank, alike, x)
 
 
 @torch.inference_mode()

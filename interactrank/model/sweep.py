@@ -1,9 +1,9 @@
 """The compiled sweep over a request's candidates: gather, dot and g(x), in blocks kept in cache.
 
 Most candidates stand in no packed row and in no history of the request. Their cross features are
-all the same but for a few columns: the item's age, and what the caller gave. ``sweep`` computes
-g(x) from one base x and those columns. For the candidates that may stand somewhere (``Reached``)
-the caller computes x in full, and ``add_up_rows`` g.
+all the same but for a few columns: the item's age, cosines, and what the caller gave. ``sweep``
+computes g(x) from one base x and those columns. For the candidates that may stand somewhere
+(``Reached``) the caller computes x in full, and ``add_up_rows`` g.
 
 Work per candidate: the line(s) of its vector, D multiplications, and (V + 1) (J + 1) for g, where V
 columns vary and J are the hidden units. It is bound by memory beyond a few thousand candidates, so
@@ -51,13 +51,13 @@ class Base(NamedTuple):
     """What all candidates of a request share that stand nowhere.
 
     ``affine`` is g as a function of their own columns. ``fresh_value``: what the fresh column of x
-    holds for a fresh item. ``given`` float32 [V - 3]: the caller's columns where it gives nothing;
-    [0] for a log of which callers give nothing.
+    holds for a fresh item. ``own`` float32 [V - 3]: what else of x is a candidate's own, cosines
+    and what a caller gives, of an item of which neither is known.
     """
 
     affine: Affine
     fresh_value: float
-    given: NDArray[np.float32]
+    own: NDArray[np.float32]
 
 
 def widened(value: Any) -> Any:
@@ -160,7 +160,7 @@ def sweep(
     now: int,
     affine: Affine,
     fresh_value: float,
-    given: NDArray[np.float32],
+    own: NDArray[np.float32],
     dots: NDArray[np.float32],
     cross_scores: NDArray[np.float32],
 ) -> None:
@@ -173,11 +173,12 @@ def sweep(
         query: float32 [D]. now: the request's time, microseconds since 1970.
         affine: its V columns are those of ``engagement.own_columns``, less the base's.
         fresh_value: what the fresh column of x holds for an item that is fresh.
-        given: float32 [n, V - 3], what the caller gave, less the base's; [0, 0] for nothing.
+        own: float32 [n, V - 3], what else is a candidate's own, less the base's; [0, 0] for
+            nothing.
         dots, cross_scores: float32 [n], written.
     """
     n, width = rows.size, vectors.shape[1]
-    crossed, others = affine.linear.size > 1, given.shape[1]
+    crossed, others = affine.linear.size > 1, own.shape[1]
     columns = np.zeros((affine.linear.size - 1, BLOCK), np.float32)
     pre, g = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     days, born = np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.int64)
@@ -208,7 +209,7 @@ def sweep(
             columns[0, i] = log1p_f32(days[i])
         for v in range(others):
             for i in range(size):
-                columns[3 + v, i] = given[begin + i, v]
+                columns[3 + v, i] = own[begin + i, v]
         _add_up(affine, columns, pre, g)
         for i in range(size):
             cross_scores[begin + i] = g[i]

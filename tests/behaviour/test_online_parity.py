@@ -99,6 +99,9 @@ def test_online_features_equal_offline_ones(
             "near_user",
             "near_query",
             "near_offsets",
+            "user_vectors",
+            "query_vectors",
+            "near_cutoffs",
         ):
             np.testing.assert_array_equal(getattr(here.inputs, name), getattr(there, name))
         filled += bool((x[:, of_request] != 0).any())

@@ -15,7 +15,11 @@ from tests.contracts.test_sweep import IDS, PRICED, WEIGHTS, scorer_of
 from tests.local_shards import parts_of, shards_of
 from tests.plain_requests import NOW, SEEDS, as_inputs, random_request
 
+from interactrank.features.item_vectors import ItemVectors, narrowed
+from interactrank.features.near import Near
+from interactrank.features.schema import VECTOR_WIDTH
 from interactrank.model.scorer import Scorer
+from prerank.core.errors import NotReadyError
 from prerank.core.ids import ItemIds
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry.bundle import Version
@@ -113,6 +117,40 @@ def test_the_item_touched_last_counts_in_shards_that_do_not_hold_it(scorer: Scor
     assert orjson.dumps(shared.body) == orjson.dumps(alone.body)
     # All but the anchor stand before or behind it, in whichever shard.
     assert orjson.dumps(shared.body).count(b"anchor:log_") == len(IDS) - 1
+
+
+def test_shards_compare_with_the_vectors_that_they_map_themselves() -> None:
+    whole = scorer_of("default", replace(PRICED, graph=True), torch.float32)
+    drawn = np.random.default_rng(1).standard_normal((len(IDS) + 2, VECTOR_WIDTH))
+    units = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    known = {7: ItemVectors(IDS[::-1].copy(), narrowed(units[2:]))}
+    near = Near.nothing(1)._replace(
+        user_vectors=units[:1], query_vectors=units[1:2], near_cutoffs=np.array([7])
+    )
+    store = Store(0)
+    store.inputs = replace(store.inputs, **near._asdict(), snapshots=known)
+    request = PrerankRequest(
+        request_id="r",
+        user_id="u",
+        query="red shoe",
+        keys=IDS[:0],
+        originals=None,
+        k=len(IDS),
+        time_us=NOW,
+        weights=WEIGHTS,
+        explain=True,
+        whole=True,
+    )
+    features = cast(OnlineFeatures, store)
+    limits = Limits(ItemIds("integer"), whole.schema)
+    loaded = Loaded(Wanted("champion", Version("1", "run")), whole, limits, features)
+    alone = answer(request, loaded)
+    shared = answer(request, replace(loaded, shards=shards_of(parts_of(whole, 3, known))))
+    assert orjson.dumps(shared.body) == orjson.dumps(alone.body)
+    assert orjson.dumps(shared.body).count(b"cosine:user") == len(IDS)
+    # Shards that lack the snapshot are missing; they do not answer without cosines.
+    with pytest.raises(NotReadyError, match="no shard of the index answered"):
+        answer(request, replace(loaded, shards=shards_of(parts_of(whole, 3))))
 
 
 def test_the_scores_are_not_all_different(scorer: Scorer) -> None:

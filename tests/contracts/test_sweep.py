@@ -25,10 +25,18 @@ from tests.plain_requests import (
 from tests.samples import SHIPPED, VARIANTS, some_absent
 
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.inputs import Near
+from interactrank.features.item_vectors import ItemVectors, narrowed
+from interactrank.features.near import Near
 from interactrank.features.packed_rows import unpack
 from interactrank.features.reached import Reached
-from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
+from interactrank.features.schema import (
+    COSINE_CROSS,
+    GRAPH_CROSS,
+    HISTORY_LENGTH,
+    REQUEST_NUMERIC,
+    VECTOR_WIDTH,
+    FeatureSchema,
+)
 from interactrank.model.interactrank import InteractRank
 from interactrank.model.scorer import Scorer
 
@@ -134,8 +142,13 @@ def test_equals_it_with_what_is_near_to_the_request(near: Scorer, seed: int) -> 
     rng = np.random.default_rng(seed)
     items = rng.permutation(np.append(IDS, [77, 99]))[:20].astype(np.int64)
     user, query = rng.random((2, 20)).astype(np.float32)
-    told = Near(items, user, query, np.array([0, 20]))
-    inputs = replace(as_inputs([random_request(seed)]), **told._asdict())
+    units = rng.standard_normal((22, VECTOR_WIDTH)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    told = Near(items, user, query, np.array([0, 20]), units[:1], units[1:2], np.array([3]))
+    # Vectors are known of others too than of what is near.
+    known = ItemVectors(IDS[rng.permutation(len(IDS))[:20]], narrowed(units[2:]))
+    inputs = as_inputs([random_request(seed)])
+    inputs = replace(inputs, **told._asdict(), snapshots={3: known})
     with torch.no_grad():
         swept, dense = (
             score("red shoe", inputs, IDS, WEIGHTS) for score in (near.score, near.score_dense)
@@ -143,9 +156,11 @@ def test_equals_it_with_what_is_near_to_the_request(near: Scorer, seed: int) -> 
     np.testing.assert_allclose(swept.scores, dense.scores, rtol=0, atol=1e-3)
     np.testing.assert_array_equal(swept.x(np.arange(len(IDS))), dense.x(np.arange(len(IDS))))
     if near.model.fusion.crosses:
-        of_graph = [near.schema.cross.index(name) for name in near.schema.graph_cross]
-        moved = swept.x(np.arange(len(IDS)))[:, of_graph].all(axis=1)
-        assert set(IDS[moved].tolist()) == set(items.tolist()) & set(IDS.tolist())
+        x = swept.x(np.arange(len(IDS)))
+        for names, moved in ((GRAPH_CROSS, items), (COSINE_CROSS, known.ids)):
+            columns = [near.schema.cross.index(name) for name in names]
+            found = IDS[x[:, columns].all(axis=1)]
+            assert set(found.tolist()) == set(moved.tolist()) & set(IDS.tolist())
 
 
 def test_a_candidate_feature_moves_the_score_of_its_own_candidate() -> None:

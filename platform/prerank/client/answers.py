@@ -188,6 +188,7 @@ class QueryParts:
         weights: float32 [n] of those.
         others: weights of all others, by age.
         constant: the same for every item.
+        left_out: features that only rankings have; ``others`` is without them.
         request_id, model_version, degraded, snapshot_cutoff: as in ``Ranking``.
     """
 
@@ -198,6 +199,7 @@ class QueryParts:
     weights: NDArray[np.float32]
     others: AgeWeights
     constant: float
+    left_out: tuple[str, ...]
     degraded: tuple[str, ...]
     snapshot_cutoff: datetime | None
 
@@ -218,6 +220,7 @@ class QueryParts:
                 np.array(others["old"], np.float64),
             ),
             data["constant"],
+            tuple(data["left_out"]),
             tuple(data["degraded"]),
             time_of(data["snapshot_cutoff"]),
         )

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from interactrank.features.inputs import FeatureInputs, Near
+from interactrank.features.inputs import FeatureInputs
 from interactrank.features.item_vectors import ItemVectors
+from interactrank.features.near import Near
 from interactrank.features.neighbours import Neighbours
 from interactrank.features.schema import NEIGHBOURS, VECTOR_WIDTH, FeatureSchema
 from prerank.core.errors import DamagedError
@@ -33,6 +34,11 @@ KEPT = 4
 def graph_file(tables: Path, cutoff_us: int) -> Path:
     """Where the snapshot of a cutoff lies, in the feature tables of a schema."""
     return tables / GRAPH / f"{cutoff_us:020d}{SUFFIX}"
+
+
+def cutoff_of(file: Path) -> int:
+    """Cutoff of the snapshot in a file, microseconds since 1970."""
+    return int(file.stem)
 
 
 def write_graph(path: Path, graph: Neighbours, vectors: NDArray[np.uint16]) -> None:
@@ -110,7 +116,7 @@ class Graphs:
     def of(cls, tables: Path, lag_minutes: int) -> Graphs:
         """Those that are there now."""
         files = sorted((tables / GRAPH).glob(f"*{SUFFIX}"))
-        cutoffs = np.array([int(file.stem) for file in files], np.int64)
+        cutoffs = np.array([cutoff_of(file) for file in files], np.int64)
         return cls(files, cutoffs + lag_minutes * 60_000_000)
 
     def published_by(self, time_us: int) -> Graphs:
@@ -138,21 +144,17 @@ class Graphs:
             for low, high in pairwise(bounds)
             if high > low
         ]
-        return replace(inputs, **_joined(parts)._asdict())
+        used = [self.files[at] for at in np.unique(which).tolist() if at >= 0]
+        snapshots = {cutoff_of(file): read_vectors(file) for file in used}
+        return replace(inputs, **Near.joined(parts)._asdict(), snapshots=snapshots)
 
     def _near(self, schema: FeatureSchema, inputs: FeatureInputs, at: int) -> Near:
         if at < 0:
             return Near.nothing(len(inputs.time))
-        return read_graph(self.files[at]).near(schema, inputs)
-
-
-def _joined(parts: Sequence[Near]) -> Near:
-    """Of several requests, end to end."""
-    parts = [Near.nothing(0), *parts]
-    lengths = np.concatenate([np.diff(part.near_offsets) for part in parts])
-    return Near(
-        np.concatenate([part.near_items for part in parts]),
-        np.concatenate([part.near_user for part in parts]),
-        np.concatenate([part.near_query for part in parts]),
-        np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))),
-    )
+        near = read_graph(self.files[at]).near(schema, inputs)
+        vectors = read_vectors(self.files[at])
+        return near._replace(
+            user_vectors=vectors.users(inputs),
+            query_vectors=vectors.queries(schema, inputs),
+            near_cutoffs=np.full(len(inputs.time), cutoff_of(self.files[at])),
+        )

@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.bounds import check_bounds
 from interactrank.features.id_table import IdTable
-from interactrank.features.inputs import FeatureInputs, check_bounds, check_inputs
+from interactrank.features.inputs import FeatureInputs, check_inputs
 from interactrank.features.packed_rows import DECODE, row_codes, row_ids, row_shape, row_totals
 from interactrank.features.schema import FeatureSchema
 from interactrank.kernels import kernel

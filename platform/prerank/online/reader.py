@@ -28,7 +28,7 @@ from interactrank.features.schema import (
 from interactrank.features.searches import Searches
 from interactrank.features.text import NO_CONTEXT
 from prerank.core.errors import NotReadyError
-from prerank.core.graphs import GRAPH, Graphs, read_graph
+from prerank.core.graphs import GRAPH, Graphs, read_graph, read_vectors
 from prerank.core.home import Home
 from prerank.core.times import DAY_US
 from prerank.online.breaker import AWAY, Breaker
@@ -213,7 +213,7 @@ class OnlineFeatures:
         """Have the latest snapshot mapped, looked over and indexed before a request needs it."""
         state = self._watch.state()
         if self._schema.graph and state and (files := self._graphs(state).files):
-            _ = read_graph(files[-1]).table
+            _ = read_graph(files[-1]).table, read_vectors(files[-1]).table
 
     def _stored(
         self, keys: list[str], user_id: str, deadline: float

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from interactrank.features.bounds import check_bounds
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.inputs import FeatureInputs, Near, check_bounds, check_inputs
+from interactrank.features.inputs import FeatureInputs, check_inputs
+from interactrank.features.item_vectors import ItemVectors
+from interactrank.features.near import Near
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scored, Scorer
 from prerank.core.errors import DamagedError, StateError
@@ -43,7 +46,8 @@ MAX_REQUESTS, MAX_BYTES = 1_000, 256 << 20
 BEST = 10
 """Places of a request whose order is looked at."""
 
-_INPUTS = tuple(field.name for field in fields(FeatureInputs))
+SNAPSHOT = "snapshot."
+"""Begins the names of vectors of items, by their cutoffs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Golden:
 
     Attributes:
         queries: normalised, B of them.
-        inputs: features of the B requests.
+        inputs: features of the B requests; of vectors of items, those of ``candidates`` are kept.
         candidates: int64 [N], distinct within a request; ``offsets`` int64 [B + 1].
         retriever_features: float32 [N, R].
         weights: float32 [H], of the heads.
@@ -110,6 +114,9 @@ def save_golden(folder: Path, golden: Golden) -> None:
     """Add golden requests to the bundle in ``folder``, which nobody reads yet."""
     arrays = {f"inputs.{name}": array for name, array in golden.inputs.arrays().items()}
     arrays |= {name: getattr(golden, name) for name in _OWN}
+    for cutoff, vectors in golden.inputs.snapshots.items():
+        kept = vectors.only(golden.candidates)
+        arrays |= {f"{SNAPSHOT}{cutoff}.ids": kept.ids, f"{SNAPSHOT}{cutoff}.bits": kept.bits}
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # Not save_file, whose files nobody else may read: the weights can be, by who serves them.
     data = save(whole, metadata={"queries": json.dumps(golden.queries)})
@@ -156,15 +163,38 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="numpy") as file:
         queries = json.loads((file.metadata() or {})["queries"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    snapshots = _snapshots(arrays)
     # Requests of a release that knew no neighbours have none.
-    stored = [n for n in _INPUTS if n not in Near._fields or f"inputs.{n}" in arrays]
-    inputs = FeatureInputs.restored({name: arrays.pop(f"inputs.{name}") for name in stored})
+    names = FeatureInputs.names()
+    stored = [n for n in names if n not in Near._fields or f"inputs.{n}" in arrays]
+    inputs = FeatureInputs.restored(
+        {name: arrays.pop(f"inputs.{name}") for name in stored}, snapshots
+    )
     for name, dtype in _OWN.items():
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} has numbers of another type: {arrays[name].dtype}")
     if not all(isinstance(query, str) for query in queries):
         raise ValueError("a query is no text")
     return Golden(tuple(queries), inputs, **arrays)
+
+
+def _snapshots(arrays: dict[str, NDArray[Any]]) -> dict[int, ItemVectors]:
+    """Vectors of items by their cutoffs, taken out of ``arrays``.
+
+    Raises:
+        ValueError: they are none.
+    """
+    found = {}
+    for name in sorted(name for name in arrays if name.startswith(SNAPSHOT)):
+        cutoff, part = name.removeprefix(SNAPSHOT).split(".")
+        if part == "bits":
+            bits, ids = arrays.pop(name), arrays.pop(f"{SNAPSHOT}{cutoff}.ids")
+            if bits.dtype != np.uint16 or bits.ndim != 2 or ids.dtype != np.int64:
+                raise ValueError(f"the vectors of {cutoff} are none")
+            if ids.shape != (len(bits),):
+                raise ValueError(f"the vectors of {cutoff} must have an id each")
+            found[int(cutoff)] = ItemVectors(ids, bits)
+    return found
 
 
 def _check(golden: Golden, schema: FeatureSchema) -> None:

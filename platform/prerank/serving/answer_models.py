@@ -89,6 +89,10 @@ class QueryAnswer(Declared):
     weights: Annotated[list[float | None], Field(description="One per item of `items`.")]
     others: OtherItems
     constant: float
+    left_out: Annotated[
+        list[str],
+        Field(description="Features that only rankings have; `others` is without them."),
+    ]
     degraded: Degraded
     snapshot_cutoff: Cutoff
 

@@ -1,7 +1,8 @@
 """``POST /v1/query``: a request's scores in parts, for an engine that holds the item vectors.
 
 The answer's size depends on the request's rows, not on how many items there are. With the vectors
-of the index (bf16) an engine rebuilds every score exactly; what a caller gives has no part.
+of the index (bf16) an engine rebuilds every score exactly, but for features that only a ranking can
+have: what a caller gives, and cosines. ``left_out`` names them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def query_answer(request: PrerankRequest, loaded: Loaded) -> Answer:
         "weights": parts.weights.tolist(),
         "others": _curve(parts.others),
         "constant": parts.constant,
+        "left_out": list(parts.left_out),
         "degraded": list(read.degraded),
         "snapshot_cutoff": iso(read.cutoff_us),
     }

@@ -17,17 +17,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import FeatureInputs
+from interactrank.features.item_vectors import ItemVectors
+from interactrank.features.near import NO_SNAPSHOT
+from interactrank.features.schema import FeatureSchema
 from interactrank.model.query_side import QuerySide
 from interactrank.model.scorer import Scored, Scorer
 from prerank.core.errors import NotReadyError
+from prerank.core.graphs import graph_file, read_vectors
 from prerank.core.home import Home
 from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.index import load_index, scorer_of
@@ -87,9 +91,16 @@ class Part:
     non_finite: int
 
 
-def best_of(scorer: Scorer, task: Task) -> Part:
-    """What a shard that holds the items of ``scorer`` answers."""
-    inputs, rows = _as_read(task.inputs), None if task.rows is None else task.rows.copy()
+def best_of(
+    scorer: Scorer, task: Task, snapshot: Callable[[FeatureSchema, int], ItemVectors]
+) -> Part:
+    """What a shard that holds the items of ``scorer`` answers.
+
+    ``snapshot`` gives the vectors of a schema's item graph by their cutoff.
+    """
+    cutoffs = set(task.inputs.near_cutoffs.tolist()) - {NO_SNAPSHOT}
+    inputs = _as_read(task.inputs, {at: snapshot(scorer.schema, at) for at in cutoffs})
+    rows = None if task.rows is None else task.rows.copy()
     found = scorer.at_rows(inputs, rows, task.given, task.anchor)
     return _part(scorer.score_found(task.side, inputs, found), task.k, task.explain)
 
@@ -106,12 +117,13 @@ def _part(scored: Scored, k: int, explain: bool) -> Part:
     )
 
 
-def _as_read(inputs: FeatureInputs) -> FeatureInputs:
+def _as_read(inputs: FeatureInputs, snapshots: Mapping[int, ItemVectors]) -> FeatureInputs:
     """``inputs`` in memory that may be written, but for the rows, as the front has read them.
 
     What Ray hands over may not be written, and numba compiles each kernel anew for such an array.
     """
-    return FeatureInputs.restored({name: array.copy() for name, array in inputs.arrays().items()})
+    arrays = {name: array.copy() for name, array in inputs.arrays().items()}
+    return FeatureInputs.restored(arrays, snapshots)
 
 
 class Shard:
@@ -155,7 +167,14 @@ class Shard:
         scorer = self._loaded.get(task.version)
         if scorer is None:
             raise NotLoadedError(f"{self._name} has not loaded model version {task.version}")
-        return best_of(scorer, task)
+        return best_of(scorer, task, self._snapshot)
+
+    def _snapshot(self, schema: FeatureSchema, cutoff_us: int) -> ItemVectors:
+        """Vectors of the item graph, which this node may have to fetch."""
+        file = graph_file(self._home.features_of(schema.hash()), cutoff_us)
+        if not file.exists():
+            self._home.fetch(file.parent)
+        return read_vectors(file)
 
 
 class Pending(Protocol):
@@ -230,6 +249,8 @@ class Shards:
         given, pending, parts, missing = request.retriever_features, {}, list[Part](), []
         anchor = scorer.anchor(inputs, request.keys, given)
         until = time.monotonic() + self._timeout_s
+        # Vectors of items are not sent: a shard maps its node's.
+        sent = replace(inputs, snapshots={})
         for shard, ask in enumerate(self._ask):
             own, told = None, None
             if rows is not None:
@@ -237,7 +258,7 @@ class Shards:
                 if not mine.any():
                     continue
                 own, told = rows[mine] // n, None if given is None else given[mine]
-            task = Task(version, side, inputs, own, told, anchor, k, request.explain)
+            task = Task(version, side, sent, own, told, anchor, k, request.explain)
             pending[shard] = _sent(ask, task)
         unknown, strange = request.keys[:0], list[Part]()
         if rows is not None and (at := rows < 0).any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tests.golden import QUERY, REQUESTS, golden_for
-from tests.samples import CATALOGUE, SHIPPED, item_vectors, new_model
+from tests.samples import CATALOGUE, SCHEMA, SHIPPED, item_vectors, new_model
 
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import DamagedError, StateError
@@ -71,12 +72,29 @@ def test_they_are_read_as_they_were_written_and_agree_with_an_index_in_bf16(
     assert found.queries == (QUERY,) * REQUESTS
     np.testing.assert_array_equal(found.scores, golden.scores)
     assert found.scores.dtype == np.float32
-    for name, array in vars(golden.inputs).items():
+    for name, array in golden.inputs.arrays().items():
         np.testing.assert_array_equal(getattr(found.inputs, name), array)
     for dtype in (torch.bfloat16, torch.float32):
         said = replay(found, scorer_of(bundle, dtype), THREE)
         assert said.requests == REQUESTS
         assert said.median_ms > 0
+
+
+def test_vectors_of_the_candidates_are_kept_with_them(tmp_path: Path) -> None:
+    model = new_model(SHIPPED, schema=replace(SCHEMA, graph=True))
+    save_bundle(tmp_path, model, CATALOGUE, {})
+    bundle = load_bundle(tmp_path)
+    golden = golden_for(bundle)
+    save_golden(tmp_path, golden)
+    found = loaded(tmp_path)
+    assert found is not None
+    (kept,) = found.inputs.snapshots.values()
+    assert kept.ids.tolist() == sorted(CATALOGUE.ids.tolist())[1:]
+    assert replay(found, scorer_of(bundle), THREE).requests == REQUESTS
+    turned = {at: replace(of, bits=of.bits[::-1]) for at, of in found.inputs.snapshots.items()}
+    other = replace(found, inputs=replace(found.inputs, snapshots=turned))
+    with pytest.raises(StateError, match="golden requests differ"):
+        replay(other, scorer_of(bundle), THREE)
 
 
 def test_a_version_registered_without_any_has_none(tmp_path: Path, bundle: Bundle) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,12 @@ from tests.plain_requests import (
 
 from interactrank.features.engagement import cross_features
 from interactrank.features.given import MAX_GIVEN_VALUE
-from interactrank.features.inputs import FeatureInputs, HistoryError, Near
+from interactrank.features.inputs import FeatureInputs, HistoryError
+from interactrank.features.item_vectors import ItemVectors, narrowed
+from interactrank.features.near import Near
 from interactrank.features.packed_rows import HEADER_BYTES, RowError, pack, row_bytes, unpack
 from interactrank.features.request_statistics import request_features
-from interactrank.features.schema import REQUEST_NUMERIC
+from interactrank.features.schema import REQUEST_NUMERIC, VECTOR_WIDTH
 from interactrank.features.top_items import top_items_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -183,14 +185,16 @@ BOUNDS = ("key_offsets", "hist_offsets", "near_offsets")
 OF_REQUESTS = ("query", "tokens")
 OF_KEYS = ("key_level",)
 OF_EVENTS = ("hist_items", "hist_actions", "hist_times", "hist_queries")
-OF_NEAR = ("near_items", "near_user", "near_query")
+OF_NEAR = ("near_items", "near_user", "near_query", "user_vectors", "query_vectors", "near_cutoffs")
 
 
 def with_near(inputs: FeatureInputs) -> FeatureInputs:
     """Inputs of two requests, an item near to each."""
     one: Any = np.ones(2, np.float32)
-    near = Near(np.array([1, 9]), one, one, np.arange(3))
-    return replace(inputs, **near._asdict())
+    unit: Any = np.eye(2, VECTOR_WIDTH, dtype=np.float32)
+    near = Near(np.array([1, 9]), one, one, np.arange(3), unit, unit, np.array([5, 5]))
+    known = {5: ItemVectors(np.array([1, 4]), narrowed(unit))}
+    return replace(inputs, **near._asdict(), snapshots=known)
 
 
 @given(SEEDS, st.sampled_from(BOUNDS), st.lists(st.one_of(NEAR, INT64), max_size=4))
@@ -224,7 +228,16 @@ def test_every_array_of_inputs_is_looked_at() -> None:
     rows = ("blocks", "block_start", "block_size", "key_block")
     looked = {*BOUNDS, *OF_REQUESTS, *OF_KEYS, *OF_EVENTS, *OF_NEAR, *rows, "time"}
     # Segments are looked up by torch, which checks its indices.
-    assert {f.name for f in fields(FeatureInputs)} - looked == {"segments"}
+    assert {*FeatureInputs.names()} - looked == {"segments"}
+
+
+def test_a_snapshot_that_is_not_at_hand_is_named() -> None:
+    inputs = with_near(as_inputs([Request(history=PAST), Request(history=PAST)]))
+    with pytest.raises(ValueError, match="near_cutoffs: no snapshot of 5"):
+        made(replace(inputs, snapshots={}))
+    narrow = ItemVectors(np.array([1]), np.zeros((1, 3), np.uint16))
+    with pytest.raises(ValueError, match="near_cutoffs: no snapshot of 5"):
+        made(replace(inputs, snapshots={5: narrow}))
 
 
 @given(st.lists(st.one_of(NEAR, INT64), max_size=4), st.integers(0, 7), st.integers(0, 7))

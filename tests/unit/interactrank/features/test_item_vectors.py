@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from tests.plain_requests import ITEMS, SCHEMA, Request, as_inputs
+from tests.plain_requests import ITEMS, SCHEMA, Request, as_inputs, offsets
 from tests.unit.interactrank.features.test_neighbours import random_request
 
-from interactrank.features.item_vectors import ItemVectors, narrowed, widened
+from interactrank.features.engagement import cross_features
+from interactrank.features.inputs import FeatureInputs
+from interactrank.features.item_vectors import ItemVectors, cosines, narrowed, widened
+from interactrank.features.near import NO_SNAPSHOT, Near
 from interactrank.features.neighbours import ANCHORS
-from interactrank.features.schema import VECTOR_WIDTH
+from interactrank.features.schema import COSINE_CROSS, VECTOR_WIDTH
 from interactrank.features.top_items import top_items_of
 
 
@@ -52,6 +57,49 @@ def test_users_and_queries_are_means_of_what_they_hold(seed: int) -> None:
     assert not queries[6].any()
 
 
+def with_vectors(inputs: FeatureInputs, snapshots: dict[int, ItemVectors]) -> FeatureInputs:
+    """``inputs`` of requests that take turns: of no snapshot, and of each of ``snapshots``."""
+    parts, cutoffs = [], [NO_SNAPSHOT, *snapshots]
+    for b in range(len(inputs.time)):
+        one, near = inputs.slice(b, b + 1), Near.nothing(1)
+        if of := snapshots.get(cutoff := cutoffs[b % len(cutoffs)]):
+            near = near._replace(
+                user_vectors=of.users(one),
+                query_vectors=of.queries(SCHEMA, one),
+                near_cutoffs=np.array([cutoff]),
+            )
+        parts.append(near)
+    return replace(inputs, **Near.joined(parts)._asdict(), snapshots=snapshots)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cosines_are_those_of_each_requests_own_snapshot(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    snapshots = {5: random_vectors(rng), 9: random_vectors(rng)}
+    requests = [random_request(rng) for _ in range(7)]
+    for request in requests:
+        # More than a block, and items that nobody knows.
+        request.candidates = [*request.candidates, *range(1_000, 1_000 + 40 * (seed % 2))]
+    inputs = with_vectors(as_inputs(requests), snapshots)
+    ids = np.array([c for r in requests for c in r.candidates], np.int64)
+    bounds = offsets([len(r.candidates) for r in requests])
+    found = cosines(inputs, ids, bounds)
+    for b, cutoff in enumerate(inputs.near_cutoffs.tolist()):
+        own = slice(bounds[b], bounds[b + 1])
+        if cutoff == NO_SNAPSHOT:
+            assert not found[own].any()
+            continue
+        items = snapshots[cutoff].of(ids[own])
+        expected = items @ np.stack((inputs.user_vectors[b], inputs.query_vectors[b])).T
+        assert found[own] == pytest.approx(expected, abs=1e-5)
+        graph = replace(SCHEMA, graph=True)
+        columns = [graph.cross.index(name) for name in COSINE_CROSS]
+        one = np.array([0, len(ids[own])])
+        x = cross_features(graph, inputs.slice(b, b + 1), ids[own], one, np.zeros_like(ids[own]))
+        assert x[:, columns].tolist() == found[own].tolist()
+    assert np.abs(found).max() > 0.1
+
+
 def test_nearest_come_first_and_opposites_do_not_come() -> None:
     units = np.zeros((4, VECTOR_WIDTH), np.float32)
     units[:, 0], units[3, 0] = [1.0, 0.6, 0.6, 0.0], -1.0
@@ -62,4 +110,5 @@ def test_nearest_come_first_and_opposites_do_not_come() -> None:
     assert cosines == pytest.approx([1.0, 0.6, 0.6], abs=0.01)
     assert vectors.nearest(units[0], 2)[0].tolist() == [7, 8]
     assert not len(vectors.nearest(np.zeros(VECTOR_WIDTH, np.float32), 9)[0])
+    assert vectors.only(np.array([8, 6, 5])).ids.tolist() == [5, 8]
     assert vectors.of(np.array([6, 7])) == pytest.approx(np.stack([units[3] * 0, units[0]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 from tests.plain_requests import ITEMS, NOW, SCHEMA, Request, as_inputs, offsets, random_block
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.inputs import FeatureInputs, Near, check_inputs
+from interactrank.features.inputs import FeatureInputs, check_inputs
+from interactrank.features.near import Near
 from interactrank.features.neighbours import ANCHORS, CODES, Neighbours
 from interactrank.features.reached import Reached
-from interactrank.features.schema import LEVELS, NEIGHBOURS
+from interactrank.features.schema import GRAPH_CROSS, LEVELS, NEIGHBOURS
 from interactrank.features.top_items import top_items_of
 
 GRAPH = replace(SCHEMA, graph=True)
 SEEDS = st.integers(0, 2**32 - 1)
-COLUMNS = [GRAPH.cross.index(name) for name in GRAPH.graph_cross]
+COLUMNS = [GRAPH.cross.index(name) for name in GRAPH_CROSS]
+OF_GRAPH = [GRAPH.cross.index(name) for name in GRAPH.graph_cross]
 
 
 def random_graph(rng: np.random.Generator, ids: list[int] = ITEMS) -> Neighbours:
@@ -96,7 +99,7 @@ def test_cross_features_say_how_near_a_candidate_is_and_else_nothing_new(seed: i
     plain = cross_features(SCHEMA, inputs, ids, bounds, born)
     near = graph.near(GRAPH, inputs)
     x = cross_features(GRAPH, with_near(inputs, near), ids, bounds, born)
-    others = [c for c in range(x.shape[1]) if c not in COLUMNS]
+    others = [c for c in range(x.shape[1]) if c not in OF_GRAPH]
     assert np.array_equal(x[:, others], plain)
     expected = reference(graph, inputs)
     for b in range(3):
@@ -142,7 +145,7 @@ def test_inputs_of_before_there_were_graphs_are_read() -> None:
         ({"near_query": np.full(1, np.nan, np.float32)}, "near_query"),
     ],
 )
-def test_what_does_not_fit_is_named(changes: dict[str, np.ndarray], named: str) -> None:
+def test_what_does_not_fit_is_named(changes: dict[str, Any], named: str) -> None:
     one = np.ones(1, np.float32)
     good = Near(np.array([3]), one, one, np.array([0, 1]))
     inputs = with_near(as_inputs([Request()]), good)

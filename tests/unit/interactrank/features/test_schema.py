@@ -67,7 +67,12 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
     near = replace(of, graph=True)
     assert near.hash() not in (expected, exposed.hash())
     assert FeatureSchema.from_dict(near.to_dict()) == near
-    assert set(near.cross) - set(of.cross) == {"graph:user", "graph:query"}
+    assert set(near.cross) - set(of.cross) == {
+        "graph:user",
+        "graph:query",
+        "cosine:user",
+        "cosine:query",
+    }
 
 
 def test_what_is_given_of_candidates_stands_last() -> None:

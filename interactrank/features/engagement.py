@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from interactrank.features.alike import cosines
 from interactrank.features.bounds import check_bounds
 from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import find
@@ -25,7 +26,6 @@ from interactrank.features.inputs import (
     Histories,
     check_inputs,
 )
-from interactrank.features.item_vectors import cosines
 from interactrank.features.levels import (
     POPULARITY,
     CandidateTable,

@@ -10,21 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.bounds import check_bounds
+from interactrank.features.item_vectors import ItemVectors
 from interactrank.features.near import Near
 from interactrank.features.packed_rows import RowError, columns_crc, row_fits
 from interactrank.features.schema import LEVELS, FeatureSchema
 from interactrank.features.searches import Searches
 from interactrank.kernels import kernel
-
-if TYPE_CHECKING:
-    from interactrank.features.item_vectors import ItemVectors
 
 MISSING_BLOCK = -1
 """``key_block`` of a key that has no row."""

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interactrank.features.alike import cosines
 from interactrank.features.batch import RequestArrays, item_inputs, requests_of
 from interactrank.features.catalogue import OUT_OF_VOCABULARY, Catalogue
 from interactrank.features.engagement import cross_features
 from interactrank.features.given import anchor_ranks, given_columns
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.item_vectors import cosines
 from interactrank.features.reached import Reached
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.cross_part import NO_CROSS, base_of, cross_scores_of

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from interactrank.features.alike import query_vectors, user_vectors
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.item_vectors import ItemVectors
 from interactrank.features.near import Near
@@ -154,7 +155,7 @@ class Graphs:
         near = read_graph(self.files[at]).near(schema, inputs)
         vectors = read_vectors(self.files[at])
         return near._replace(
-            user_vectors=vectors.users(inputs),
-            query_vectors=vectors.queries(schema, inputs),
+            user_vectors=user_vectors(vectors, inputs),
+            query_vectors=query_vectors(vectors, schema, inputs),
             near_cutoffs=np.full(len(inputs.time), cutoff_of(self.files[at])),
         )

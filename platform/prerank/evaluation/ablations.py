@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "item age": ("item:log_age_days", "item:age_unknown"),
     "fresh items": ("fresh:",),
     "item graph": ("graph:",),
+    "item vectors": ("cosine:",),
     "retriever": ("retriever:",),
     "list position": ("anchor:",),
     "candidate features": ("candidate:",),

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from interactrank.features.alike import query_vectors, user_vectors
 from interactrank.features.item_vectors import ItemVectors
 from interactrank.features.text import normalise
 from prerank.core.errors import ConfigError, StateError
@@ -120,9 +121,9 @@ def _of_request(
     if schema.segments:
         requests["context"] = pa.array([dict.fromkeys(schema.segments, "")])
     inputs = offline_inputs(home, pa.table(requests))
-    (found,) = vectors.users(inputs) if query is None else vectors.queries(schema, inputs)
-    vector: NDArray[np.float32] = found
-    return vector
+    if query is None:
+        return user_vectors(vectors, inputs)[0]
+    return query_vectors(vectors, schema, inputs)[0]
 
 
 def _item_id(items: pa.Table, given: str) -> int:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from tests.growing_log import DAY, START, Log
 from tests.plain_requests import Request, as_inputs
 
+from interactrank.features.alike import user_vectors
 from interactrank.features.inputs import check_inputs
 from interactrank.features.item_vectors import widened
+from interactrank.features.near import NO_SNAPSHOT
 from interactrank.features.neighbours import CODES, Neighbours
 from interactrank.features.schema import NEIGHBOURS, VECTOR_WIDTH
 from interactrank.features.text import tokens
@@ -204,6 +206,15 @@ def test_a_request_takes_the_latest_snapshot_that_was_published_by_then(tmp_path
         assert items.tolist() == near.near_items.tolist()
         own = found.near_user[bounds[b] : bounds[b + 1]]
         assert own.tolist() == near.near_user.tolist()
+        vectors = read_vectors(graph_file(tables, at))
+        assert found.near_cutoffs[b] == at
+        assert found.snapshots[at].bits.tolist() == vectors.bits.tolist()
+        (user,) = user_vectors(vectors, inputs.slice(b, b + 1))
+        assert user.any()
+        assert found.user_vectors[b].tolist() == user.tolist()
+    assert found.near_cutoffs[0] == NO_SNAPSHOT
+    assert not found.user_vectors[0].any()
+    assert {*found.snapshots} == {cutoffs[0], cutoffs[-1]}
     # A reader that is behind takes what it has.
     behind = graphs.published_by(cutoffs[0] + lag_us).with_near(SCHEMA, inputs.slice(3, 4))
     assert behind.near_items.tolist() == found.near_items[bounds[1] : bounds[2]].tolist()

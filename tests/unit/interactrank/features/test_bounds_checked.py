@@ -14,6 +14,8 @@ TESTS = [
     f"{FEATURES}/test_engagement.py::test_equals_the_formulas",
     f"{FEATURES}/test_top_items.py::test_equals_a_plain_reading_of_the_rows",
     f"{FEATURES}/test_neighbours.py::test_a_request_reaches_what_is_near_to_it",
+    f"{FEATURES}/test_item_vectors.py::test_users_and_queries_are_means_of_what_they_hold",
+    f"{FEATURES}/test_item_vectors.py::test_cosines_are_those_of_each_requests_own_snapshot",
     "tests/unit/interactrank/graph/test_walk.py::test_equals_are_kept_by_their_place",
     f"{FEATURES}/test_packed_rows.py::test_a_capped_row_accounts_for_everything_it_cut",
     f"{FEATURES}/test_text_hash.py::test_hard_texts_beside_each_other",

@@ -10,9 +10,10 @@ import torch
 from tests.plain_requests import ITEMS, SCHEMA, Request, as_inputs, offsets
 from tests.unit.interactrank.features.test_neighbours import random_request
 
+from interactrank.features.alike import cosines, query_vectors, user_vectors
 from interactrank.features.engagement import cross_features
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.item_vectors import ItemVectors, cosines, narrowed, widened
+from interactrank.features.item_vectors import ItemVectors, narrowed, widened
 from interactrank.features.near import NO_SNAPSHOT, Near
 from interactrank.features.neighbours import ANCHORS
 from interactrank.features.schema import COSINE_CROSS, VECTOR_WIDTH
@@ -43,7 +44,7 @@ def test_users_and_queries_are_means_of_what_they_hold(seed: int) -> None:
     of = dict(zip(vectors.ids.tolist(), widened(vectors.bits), strict=True))
     nothing = np.zeros(VECTOR_WIDTH)
     tops, counts, bounds = top_items_of(SCHEMA, inputs)
-    users, queries = vectors.users(inputs), vectors.queries(SCHEMA, inputs)
+    users, queries = user_vectors(vectors, inputs), query_vectors(vectors, SCHEMA, inputs)
     for b in range(7):
         own = inputs.hist_items[inputs.hist_offsets[b] : inputs.hist_offsets[b + 1]][-ANCHORS:]
         user = sum((of.get(item, nothing) for item in own.tolist()), nothing)
@@ -64,8 +65,8 @@ def with_vectors(inputs: FeatureInputs, snapshots: dict[int, ItemVectors]) -> Fe
         one, near = inputs.slice(b, b + 1), Near.nothing(1)
         if of := snapshots.get(cutoff := cutoffs[b % len(cutoffs)]):
             near = near._replace(
-                user_vectors=of.users(one),
-                query_vectors=of.queries(SCHEMA, one),
+                user_vectors=user_vectors(of, one),
+                query_vectors=query_vectors(of, SCHEMA, one),
                 near_cutoffs=np.array([cutoff]),
             )
         parts.append(near)

@@ -49,16 +49,12 @@ class ModelConfig:
     pooling: bool = True
     attention: bool = True
     time_encoding: bool = True
-    last: bool = False
-    session: bool = False
-    attention_bias: bool = False
-    direct: bool = False
     top_items: bool = True
     gated: bool = True
     fusion_hidden: int = 16
 
     def __post_init__(self) -> None:
-        if self.history and not (self.pooling or self.attention or self.last or self.session):
+        if self.history and not (self.pooling or self.attention):
             raise ValueError("history needs pooling or attention; set history: false to drop it")
 
     @classmethod

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from interactrank.features.batch import Batch, Requests
 from interactrank.features.catalogue import CATEGORY_BUCKETS, Catalogue
-from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, SESSION_GAP_MINUTES, FeatureSchema
+from interactrank.features.schema import HISTORY_LENGTH, REQUEST_NUMERIC, FeatureSchema
 from interactrank.features.text import SEGMENT_BUCKETS, TEXT_BUCKETS
 from interactrank.model.config import ModelConfig
 from interactrank.model.fusion import Fusion
@@ -128,19 +128,12 @@ class HistoryEncoder(nn.Module):
         self.pooling, self.attention = config.pooling, config.attention
         self.time_encoding = config.time_encoding
         width = ids.embedding_dim
-        self.last, self.session = config.last, config.session
-        self.bias = config.attention_bias
-        self.width = (self.pooling + self.attention + self.last + self.session) * width
+        self.width = (self.pooling + self.attention) * width
         self.items = ids
         self.actions = nn.Embedding(actions, width)
         self.time = nn.Embedding(TIME_BUCKETS, width)
         self.position_weight = nn.Parameter(torch.full((HISTORY_LENGTH,), 1.0 / HISTORY_LENGTH))
         self.query = nn.Linear(config.text_width, width)
-        if self.bias:
-            self.action_bias = nn.Embedding(actions, 1)
-            self.time_bias = nn.Embedding(TIME_BUCKETS + 6, 1)
-            nn.init.zeros_(self.action_bias.weight)
-            nn.init.zeros_(self.time_bias.weight)
         nn.init.normal_(self.actions.weight, std=0.02)
         nn.init.normal_(self.time.weight, std=0.02)
 
@@ -174,29 +167,11 @@ class HistoryEncoder(nn.Module):
         if self.attention:
             scores_BL = torch.einsum("bld,bd->bl", z_BLE, self.query(query_BT))
             scores_BL = scores_BL / math.sqrt(z_BLE.shape[-1])
-            if self.bias:
-                fine_BL = (hours_BL.clamp(min=1e-4) * 60).log().floor().clamp(-2, 13) + 2
-                scores_BL = scores_BL + self.action_bias(actions_BL).squeeze(-1)
-                scores_BL = scores_BL + self.time_bias(fine_BL.long()).squeeze(-1)
             scores_BL = scores_BL.masked_fill(~mask_BL, float("-inf"))
             # A row that is all padding would be softmax of nothing, NaN: it attends to zeros.
             share_BL = torch.nan_to_num(scores_BL.softmax(dim=1))
             halves.append(torch.einsum("bld,bl->bd", z_BLE, share_BL))
-        if self.last or self.session:
-            of_session_BL = in_session(hours_BL, mask_BL)
-            if self.last:
-                halves.append(self.items(items_BL[:, 0]) * of_session_BL[:, :1])
-            if self.session:
-                share_BL = of_session_BL / of_session_BL.sum(1, keepdim=True).clamp(min=1)
-                halves.append(torch.einsum("bld,bl->bd", z_BLE, share_BL))
         return torch.cat(halves, dim=1)
-
-
-def in_session(hours_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    """Which events are of the session that the request goes on with, as 0 or 1."""
-    before_BL = F.pad(hours_BL[:, :-1], (1, 0))
-    near_BL = (hours_BL - before_BL <= SESSION_GAP_MINUTES / 60) & mask_BL
-    return near_BL.to(torch.int64).cumprod(dim=1).to(hours_BL.dtype)
 
 
 class TopItemsEncoder(nn.Module):
@@ -262,16 +237,10 @@ class QueryTower(nn.Module):
         inputs = config.text_width + SEGMENT_WIDTH * len(self.segments)
         inputs += sum(part.width for part in optional if part is not None)
         self.body = TowerBody(inputs, self.heads * config.width, config)
-        self.ids = ids
-        self.direct = nn.Linear(ids.embedding_dim, self.heads * config.width, bias=False) if config.direct else None
 
     def forward(self, requests: Requests) -> Tensor:
         """[B, H, D]."""
-        out = self.layers(requests)[-1]
-        if self.direct is not None:
-            of = in_session(requests.hist_hours, requests.hist_mask)[:, :1]
-            out = out + self.direct(self.ids(requests.hist_items[:, 0])) * of
-        out_BHD = out.view(-1, self.heads, self.width)
+        out_BHD = self.layers(requests)[-1].view(-1, self.heads, self.width)
         return F.normalize(out_BHD, dim=-1)
 
     def layers(self, requests: Requests) -> list[Tensor]:

@@ -220,7 +220,8 @@ class QueryParts:
                 np.array(others["old"], np.float64),
             ),
             data["constant"],
-            tuple(data["left_out"]),
+            # A deployment of before it was told has none.
+            tuple(data.get("left_out", ())),
             tuple(data["degraded"]),
             time_of(data["snapshot_cutoff"]),
         )

@@ -43,6 +43,9 @@ stronger."""
 NO_TRUST, TRUST_PULL = -7.0, 1e-3
 """Logit of a scale of next to nothing, towards which the trust in the dot is pulled, and how hard.
 """
+LITTLE_TRUST = -4.6
+"""Logit of a scale of 1, from which a fit begins: a few requests move it little, and a dot that was
+trusted too much costs more than one that was trusted too little."""
 UNITS_SEED = 0
 
 
@@ -157,7 +160,7 @@ def refit(
 
     What training found is of requests that the towers knew by heart, so the fit does not lean on
     it: weights are pulled towards 0, hidden units are drawn anew, and the dot has to earn its
-    trust. Gates are pulled harder: there are many of them, and held-out requests are few. With
+    trust, from a scale of 1 on. Gates are pulled harder: there are many of them, and held-out requests are few. With
     fewer requests than ``EVIDENCE`` gates and hidden units are pulled harder still, by the square
     of how many times as few there are: what has many parameters fades in with the evidence, and
     few requests teach one set of weights. Gates weigh counts against the dot, which requests that
@@ -206,9 +209,12 @@ def _times_too_few(held: Sequence[HeldOut]) -> float:
 
 @torch.no_grad()
 def _forget(fusion: Fusion, doubt: float) -> None:
-    """Weights and gates of 0, and hidden units as before any training, with ``doubt`` less say."""
+    """Weights and gates of 0, little trust in the dot, and hidden units as before any training,
+    with ``doubt`` less say. A dot that has nothing beside it keeps its scale.
+    """
     if fusion.crosses:
         fusion.weight.zero_()
+        fusion.raw_scale.fill_(LITTLE_TRUST)
     if fusion.gate is not None:
         fusion.gate.weight.zero_()
     if fusion.units is not None:

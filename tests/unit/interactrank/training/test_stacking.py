@@ -103,6 +103,14 @@ def test_where_the_dot_is_noise_its_scale_falls_and_the_cross_feature_decides() 
     assert mrr(fusion, fresh) > 0.95
 
 
+def test_few_requests_do_not_leave_a_dot_of_noise_its_scale() -> None:
+    """As training leaves it: large, of requests that the towers knew by heart."""
+    fusion = new_fusion()
+    refit(fusion, [held_out(1, by_cross, requests=12)], CONFIG, FOLD_ITERATIONS)
+    assert float(fusion.coefficients(torch.zeros(1, R)).scale.detach()) < 1.5
+    assert mrr(fusion, [held_out(s, by_cross) for s in range(10, 13)]) > 0.9
+
+
 def test_where_the_dot_decides_it_goes_on_doing_so() -> None:
     fusion = new_fusion()
     refit(fusion, [held_out(s, by_dot) for s in range(3)], CONFIG)

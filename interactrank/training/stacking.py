@@ -160,11 +160,12 @@ def refit(
 
     What training found is of requests that the towers knew by heart, so the fit does not lean on
     it: weights are pulled towards 0, hidden units are drawn anew, and the dot has to earn its
-    trust, from a scale of 1 on. Gates are pulled harder: there are many of them, and held-out requests are few. With
-    fewer requests than ``EVIDENCE`` gates and hidden units are pulled harder still, by the square
-    of how many times as few there are: what has many parameters fades in with the evidence, and
-    few requests teach one set of weights. Gates weigh counts against the dot, which requests that
-    have one alone can tell; with fewer of these their pull grows again.
+    trust, from a scale of 1 on. Gates are pulled harder: there are many of them, and held-out
+    requests are few. With fewer requests than ``EVIDENCE`` gates and hidden units are pulled
+    harder still, by the square of how many times as few there are: what has many parameters
+    fades in with the evidence, and few requests teach one set of weights. Gates weigh counts
+    against the dot, which requests that have one alone can tell; with fewer of these their pull
+    grows again.
     """
     parameters = dict(fusion.named_parameters())
     before = {name: p.detach().clone() for name, p in parameters.items()}

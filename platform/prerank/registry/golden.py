@@ -193,6 +193,8 @@ def _snapshots(arrays: dict[str, NDArray[Any]]) -> dict[int, ItemVectors]:
                 raise ValueError(f"the vectors of {cutoff} are none")
             if ids.shape != (len(bits),):
                 raise ValueError(f"the vectors of {cutoff} must have an id each")
+            # As a mapped file's are: numba compiles a kernel anew for an array that may be written.
+            bits.flags.writeable = False
             found[int(cutoff)] = ItemVectors(ids, bits)
     return found
 

@@ -209,8 +209,7 @@ def cross_features(
         x,
     )
     if schema.graph:
-        first = plan.graph_column + len(GRAPH_CROSS)
-        x[:, first : first + len(COSINE_CROSS)] = cosines(inputs, candidates, offsets)
+        x[:, _cosine_columns(schema)] = cosines(inputs, candidates, offsets)
     if schema.given:
         if anchors is None:
             anchors = anchor_ranks(schema, inputs, candidates, offsets, retriever_features)
@@ -220,6 +219,12 @@ def cross_features(
         )
         x[:, first:] = given_columns(schema, len(candidates), retriever_features, anchor)
     return x
+
+
+def _cosine_columns(schema: FeatureSchema) -> range:
+    """Columns of x that hold cosines, of a schema with a graph."""
+    first = Plan.of(schema).graph_column + len(GRAPH_CROSS)
+    return range(first, first + len(COSINE_CROSS))
 
 
 @cache
@@ -232,7 +237,6 @@ def own_columns(schema: FeatureSchema) -> tuple[NDArray[np.int64], int]:
     """
     plan = Plan.of(schema)
     item, last = plan.item_column, len(schema.cross)
-    first = plan.graph_column + len(GRAPH_CROSS)
-    alike = range(first, first + len(COSINE_CROSS)) if schema.graph else ()
+    alike = _cosine_columns(schema) if schema.graph else ()
     given = range(last - len(schema.given_cross), last)
     return np.array([item, item + 1, item + 5, *alike, *given]), plan.fresh_column

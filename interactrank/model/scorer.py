@@ -75,7 +75,6 @@ class Found:
 
     ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller. ``anchor`` is the rank
     that the caller gave of the item that the user touched last (``anchor_ranks``), or NaN.
-    ``alike`` float32 [n, 2] are ``cosines``; [n, 0] where the schema has none.
     ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
     of candidates: float32 [others + positions, X].
     """
@@ -84,7 +83,6 @@ class Found:
     rows: NDArray[np.int64]
     given: NDArray[np.float32] | None
     anchor: float
-    alike: NDArray[np.float32]
     x: Callable[..., NDArray[np.float32]]
 
 
@@ -203,8 +201,7 @@ class Scorer:
             x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.own.size:
-            given = given_columns(self.schema, len(found.ids), found.given, found.anchor)
-            own = np.concatenate((found.alike, given), axis=1) - base.own
+            own = self._own(inputs, found) - base.own
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(found.rows, fused, now, base, own)
         if len(at):
@@ -320,13 +317,15 @@ class Scorer:
             bounds = np.array([0, len(chosen)])
             return cross_features(self.schema, inputs, chosen, bounds, created, told, anchors)
 
-        bounds = np.array([0, len(ids)])
-        alike = (
-            cosines(inputs, ids, bounds)
-            if self.schema.graph
-            else np.zeros((len(ids), 0), np.float32)
-        )
-        return Found(ids, rows, given, rank, alike, x)
+        return Found(ids, rows, given, rank, x)
+
+    def _own(self, inputs: FeatureInputs, found: Found) -> NDArray[np.float32]:
+        """What of x is a candidate's own beside its age [n, V - 3], as ``own_columns`` has it."""
+        n = len(found.ids)
+        given = given_columns(self.schema, n, found.given, found.anchor)
+        if not self.schema.graph:
+            return given
+        return np.concatenate((cosines(inputs, found.ids, np.array([0, n])), given), axis=1)
 
 
 @torch.inference_mode()

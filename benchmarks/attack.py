@@ -60,7 +60,7 @@ from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import ColumnRanker
 from prerank.evaluation.trials import chunks
 from prerank.features import build as features
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.ingest import run as ingestion
 from prerank.ingest.mapping import LogMapping, load_mapping
 from prerank.simulate import simulate

@@ -43,7 +43,7 @@ from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.trials import Budget, Trial, chunks, fitted, measured_requests
 from prerank.features import build as features
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.features.offline import offline_inputs
 from prerank.ingest import run as ingestion
 from prerank.ingest.mapping import LogMapping, load_mapping

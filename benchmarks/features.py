@@ -41,7 +41,8 @@ from prerank.core.home import Home
 from prerank.core.manifest import VERSION, LogManifest
 from prerank.core.ray_tasks import start_local
 from prerank.core.times import DAY_US, UTC_US
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 
 SEED, DAYS, SHOWN, ENGAGED = 7, 30, 10, 0.1
 FIRST_DAY = 19_000

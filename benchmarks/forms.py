@@ -46,7 +46,8 @@ from prerank.core.feature_sets import tables_of_log
 from prerank.core.home import Home
 from prerank.core.ray_tasks import start_local
 from prerank.dataset.build import build_training_set
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.inspection.look import inspect
 from prerank.ingest.inspection.proposal import proposal
 from prerank.ingest.mapping import LogMapping

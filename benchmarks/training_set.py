@@ -43,7 +43,8 @@ from prerank.core.ray_tasks import start_local
 from prerank.dataset.build import build_training_set
 from prerank.dataset.requests import event_days, read_requests
 from prerank.features.asof import as_of
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.features.searches import context_columns, distinct_searches
 from prerank.online.store import apply
 

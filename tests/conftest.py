@@ -37,7 +37,8 @@ from xdist.scheduler import LoadScopeScheduling
 from prerank.core.home import Home
 from prerank.core.ray_tasks import start_local
 from prerank.dataset.build import build_training_set
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
 from prerank.online.store import REDIS_ENV

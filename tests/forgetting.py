@@ -24,7 +24,8 @@ from prerank.core.manifest import LogManifest
 from prerank.core.served import REQUESTS, events_folder, requests_folder
 from prerank.core.trust import add_flags
 from prerank.dataset.build import build_training_set
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.report import IngestReport
 from prerank.ingest.run import ingest

@@ -16,7 +16,8 @@ from tests import online_log
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
 from prerank.core.home import Home
 from prerank.core.trust import add_flags
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 START = 19_000 * DAY

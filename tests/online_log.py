@@ -21,7 +21,8 @@ from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import VERSION, LogManifest
 from prerank.features import build as features
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.publish import new_log
 from prerank.online.materialise import of_store
 from prerank.online.sentinel import Sentinel, write_sentinel

@@ -22,7 +22,7 @@ from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.settings import read_yaml, typed
 from prerank.evaluation.baselines.suite import BASELINES, DEFAULT
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 
 SECTIONS: dict[str, type] = {
     "features": FeatureConfig,

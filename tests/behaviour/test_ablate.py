@@ -21,7 +21,7 @@ from prerank.core.home import Home
 from prerank.evaluation import ablations as ablate
 from prerank.evaluation import trials
 from prerank.evaluation.results import FULL
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.training.reader import Reader
 
 SCHEMA = FeatureSchema(

@@ -35,7 +35,7 @@ from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import read_requests
 from prerank.features.asof import MISSING
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.features.examination import Examination
 from prerank.features.offline import offline_inputs
 

@@ -25,7 +25,8 @@ from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.examples import read_split
 from prerank.dataset.requests import event_days
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
 from prerank.online.materialise import materialise

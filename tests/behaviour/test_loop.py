@@ -33,7 +33,8 @@ from prerank.core.manifest import LogManifest
 from prerank.core.times import DAY_US, iso
 from prerank.dataset.build import build_training_set
 from prerank.dataset.catalogue import load_catalogue
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
 from prerank.ingest.served import ingest_served

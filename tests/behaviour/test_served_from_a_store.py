@@ -21,7 +21,8 @@ from prerank.core.errors import ConfigError, StateError
 from prerank.core.files import replaced
 from prerank.core.home import Home
 from prerank.features import build as features
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.ingest.publish import new_log
 from prerank.online.compaction import JournalConfig
 from prerank.online.logs import open_log

@@ -14,7 +14,7 @@ from prerank.config import CONFIGS, SECTIONS, JobConfig, field_docs, json_schema
 from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
 from prerank.evaluation.baselines.suite import BASELINES
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.serving.engine import ServeConfig
 
 

@@ -28,7 +28,7 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.dataset.build import build_training_set
 from prerank.dataset.examples import read_split
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.forget import forget
 from prerank.online.history import read_histories
 from prerank.online.materialise import materialise

@@ -37,7 +37,8 @@ from prerank.dataset.catalogue import load_catalogue
 from prerank.dataset.examples import request_arrays
 from prerank.dataset.requests import requests_between
 from prerank.evaluation.baselines.linear import solve
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.features.offline import offline_inputs
 
 MAX_EVENTS = 100_000

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from interactrank.features.schema import LEVELS
-from prerank.core.errors import ConfigError, DataError
+from prerank.core.errors import DataError
 from prerank.core.feature_sets import described, published_us
 from prerank.core.files import linked, read_json_or_nothing, remove, replaced, write_json
 from prerank.core.home import Home
@@ -39,6 +39,7 @@ from prerank.core.ray_tasks import ray_map
 from prerank.core.times import HOUR_US
 from prerank.core.travel import Carried
 from prerank.core.trust import Flags
+from prerank.features.config import FeatureConfig
 from prerank.features.corrections import CorrectionTask, correct_shard
 from prerank.features.event_files import divided, rows_of, since
 from prerank.features.explode import EventCounts, FilesTask, explode_files, past_acts
@@ -49,6 +50,7 @@ from prerank.features.graph import Built, make_graphs
 from prerank.features.shard import ShardCounts, ShardTask, build_shard
 from prerank.features.snapshots import Span
 
+AS_USUAL = FeatureConfig()
 HOURLY_BELOW_ROWS = 10_000_000
 EVENTS_PER_SHARD = 2_000_000
 KEYS_PER_EVENT = 12
@@ -59,44 +61,6 @@ LEARNED = ("exposure", "graph")
 """What the manifest of the tables says of what was learned from the log."""
 STATE_VERSION = 2
 """Of what a build leaves to the next."""
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """How snapshots are taken.
-
-    Attributes:
-        cadence_hours: hours from one snapshot to the next: a divisor of 24, or whole days. Null
-            means 1 for a log of fewer than ten million events, else 24, when its features are
-            built first; later builds keep it.
-        lag_minutes: minutes from a snapshot's cutoff to its publication.
-        user_cap: engagements of one user with one item that count, by each action, in a window of a
-            row: the latest ones. Null counts all. A cap keeps accounts that click an item again
-            and again from raising it.
-    """
-
-    cadence_hours: int | None = None
-    lag_minutes: int = 0
-    user_cap: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.cadence_hours is not None and (
-            self.cadence_hours < 1 or (24 % self.cadence_hours and self.cadence_hours % 24)
-        ):
-            raise ConfigError(
-                f"config features.cadence_hours: {self.cadence_hours} must divide a day, or be "
-                "whole days."
-            )
-        if self.lag_minutes < 0:
-            raise ConfigError(
-                f"config features.lag_minutes: {self.lag_minutes} would publish a snapshot before "
-                "its cutoff, and so leak the future. Give 0 or more."
-            )
-        if self.user_cap is not None and self.user_cap < 1:
-            raise ConfigError(
-                f"config features.user_cap: {self.user_cap} would count nothing. Give 1 or more, "
-                "or null."
-            )
 
 
 @dataclass(frozen=True)
@@ -272,7 +236,7 @@ class _Build:
 
 
 def build_features(
-    home: Home, config: FeatureConfig = FeatureConfig(), restate: bool = False
+    home: Home, config: FeatureConfig = AS_USUAL, restate: bool = False
 ) -> dict[str, Any]:
     """Bring the feature tables to the ingested log; returns (and writes) the features manifest.
 

@@ -17,7 +17,7 @@ from tests.shown_log import estimates_often, log_of
 from prerank.core.feature_sets import manifest_of_log, tables_of_log
 from prerank.core.files import settled
 from prerank.features import corrections, shard
-from prerank.features.build import FeatureConfig
+from prerank.features.config import FeatureConfig
 from prerank.features.parts import bounded
 
 CASES = [

@@ -24,7 +24,8 @@ from prerank.core.home import Home
 from prerank.core.propensities import Propensities
 from prerank.core.times import UTC_US
 from prerank.core.trust import Flags, add_flags
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.features.examination import NO_POSITION, Estimate, Examination
 from prerank.features.offline import offline_inputs
 from prerank.features.states import UNIT

@@ -18,7 +18,8 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.trust import add_flags
 from prerank.dataset.build import build_training_set
-from prerank.features.build import FeatureConfig, build_features
+from prerank.features.build import build_features
+from prerank.features.config import FeatureConfig
 from prerank.forget import forget
 from prerank.ingest.restated import histories_of, restate_log
 

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.schema import SESSION_GAP_MINUTES, FeatureSchema
+from interactrank.features.schema import FeatureSchema
 from interactrank.kernels import kernel
 
 MAX_GIVEN_VALUE = 1e18
 """What a caller gives beyond it counts as this much: larger numbers overflow in the fusion and
 in the standardisation, and would make NaN of a score."""
-SESSION_GAP_US = SESSION_GAP_MINUTES * 60_000_000
 NO_ANCHOR = float("nan")
 
 
@@ -33,10 +32,11 @@ def _anchor_ranks(
     offsets: NDArray[np.int64],
     given: NDArray[np.float32],
     ranks: NDArray[np.float32],
+    gap_us: int,
 ) -> None:
     for b in range(time.size):
         last = ends[b + 1] - 1
-        if last < ends[b] or time[b] - times[last] > SESSION_GAP_US:
+        if last < ends[b] or time[b] - times[last] > gap_us:
             continue
         for c in range(offsets[b], offsets[b + 1]):
             if candidates[c] == items[last]:
@@ -66,7 +66,9 @@ def anchor_ranks(
     if retriever_features is not None and "rank" in schema.retriever:
         given = np.ascontiguousarray(retriever_features[:, schema.retriever.index("rank")])
         history = inputs.hist_items, inputs.hist_times, inputs.hist_offsets
-        _anchor_ranks(inputs.time, *history, candidates, offsets, given, ranks)
+        _anchor_ranks(
+            inputs.time, *history, candidates, offsets, given, ranks, schema.session_gap_us
+        )
     return ranks
 
 

@@ -41,7 +41,8 @@ HISTORY_TTL_DAYS = 730
 """A history whose last event is older than this is read as empty, online and offline alike."""
 
 SESSION_GAP_MINUTES = 30
-"""A user who did nothing for longer has begun another session: the usual gap of web analytics."""
+"""A user who did nothing for longer has begun another session: the usual gap of web analytics, and
+that of a log which says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class FeatureSchema:
         exposure: whether it is known at which positions items were shown, and exposure is counted.
         graph: whether the features hold neighbours of items (``interactrank.features.neighbours``)
             and their vectors (``interactrank.features.item_vectors``).
+        session_gap_minutes: a user who did nothing for longer has begun another session.
     """
 
     actions: tuple[str, ...]
@@ -165,6 +167,12 @@ class FeatureSchema:
     candidate_features: tuple[str, ...] = ()
     exposure: bool = False
     graph: bool = False
+    session_gap_minutes: int = SESSION_GAP_MINUTES
+
+    @property
+    def session_gap_us(self) -> int:
+        """The same in microseconds."""
+        return self.session_gap_minutes * 60_000_000
 
     @property
     def engagements(self) -> tuple[str, ...]:
@@ -296,14 +304,17 @@ class FeatureSchema:
         for name in ("exposure", "graph"):
             if not found[name]:
                 del found[name]
+        if self.session_gap_minutes == SESSION_GAP_MINUTES:
+            del found["session_gap_minutes"]
         return found
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
         """Rebuild from ``to_dict``'s form."""
-        flags = {name: bool(data.get(name, False)) for name in ("exposure", "graph")}
-        names: dict[str, Any] = {k: tuple(v) for k, v in data.items() if k not in flags}
-        return cls(**names | flags)
+        plain = {name: bool(data.get(name, False)) for name in ("exposure", "graph")}
+        plain["session_gap_minutes"] = int(data.get("session_gap_minutes", SESSION_GAP_MINUTES))
+        names: dict[str, Any] = {k: tuple(v) for k, v in data.items() if k not in plain}
+        return cls(**names | plain)
 
     def hash(self) -> str:
         """Sixteen hex digits over everything a model depends on; part of each model version."""
@@ -312,7 +323,7 @@ class FeatureSchema:
             "columns": {lv.prefix: (self.columns(lv), self.cap(lv), lv.max_keys) for lv in LEVELS},
             "cross": self.cross,
             "request": REQUEST_NUMERIC,
-            "session": SESSION_GAP_MINUTES,
+            "session": self.session_gap_minutes,
             "row": ROW_VERSION,
             "history": HISTORY_LENGTH,
         }

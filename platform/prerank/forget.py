@@ -28,6 +28,7 @@ from prerank.core.files import (
     read_json_or_nothing,
     remove,
     removed,
+    settled,
     write_json,
 )
 from prerank.core.forgotten import Forgotten, remember, tell_nodes
@@ -239,6 +240,8 @@ def _without_log(home: Home, users: Collection[str], rows: Rows, receipt: Receip
     """Publish the log without the users, after all that is made of it."""
     manifest = LogManifest.load(home)
     keys = keys_of(manifest.schema, rows.events)
+    # A build that was killed may have put the tables aside: they are there all the same.
+    settled(home.features)
     tables = home.features_of(manifest.schema.hash()) / "manifest.json"
     with log_without(home, users, rows) as new:
         _models(home, rows.events, receipt)

@@ -432,6 +432,14 @@ def test_a_run_that_is_killed_goes_on_and_leaves_nothing(
     kill_and_go_on(world, without, tmp_path, seed=0, kills=2)
 
 
+def test_counts_that_a_killed_run_put_aside_are_written_again(home: Home, without: Home) -> None:
+    tables = home.features_of(LogManifest.load(home).schema.hash())
+    tables.rename(tables.with_name(f".{tables.name}.{'0' * 32}.old"))
+    forget(home, {GONE})
+    assert mentions(home, GONE) == []
+    same(home, without)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_a_run_that_is_killed_goes_on_wherever_it_is(

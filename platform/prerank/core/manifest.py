@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interactrank.features.schema import FeatureSchema
+from interactrank.features.schema import SESSION_GAP_MINUTES, FeatureSchema
 from prerank.core.errors import StateError
 from prerank.core.files import write_json
 from prerank.core.home import Home
@@ -25,6 +25,7 @@ NEWER: dict[str, Any] = {
     "exposure": False,
     "graph": False,
     "full_ranker": False,
+    "session_gap_minutes": SESSION_GAP_MINUTES,
 }
 """Fields that are written only where they say something."""
 FULL_RANKER = "l2_score"
@@ -65,6 +66,7 @@ class LogManifest:
         exposure: whether it is counted, which needs positions of impressions.
         graph: whether the features hold neighbours of items.
         full_ranker: whether the events have scores of a full ranker.
+        session_gap_minutes: a user who did nothing for longer has begun another session.
     """
 
     version: int
@@ -105,6 +107,7 @@ class LogManifest:
     exposure: bool = False
     graph: bool = False
     full_ranker: bool = False
+    session_gap_minutes: int = SESSION_GAP_MINUTES
 
     @classmethod
     def load(cls, home: Home) -> LogManifest:
@@ -125,7 +128,7 @@ class LogManifest:
     def save(self, home: Home) -> None:
         """Write the manifest, as the last file of a log."""
         # As before there were any: such a log is the same, byte for byte.
-        data = {k: v for k, v in asdict(self).items() if k not in NEWER or v}
+        data = {k: v for k, v in asdict(self).items() if k not in NEWER or (v and v != NEWER[k])}
         write_json(home.manifest, data)
 
     @cached_property
@@ -142,6 +145,7 @@ class LogManifest:
             candidate_features=self.candidate_features,
             exposure=self.exposure and "impression" in self.passive,
             graph=self.graph,
+            session_gap_minutes=self.session_gap_minutes,
         )
 
     @property

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE
+from interactrank.features.schema import CANDIDATE_PREFIX, ENGAGE, SESSION_GAP_MINUTES
 from prerank.core.manifest import FULL_RANKER, RETRIEVER
 from prerank.core.settings import read_yaml, typed
 from prerank.ingest.mapping_columns import (
@@ -85,6 +85,7 @@ class LogMapping(Strict):
             request (price, distance ...), and that callers will send.
         exposure: count what requests showed, weighed by position, and set engagement against it.
         graph: find items that the same users, queries and words led to, as features.
+        session_gap_minutes: a user who did nothing for longer has begun another session.
         passive: actions that are exposure rather than engagement.
         heads: head -> actions that are a positive. The first is the ranking head.
         weights: row weight by action, first match; an action that is not listed weighs 1.
@@ -102,6 +103,7 @@ class LogMapping(Strict):
     candidate_features: tuple[Name, ...] = ()
     exposure: bool = False
     graph: bool = False
+    session_gap_minutes: int = Field(default=SESSION_GAP_MINUTES, ge=1, le=1440)
     passive: tuple[Name, ...] = ("impression", "view")
     heads: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] | None = Field(
         default=None, min_length=1

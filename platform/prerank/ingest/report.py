@@ -157,4 +157,5 @@ def manifest_of(
         exposure=mapping.exposure and totals["positions"],
         graph=mapping.graph,
         full_ranker=FULL_RANKER in plan.columns,
+        session_gap_minutes=mapping.session_gap_minutes,
     )

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 
 from interactrank.features.batch import RequestArrays
-from interactrank.features.given import SESSION_GAP_US
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import TowerBody
@@ -62,10 +61,10 @@ def test_what_was_touched_last_comes_first_then_the_retrievers_order() -> None:
     """In four requests: of this session, of an earlier one, without a history, not in the list."""
     source = ragged(
         [4, 4, 4, 4],
-        time=np.full(4, 10 * SESSION_GAP_US),
+        time=np.full(4, 10 * SCHEMA.session_gap_us),
         candidates=np.tile([1, 2, 3, 4], 4),
         hist_items=np.array([4, 2, 3, 9]),
-        hist_times=np.array([9, 9.5, 8, 10]) * SESSION_GAP_US,
+        hist_times=np.array([9, 9.5, 8, 10]) * SCHEMA.session_gap_us,
         hist_offsets=np.array([0, 2, 3, 3, 4]),
     )
     for name, values in (

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.given import SESSION_GAP_US
 from interactrank.features.id_table import IdTable
 from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise, tokens
@@ -44,12 +43,13 @@ class LastTouchedRanker:
     def __init__(self, schema: FeatureSchema) -> None:
         names = ("retriever:inverse_rank", "retriever:log_rank")
         self.inverse, self.log = map(schema.cross.index, names)
+        self.gap_us = schema.session_gap_us
 
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """1 for the item touched last, else -log(1 + rank), or ``UNRANKED``."""
         last = arrays.hist_offsets[1:] - 1
         some = last >= arrays.hist_offsets[:-1]
-        some[some] = arrays.time[some] - arrays.hist_times[last[some]] <= SESSION_GAP_US
+        some[some] = arrays.time[some] - arrays.hist_times[last[some]] <= self.gap_us
         items = np.zeros(len(arrays), np.int64)
         items[some] = arrays.hist_items[last[some]]
         counts = np.diff(arrays.offsets)

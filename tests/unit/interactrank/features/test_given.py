@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tests.plain_requests import HOUR, NOW, SCHEMA, Request, as_inputs
 
 from interactrank.features.engagement import cross_features
-from interactrank.features.given import MAX_GIVEN_VALUE, SESSION_GAP_US, anchor_ranks
+from interactrank.features.given import MAX_GIVEN_VALUE, anchor_ranks
 from interactrank.features.schema import ANCHOR_CROSS
 
 RANKED = replace(SCHEMA, retriever=("score", "rank"), candidate_features=("price",))
@@ -54,7 +54,7 @@ def test_candidates_stand_before_and_after_the_item_touched_last() -> None:
         [],
         TOUCHED[:2],  # the last one is no candidate, though an earlier one is
         [(5, 1, NOW - MINUTE, 0)],  # of which the caller says no rank
-        [(2, 1, NOW - SESSION_GAP_US - 1, 0)],  # in an earlier session
+        [(2, 1, NOW - RANKED.session_gap_us - 1, 0)],  # in an earlier session
     ],
     ids=["no history", "not in the list", "no rank", "long ago"],
 )
@@ -63,8 +63,16 @@ def test_without_an_anchor_all_stand_alike(history: list[tuple[int, int, int, in
 
 
 def test_the_session_lasts_until_its_gap() -> None:
-    last = (2, 1, NOW - SESSION_GAP_US, 0)
+    last = (2, 1, NOW - RANKED.session_gap_us, 0)
     assert (columns(Request(history=[last])) == columns(Request(history=TOUCHED))).all()
+
+
+def test_the_logs_mapping_says_how_long_that_is() -> None:
+    inputs, bounds = as_inputs([Request(history=TOUCHED[:1])]), np.array([0, 1])  # 40 minutes ago
+    for gap, expected in ((39, [float("nan")]), (40, [7])):
+        schema = replace(RANKED, session_gap_minutes=gap)
+        found = anchor_ranks(schema, inputs, np.array([3]), bounds, given([7]))
+        np.testing.assert_equal(found.tolist(), expected)
 
 
 def test_a_candidate_stands_for_itself_once_the_anchor_is_known() -> None:

@@ -64,6 +64,9 @@ def test_a_models_hash_changes_with_what_it_depends_on_only(
     exposed = replace(of, exposure=True)
     assert exposed.hash() != expected
     assert FeatureSchema.from_dict(exposed.to_dict()) == exposed
+    longer = replace(of, session_gap_minutes=60)
+    assert longer.hash() != expected
+    assert FeatureSchema.from_dict(longer.to_dict()) == longer
     near = replace(of, graph=True)
     assert near.hash() not in (expected, exposed.hash())
     assert FeatureSchema.from_dict(near.to_dict()) == near

@@ -311,7 +311,9 @@ class FeatureSchema:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FeatureSchema:
         """Rebuild from ``to_dict``'s form."""
-        plain = {name: bool(data.get(name, False)) for name in ("exposure", "graph")}
+        plain: dict[str, Any] = {
+            name: bool(data.get(name, False)) for name in ("exposure", "graph")
+        }
         plain["session_gap_minutes"] = int(data.get("session_gap_minutes", SESSION_GAP_MINUTES))
         names: dict[str, Any] = {k: tuple(v) for k, v in data.items() if k not in plain}
         return cls(**names | plain)

@@ -20,6 +20,7 @@ from prerank.ingest.inspection.look import Inspection, inspect
 from prerank.ingest.inspection.proposal import (
     Proposal,
     candidate_features_of,
+    graph_of,
     segments_of,
     time_unit,
 )
@@ -199,6 +200,8 @@ def _unused(found: Inspection, notes: _Notes) -> None:
         notes.said.append(f"not used: {', '.join(segments)} could be `segments` ({advice})")
     if own := candidate_features_of(found):
         notes.said.append(f"not used: {', '.join(own)} could be `candidate_features` ({advice})")
+    if why := graph_of(found):
+        notes.said.append(f"not used: neighbours of items, `graph: true` ({why}; {advice})")
     catalogue = found.catalogue
     if catalogue.numeric:
         names = ", ".join(catalogue.numeric)

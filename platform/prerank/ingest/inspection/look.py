@@ -40,6 +40,8 @@ from prerank.ingest.ubi import is_ubi, joined, ubi_columns, ubi_mapping
 
 FOUND = 0.8
 """Share of the catalogue's ids among the values of a column from which it holds item ids."""
+EARLIER = 5
+"""Engagements after which a user's next one is of somebody who came back."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Inspection:
         catalogue_columns: of the items.
         span_us: first request and last event, microseconds since 1970; None without times.
         requests, users, queries, items: different ones among the rows that were looked at.
+        returning: share of the engagements whose user had EARLIER before, among these rows.
         faults: what is wrong, a line each.
         remarks: what else should be known, a line each.
     """
@@ -79,6 +82,7 @@ class Inspection:
     users: int
     queries: int
     items: int
+    returning: float
     faults: tuple[str, ...]
     remarks: tuple[str, ...]
 
@@ -167,6 +171,7 @@ def _look(
             users=span[3],
             queries=span[4],
             items=span[5],
+            returning=_returning(rows, exposed),
             faults=(
                 *faults.missing(roles, columns, sample.rows),
                 *faults.of_units(roles, columns),
@@ -182,6 +187,17 @@ def _look(
                 *faults.of_zone(roles, columns, sample.rows),
             ),
         )
+
+
+def _returning(rows: Rows, exposed: Sequence[str]) -> float:
+    (share,) = rows.one(
+        """SELECT avg((before > $1)::INT) FROM (
+               SELECT row_number() OVER (PARTITION BY __user ORDER BY __happened) AS before
+               FROM log WHERE __user IS NOT NULL AND NOT list_contains($2, coalesce(__action, '')))
+        """,
+        [EARLIER, list(exposed)],
+    )
+    return float(share or 0.0)
 
 
 def _column(columns: Sequence[Column], name: str | None) -> Column | None:

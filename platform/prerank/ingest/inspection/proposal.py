@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prerank.ingest.inspection.actions import passive_of, renamed
-from prerank.ingest.inspection.look import Inspection
+from prerank.ingest.inspection.look import EARLIER, Inspection
 from prerank.ingest.inspection.roles import NEEDED, TIMES, column_of
 from prerank.ingest.inspection.window import best_of, said
 from prerank.ingest.mapping import LogMapping, TimeUnit
@@ -17,6 +17,8 @@ MAX_SEGMENTS = 6
 """A query tower takes them all, but a log's narrow columns are mostly not about the searcher."""
 MAX_CANDIDATE_FEATURES = 12
 """A caller must send them all with each candidate."""
+RETURNING = 0.5
+"""Share of engagements of users who came back from which neighbours of items are worth it."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _WORDS = frozenset(["null", "true", "false", "yes", "no", "on", "off", "y", "n"])
 
@@ -83,6 +85,9 @@ def proposal(found: Inspection) -> Proposal:
             "Known of an item when it is ranked, and to be sent with each candidate. Take out what "
             "is not. " + "; ".join(f"{o.column}: {o.why}" for o in found.others if o.column in own)
         )
+    if why := graph_of(found):
+        settings["graph"] = True
+        reasons["graph"] = f"Neighbours of items as features: {why}."
     best = best_of(found.windows)
     if best is not None:
         settings["label_window_hours"] = best.hours
@@ -101,6 +106,20 @@ def candidate_features_of(found: Inspection) -> list[str]:
     """Columns of numbers about an item in a request."""
     names = [o.column for o in found.others if o.use == "candidate"]
     return names[:MAX_CANDIDATE_FEATURES]
+
+
+def graph_of(found: Inspection) -> str:
+    """Why neighbours of items are worth their cost; empty where they are not, or nobody knows.
+
+    They find what neither the query nor the user has met, so they need users of whom much is known,
+    and candidates that nobody chose before (decision 32).
+    """
+    if found.has_impressions or found.returning < RETURNING:
+        return ""
+    return (
+        f"{found.returning:.0%} of the engagements are of users with {EARLIER} or more before, and "
+        "every item is a candidate"
+    )
 
 
 def time_unit(found: Inspection) -> TimeUnit | None:

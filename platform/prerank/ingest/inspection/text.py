@@ -8,7 +8,12 @@ from prerank.core.times import DAY_US, utc
 from prerank.ingest.inspection.actions import seconds
 from prerank.ingest.inspection.catalogue import CatalogueProfile
 from prerank.ingest.inspection.look import Inspection
-from prerank.ingest.inspection.proposal import candidate_features_of, lacking, segments_of
+from prerank.ingest.inspection.proposal import (
+    candidate_features_of,
+    graph_of,
+    lacking,
+    segments_of,
+)
 from prerank.ingest.inspection.window import best_of, said
 
 Row = tuple[str, ...]
@@ -24,6 +29,7 @@ def profile_text(found: Inspection) -> str:
         ("segments", _segments(found)),
         ("candidate features", _candidate_features(found)),
         ("retriever", _retriever(found)),
+        ("item graph", _graph(found)),
         ("catalogue columns", _catalogue(found.catalogue)),
         ("problems", [(line,) for line in found.faults] or [("none found",)]),
         ("notes", [(line,) for line in found.remarks]),
@@ -125,6 +131,16 @@ def _retriever(found: Inspection) -> Sequence[Row]:
     return [
         (f"the position may serve as `retriever_rank`: {found.rank_by_place}",),
         ("as a position it also draws clicks: the model then partly repeats the order shown",),
+    ]
+
+
+def _graph(found: Inspection) -> Sequence[Row]:
+    why = graph_of(found)
+    if not why:
+        return []
+    return [
+        (f"`graph: true`: {why}",),
+        ("costs 524 bytes an item and snapshot, and more time for candidates that are near",),
     ]
 
 

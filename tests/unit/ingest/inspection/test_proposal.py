@@ -76,6 +76,21 @@ def test_ingest_takes_the_mapping_as_it_is(name: str, tmp_path: Path, ingested: 
     assert manifest.candidate_features == (("price",) if name == "touches" else ())
 
 
+def test_neighbours_are_proposed_where_users_come_back_and_nothing_was_shown(
+    of_shop: Inspection, tmp_path: Path
+) -> None:
+    back = seen(tmp_path, clicks(requests=120))
+    made = proposal(back)
+    assert made.mapping().graph
+    assert "71% of the engagements are of users with 5 or more before" in made.reasons["graph"]
+    assert "`graph: true`: 71% of" in profile_text(back)
+    assert any("`graph: true`" in line for line in assumptions(back).said)
+    assert not assumptions(back).mapping.graph
+    for other in (seen(tmp_path, clicks(requests=60)), of_shop):
+        assert not proposal(other).mapping().graph
+        assert "graph" not in profile_text(other)
+
+
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])
 def test_text_is_looked_at_as_parquet_is(ending: str, tmp_path: Path) -> None:
     as_parquet = seen(tmp_path, touches())

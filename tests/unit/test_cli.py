@@ -38,7 +38,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
-    "graph": ["--item", "--workdir"],
+    "graph": ["--export", "--item", "--workdir"],
     "embed": ["--item", "--query", "--user", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [

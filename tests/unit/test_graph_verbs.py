@@ -17,6 +17,7 @@ from prerank import cli
 from prerank.core.feature_sets import tables_of_log
 from prerank.core.graphs import GRAPH
 from prerank.core.home import Home
+from prerank.features.graph_table import TABLE
 
 SHOES, LAMPS = [1, 2, 3], [11, 12, 13]
 
@@ -74,6 +75,14 @@ def test_graph_lists_its_snapshots(work: Path, capsys: pytest.CaptureFixture[str
     # Six items; eight users, two queries and their words led to three each: 24 + 6 + 9 edges.
     assert re.match(r"  2022-01-09 00:00:00 UTC +6 +39 +0\.0 MB$", lines[1]), lines[1]
     assert f"{tables_of_log(Home.at(work)) / GRAPH}" in "".join(lines)
+
+
+def test_snapshots_are_exported_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(work, capsys, 2, "leave out --item", "graph", "--export", "--item", "i1")
+    table = tables_of_log(Home.at(work)) / TABLE
+    assert f"{table}: 2 snapshots, 0.0 MB" in said(work, capsys, "graph", "--export")
+    assert pq.read_table(table).num_rows == 2 * len(SHOES + LAMPS)
+    assert f"{table}: 0 snapshots" in said(work, capsys, "graph", "--export")
 
 
 def test_neighbours_of_an_item(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "export": {
+        "action": "store_true",
+        "help": "write the snapshots as the Parquet table of Feast's view item_neighbours, those "
+        "that it has not (default: they are files of the platform's own)",
+    },
     "item": {"metavar": "ID"},
     "query": {"metavar": "TEXT", "help": "text of a query (default: none)"},
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},

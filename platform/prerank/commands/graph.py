@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from prerank import preflight
 from prerank.commands.options import clock_time, home_of, next_step
-from prerank.summaries import Summary, aligned, size
+from prerank.core.errors import ConfigError
+from prerank.core.home import Home
+from prerank.summaries import Summary, aligned, count, size
 
 if TYPE_CHECKING:
     from prerank.features.similar import Similar
@@ -19,11 +21,13 @@ TEXT = 80
 
 
 def graph(args: argparse.Namespace) -> Summary:
-    """Print the snapshots there are, or an item's neighbours in the last one."""
+    """Print the snapshots there are, or an item's neighbours in the last one; or export all."""
     from prerank.features.similar import neighbours, snapshots
 
     home = home_of(args)
     preflight.check_log(home)
+    if args.export:
+        return _exported(args, home)
     if args.item is not None:
         found = neighbours(home, args.item)
         print(_text(f"near to item {args.item}", found))
@@ -37,6 +41,20 @@ def graph(args: argparse.Namespace) -> Summary:
         )
     then = next_step(args, "graph --item ID", "what is near to an item of yours")
     return Summary(str(all_of_them[0][1].parent), then=then)
+
+
+def _exported(args: argparse.Namespace, home: Home) -> Summary:
+    """Write the snapshots as a table."""
+    from prerank.core.feature_sets import tables_of_log
+    from prerank.features.graph_table import TABLE, export_graph
+
+    if args.item is not None:
+        raise ConfigError("--export writes all items: leave out --item")
+    made, folder = export_graph(home), tables_of_log(home) / TABLE
+    written = size(sum(path.stat().st_size for path in made))
+    wrote = f"{folder}: {count(len(made), 'snapshot')}, {written}"
+    then = next_step(args, "materialise", "which registers its feature view with Feast")
+    return Summary(wrote=wrote, then=then)
 
 
 def embed(args: argparse.Namespace) -> Summary:

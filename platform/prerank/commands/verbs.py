@@ -130,6 +130,7 @@ VERBS = (
         "list the snapshots of the item graph, or an item's neighbours in the last one",
         "prerank graph --item 42",
         "prerank embed, for what is alike without having been found together",
+        "export",
         "item",
         "workdir",
         item={

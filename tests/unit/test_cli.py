@@ -39,7 +39,7 @@ VERBS: dict[str, list[str]] = {
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
     "graph": ["--export", "--item", "--workdir"],
-    "embed": ["--item", "--query", "--user", "--workdir"],
+    "embed": ["--item", "--query", "--register", "--user", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [
         "--config",

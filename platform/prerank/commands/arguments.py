@@ -98,6 +98,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "item": {"metavar": "ID"},
     "query": {"metavar": "TEXT", "help": "text of a query (default: none)"},
+    "register": {
+        "action": "store_true",
+        "help": "register the last snapshot's vectors in MLflow, as a version of the model "
+        "prerank-embedding (default: items are printed)",
+    },
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},
     "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
     "flag": {

@@ -58,7 +58,9 @@ def _exported(args: argparse.Namespace, home: Home) -> Summary:
 
 
 def embed(args: argparse.Namespace) -> Summary:
-    """Print the items whose vectors are nearest to an item's, a query's or a user's."""
+    """Print the items whose vectors are nearest to an item's, a query's or a user's; or register
+    all vectors.
+    """
     from prerank.features.similar import alike
 
     home = home_of(args)
@@ -68,9 +70,29 @@ def embed(args: argparse.Namespace) -> Summary:
         for name in ("item", "query", "user")
         if getattr(args, name) is not None
     }
+    if args.register:
+        if asked:
+            raise ConfigError("--register is of all items: leave out --item, --query and --user")
+        return _registered(args, home)
     found = alike(home, SHOWN, **asked)
     print(_text(" ".join(("like", *asked, *asked.values())), found))
     return Summary(_read(found), then=next_step(args, "graph", "which snapshots there are"))
+
+
+def _registered(args: argparse.Namespace, home: Home) -> Summary:
+    """Register the vectors of the last snapshot."""
+    from prerank.core.graphs import read_vectors
+    from prerank.core.manifest import LogManifest
+    from prerank.features.similar import snapshots
+    from prerank.registry.embedding import EMBEDDING, register_embedding
+
+    told, path = snapshots(home)[-1]
+    vectors, cutoff_us = read_vectors(path), told["cutoff_us"]
+    version, new = register_embedding(home, vectors, cutoff_us, LogManifest.load(home).schema)
+    wrote = f"{EMBEDDING} version {version}, {count(len(vectors.ids), 'item')}"
+    wrote += "" if new else ": it was there already"
+    then = next_step(args, "train", "whose version names the cutoff that it was trained with")
+    return Summary(f"the snapshot as of {clock_time(cutoff_us)}", wrote, then)
 
 
 def _read(found: Similar) -> str:

@@ -146,6 +146,7 @@ VERBS = (
         "prerank graph --item, for what the same users, queries and words led to",
         "item",
         "query",
+        "register",
         "user",
         "workdir",
         item={"help": "id of an item (default: none)"},

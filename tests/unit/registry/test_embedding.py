@@ -1,0 +1,92 @@
+"""Item vectors as versions of an MLflow model, in a registry of the test's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from tests.online_log import MANIFEST
+
+from interactrank.features.item_vectors import ItemVectors, narrowed
+from interactrank.features.neighbours import Neighbours
+from interactrank.features.schema import NEIGHBOURS, VECTOR_WIDTH
+from prerank.core.errors import DamagedError
+from prerank.core.files import write_json
+from prerank.core.graphs import graph_file, write_graph
+from prerank.core.home import Home
+from prerank.core.times import HOUR_US
+from prerank.registry.embedding import (
+    EMBEDDING,
+    EMBEDDING_CUTOFF,
+    META,
+    VECTORS,
+    last_snapshot_us,
+    load_embedding,
+    register_embedding,
+    save_embedding,
+)
+
+SCHEMA = replace(MANIFEST.schema, graph=True)
+CUTOFF = 500 * HOUR_US
+
+
+def vectors(seed: int, n: int = 5) -> ItemVectors:
+    drawn = np.random.default_rng(seed).standard_normal((n, VECTOR_WIDTH)).astype(np.float32)
+    return ItemVectors(np.arange(n, dtype=np.int64) * 7 - 3, narrowed(drawn))
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
+def test_a_snapshot_is_registered_once_and_loads_back_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    home = Home.at(tmp_path)
+    first, new = register_embedding(home, vectors(1), CUTOFF, SCHEMA)
+    assert new
+    assert register_embedding(home, vectors(1), CUTOFF, SCHEMA) == (first, False)
+    later, new = register_embedding(home, vectors(2), CUTOFF + HOUR_US, SCHEMA)
+    assert new
+    assert later.number != first.number
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{EMBEDDING}/{first.number}"))
+    (file,) = folder.rglob(VECTORS)
+    found, meta = load_embedding(file.parent)
+    assert found.ids.tolist() == vectors(1).ids.tolist()
+    assert found.bits.tolist() == vectors(1).bits.tolist()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle")]
+    tags = mlflow.MlflowClient().get_model_version(EMBEDDING, first.number).tags
+    assert tags[EMBEDDING_CUTOFF] == str(CUTOFF) == str(meta[EMBEDDING_CUTOFF])
+    assert (tags["schema_hash"], tags["items"], tags["dim"]) == (SCHEMA.hash(), "5", "64")
+    loaded = mlflow.pyfunc.load_model(f"models:/{EMBEDDING}/{later.number}")
+    asked = np.array([4, 5], np.int64)
+    assert loaded.predict(asked).tolist() == vectors(2).of(asked).tolist()
+
+
+def test_other_vectors_than_the_meta_data_names_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save_embedding(tmp_path, vectors(1), CUTOFF, SCHEMA)
+    save_embedding(other, vectors(2), CUTOFF, SCHEMA)
+    (tmp_path / META).write_bytes((other / META).read_bytes())
+    with pytest.raises(DamagedError, match=r"vectors.safetensors is damaged"):
+        load_embedding(tmp_path)
+
+
+def test_a_ranker_names_the_last_snapshot_that_its_requests_took(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    tables = home.features_of(SCHEMA.hash())
+    write_json(tables / "manifest.json", {"lag_minutes": 60})
+    none = np.zeros(0, np.int64)
+    empty = Neighbours(
+        none, np.zeros((0, NEIGHBOURS), np.int32), np.zeros((0, NEIGHBOURS), np.uint16), none
+    )
+    (tables / "graph").mkdir()
+    for cutoff in (CUTOFF, CUTOFF + 24 * HOUR_US):
+        write_graph(graph_file(tables, cutoff), empty, np.zeros((0, VECTOR_WIDTH), np.uint16))
+    published = CUTOFF + HOUR_US
+    assert last_snapshot_us(home, SCHEMA, published) == 0
+    assert last_snapshot_us(home, SCHEMA, published + 1) == CUTOFF
+    assert last_snapshot_us(home, SCHEMA, published + 24 * HOUR_US + 1) == CUTOFF + 24 * HOUR_US
+    assert last_snapshot_us(home, replace(SCHEMA, graph=False), published + 1) == 0

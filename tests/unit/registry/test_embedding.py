@@ -1,11 +1,10 @@
-"""Item vectors as versions of an MLflow model, in a registry of the test's own."""
+"""Item vectors as files of an MLflow version; test_graph_verbs has one that is registered."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 from tests.online_log import MANIFEST
@@ -19,13 +18,11 @@ from prerank.core.graphs import graph_file, write_graph
 from prerank.core.home import Home
 from prerank.core.times import HOUR_US
 from prerank.registry.embedding import (
-    EMBEDDING,
     EMBEDDING_CUTOFF,
     META,
     VECTORS,
     last_snapshot_us,
     load_embedding,
-    register_embedding,
     save_embedding,
 )
 
@@ -38,30 +35,15 @@ def vectors(seed: int, n: int = 5) -> ItemVectors:
     return ItemVectors(np.arange(n, dtype=np.int64) * 7 - 3, narrowed(drawn))
 
 
-@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
-def test_a_snapshot_is_registered_once_and_loads_back_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    home = Home.at(tmp_path)
-    first, new = register_embedding(home, vectors(1), CUTOFF, SCHEMA)
-    assert new
-    assert register_embedding(home, vectors(1), CUTOFF, SCHEMA) == (first, False)
-    later, new = register_embedding(home, vectors(2), CUTOFF + HOUR_US, SCHEMA)
-    assert new
-    assert later.number != first.number
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{EMBEDDING}/{first.number}"))
-    (file,) = folder.rglob(VECTORS)
-    found, meta = load_embedding(file.parent)
+def test_vectors_are_read_back_without_a_pickle(tmp_path: Path) -> None:
+    meta = save_embedding(tmp_path, vectors(1), CUTOFF, SCHEMA)
+    found, read = load_embedding(tmp_path)
     assert found.ids.tolist() == vectors(1).ids.tolist()
     assert found.bits.tolist() == vectors(1).bits.tolist()
-    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle")]
-    tags = mlflow.MlflowClient().get_model_version(EMBEDDING, first.number).tags
-    assert tags[EMBEDDING_CUTOFF] == str(CUTOFF) == str(meta[EMBEDDING_CUTOFF])
-    assert (tags["schema_hash"], tags["items"], tags["dim"]) == (SCHEMA.hash(), "5", "64")
-    loaded = mlflow.pyfunc.load_model(f"models:/{EMBEDDING}/{later.number}")
-    asked = np.array([4, 5], np.int64)
-    assert loaded.predict(asked).tolist() == vectors(2).of(asked).tolist()
+    assert read == meta
+    assert (read[EMBEDDING_CUTOFF], read["schema_hash"]) == (CUTOFF, SCHEMA.hash())
+    assert (read["items"], read["dim"]) == (5, VECTOR_WIDTH)
+    assert {path.name for path in tmp_path.iterdir()} == {VECTORS, META}
 
 
 def test_other_vectors_than_the_meta_data_names_are_refused(tmp_path: Path) -> None:

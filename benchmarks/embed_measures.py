@@ -166,7 +166,7 @@ def measured(log: Log, extra: Callable[[RequestArrays], Vectors] | None) -> dict
 
 def retrieved(vectors: ItemVectors, arrays: RequestArrays, of: Sides) -> dict[str, Floats]:
     """Recall of each request's engaged items among the best of the catalogue, by a sum of sides."""
-    wanted, total = widened(vectors.bits), sum(of.values())
+    wanted, total = widened(vectors.bits), np.sum([*of.values()], axis=0)
     owner, positive = owners(arrays), arrays.labels & 1 > 0
     found = {f"recall@{depth}": np.full(len(arrays), np.nan) for depth in DEPTHS}
     for r in np.unique(owner[positive]):

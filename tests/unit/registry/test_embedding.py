@@ -62,7 +62,10 @@ def test_a_ranker_names_the_last_snapshot_that_its_requests_took(tmp_path: Path)
     write_json(tables / "manifest.json", {"lag_minutes": 60})
     none = np.zeros(0, np.int64)
     empty = Neighbours(
-        none, np.zeros((0, NEIGHBOURS), np.int32), np.zeros((0, NEIGHBOURS), np.uint16), none
+        none,
+        np.zeros((0, NEIGHBOURS), np.int32),
+        np.zeros((0, NEIGHBOURS), np.uint16),
+        none.astype(np.float32),
     )
     (tables / "graph").mkdir()
     for cutoff in (CUTOFF, CUTOFF + 24 * HOUR_US):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from interactrank.features.text import TEXT_BUCKETS, ragged
 from interactrank.model.layers import MeanBag
 from interactrank.training.losses import ItemFrequency
 
+TASKS = ("query-item", "query-query", "item-item")
 HIDDEN, ID_DROPOUT, SHARPEST = 256, 0.2, 50.0
 Ints = NDArray[np.int64]
 
@@ -72,6 +74,13 @@ class Edges:
         return cls(bags, place[known], rows[known], pairs[kept], weights)
 
 
+class Places(NamedTuple):
+    """Of pairs [B]: where the ``anchor`` and the ``target`` stand among the distinct ones."""
+
+    anchor: Tensor
+    target: Tensor
+
+
 class Encoder(nn.Module):
     """Texts, and ids of items, to unit vectors [B, VECTOR_WIDTH]."""
 
@@ -109,15 +118,15 @@ class Encoder(nn.Module):
         ids = ids.masked_fill(hidden, OUT_OF_VOCABULARY)
         return self._vectors(self.text(*self.titles.of(rows)) + self.ids(ids) + self.of_kind[1])
 
-    def loss(self, anchors: Tensor, anchor: Ints, targets: Tensor, column: Ints, log_q: Tensor):  # type: ignore[no-untyped-def]
-        """Softmax of each anchor [B] against the distinct ``targets`` [U], at ``column`` [B]."""
-        logits = self.log_scale.exp().clamp(max=SHARPEST) * anchors @ targets.T - log_q
-        own = torch.from_numpy(column)
+    def loss(self, anchors: Tensor, targets: Tensor, places: Places, log_q: Tensor) -> Tensor:
+        """Softmax of each pair's anchor against the distinct ``targets`` [U] []."""
+        scale = self.log_scale.exp().clamp(max=SHARPEST)
+        logits = scale * anchors[places.anchor] @ targets.T - log_q
         # No negative is what another pair of the batch says of the same anchor.
-        same = torch.from_numpy(anchor[:, None] == anchor[None, :]).float()
-        hits = same @ F.one_hot(own, len(targets)).float() > 0
-        hits[torch.arange(len(own)), own] = False
-        return F.cross_entropy(logits.masked_fill(hits, float("-inf")), own)
+        same = (places.anchor[:, None] == places.anchor[None, :]).float()
+        hits = same @ F.one_hot(places.target, len(targets)).float() > 0
+        hits[torch.arange(len(logits)), places.target] = False
+        return F.cross_entropy(logits.masked_fill(hits, float("-inf")), places.target)
 
 
 def pairs(edges: Edges, rng: np.random.Generator) -> dict[str, tuple[Ints, Ints]]:
@@ -128,13 +137,13 @@ def pairs(edges: Edges, rng: np.random.Generator) -> dict[str, tuple[Ints, Ints]
     ends = np.searchsorted(edges.item[order], edges.item, side="right")
     other = edges.query[order[rng.integers(begins, ends)]]
     drawn = rng.choice(len(edges.near), count, p=edges.weights / edges.weights.sum(dtype=float))
-    found = {
-        "query-item": (edges.query, edges.item),
-        "query-query": (edges.query[other != edges.query], other[other != edges.query]),
-        "item-item": (edges.near[drawn, 0], edges.near[drawn, 1]),
-    }
+    found = (
+        (edges.query, edges.item),
+        (edges.query[other != edges.query], other[other != edges.query]),
+        (edges.near[drawn, 0], edges.near[drawn, 1]),
+    )
     shuffled = {}
-    for name, (left, right) in found.items():
+    for name, (left, right) in zip(TASKS, found, strict=True):
         own = rng.permutation(len(left))
         shuffled[name] = left[own], right[own]
     return shuffled
@@ -149,13 +158,41 @@ def batches(
         yield {name: pair for name, pair in some.items() if len(pair[0]) > 1}
 
 
+def step_loss(
+    encoder: Encoder,
+    queries: Bags,
+    batch: dict[str, tuple[Ints, Ints]],
+    seen: dict[str, ItemFrequency],
+) -> Tensor:
+    """Sum of the tasks' losses; a text or an item is encoded once, whatever tasks have it."""
+    total = torch.zeros(())
+    needed: dict[str, list[Ints]] = {"query": [], "item": []}
+    for name, sides in batch.items():
+        for kind, rows in zip(name.split("-"), sides, strict=True):
+            needed[kind].append(rows)
+    rows = {kind: np.unique(np.concatenate(own)) for kind, own in needed.items() if own}
+    vectors = {
+        kind: encoder.items(own) if kind == "item" else encoder.queries(queries, own)
+        for kind, own in rows.items()
+    }
+    for name, (left, right) in batch.items():
+        of, to = name.split("-")
+        distinct, target = np.unique(right, return_inverse=True)
+        log_q = seen[name].update(torch.from_numpy(distinct))
+        targets = vectors[to][torch.from_numpy(np.searchsorted(rows[to], distinct))]
+        anchor = torch.from_numpy(np.searchsorted(rows[of], left))
+        places = Places(anchor, torch.from_numpy(target))
+        total = total + encoder.loss(vectors[of], targets, places, log_q)
+    return total
+
+
 def trained(
     catalogue: Catalogue,
     edges: Edges,
     epochs: int,
     measure: Callable[[Encoder], float],
     size: int = 512,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-2,
     seed: int = 0,
 ) -> Encoder:
     """An encoder with the weights of the epoch that ``measure`` liked best."""
@@ -163,32 +200,15 @@ def trained(
     rng = np.random.default_rng(seed)
     encoder = Encoder(catalogue)
     encoder.known[np.unique(edges.item)] = True
-    optimizer = torch.optim.Adam(encoder.parameters(), learning_rate)
+    optimizer = torch.optim.Adam(encoder.parameters(), learning_rate, fused=True)
     queries, items = len(edges.queries.offsets) - 1, len(catalogue) + 1
-    seen = {
-        "query-item": ItemFrequency(items),
-        "query-query": ItemFrequency(queries),
-        "item-item": ItemFrequency(items),
-    }
+    seen = {name: ItemFrequency(queries if name.endswith("query") else items) for name in TASKS}
     best, kept = -1.0, encoder.state_dict()
     for epoch in range(epochs):
         encoder.train()
         losses = []
         for batch in batches(pairs(edges, rng), size):
-            total = torch.zeros(())
-            for name, (left, right) in batch.items():
-                distinct, column = np.unique(right, return_inverse=True)
-                log_q = seen[name].update(torch.from_numpy(distinct))
-                of_queries = name != "item-item"
-                anchors = (
-                    encoder.queries(edges.queries, left) if of_queries else encoder.items(left)
-                )
-                targets = (
-                    encoder.queries(edges.queries, distinct)
-                    if name == "query-query"
-                    else encoder.items(distinct)
-                )
-                total = total + encoder.loss(anchors, left, targets, column, log_q)
+            total = step_loss(encoder, edges.queries, batch, seen)
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

@@ -168,8 +168,8 @@ def step_loss(
     total = torch.zeros(())
     needed: dict[str, list[Ints]] = {"query": [], "item": []}
     for name, sides in batch.items():
-        for kind, rows in zip(name.split("-"), sides, strict=True):
-            needed[kind].append(rows)
+        for kind, side in zip(name.split("-"), sides, strict=True):
+            needed[kind].append(side)
     rows = {kind: np.unique(np.concatenate(own)) for kind, own in needed.items() if own}
     vectors = {
         kind: encoder.items(own) if kind == "item" else encoder.queries(queries, own)

@@ -192,7 +192,7 @@ def trained(
     epochs: int,
     measure: Callable[[Encoder], float],
     size: int = 512,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 5e-3,
     seed: int = 0,
 ) -> Encoder:
     """An encoder with the weights of the epoch that ``measure`` liked best."""

@@ -1,4 +1,4 @@
-"""What Feast knows of the platform: two entities, and per feature schema two views and a service.
+"""What Feast knows of the platform: its entities, and each feature schema's views and service.
 
 Feast imports every ``.py`` of this folder on ``feast apply``; this is the only one. It describes
 the tables that ``prerank features`` wrote under ``PRERANK_HOME``, a folder per schema, and imports
@@ -19,7 +19,7 @@ from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Array, Bytes, Int64
+from feast.types import Array, Bytes, Float32, Int64
 
 from interactrank.features.schema import HISTORY_TTL_DAYS
 
@@ -39,6 +39,14 @@ user = Entity(
     value_type=ValueType.STRING,
     description="The searcher.",
 )
+item = Entity(
+    name="item",
+    join_keys=["item_id"],
+    value_type=ValueType.INT64,
+    description="A candidate, by its id in the log's tables.",
+)
+OFFLINE = ("item_neighbours",)
+"""Views of what a replica maps as a file: no request reads them online."""
 
 
 def source(name: str, folder: Path) -> FileSource:
@@ -86,6 +94,24 @@ def user_history(name: str, tables: Path) -> FeatureView:
     )
 
 
+def item_neighbours(name: str, tables: Path) -> FeatureView:
+    """The item graph of a schema, of which ``prerank graph --export`` writes the table."""
+    return FeatureView(
+        name=name,
+        entities=[item],
+        # The table itself ends the row of an item that left the graph.
+        ttl=timedelta(0),
+        schema=[
+            Field(name="neighbours", dtype=Array(Int64)),
+            Field(name="weights", dtype=Array(Float32)),
+            Field(name="vector", dtype=Array(Float32)),
+        ],
+        source=source(f"{name}_rows", tables / "item_neighbours"),
+        online=False,
+        description="An item's neighbours, nearest first, and its vector, a row per snapshot.",
+    )
+
+
 def log_id() -> str:
     """The log that the home holds; tables of a log that was replaced name another."""
     pointer = HOME / "log" / "current.json"
@@ -108,12 +134,15 @@ def definitions() -> dict[str, Any]:
         tables, views = FEATURES / manifest["schema_hash"], manifest["views"]
         made[views["engagement"]] = engagement(views["engagement"], tables)
         made[views["user_history"]] = user_history(views["user_history"], tables)
+        # Tables of schemas without a graph, and of earlier releases, have no such view.
+        if name := views.get("item_neighbours"):
+            made[name] = item_neighbours(name, tables)
     for manifest in found:
         service = f"prerank_{manifest['schema_hash']}"
         made[service] = FeatureService(
             name=service,
-            features=[made[view] for view in manifest["views"].values()],
-            description="Everything one pre-ranking request reads.",
+            features=[made[v] for k, v in manifest["views"].items() if k not in OFFLINE],
+            description="Everything one pre-ranking request reads online.",
         )
     return made
 

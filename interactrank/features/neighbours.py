@@ -58,6 +58,12 @@ class Neighbours:
         """Places by item id."""
         return IdTable(self.ids)
 
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """S of the neighbours, float32 [n, NEIGHBOURS]; 0 where there is none."""
+        found: NDArray[np.float32] = self.scale[:, None] * self.codes.astype(np.float32)
+        return found / np.float32(CODES)
+
     def near(self, schema: FeatureSchema, inputs: FeatureInputs) -> Near:
         """What is near to the B requests of ``inputs``.
 

@@ -198,6 +198,11 @@ class FeatureSchema:
         """
         return f"user_history_{_digest({'codes': self.history_codes, 'length': HISTORY_LENGTH})}"
 
+    @property
+    def neighbours_view(self) -> str:
+        """Name of the feature view of items' neighbours and vectors, of a schema with a graph."""
+        return f"item_neighbours_{self.hash()}"
+
     def counted(self, level: Level) -> tuple[str, ...]:
         """Actions with columns of their own at ``level``; ``engage`` always comes first.
 

@@ -56,6 +56,7 @@ from prerank.online.forget import (
     rewrite_sqlite,
 )
 from prerank.online.store import filling_of
+from prerank.registry.embedding import EMBEDDING, EMBEDDING_CUTOFF
 from prerank.registry.trained import versions_since
 
 OWNERS_S = 60.0
@@ -281,16 +282,25 @@ def _models(home: Home, events: pa.Table, receipt: Receipt) -> None:
     """Name what learned from the users, which no file can undo."""
     first = pc.min(events["request_time"].cast(pa.timestamp("us", tz="UTC"))).as_py()
     try:
-        found = versions_since(home, round(first.timestamp() * 1e6))
+        first_us = round(first.timestamp() * 1e6)
+        found = versions_since(home, first_us)
         named = f"versions {', '.join(found)} of the model" if found else ""
+        vectors = versions_since(home, first_us, EMBEDDING, EMBEDDING_CUTOFF)
     except NotReadyError as error:
-        named = f"every version registered before {receipt.begun} (it was not asked: {error})"
+        before = f"every version registered before {receipt.begun}, of {EMBEDDING} too"
+        named, vectors = f"{before} (it was not asked: {error})", []
     if named:
         receipt.leave(
             "models",
             f"{named} learned from data that held them, and may hold a request of theirs among "
             "32 golden ones, without their id. Train again, promote, and delete those versions in "
             "MLflow, and their folders under models/, index/ and runs/.",
+        )
+    if vectors:
+        receipt.leave(
+            "embeddings",
+            f"versions {', '.join(vectors)} of {EMBEDDING} are made of engagements that held "
+            "theirs. Register the vectors anew (`prerank embed --register`), and delete those.",
         )
     if (home.root / "baselines").exists():
         receipt.leave("baselines", "fitted with them; the next `prerank train` replaces them.")

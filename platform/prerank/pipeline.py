@@ -225,6 +225,7 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version
     from prerank.evaluation.golden import golden_requests
     from prerank.registry import versions as registry
     from prerank.registry.bundle import DIGEST, load_bundle
+    from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
     from prerank.registry.golden import save_golden
     from prerank.registry.index import build_index
 
@@ -239,6 +240,8 @@ def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version
         DIGEST: loaded.digest,
         registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
     }
+    if cutoff_us := last_snapshot_us(home, loaded.schema, loaded.meta["splits"]["test_from"]):
+        tags[EMBEDDING_CUTOFF] = str(cutoff_us)
     if manifest.restated:
         tags["history"] = f"restated: {manifest.restated}"
     version = registry.register(bundle, run_id, metrics, tags)

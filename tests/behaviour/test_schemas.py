@@ -273,8 +273,10 @@ def test_feasts_command_registers_the_same_views(home: Home, tmp_path: Path) -> 
     materialise(home, UNTIL, progress=False)
     from prerank.online.store import apply
 
-    views = {view.name for view in apply(home).list_feature_views()}
-    assert views == rows_online(home)
+    views = {view.name: view.online for view in apply(home).list_feature_views()}
+    assert {name for name, online in views.items() if online} == rows_online(home)
+    neighbours = {s.neighbours_view for s in (A, B) if s.graph}
+    assert {name for name, online in views.items() if not online} == neighbours
     services = {service.name for service in apply(home).list_feature_services()}
     assert services == {f"prerank_{s.hash()}" for s in (A, B)}
     frame: pd.DataFrame = (

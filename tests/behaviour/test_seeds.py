@@ -13,11 +13,13 @@ from interactrank.training.trainer import TrainConfig
 from prerank import pipeline
 from prerank.config import JobConfig
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.metrics_file import from_json
 from prerank.evaluation.results import LEAD, METRICS
 from prerank.registry import versions as registry
 from prerank.registry.bundle import read_meta
+from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(
@@ -37,6 +39,11 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     results, version = pipeline.train_and_evaluate(
         home, CONFIG, pipeline.Stages(3), "train", seeds=2
     )
+    schema = LogManifest.load(home).schema
+    test_from = home.read_json(home.training_set / "manifest.json", "")["splits"]["test_from"]
+    tags = MlflowClient().get_model_version(registry.MODEL_NAME, version.number).tags
+    assert tags[EMBEDDING_CUTOFF] == str(last_snapshot_us(home, schema, test_from))
+    assert 0 < int(tags[EMBEDDING_CUTOFF]) < test_from
     best, other = results.trainings
     assert {best, other} == {4, 5}
     assert results.trainings[best] >= results.trainings[other]

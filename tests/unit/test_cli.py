@@ -38,8 +38,8 @@ VERBS: dict[str, list[str]] = {
     ],
     "ingest": ["--events*", "--items*", "--mapping", "--replace", "--workdir"],
     "features": ["--config", "--restate", "--workdir"],
-    "graph": ["--item", "--workdir"],
-    "embed": ["--item", "--query", "--user", "--workdir"],
+    "graph": ["--export", "--item", "--workdir"],
+    "embed": ["--item", "--query", "--register", "--user", "--workdir"],
     "materialise": ["--until", "--workdir"],
     "update": [
         "--config",

@@ -39,6 +39,7 @@ from prerank.online.merging import OnlineHistories
 from prerank.online.sentinel import read_rows
 from prerank.online.store import REDIS_ENV, open_store
 from prerank.online.writer import HistoryWriter
+from prerank.registry.embedding import EMBEDDING, EMBEDDING_CUTOFF
 from prerank.registry.versions import TRAINED_UNTIL
 
 
@@ -336,12 +337,14 @@ def test_versions_that_learned_from_the_user_are_named(
         tracking_uri = "nowhere"
 
         def search_model_versions(self, filter_string: str) -> list[SimpleNamespace]:
-            assert filter_string == "name='prerank'"
-            days = {"3": 1, "10": 1, "2": 0, "1": None}
+            of_vectors = filter_string == f"name='{EMBEDDING}'"
+            assert of_vectors or filter_string == "name='prerank'"
+            tag = EMBEDDING_CUTOFF if of_vectors else TRAINED_UNTIL
+            days = {"5": 1, "4": 0} if of_vectors else {"3": 1, "10": 1, "2": 0, "1": None}
             return [
                 SimpleNamespace(
                     version=number,
-                    tags={} if day is None else {TRAINED_UNTIL: str(forgetting.START + day * DAY)},
+                    tags={} if day is None else {tag: str(forgetting.START + day * DAY)},
                 )
                 for number, day in days.items()
             ]
@@ -352,7 +355,9 @@ def test_versions_that_learned_from_the_user_are_named(
     monkeypatch.setattr("mlflow.set_tracking_uri", lambda uri: None)
     monkeypatch.setattr("mlflow.MlflowClient", Client)
     # The user's first request is on the first day.
-    assert "versions 1, 3, 10 of the model" in forget(home, {GONE}).remains["models"]
+    remains = forget(home, {GONE}).remains
+    assert "versions 1, 3, 10 of the model" in remains["models"]
+    assert f"versions 5 of {EMBEDDING}" in remains["embeddings"]
 
 
 def test_a_registry_that_is_away_leaves_every_version(

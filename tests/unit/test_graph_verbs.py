@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,11 @@ from tests.growing_log import DAY, START, Log
 
 from prerank import cli
 from prerank.core.feature_sets import tables_of_log
-from prerank.core.graphs import GRAPH
+from prerank.core.graphs import GRAPH, Graphs, cutoff_of, read_vectors
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
+from prerank.features.graph_table import TABLE
+from prerank.registry.embedding import EMBEDDING, EMBEDDING_CUTOFF, register_embedding
 
 SHOES, LAMPS = [1, 2, 3], [11, 12, 13]
 
@@ -76,6 +80,14 @@ def test_graph_lists_its_snapshots(work: Path, capsys: pytest.CaptureFixture[str
     assert f"{tables_of_log(Home.at(work)) / GRAPH}" in "".join(lines)
 
 
+def test_snapshots_are_exported_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(work, capsys, 2, "leave out --item", "graph", "--export", "--item", "i1")
+    table = tables_of_log(Home.at(work)) / TABLE
+    assert f"{table}: 2 snapshots, 0.0 MB" in said(work, capsys, "graph", "--export")
+    assert pq.read_table(table).num_rows == 2 * len(SHOES + LAMPS)
+    assert f"{table}: 0 snapshots" in said(work, capsys, "graph", "--export")
+
+
 def test_neighbours_of_an_item(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = said(work, capsys, "graph", "--item", "i2")
     assert sorted(listed(out)) == ["i1  No 1", "i3  No 3"]
@@ -98,6 +110,33 @@ def test_what_is_alike(
     assert set(listed(said(work, capsys, "embed", option, value))) == known | left
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
+def test_vectors_are_registered_once_and_load_back_equal(
+    work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    import mlflow
+
+    # It would outlive the test.
+    request.addfinalizer(lambda: mlflow.set_tracking_uri(""))
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    home = Home.at(work)
+    assert f"{EMBEDDING} version 1, 6 items\n" in said(work, capsys, "embed", "--register")
+    assert "version 1, 6 items: it was there" in said(work, capsys, "embed", "--register")
+    graphs = Graphs.of(tables_of_log(home), 0)
+    vectors, schema = read_vectors(graphs.files[-1]), LogManifest.load(home).schema
+    earlier = register_embedding(home, vectors, cutoff_of(graphs.files[0]), schema)
+    assert (earlier[0].number, earlier[1]) == ("2", True)
+    loaded = mlflow.pyfunc.load_model(f"models:/{EMBEDDING}/1")
+    asked = np.array([*SHOES, 99, *LAMPS])
+    assert loaded.predict(asked).tolist() == vectors.of(asked).tolist()
+    tags = mlflow.MlflowClient().get_model_version(EMBEDDING, "1").tags
+    assert tags[EMBEDDING_CUTOFF] == str(cutoff_of(graphs.files[-1]))
+    assert (tags["schema_hash"], tags["items"], tags["dim"]) == (schema.hash(), "6", "64")
+
+
 def test_nothing_is_like_what_is_unknown(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "like user w9: nothing, as of" in said(work, capsys, "embed", "--user", "w9")
 
@@ -108,6 +147,7 @@ def test_what_cannot_be_looked_up_is_said(
     refused(work, capsys, 2, "--item i9: the catalogue has no such item", "graph", "--item", "i9")
     refused(work, capsys, 2, "--item, --query and --user", "embed")
     refused(work, capsys, 2, "--item, --query", "embed", "--item", "i1", "--query", "lamp")
+    refused(work, capsys, 2, "leave out --item", "embed", "--register", "--user", "v1")
     refused(tmp_path, capsys, 4, "prerank ingest", "graph")
 
 

@@ -91,8 +91,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "export": {
+        "action": "store_true",
+        "help": "write the snapshots as the Parquet table of Feast's view item_neighbours, those "
+        "that it has not (default: they are files of the platform's own)",
+    },
     "item": {"metavar": "ID"},
     "query": {"metavar": "TEXT", "help": "text of a query (default: none)"},
+    "register": {
+        "action": "store_true",
+        "help": "register the last snapshot's vectors in MLflow, as a version of the model "
+        "prerank-embedding (default: items are printed)",
+    },
     "user": {"help": "id of a user, as the log has it (default: those of --users)"},
     "users": {"type": Path, "help": "text file of ids, one per line (default: --user)"},
     "flag": {

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from prerank import preflight
 from prerank.commands.options import clock_time, home_of, next_step
-from prerank.summaries import Summary, aligned, size
+from prerank.core.errors import ConfigError
+from prerank.core.home import Home
+from prerank.summaries import Summary, aligned, count, size
 
 if TYPE_CHECKING:
     from prerank.features.similar import Similar
@@ -19,11 +21,13 @@ TEXT = 80
 
 
 def graph(args: argparse.Namespace) -> Summary:
-    """Print the snapshots there are, or an item's neighbours in the last one."""
+    """Print the snapshots there are, or an item's neighbours in the last one; or export all."""
     from prerank.features.similar import neighbours, snapshots
 
     home = home_of(args)
     preflight.check_log(home)
+    if args.export:
+        return _exported(args, home)
     if args.item is not None:
         found = neighbours(home, args.item)
         print(_text(f"near to item {args.item}", found))
@@ -39,8 +43,24 @@ def graph(args: argparse.Namespace) -> Summary:
     return Summary(str(all_of_them[0][1].parent), then=then)
 
 
+def _exported(args: argparse.Namespace, home: Home) -> Summary:
+    """Write the snapshots as a table."""
+    from prerank.core.feature_sets import tables_of_log
+    from prerank.features.graph_table import TABLE, export_graph
+
+    if args.item is not None:
+        raise ConfigError("--export writes all items: leave out --item")
+    made, folder = export_graph(home), tables_of_log(home) / TABLE
+    written = size(sum(path.stat().st_size for path in made))
+    wrote = f"{folder}: {count(len(made), 'snapshot')}, {written}"
+    then = next_step(args, "materialise", "which registers its feature view with Feast")
+    return Summary(wrote=wrote, then=then)
+
+
 def embed(args: argparse.Namespace) -> Summary:
-    """Print the items whose vectors are nearest to an item's, a query's or a user's."""
+    """Print the items whose vectors are nearest to an item's, a query's or a user's; or register
+    all vectors.
+    """
     from prerank.features.similar import alike
 
     home = home_of(args)
@@ -50,9 +70,29 @@ def embed(args: argparse.Namespace) -> Summary:
         for name in ("item", "query", "user")
         if getattr(args, name) is not None
     }
+    if args.register:
+        if asked:
+            raise ConfigError("--register is of all items: leave out --item, --query and --user")
+        return _registered(args, home)
     found = alike(home, SHOWN, **asked)
     print(_text(" ".join(("like", *asked, *asked.values())), found))
     return Summary(_read(found), then=next_step(args, "graph", "which snapshots there are"))
+
+
+def _registered(args: argparse.Namespace, home: Home) -> Summary:
+    """Register the vectors of the last snapshot."""
+    from prerank.core.graphs import read_vectors
+    from prerank.core.manifest import LogManifest
+    from prerank.features.similar import snapshots
+    from prerank.registry.embedding import EMBEDDING, register_embedding
+
+    told, path = snapshots(home)[-1]
+    vectors, cutoff_us = read_vectors(path), told["cutoff_us"]
+    version, new = register_embedding(home, vectors, cutoff_us, LogManifest.load(home).schema)
+    wrote = f"{EMBEDDING} version {version}, {count(len(vectors.ids), 'item')}"
+    wrote += "" if new else ": it was there already"
+    then = next_step(args, "train", "whose version names the cutoff that it was trained with")
+    return Summary(f"the snapshot as of {clock_time(cutoff_us)}", wrote, then)
 
 
 def _read(found: Similar) -> str:

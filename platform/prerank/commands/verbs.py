@@ -130,6 +130,7 @@ VERBS = (
         "list the snapshots of the item graph, or an item's neighbours in the last one",
         "prerank graph --item 42",
         "prerank embed, for what is alike without having been found together",
+        "export",
         "item",
         "workdir",
         item={
@@ -145,6 +146,7 @@ VERBS = (
         "prerank graph --item, for what the same users, queries and words led to",
         "item",
         "query",
+        "register",
         "user",
         "workdir",
         item={"help": "id of an item (default: none)"},

@@ -23,11 +23,10 @@ FOLDER = "[0-9a-f]*"
 
 def described(schema: FeatureSchema) -> dict[str, Any]:
     """A schema as the manifest of its tables has it, and the state of what of them is online."""
-    return {
-        "schema": schema.to_dict(),
-        "schema_hash": schema.hash(),
-        "views": {"engagement": schema.engagement_view, "user_history": schema.history_view},
-    }
+    views = {"engagement": schema.engagement_view, "user_history": schema.history_view}
+    if schema.graph:
+        views["item_neighbours"] = schema.neighbours_view
+    return {"schema": schema.to_dict(), "schema_hash": schema.hash(), "views": views}
 
 
 def manifests(home: Home) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ off, run again, does what is missing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
 from interactrank.features.batch import Batch, RequestArrays
+from interactrank.features.catalogue import Catalogue
 from interactrank.features.inputs import FeatureInputs
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.architectures import architecture
 from interactrank.model.config import ModelConfig
+from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import DataError
 from prerank.core.files import read_json, read_json_or_nothing, write_json
@@ -191,13 +193,23 @@ def per_request(home: Home) -> int:
     return 64 if manifest.has_impressions else max(int(manifest.items), 1)
 
 
-def fitted(home: Home, trial: Trial, budget: Budget) -> tuple[Trainer, TrialReader, int]:
-    """Train a trial; its trainer with the model of the best epoch, its reader, the epochs run."""
+def fitted(
+    home: Home,
+    trial: Trial,
+    budget: Budget,
+    begin: Callable[[InteractRank, Catalogue], None] | None = None,
+) -> tuple[Trainer, TrialReader, int]:
+    """Train a trial; its trainer with the model of the best epoch, its reader, the epochs run.
+
+    ``begin`` may change the weights that training begins with.
+    """
     config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
     reader = TrialReader(home, budget, trial.masked)
     requests = sum(len(t) for t in reader.tables("train"))
     steps = config.epochs * max(-(-requests // config.batch_requests), 1)
     model = new_model(reader, trial.model, config)
+    if begin is not None:
+        begin(model, reader.catalogue)
     trainer = Trainer(model, config, steps)
     kept: dict[str, torch.Tensor] = {}
     epochs: list[float] = []

@@ -7,7 +7,9 @@ from prerank.registry import tracking
 from prerank.registry.versions import MODEL_NAME, TRAINED_UNTIL, away
 
 
-def versions_since(home: Home, first_us: int) -> list[str]:
+def versions_since(
+    home: Home, first_us: int, model: str = MODEL_NAME, until: str = TRAINED_UNTIL
+) -> list[str]:
     """Numbers of the versions that learned from requests later than ``first_us``, oldest first.
 
     A version of an earlier release does not tell until when it learned, and counts.
@@ -15,6 +17,8 @@ def versions_since(home: Home, first_us: int) -> list[str]:
     Args:
         home: whose MLflow is asked, where none is named.
         first_us: microseconds since 1970.
+        model: its registered name.
+        until: the tag that tells until when a version of it learned.
 
     Raises:
         RegistryAwayError: the MLflow server does not answer.
@@ -26,8 +30,8 @@ def versions_since(home: Home, first_us: int) -> list[str]:
 
     tracking.use(home)
     try:
-        found = MlflowClient().search_model_versions(f"name='{MODEL_NAME}'")
+        found = MlflowClient().search_model_versions(f"name='{model}'")
     except MlflowException as error:
         raise away("asked for its versions", error) from None
-    late = [v for v in found if int(v.tags.get(TRAINED_UNTIL, 1 << 62)) > first_us]
+    late = [v for v in found if int(v.tags.get(until, 1 << 62)) > first_us]
     return sorted((str(v.version) for v in late), key=int)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interactrank.features.batch import RequestArrays
+from interactrank.features.schema import FeatureSchema
 from interactrank.model.config import ModelConfig
 from interactrank.model.cost import flops_of_g
 from interactrank.model.fusion import REACH, Coefficients, Fusion
@@ -30,7 +31,8 @@ KNOTS = (0.25, 0.5, 0.75)
 class Form:
     """A form of g: hidden units, products of the trees' strongest pairs, hinges, gated units.
 
-    ``first_head`` fits the ranking head alone, as the trees do; all heads share g.
+    ``first_head`` fits the ranking head alone, as the trees do; all heads share g. ``rising`` and
+    ``falling`` columns are held to their direction, where the log has all of them.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Form:
     hinges: bool = False
     gated: bool = False
     first_head: bool = False
+    rising: tuple[str, ...] = ()
+    falling: tuple[str, ...] = ()
+
+    def suits(self, schema: FeatureSchema) -> bool:
+        """Whether a log has what the form needs."""
+        known = {*self.rising, *self.falling} <= set(schema.cross)
+        return known and (not self.first_head or len(schema.heads) > 1)
 
 
 DEFAULT = Form("16 units")
@@ -52,6 +61,11 @@ FORMS = (
     Form("8 gated units", gated=True),
     Form("linear + hinges", hidden=0, hinges=True),
     Form("16 units, first head alone", first_head=True),
+    Form(
+        "16 units, rank and price monotone",
+        rising=("retriever:inverse_rank",),
+        falling=("retriever:log_rank", "candidate:price"),
+    ),
 )
 
 
@@ -133,7 +147,7 @@ class G:
         self,
         form: Form,
         data: Sequence[HeldOut],
-        optional: int,
+        schema: FeatureSchema,
         pairs: Sequence[tuple[int, int]],
         loss: LossConfig,
     ) -> None:
@@ -141,12 +155,17 @@ class G:
             data = [replace(h, dots=h.dots[:, :1], labels=h.labels[:, :1]) for h in data]
         x, statistics = (torch.cat([getattr(h, n) for h in data]) for n in ("x", "statistics"))
         self.name = form.name
+        optional = len(schema.candidate_features)
         self.columns = Columns(form, x, optional, pairs)
         own = [replace(h, x=self.columns.of(h.x)) for h in data]
         width, heads = own[0].x.shape[1], own[0].dots.shape[1]
-        kind = GatedUnits if form.gated else Fusion
+        sizes = width, statistics.shape[1], heads, True, form.hidden, optional
+        signs: tuple[int, ...] = ()
+        if form.rising or form.falling:
+            of_x = ModelConfig(rising=form.rising, falling=form.falling).signs(schema.cross)
+            signs = (*[0] * self.columns.added, *of_x)
         torch.manual_seed(0)
-        self.fusion = kind(width, statistics.shape[1], heads, True, form.hidden, optional)
+        self.fusion = GatedUnits(*sizes) if form.gated else Fusion(*sizes, signs=signs)
         self.fusion.fit(torch.cat([h.x for h in own]), statistics)
         refit(self.fusion, own, loss)
         self.flops = flops_of_g(width, form.hidden) + self.columns.added

@@ -189,11 +189,8 @@ def fitted(fit: Fit) -> tuple[list[Any], list[Pair]]:
     pairs, crosses = pairs_of(fit, rankers[0].booster), len(fit.schema.cross)
     of_x = [p.columns for p in pairs if max(p.columns) < crosses]
     data = auxiliary_requests(fit.batches(), "cpu")
-    for form in FORMS:
-        if not form.first_head or len(fit.schema.heads) > 1:
-            optional = len(fit.schema.candidate_features)
-            rankers.append(G(form, data, optional, of_x, LossConfig()))
-    return rankers, pairs
+    forms = [form for form in FORMS if form.suits(fit.schema)]
+    return [*rankers, *(G(form, data, fit.schema, of_x, LossConfig()) for form in forms)], pairs
 
 
 def measure(home: Home, budget: Budget) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from interactrank.features.batch import RequestArrays
+from interactrank.features.schema import FeatureSchema
 from interactrank.metrics.ranking import request_metrics
 from interactrank.training.losses import LossConfig
 from interactrank.training.stacking import HeldOut
@@ -21,6 +22,7 @@ from interactrank.training.stacking import HeldOut
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 REQUESTS, CANDIDATES, COLUMNS = 150, 8, 4
 N = REQUESTS * CANDIDATES
+SCHEMA = FeatureSchema(("click",), (), ("engagement",))
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def test_the_strongest_pair_is_the_one_that_decides_together(pairs: Any) -> None
 
 def test_a_product_finds_what_a_linear_g_cannot(world: World, forms: Any) -> None:
     def fitted(form: Any) -> Any:
-        return forms.G(form, [world.held()], 0, [(0, 1)], LossConfig())
+        return forms.G(form, [world.held()], SCHEMA, [(0, 1)], LossConfig())
 
     linear = mrr(world, fitted(forms.Form("linear", hidden=0)))
     product = mrr(world, fitted(forms.Form("product", hidden=0, products=1)))
@@ -123,7 +125,9 @@ def test_a_product_finds_what_a_linear_g_cannot(world: World, forms: Any) -> Non
 
 def test_cost_is_that_of_the_columns_that_a_form_has(world: World, forms: Any) -> None:
     def flops(**form: Any) -> float:
-        made = forms.G(forms.Form("", **form), [world.held()], 0, [(0, 1), (1, 2)], LossConfig())
+        made = forms.G(
+            forms.Form("", **form), [world.held()], SCHEMA, [(0, 1), (1, 2)], LossConfig()
+        )
         return float(made.flops)
 
     assert flops(hidden=0) == 2 * COLUMNS

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE, SHORTLIST = 120, 30
+SAMPLE, SHORTLIST = 100, 20
 
 
 @dataclass(frozen=True)

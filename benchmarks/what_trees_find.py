@@ -145,7 +145,7 @@ def pairs_of(fit: Fit, booster: Any) -> list[Pair]:
     return strongest(booster, fit.rows(arrays)[np.concatenate(some)], SEED)
 
 
-def fits(home: Home, budget: Budget) -> Iterator[Fit]:
+def fits(home: Home, budget: Budget, origins: Sequence[int]) -> Iterator[Fit]:
     """One fit, or where the log has impressions one for each origin.
 
     Candidates that were shown are stored, so that a log with few validation requests can be
@@ -156,7 +156,7 @@ def fits(home: Home, budget: Budget) -> Iterator[Fit]:
         yield Fit(reader, reader.own, None)
         return
     log = StoredLog(home)
-    for k in ORIGINS:
+    for k in origins:
         before, after, later = (log.block(*b) for b in ((0, k - 1), (k, k), (k + 1, k + 1)))
         own = {"train": before[-budget.train_requests :], "validation": after}
         tables = {name: [log.table.take(pa.array(rows))] for name, rows in own.items()}
@@ -193,10 +193,10 @@ def fitted(fit: Fit) -> tuple[list[Any], list[Pair]]:
     return [*rankers, *(G(form, data, fit.schema, of_x, LossConfig()) for form in forms)], pairs
 
 
-def measure(home: Home, budget: Budget) -> dict[str, Any]:
+def measure(home: Home, budget: Budget, origins: Sequence[int]) -> dict[str, Any]:
     """All that is found of one home, as JSON has it; what stands once is of the last fit."""
     parts: list[Values] = []
-    for fit in fits(home, budget):
+    for fit in fits(home, budget, origins):
         rankers, pairs = fitted(fit)
         parts.append(fit.measured(rankers, budget))
         print(home.root.name, {n: mean(v["mrr"]) for n, v in parts[-1].items()}, flush=True)
@@ -273,12 +273,13 @@ def main() -> None:
     ask.add_argument("--requests", type=int, default=8_000, help="of training, the newest")
     ask.add_argument("--validation", type=int, default=4_000, help="sampled, the earlier half fits")
     ask.add_argument("--candidates", type=int, default=3_000_000, help="measured, about")
+    ask.add_argument("--origins", type=int, nargs="+", choices=ORIGINS, default=ORIGINS)
     args = ask.parse_args()
     torch.set_num_threads(1)
     budget = Budget(args.requests, args.validation, args.candidates)
     args.results.mkdir(parents=True, exist_ok=True)
     for folder in args.home:
-        found = measure(Home.at(Path(folder).resolve()), budget)
+        found = measure(Home.at(Path(folder).resolve()), budget, args.origins)
         text = text_of(found)
         (args.results / f"{found['home']}.json").write_text(json.dumps(found, indent=1))
         (args.results / f"{found['home']}.md").write_text(text + "\n")

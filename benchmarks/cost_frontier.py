@@ -21,29 +21,31 @@ STYLE: dict[Any, Any] = {
 
 
 def frontier(results: Sequence[dict[str, Any]]) -> Figure:
-    """MRR beyond the default form against FLOPs per candidate, a pane per home."""
+    """MRR beyond the default form, with 95% intervals, against FLOPs and time; a row per home."""
+    costs = (("flops", "FLOPs of g per candidate"), ("ns", "ns per candidate, one thread"))
     with rc_context(STYLE):
-        figure = Figure(figsize=(9.8, 3.1 * ((len(results) + 1) // 2)), layout="constrained")
-        panes = figure.subplots((len(results) + 1) // 2, 2, squeeze=False).ravel()
-        for axes in panes[len(results) :]:
-            axes.set_axis_off()
-        for axes, found in zip(panes, results, strict=False):
-            for row in found["rows"]:
-                if row["name"] != TREES and row["name"].startswith(TREES):
-                    continue
-                _, gain, low, high = row["mrr"]
-                colour = "#c2410c" if row["name"] == TREES else "#1d4ed8"
-                ends = [[gain - low], [high - gain]]
-                axes.errorbar([row["flops"]], [gain], ends, fmt="o", ms=4, lw=0.8, color=colour)
-                axes.annotate(
-                    row["name"],
-                    (row["flops"], gain),
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
-            axes.axhline(0, color="#999", lw=0.8, ls=":")
-            axes.set(xscale="log", title=found["home"], xlabel="FLOPs of g per candidate")
-            axes.set_ylabel(f"MRR − {DEFAULT.name}")
-            axes.margins(x=0.2)
-        return figure
+        figure = Figure(figsize=(9.8, 0.6 + 2.6 * len(results)), layout="constrained")
+        panes = figure.subplots(len(results), 2, squeeze=False, sharey="row")
+        labels: dict[str, Any] = {}
+        for found, row in zip(results, panes, strict=True):
+            for axes, (key, label) in zip(row, costs, strict=True):
+                labels |= _drawn(axes, found["rows"], key)
+                axes.set(xscale="log", title=found["home"], xlabel=label)
+            row[0].set_ylabel(f"MRR − {DEFAULT.name}")
+        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _drawn(axes: Any, rows: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    """Points of ``rows`` in one pane; name -> what the legend shows."""
+    drawn = [r for r in rows if r["name"] == TREES or not r["name"].startswith(TREES)]
+    labels = {}
+    for i, row in enumerate(drawn):
+        _, gain, low, high = row["mrr"]
+        ends = [[gain - low], [high - gain]]
+        marker, colour = "D" if row["name"] == TREES else "o", f"C{i % 10}"
+        labels[row["name"]] = axes.errorbar(
+            [row[key]], [gain], ends, fmt=marker, ms=5, lw=0.8, color=colour
+        )
+    axes.axhline(0, color="#999", lw=0.8, ls=":")
+    return labels

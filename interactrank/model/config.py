@@ -30,6 +30,9 @@ class ModelConfig:
         top_items: show the query tower the items that this query engaged most.
         gated: let the fusion's weights depend on the request.
         fusion_hidden: hidden units of g(x); 0 keeps g linear in x.
+        rising: cross features that may only raise a score as they grow, whatever the request and
+            all else; such a feature has one weight of its own, outside of gates and hidden units.
+        falling: cross features that may only lower it, such as "candidate:price".
 
     Examples:
         >>> ModelConfig.from_dict({"hidden": [256, 128]}).hidden
@@ -52,10 +55,25 @@ class ModelConfig:
     top_items: bool = True
     gated: bool = True
     fusion_hidden: int = 16
+    rising: tuple[str, ...] = ()
+    falling: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.history and not (self.pooling or self.attention):
             raise ValueError("history needs pooling or attention; set history: false to drop it")
+        if both := sorted(set(self.rising) & set(self.falling)):
+            raise ValueError(f"rising and falling both name {both}; leave each in one of them")
+
+    def signs(self, names: tuple[str, ...]) -> tuple[int, ...]:
+        """For each of the cross features ``names``: 1 if rising, -1 if falling, else 0.
+
+        Raises:
+            ValueError: a feature that is to rise or fall does not exist; the message names it.
+        """
+        for key, wanted in (("rising", self.rising), ("falling", self.falling)):
+            if unknown := sorted(set(wanted) - set(names)):
+                raise ValueError(f"model.{key}: unknown {unknown}; the log has {list(names)}")
+        return tuple((n in self.rising) - (n in self.falling) for n in names)
 
     @classmethod
     def paper(cls) -> ModelConfig:
@@ -73,8 +91,8 @@ class ModelConfig:
         if unknown := sorted(set(data) - known):
             raise ValueError(f"model config: unknown {unknown}; known are {sorted(known)}")
         values = dict(data)
-        if "hidden" in values:
-            values["hidden"] = tuple(values["hidden"])
+        for name in {"hidden", "rising", "falling"} & set(values):
+            values[name] = tuple(values[name])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,10 +21,15 @@ def cost(model: InteractRank) -> tuple[float, float]:
     return _early_interaction(model) if isinstance(model, IntTower) else _dot_and_fusion(model)
 
 
+def flops_of_g(crosses: int, hidden: int) -> float:
+    """FLOPs per candidate of g(x) over ``crosses`` columns, with ``hidden`` units."""
+    return 2.0 * (crosses + (crosses * hidden + hidden if crosses else 0))
+
+
 def _dot_and_fusion(model: InteractRank) -> tuple[float, float]:
-    crosses, hidden = model.fusion.crosses, model.config.fusion_hidden
-    g = crosses + (crosses * hidden + hidden if crosses else 0)
-    return 2.0 * (model.config.width + g), 2.0 * model.config.width + 4.0 * crosses
+    crosses, width = model.fusion.crosses, model.config.width
+    flops = 2.0 * width + flops_of_g(crosses, model.config.fusion_hidden)
+    return flops, 2.0 * width + 4.0 * crosses
 
 
 def _early_interaction(model: IntTower) -> tuple[float, float]:

@@ -23,6 +23,7 @@ G = 1 + R sets of weights (1 where the fusion is not gated), J hidden units, F c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,8 @@ class Fusion(nn.Module):
         hidden: J, units of the non-linear part; 0 for none.
         optional: F, features that may be absent: the last 2 F columns of x are the value of each,
             0 where it is absent, and whether it is.
+        signs: of each of the X columns 1 or -1 where g may only rise or fall with it, else 0; none
+            is all 0. Such a column has its own weight of that sign, or of 0, and nothing else.
 
     Examples:
         >>> fusion = Fusion(crosses=7, statistics=3, heads=2, gated=True, hidden=0)
@@ -101,6 +104,7 @@ class Fusion(nn.Module):
     x_std: Tensor
     request_mean: Tensor
     request_std: Tensor
+    signs: Tensor
 
     def __init__(
         self,
@@ -110,9 +114,13 @@ class Fusion(nn.Module):
         gated: bool,
         hidden: int,
         optional: int = 0,
+        signs: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.crosses = crosses
+        # Not of the state: whoever builds the model says it.
+        held = torch.tensor(signs or [0] * crosses, dtype=torch.float32)
+        self.register_buffer("signs", held, persistent=False)
         self.first_optional = crosses - 2 * optional
         # a is the sigmoid of it, scaled: positive whatever is learned, and START_SCALE at first.
         self.raw_scale = nn.Parameter(torch.tensor(START_SCALE / MAX_SCALE).logit())
@@ -123,7 +131,7 @@ class Fusion(nn.Module):
         self.units: nn.Linear | None = None
         if not crosses:
             return
-        self.weight = nn.Parameter(torch.full((crosses,), 0.1))
+        self.weight = nn.Parameter(torch.where(held == 0, 0.1, 0.1 * held))
         if gated:
             # Row 0 is alpha, the others are W; zeros, so that learning starts at fixed weights.
             self.gate = nn.Linear(statistics, crosses + 1, bias=False)
@@ -152,6 +160,11 @@ class Fusion(nn.Module):
                 self.request_mean[r] = known.mean()
                 self.request_std[r] = std if std > 1e-6 else NEVER_VARIES
 
+    def fixed_weights(self) -> Tensor:
+        """w_0 [X], weights of standardised x for a request with mean statistics."""
+        held_X = self.signs * (self.signs * self.weight).clamp(min=0)
+        return torch.where(self.signs == 0, self.weight, held_X)
+
     def coefficients(self, request_BR: Tensor) -> Coefficients:
         """Scale and weights of requests from their statistics, NaN where unknown."""
         raw_B = self.raw_scale.expand(len(request_BR))
@@ -160,18 +173,19 @@ class Fusion(nn.Module):
             none_GX, none_BJ = request_BR.new_zeros(1, 0), request_BR.new_zeros(len(request_BR), 0)
             scale_B = MAX_SCALE * raw_B.sigmoid()
             return Coefficients(scale_B, mix_BG, none_GX, none_GX.sum(1), none_GX, none_BJ)
-        basis_GX, phi_BR = self.weight.unsqueeze(0), mix_BG[:, 1:]
+        free_X = self.signs == 0
+        basis_GX, phi_BR = self.fixed_weights().unsqueeze(0), mix_BG[:, 1:]
         if self.gate is not None:
             phi_BR = ((request_BR - self.request_mean) / self.request_std).clamp(-REACH, REACH)
             phi_BR = torch.where(request_BR.isfinite(), phi_BR, 0.0)
             raw_B = raw_B + phi_BR @ self.gate.weight[0]
             mix_BG = torch.cat((mix_BG, phi_BR), 1)
-            basis_GX = torch.cat((basis_GX, self.gate.weight[1:].T))
+            basis_GX = torch.cat((basis_GX, self.gate.weight[1:].T * free_X))
         basis_GX = basis_GX / self.x_std
         units_JX, shift_BJ = basis_GX[:0], mix_BG[:, :0]
         if self.units is not None:
             units_JX, of_phi_JR = self.units.weight.split((self.crosses, phi_BR.shape[1]), 1)
-            units_JX = units_JX / self.x_std
+            units_JX = units_JX * free_X / self.x_std
             shift_BJ = phi_BR @ of_phi_JR.T + self.units.bias - units_JX @ self.x_mean
         scale_B, offset_G = MAX_SCALE * raw_B.sigmoid(), -basis_GX @ self.x_mean
         basis_GX, units_JX = self._of_absent(basis_GX), self._of_absent(units_JX)

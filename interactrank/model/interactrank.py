@@ -346,6 +346,7 @@ class InteractRank(nn.Module):
         nn.init.normal_(self.ids.weight, std=0.05)
         self.query_tower = QueryTower(config, schema, self.text, self.ids)
         self.item_tower = ItemTower(config, catalogue, self.text, self.ids)
+        signs = config.signs(schema.cross)
         self.fusion = Fusion(
             len(schema.cross) if config.cross else 0,
             len(REQUEST_NUMERIC),
@@ -353,6 +354,7 @@ class InteractRank(nn.Module):
             config.gated,
             config.fusion_hidden,
             len(schema.candidate_features),
+            signs if config.cross else (),
         )
         self.register_buffer("trained", torch.zeros(len(catalogue) + 1, dtype=torch.bool))
 

@@ -256,7 +256,7 @@ def fusion_weights(bundle: Path) -> list[tuple[str, float]]:
     model = load_bundle(bundle).model
     if not model.fusion.crosses:
         return []
-    weights = zip(model.schema.cross, model.fusion.weight.tolist(), strict=True)
+    weights = zip(model.schema.cross, model.fusion.fixed_weights().tolist(), strict=True)
     return sorted(((n, float(w)) for n, w in weights), key=lambda nw: -abs(nw[1]))
 
 

@@ -250,6 +250,20 @@ def test_config_round_trip_and_unknown_keys() -> None:
     assert ModelConfig.from_dict({"hidden": [8, 4]}).hidden == (8, 4)
     with pytest.raises(ValueError, match="widht"):
         ModelConfig.from_dict({"widht": 3})
+    rising = ModelConfig(rising=("user:count",), falling=("item:log_age_days",))
+    assert ModelConfig.from_dict({**rising.to_dict(), "rising": ["user:count"]}) == rising
+
+
+def test_a_feature_with_a_direction_exists_and_has_one() -> None:
+    with pytest.raises(ValueError, match=r"rising and falling both name \['user:count'\]"):
+        ModelConfig(rising=("user:count",), falling=("user:count",))
+    wrong = ModelConfig(falling=("candidate:prize",))
+    with pytest.raises(ValueError, match=r"model.falling: unknown \['candidate:prize'\]"):
+        InteractRank(wrong, SCHEMA, CATALOGUE)
+    right = replace(wrong, falling=(SCHEMA.cross[2],))
+    signs = InteractRank(right, SCHEMA, CATALOGUE).fusion.signs
+    assert signs.nonzero().tolist() == [[2]]
+    assert signs[2] == -1
 
 
 def test_a_saved_model_gives_identical_output(model: InteractRank, tmp_path: Path) -> None:

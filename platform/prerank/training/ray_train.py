@@ -22,8 +22,9 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from interactrank.features.batch import Batch
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig, Trainer
-from prerank.core.errors import DataError
+from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
 from prerank.core.settings import typed
 from prerank.registry.bundle import save_bundle
 from prerank.training.fit import Progress, fit, total_steps
@@ -242,6 +243,7 @@ def run_training(
 
     Raises:
         DataError: no validation request has a positive.
+        ConfigError: the model's config names a cross feature that the log does not have.
     """
     import ray
     from ray.train.v2.api.config import (
@@ -257,6 +259,10 @@ def run_training(
             "no validation request has a positive, so no epoch can be told from another: give a "
             "longer log, or check the mapping's `heads`."
         )
+    try:
+        model.signs(LogManifest.load(home).schema.cross)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     gpus = int(ray.cluster_resources().get("GPU", 0))
     reported, folder = Epochs(home.place, name), home.runs / name
     folder.mkdir(parents=True, exist_ok=True)

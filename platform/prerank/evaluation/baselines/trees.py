@@ -13,6 +13,7 @@ worse later.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,12 +67,22 @@ def feature_names(schema: FeatureSchema) -> list[str]:
     return [n.replace(":", "_") for n in names]
 
 
-def _train(
+def boosted(
     power: float,
-    sets: list[tuple[RequestArrays, NDArray[np.float32]]],
+    sets: Sequence[tuple[RequestArrays, NDArray[np.float32]]],
     names: list[str],
     seed: int,
+    **parameters: Any,
 ) -> tuple[Any, float]:
+    """A booster and its MRR on validation.
+
+    Args:
+        power: p; a sampled negative is weighted by Q^-p.
+        sets: training and validation requests, each with its ``features``.
+        names: ``feature_names``.
+        seed: of LightGBM.
+        parameters: LightGBM's, beyond or in place of PARAMETERS.
+    """
     import lightgbm
 
     (train, x), (validation, vx) = sets
@@ -90,7 +101,7 @@ def _train(
         group=np.diff(validation.offsets),
     )
     booster = lightgbm.train(
-        {**PARAMETERS, "seed": seed},
+        {**PARAMETERS, **parameters, "seed": seed},
         fitted,
         ROUNDS,
         valid_sets=[checked],
@@ -116,7 +127,7 @@ def fit(
     trials: list[dict[str, Any]] = []
     best, kept = -1.0, None
     for power in LOG_Q_POWERS if sets[0][0].log_q.any() else (0.0,):
-        booster, mrr = _train(power, sets, feature_names(schema), seed)
+        booster, mrr = boosted(power, sets, feature_names(schema), seed)
         trials.append(
             {"log_q_power": power, "trees": booster.best_iteration, "validation_mrr": mrr}
         )

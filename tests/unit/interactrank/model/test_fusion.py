@@ -182,6 +182,36 @@ def test_standardisation_is_that_of_training() -> None:
     np.testing.assert_allclose(fusion.request_std, np.nanstd(statistics.numpy(), 0), rtol=1e-4)
 
 
+@given(SEEDS, st.sampled_from([0, 3]))
+@settings(max_examples=40, deadline=None)
+def test_a_score_moves_with_a_feature_as_its_sign_says(seed: int, hidden: int) -> None:
+    signs = (1, 0, -1, 0, 0)
+    torch.manual_seed(seed)
+    fusion = Fusion(X, R, H, True, hidden, signs=signs)
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.normal_(0, 0.7)
+    fusion.fit(torch.rand(200, X), torch.randn(200, R))
+    dots, x, statistics, of = sample(seed)
+    for column, sign in enumerate(signs):
+        more = x.clone()
+        more[:, column] += 2.0
+        with torch.no_grad():
+            moved = [fusion.logits(dots, each, statistics, of) for each in (x, more)]
+        if sign:
+            assert ((moved[1] - moved[0]) * sign >= -1e-4).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_weight_that_has_a_sign_can_be_learned_from_the_start(sign: int) -> None:
+    fusion = Fusion(X, R, 1, True, 0, signs=(sign, *[0] * (X - 1)))
+    dots, x, statistics, of = sample(0)
+    fusion.logits(dots[:, :1], x, statistics, of).sum().backward()
+    assert fusion.weight.grad is not None
+    assert fusion.weight.grad[0] != 0
+    assert float(fusion.fixed_weights().detach()[0]) == pytest.approx(0.1 * sign)
+
+
 VALUE, ABSENT = X - 2, X - 1
 
 

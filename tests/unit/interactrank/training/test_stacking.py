@@ -228,6 +228,16 @@ def test_held_out_batches_hold_what_the_fusion_needs() -> None:
     assert (held.requests, held.dots.requires_grad) == (5, False)
 
 
+@pytest.mark.parametrize(("sign", "learned"), [(1, True), (-1, False)])
+def test_what_contradicts_a_sign_is_not_learned(sign: int, learned: bool) -> None:
+    signs = tuple(sign if column == 1 else 0 for column in range(X))
+    fusion = Fusion(X, R, 1, True, 0, signs=signs)
+    refit(fusion, [held_out(seed, by_cross) for seed in range(3)], CONFIG)
+    weights = fusion.fixed_weights().detach()
+    assert (weights[1] > 1) == learned
+    assert learned or weights[1] == 0
+
+
 def test_a_fit_that_diverges_is_undone() -> None:
     fusion = new_fusion()
     before = state(fusion)

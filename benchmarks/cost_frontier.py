@@ -8,6 +8,7 @@ from typing import Any
 from forms_of_g import DEFAULT
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 TREES = "trees"
 """Name of the baseline's trees; those that may use less begin with it, and are not drawn."""
@@ -31,6 +32,7 @@ def frontier(results: Sequence[dict[str, Any]]) -> Figure:
             for axes, (key, label) in zip(row, costs, strict=True):
                 labels |= _drawn(axes, found["rows"], key)
                 axes.set(xscale="log", title=found["home"], xlabel=label)
+                axes.xaxis.set_minor_formatter(NullFormatter())
             row[0].set_ylabel(f"MRR − {DEFAULT.name}")
         figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4)
     return figure

@@ -97,7 +97,7 @@ class Deployment(NoEngine):
             Wanted("champion", Version("1", "run")),
             Scorer(model, catalogue, catalogue.ids, vectors),
             self.limits(),
-            OnlineFeatures(home, self.limits().schema, timeout_s=5.0),
+            OnlineFeatures(home, self.limits().schema, timeout_s=60.0),
         )
         self.writer = HistoryWriter(home, open_store(home), self.limits().schema)
         self.day = 0.0

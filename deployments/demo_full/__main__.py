@@ -86,6 +86,10 @@ def deployment(platform: Platform) -> tuple[str, int]:
     words += [f"--ray-client-server-port={free_port()}"]
     words += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=400000000"]
     platform.start("Ray Serve", words, lambda: answers(f"{url}/ready"))
+    # What the probes of the image and of KubeRay's pods ask, without a token.
+    for probe in (f"{url}/-/healthz", f"http://127.0.0.1:{dashboard}/api/gcs_healthz"):
+        if not answers(probe):
+            raise NotReadyError(f"{probe} does not answer with 200: a probe would find it unwell")
     return url, metrics
 
 

@@ -157,7 +157,8 @@ def object_store(platform: Platform) -> None:
     words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     for name, port in ports.items():
         words += [f"-{name}.port={port}", f"-{name}.port.grpc={free_port()}"]
-    platform.start("SeaweedFS", words, lambda: BUCKET in buckets(told))
+    well = f"{told['AWS_ENDPOINT_URL']}/healthz"
+    platform.start("SeaweedFS", words, lambda: answers(well) and BUCKET in buckets(told))
 
 
 def buckets(told: dict[str, str]) -> set[str]:

@@ -30,7 +30,7 @@ from prerank.core.errors import NotReadyError
 from prerank.core.processes import RedisServer, free_port
 
 ROWS = 80_000
-REQUESTS = 50
+REQUESTS, PROBES = 50, 20
 EVERY_S = 2
 """How often Prometheus looks, in seconds."""
 WAIT_S = 120.0
@@ -56,9 +56,9 @@ def job(platform: Platform) -> None:
     printed = platform.run(
         "prerank", "run", f"--events={log}/events", f"--items={log}/items.parquet"
     )
-    for line in printed.splitlines():
-        if line.split()[:1] and line.split()[0] in ("recall@cut", "interactrank", "two_tower"):
-            print(f"  {line}")
+    lines = printed.splitlines()
+    head = next(n for n, line in enumerate(lines) if line.split()[:1] == ["recall@cut"])
+    print("\n".join(lines[head : head + 4]))
     platform.run("prerank", "promote")
     print(f"  log, features, training, report, promotion: {time.monotonic() - began:.0f} s")
 
@@ -161,7 +161,9 @@ def converse(platform: Platform, url: str) -> None:
         each = 1e3 * (time.monotonic() - began) / REQUESTS
         print(f"  {REQUESTS} rankings of {len(items)} items, {each:.1f} ms each, one after another")
         print(f"  model version {ranking.model_version}, degraded {ranking.degraded}")
-    print("  " + platform.run("prerank", "parity", "--requests=20").strip().splitlines()[-1])
+    for line in platform.run("prerank", "parity", f"--requests={PROBES}").splitlines():
+        if line.strip().startswith(("requests compared", "equal within")):
+            print(f"  {line.strip()}")
 
 
 def stored(platform: Platform, backend: str) -> None:

@@ -227,6 +227,12 @@ def demo(platform: Platform) -> None:
     count = sum(len(group["rules"]) for group in rules)
     answered = asked(watch, series)[0]["value"][1]
     print(f"  Prometheus has {count} alerts, and counts {answered} answers")
+    now = sorted(
+        f"{one['metric']['alertname']} ({one['metric']['alertstate']})"
+        for one in asked(watch, "ALERTS")
+    )
+    # The simulated log ended long ago, and so did its last snapshot.
+    print(f"  alerts of a deployment that is well: {', '.join(now) or 'none'}")
     interrupt(platform, url, watch, store)
 
 

@@ -94,14 +94,49 @@ def test_what_a_pod_mounts_is_a_volume_of_it(place: str) -> None:
             assert named is None or named in ports
 
 
+def policies() -> dict[str, dict[str, Any]]:
+    return {
+        found["metadata"]["name"]: found["spec"]
+        for found in objects()
+        if found["kind"] == "NetworkPolicy"
+    }
+
+
+def names(selector: dict[str, Any]) -> set[str]:
+    """The values of app.kubernetes.io/name that a policy is for."""
+    (one,) = selector["matchExpressions"]
+    assert (one["key"], one["operator"]) == ("app.kubernetes.io/name", "In")
+    return set(one["values"])
+
+
 def test_every_pod_is_under_a_policy_for_what_comes_and_one_for_what_goes() -> None:
-    policies = [found["spec"] for found in objects() if found["kind"] == "NetworkPolicy"]
-    allowed = {kind for policy in policies for kind in policy["policyTypes"]}
-    assert allowed == {"Ingress", "Egress"}
-    (goes,) = [p for p in policies if p["policyTypes"] == ["Egress"]]
-    (names,) = goes["podSelector"]["matchExpressions"]
-    for place, template in pods().items():
-        assert template["metadata"]["labels"]["app.kubernetes.io/name"] in names["values"], place
+    ray, jobs, goes = (policies()[f"prerank-{name}"] for name in ("ray", "jobs", "egress"))
+    # KubeRay gives the label to every pod of a Ray cluster.
+    assert ray["podSelector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert (ray["policyTypes"], jobs["policyTypes"]) == (["Ingress"], ["Ingress"])
+    assert jobs["ingress"] == []
+    assert goes["policyTypes"] == ["Egress"]
+    of_ray, found = {"prerank"}, set()
+    for template in pods().values():
+        found.add(template["metadata"]["labels"]["app.kubernetes.io/name"])
+    assert names(jobs["podSelector"]) | of_ray == found == names(goes["podSelector"])
+
+
+def test_rays_ports_are_open_to_ray_the_operator_and_the_submitter_alone() -> None:
+    open_to: dict[str, set[int]] = {}
+    for rule in policies()["prerank-ray"]["ingress"]:
+        (source,) = rule["from"]
+        selector = source.get("podSelector", source.get("namespaceSelector"))
+        ((key, value),) = selector["matchLabels"].items()
+        ports = {port["port"] for port in rule.get("ports", ())}
+        open_to[f"{key}={value}"] = ports
+    assert open_to == {
+        "ray.io/is-ray-node=yes": set(),  # every port
+        "app.kubernetes.io/name=kuberay-operator": {8265, 8000},
+        "app.kubernetes.io/name=prerank-submitter": {8265},
+        "prerank.access/serve=true": {8000},
+        "prerank.access/metrics=true": {8080},
+    }
 
 
 def test_every_ray_cluster_asks_for_a_token() -> None:

@@ -6,7 +6,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
-.PHONY: install demo test test-fast faults nodes loop lint audit docs clean
+.PHONY: install demo demo-full test test-fast faults nodes loop lint audit docs clean
 
 install: $(VENV)/.installed
 
@@ -21,14 +21,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/prerank demo
 
+demo-full: install
+	@# The services of compose.yaml as plain processes. It says what is missing, and how to get it.
+	PYTHONPATH=. $(BIN)/python -m deployments.demo_full
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks
 	$(BIN)/mypy tests
+	$(BIN)/mypy deployments/demo_full
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
 	$(BIN)/bandit -q -c pyproject.toml -r interactrank platform
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck deployments/compose/*.sh .ci/run
 
 audit:
 	@# An environment of its own: it asks PyPI for known flaws of the pinned versions, by network.

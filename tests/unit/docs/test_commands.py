@@ -41,7 +41,9 @@ def mistake(command: str, whole: bool) -> str:
 
 def wrong_usage(command: str, whole: bool) -> str:
     """Why `prerank` would refuse a command; ``[…]`` is what may be left out."""
-    words = shlex.split(re.sub(r"[\[\]…]", " ", command))[1:]
+    # The last command of `bash -c '…; …'` has the quote that ends them all.
+    bare = command.removesuffix("'") if command.count("'") == 1 else command
+    words = shlex.split(re.sub(r"[\[\]…]", " ", bare))[1:]
     if whole:
         try:
             parser().parse_args(words)

@@ -1,4 +1,4 @@
-"""The commands that the documentation shows are commands: verbs, options, files and targets exist."""
+"""The commands that the documentation shows exist: verbs, options, files and targets."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def job(platform: Platform) -> None:
     )
     lines = printed.splitlines()
     head = next(n for n, line in enumerate(lines) if line.split()[:1] == ["recall@cut"])
-    print("\n".join(lines[head : head + 4]))
+    # The best two, without the lines of their intervals.
+    print("\n".join(lines[n] for n in (head, head + 1, head + 3)))
     platform.run("prerank", "promote")
     print(f"  log, features, training, report, promotion: {time.monotonic() - began:.0f} s")
 

@@ -81,7 +81,7 @@ def train_and_evaluate(
     about: dict[str, list[str]] | None = None,
     seeds: int = 1,
 ) -> tuple[Results, Version]:
-    """Fit InteractRank and its baselines, evaluate, register as challenger, index.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index, put to the gate.
 
     With several ``seeds`` each model is trained as often, and measured as the mean; the training
     that is best on validation is registered.
@@ -91,6 +91,7 @@ def train_and_evaluate(
     """
     from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
+    from prerank.promotion.gate import put_to_gate
 
     connect()
     home.look()
@@ -142,6 +143,7 @@ def train_and_evaluate(
         results = _write(home, measured, job, bundle)
     with stages("register and index"):
         version = _publish(home, bundle, run_id, results)
+        tqdm.write(put_to_gate(home, version, config.gate).table())
     return replace(results, stages=dict(stages.seconds)), version
 
 

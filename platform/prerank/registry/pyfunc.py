@@ -1,10 +1,10 @@
 """A model version behind MLflow's pyfunc interface: scores of requests whose features are given.
 
 ``mlflow.pyfunc.load_model("models:/prerank@champion")``, ``mlflow models serve`` and
-``mlflow.models.evaluate`` use it. A row is a request; the online store is not asked, so a row brings
-its feature inputs (``inputs_text``), as the golden requests of a version hold them. Scores are those
-of ``Scorer``, over item vectors that are made here as those of the index are. It is for looking at
-a version; callers ask the deployment.
+``mlflow.models.evaluate`` use it. A row is a request; the online store is not asked, so a row
+brings its feature inputs (``inputs_text``), as the golden requests of a version hold them. Scores
+are those of ``Scorer``, over item vectors that are made here as those of the index are. It is for
+looking at a version; callers ask the deployment.
 """
 
 from __future__ import annotations

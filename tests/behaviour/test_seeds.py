@@ -99,9 +99,6 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     assert f"- weights, SHA-256: {read_meta(bundle)[1]['weights_sha256']}" in card
     learned = iso(read_meta(bundle)[1]["splits"]["validation_from"])
     assert f"- trained on requests before: {learned}" in card
-        f"- trained on requests before: {iso(read_meta(bundle)[1]['splits']['validation_from'])}"
-        in card
-    )
     assert all(f"| `{name}` |" in card for name in schema.cross)
     assert "| tail query |" in card
     assert f"| {schema.heads[0]} | " in card

@@ -6,6 +6,7 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,7 +214,9 @@ def register(
     golden = load_golden(folder, schema, meta)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with muted(), mlflow.start_run(run_id=run_id):
+    with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        # There is none of a version without golden requests.
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
         info = mlflow.pyfunc.log_model(
             name=ARTIFACT,
             loader_module="prerank.registry.pyfunc",

@@ -19,7 +19,7 @@ from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, seeds_note, versus_table
-from prerank.evaluation.results import LEAD, Ablation, Results
+from prerank.evaluation.results import Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
@@ -81,7 +81,7 @@ def train_and_evaluate(
     about: dict[str, list[str]] | None = None,
     seeds: int = 1,
 ) -> tuple[Results, Version]:
-    """Fit InteractRank and its baselines, evaluate, register as challenger, index.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index, ask the gate.
 
     With several ``seeds`` each model is trained as often, and measured as the mean; the training
     that is best on validation is registered.
@@ -91,6 +91,8 @@ def train_and_evaluate(
     """
     from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
+    from prerank.promotion.challenger import publish
+    from prerank.registry.datasets import log_inputs
 
     connect()
     home.look()
@@ -107,6 +109,7 @@ def train_and_evaluate(
         "training_set": training,
     }
     with tracking.job_run(home, name, params, full) as run_id:
+        log_inputs(home, manifest, training["splits"])
         meta = {
             "run_id": run_id,
             "dataset": manifest.dataset,
@@ -114,6 +117,7 @@ def train_and_evaluate(
             "splits": training["splits"],
             "actions": manifest.actions,
             "heads": manifest.heads,
+            "last_us": manifest.last_us,
         }
         with stages("train"):
             trained = train_seeds(
@@ -141,7 +145,8 @@ def train_and_evaluate(
         write_json(home.root / JOB, job)
         results = _write(home, measured, job, bundle)
     with stages("register and index"):
-        version = _publish(home, bundle, run_id, results)
+        version, verdict = publish(home, bundle, run_id, results, config.gate)
+        tqdm.write(verdict.table())
     return replace(results, stages=dict(stages.seconds)), version
 
 
@@ -219,34 +224,6 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
         {n: {**m.means, **spread.get(n, {})} for n, m in results.models.items()}, [metrics, report]
     )
     return results
-
-
-def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version:
-    from prerank.evaluation.golden import golden_requests
-    from prerank.registry import versions as registry
-    from prerank.registry.bundle import DIGEST, load_bundle
-    from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
-    from prerank.registry.golden import save_golden
-    from prerank.registry.index import build_index
-
-    loaded = load_bundle(bundle)
-    save_golden(bundle, golden_requests(home, loaded))
-    manifest = LogManifest.load(home)
-    # The version's own, where the report has means over seeds.
-    own = {m: v[0] for m, v in results.seeds.get(LEAD, {}).items()} or results.models[LEAD].means
-    metrics = {tracking.metric_name(k): v for k, v in own.items()}
-    tags = {
-        "dataset": manifest.dataset,
-        DIGEST: loaded.digest,
-        registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
-    }
-    if cutoff_us := last_snapshot_us(home, loaded.schema, loaded.meta["splits"]["test_from"]):
-        tags[EMBEDDING_CUTOFF] = str(cutoff_us)
-    if manifest.restated:
-        tags["history"] = f"restated: {manifest.restated}"
-    version = registry.register(bundle, run_id, metrics, tags)
-    registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
-    return version
 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:

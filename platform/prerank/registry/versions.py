@@ -6,8 +6,9 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,17 +126,23 @@ class Promoted:
                 if (version := alias_version(alias)) is not None:
                     return Wanted(alias, version)
         except RegistryAwayError as away:
-            last = read_json_or_nothing(self._path)
-            # Without a run it is an earlier release's, and whose version that was is not known.
-            if last.get("alias") not in self.aliases or "run_id" not in last:
+            if (last := self.last()) is None:
                 raise
-            version = Version(last["version"], last["run_id"])
-            note = f"version {version} is served as the last known {last['alias']}: {away}"
-            return Wanted(last["alias"], version, note)
+            return replace(last, note=f"{last.note}: {away}")
         raise NotReadyError(
             f"no model is {CHAMPION}. Promote one: in the MLflow UI, give a version of "
             f"`{MODEL_NAME}` the alias `{CHAMPION}`."
         )
+
+    def last(self) -> Wanted | None:
+        """What was served last; None where that is not known."""
+        found = read_json_or_nothing(self._path)
+        # Without a run it is an earlier release's, and whose version that was is not known.
+        if found.get("alias") not in self.aliases or "run_id" not in found:
+            return None
+        version = Version(found["version"], found["run_id"])
+        note = f"version {version} is served as the last known {found['alias']}"
+        return Wanted(found["alias"], version, note)
 
     def remember(self, served: Wanted) -> None:
         """Write down what is served, where the registry named it."""
@@ -200,15 +207,23 @@ def register(
     import mlflow
     from mlflow import MlflowClient
 
-    client = MlflowClient()
+    from prerank.registry.golden import load_golden
+    from prerank.registry.pyfunc import frame_of, signature_of
+
+    client, (schema, meta) = MlflowClient(), read_meta(folder)
+    golden = load_golden(folder, schema, meta)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with muted(), mlflow.start_run(run_id=run_id):
+    with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        # There is none of a version without golden requests.
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
         info = mlflow.pyfunc.log_model(
             name=ARTIFACT,
             loader_module="prerank.registry.pyfunc",
             data_path=str(folder),
             pip_requirements=list(REQUIREMENTS),
+            signature=signature_of(schema),
+            input_example=None if golden is None else frame_of(golden, schema, 1),
             registered_model_name=MODEL_NAME,
         )
     number = str(info.registered_model_version)

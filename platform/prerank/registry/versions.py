@@ -188,6 +188,8 @@ def register(
 ) -> Version:
     """Log a bundle folder under a run, register it and make it the challenger.
 
+    A run has one version: of one that was cut off here, what is missing is done.
+
     Args:
         folder: what ``prerank.registry.bundle.save_bundle`` wrote.
         run_id: the MLflow run that trained it.
@@ -203,19 +205,29 @@ def register(
     client = MlflowClient()
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with muted(), mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            loader_module="prerank.registry.pyfunc",
-            data_path=str(folder),
-            pip_requirements=list(REQUIREMENTS),
-            registered_model_name=MODEL_NAME,
-        )
-    number = str(info.registered_model_version)
+    number = _number_of(run_id)
+    if number is None:
+        with muted(), mlflow.start_run(run_id=run_id):
+            info = mlflow.pyfunc.log_model(
+                name=ARTIFACT,
+                loader_module="prerank.registry.pyfunc",
+                data_path=str(folder),
+                pip_requirements=list(REQUIREMENTS),
+                registered_model_name=MODEL_NAME,
+            )
+        number = str(info.registered_model_version)
     for name, text in tags.items():
         client.set_model_version_tag(MODEL_NAME, number, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
     return Version(number, run_id)
+
+
+def _number_of(run_id: str) -> str | None:
+    """Number of the version that a run registered; None where it has none."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'")
+    return str(found[0].version) if found else None
 
 
 def name_index(version: Version, index: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   what a part pays  prerank ablate (broken off and run again, it goes on)
   what a log pays   prerank curve (likewise)
   what is alike     prerank graph, embed
-  each day          prerank update
+  each day          prerank update, or prerank retrain
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, stages, versions, whole
+from prerank.commands import daily, forget, graph, retrain, stages, versions, whole
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -180,6 +180,31 @@ VERBS = (
         },
         items={"required": False, "help": "new and changed items (default: none are)"},
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+    ),
+    verb(
+        "retrain",
+        retrain.retrain,
+        "do a day's work, train on it and put the new version to the gate; cut off, it goes on",
+        "prerank retrain --served --auto-promote",
+        "prerank promote, unless with --auto-promote",
+        "events",
+        "items",
+        "mapping",
+        "served",
+        "through",
+        "config",
+        "seeds",
+        "warm",
+        "auto-promote",
+        "max-bad",
+        "workdir",
+        events={
+            "required": False,
+            "help": "Parquet file or folder of the new events (default: --served, or none)",
+        },
+        items={"required": False, "help": "new and changed items (default: none are)"},
+        mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+        seeds=SEEDS,
     ),
     verb(
         "users",

@@ -104,6 +104,19 @@ def job_run(
         yield str(run.info.run_id)
 
 
+def known(run_id: str | None) -> str | None:
+    """``run_id``, if MLflow has that run; else None."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run_id and str(MlflowClient().get_run(run_id).info.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
 def metric_name(name: str) -> str:
     """A metric's name as MLflow takes it: no "@"."""
     return name.replace("@", "_at_")

@@ -12,6 +12,7 @@ from typing import Any
 from interactrank.training.trainer import TrainConfig
 from prerank.config import JobConfig
 from prerank.core.files import replaced
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
@@ -21,6 +22,8 @@ from prerank.registry import tracking
 
 PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 """Of a training, which the MLflow run shows."""
+FORGOTTEN = "forgotten"
+"""In a bundle's meta data: digest of those who had been forgotten when it was trained."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def job(home: Home, config: JobConfig, name: str, run_id: str | None = None) -> 
             "splits": training["splits"],
             "actions": manifest.actions,
             "heads": manifest.heads,
+            FORGOTTEN: Forgotten.of(home).digest,
         }
         yield Job(home, config, name, run_id, meta)
 

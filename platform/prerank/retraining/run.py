@@ -22,6 +22,7 @@ from prerank.checks.run import check
 from prerank.config import JobConfig
 from prerank.core.errors import DataError, NotReadyError, StateError
 from prerank.core.files import held, read_json_or_nothing
+from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
@@ -43,7 +44,7 @@ from prerank.retraining.rounds import (
     Facts,
     Round,
 )
-from prerank.seeds import Trained, fit_baselines, job
+from prerank.seeds import FORGOTTEN, Trained, fit_baselines, job
 from prerank.training.warm import unlike
 from prerank.update import update
 
@@ -253,7 +254,10 @@ class _Steps:
         bundle = registry.download(self.home, champion)
         schema = LogManifest.load(self.home).schema
         try:
-            why = unlike(schema, self.config.model, read_meta(bundle)[1])
+            meta = read_meta(bundle)[1]
+            why = unlike(schema, self.config.model, meta)
+            if not why and meta.get(FORGOTTEN) != Forgotten.of(self.home).digest:
+                why = "users were forgotten since it was trained"
         except StateError as error:
             why = str(error)
         if why:

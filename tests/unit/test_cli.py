@@ -69,6 +69,7 @@ VERBS: dict[str, list[str]] = {
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--only", "--seeds", "--split", "--workdir"],
     "curve": ["--config", "--seeds", "--split", "--workdir"],
+    "tune": ["--config", "--minutes", "--out*", "--space", "--trials", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],
     "promote": ["--version", "--workdir"],

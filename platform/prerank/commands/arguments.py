@@ -96,6 +96,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "SHARE",
         "help": "of the new rows, how many may be quarantined before it stops (default: 0.1)",
     },
+    "trials": {
+        "type": int,
+        "default": 30,
+        "help": "settings to try, those of before included (default: 30)",
+    },
+    "minutes": {
+        "type": float,
+        "help": "after which nothing further is begun; run again, it goes on (default: no limit)",
+    },
+    "space": {
+        "type": Path,
+        "help": "YAML of settings to try: it replaces, adds or (null) takes out (default: those "
+        "of prerank/evaluation/search_space.py)",
+    },
     "since": {
         "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
         "log's end)"

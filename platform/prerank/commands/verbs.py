@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, retrain, stages, versions, whole
+from prerank.commands import daily, forget, graph, retrain, stages, tune, versions, whole
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -270,6 +270,21 @@ VERBS = (
         "split",
         "workdir",
         split={"default": "validation"},
+    ),
+    verb(
+        "tune",
+        tune.tune,
+        "search for better settings at times of the past; cut off, it goes on",
+        "prerank tune --trials 30 --out tuned.yaml",
+        "prerank train --config tuned.yaml, where the lead is beyond noise",
+        "config",
+        "space",
+        "trials",
+        "minutes",
+        "out",
+        "workdir",
+        config={"help": "YAML of the job, where the search begins (default: the defaults)"},
+        out={"help": "configuration to write, for --config"},
     ),
     verb(
         "index",

@@ -80,7 +80,7 @@ def train_and_evaluate(
     about: dict[str, list[str]] | None = None,
     seeds: int = 1,
 ) -> tuple[Results, Version]:
-    """Fit InteractRank and its baselines, evaluate, register as challenger, index.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index, put to the gate.
 
     With several ``seeds`` each model is trained as often, and measured as the mean; the training
     that is best on validation is registered.
@@ -88,6 +88,8 @@ def train_and_evaluate(
     Returns:
         The report's results, with the seconds of all stages, and the registered version.
     """
+    from prerank.promotion.gate import put_to_gate
+
     connect()
     with job(home, config, name) as made:
         with stages("train"):
@@ -97,6 +99,7 @@ def train_and_evaluate(
             results = measured(home, config, made.run_id, trained, stages, oracles, about)
     with stages("register and index"):
         version = publish_version(home, trained[0].bundle, made.run_id, results)
+        tqdm.write(put_to_gate(home, version, config.gate).table())
     return replace(results, stages=dict(stages.seconds)), version
 
 

@@ -22,6 +22,7 @@ from prerank.features.config import FeatureConfig
 from prerank.ingest.additions import catalogue_of_home
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.run import ingest
+from prerank.promotion.config import GateConfig
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.retraining import run as retraining
@@ -33,6 +34,8 @@ CONFIG = JobConfig(
     ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,)),
     TrainConfig(epochs=1, batch_requests=64, warmup_steps=2),
     baselines=(),
+    # On so few requests a version is neither better nor worse.
+    gate=GateConfig(margin=0.9, undecided="pass", golden_ms=1e5),
 )
 HELD_BACK = 2
 """Last days of the log, which come one by one."""

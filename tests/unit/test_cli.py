@@ -72,7 +72,17 @@ VERBS: dict[str, list[str]] = {
     "tune": ["--config", "--minutes", "--out*", "--space", "--trials", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],
-    "promote": ["--version", "--workdir"],
+    "gate": [
+        "--config",
+        "--day",
+        "--margin",
+        "--requests",
+        "--undecided",
+        "--version",
+        "--workdir",
+    ],
+    "promote": ["--config", "--version", "--without-gate", "--workdir"],
+    "rollback": ["--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],
@@ -227,6 +237,11 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["inspect", *here, "map.yaml"], 2, "--out map.yaml is there", capsys)
     fails_with(["inspect", *here, "none/m.yaml"], 2, "no folder", capsys)
     fails_with(["inspect", *here, "new.yaml"], 2, "does not say its format", capsys)
+    fails_with(["gate", *work], 4, "prerank ingest", capsys)
+    fails_with(["gate", "--day", "soon", *work], 2, "--day 'soon'", capsys)
+    fails_with(["gate", "--margin", "-1", *work], 2, "margin: -1", capsys)
+    fails_with(["gate", "--requests", "0", *work], 2, "requests: 0", capsys)
+    fails_with(["promote", "--config", "job.yaml", *work], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()

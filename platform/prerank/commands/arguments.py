@@ -119,6 +119,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
     },
+    "margin": {
+        "type": float,
+        "help": "by how much MRR and recall@cut may be below the champion's (default: 0.02, or as "
+        "--config says)",
+    },
+    "day": {
+        "help": "day (UTC) whose requests are measured, YYYY-MM-DD (default: the newest 24 hours "
+        "whose labels are known)"
+    },
+    "undecided": {
+        "choices": ("fail", "pass"),
+        "help": "what a check counts as that could not be decided (default: fail, or as --config "
+        "says)",
+    },
+    "without-gate": {
+        "action": "store_true",
+        "help": "promote it whatever the gate says; a tag of the version says so (default: it must "
+        "pass)",
+    },
     "export": {
         "action": "store_true",
         "help": "write the snapshots as the Parquet table of Feast's view item_neighbours, those "

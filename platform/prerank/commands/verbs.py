@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, retrain, stages, tune, versions, whole
+from prerank.commands import (
+    daily,
+    forget,
+    graph,
+    promotion,
+    retrain,
+    stages,
+    tune,
+    versions,
+    whole,
+)
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -16,6 +26,11 @@ SEEDS = {
     "(default: 1)",
 }
 """Of ``--seeds``, where a version comes of it."""
+
+GATE_REQUESTS = {
+    "default": None,
+    "help": "at most so many labelled requests are measured (default: 4000, or as --config says)",
+}
 
 
 @dataclass(frozen=True)
@@ -307,13 +322,40 @@ VERBS = (
         version={"help": "model version (default: the champion)"},
     ),
     verb(
+        "gate",
+        promotion.gate,
+        "check whether a version may become the champion, and write the result to MLflow",
+        "prerank gate --version 3",
+        "prerank promote --version 3",
+        "version",
+        "margin",
+        "day",
+        "requests",
+        "undecided",
+        "config",
+        "workdir",
+        requests=GATE_REQUESTS,
+    ),
+    verb(
         "promote",
-        versions.promote,
-        "make a version the champion, after checking that it can be served",
+        promotion.promote,
+        "make a version the champion, if it passes the gate",
         "prerank promote --version 3",
         "serve deploy deployments/prerank.yaml, unless it is deployed",
         "version",
+        "config",
+        "without-gate",
         "workdir",
+    ),
+    verb(
+        "rollback",
+        promotion.rollback,
+        "make the champion before the champion again",
+        "prerank rollback",
+        "prerank promote, once what was wrong is known",
+        "version",
+        "workdir",
+        version={"help": "version to go back to (default: the champion before)"},
     ),
     verb(
         "export",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,17 +125,23 @@ class Promoted:
                 if (version := alias_version(alias)) is not None:
                     return Wanted(alias, version)
         except RegistryAwayError as away:
-            last = read_json_or_nothing(self._path)
-            # Without a run it is an earlier release's, and whose version that was is not known.
-            if last.get("alias") not in self.aliases or "run_id" not in last:
+            if (last := self.last()) is None:
                 raise
-            version = Version(last["version"], last["run_id"])
-            note = f"version {version} is served as the last known {last['alias']}: {away}"
-            return Wanted(last["alias"], version, note)
+            return replace(last, note=f"{last.note}: {away}")
         raise NotReadyError(
             f"no model is {CHAMPION}. Promote one: in the MLflow UI, give a version of "
             f"`{MODEL_NAME}` the alias `{CHAMPION}`."
         )
+
+    def last(self) -> Wanted | None:
+        """What was served last; None where that is not known."""
+        found = read_json_or_nothing(self._path)
+        # Without a run it is an earlier release's, and whose version that was is not known.
+        if found.get("alias") not in self.aliases or "run_id" not in found:
+            return None
+        version = Version(found["version"], found["run_id"])
+        note = f"version {version} is served as the last known {found['alias']}"
+        return Wanted(found["alias"], version, note)
 
     def remember(self, served: Wanted) -> None:
         """Write down what is served, where the registry named it."""

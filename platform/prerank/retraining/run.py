@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,13 @@ from prerank.dataset.build import build_training_set
 from prerank.evaluation.results import LEAD
 from prerank.ingest.report import IngestReport
 from prerank.pipeline import Stages, files, fusion_weights, measured, publish_version
+from prerank.promotion.champion import promote
+from prerank.promotion.config import GateConfig
+from prerank.promotion.gate import put_to_gate
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, Version, read_meta
-from prerank.retraining import gate
+from prerank.registry.gates import PASSED
 from prerank.retraining.changes import report, weights_moved
 from prerank.retraining.rounds import (
     CHALLENGER,
@@ -127,7 +130,8 @@ def retrain(
 
 
 def _digest(config: JobConfig) -> str:
-    plain = json.dumps(asdict(config), sort_keys=True, default=str)
+    # A version is trained alike, whatever it is put to.
+    plain = json.dumps(asdict(replace(config, gate=GateConfig())), sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
@@ -288,10 +292,11 @@ class _Steps:
         }
 
     def _gate(self, version: Version) -> Facts:
-        return gate.judged(self.home, version, self.config)
+        verdict = put_to_gate(self.home, version, self.config.gate)
+        return {"passed": verdict.result == PASSED, **verdict.to_dict()}
 
     def _promote(self, version: Version) -> Facts:
-        gate.promote(self.home, version)
+        promote(self.home, version, self.config.gate)
         return {"version": version.number}
 
 

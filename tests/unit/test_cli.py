@@ -83,6 +83,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "promote": ["--config", "--version", "--without-gate", "--workdir"],
     "rollback": ["--version", "--workdir"],
+    "replay": ["--log", "--out", "--requests", "--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],

@@ -96,6 +96,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "SHARE",
         "help": "of the new rows, how many may be quarantined before it stops (default: 0.1)",
     },
+    "log": {
+        "type": Path,
+        "help": "folder of a served log's answers (default: what the deployments of this home "
+        "wrote down)",
+    },
     "trials": {
         "type": int,
         "default": 30,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,72 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from tests.conftest import BuildHome
+from tests.daily import Daily
 
-from interactrank.model.config import ModelConfig
-from interactrank.training.trainer import TrainConfig
-from prerank.config import JobConfig
 from prerank.core.errors import DataError, StateError
-from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
-from prerank.features.config import FeatureConfig
-from prerank.ingest.additions import catalogue_of_home
-from prerank.ingest.mapping import LogMapping
-from prerank.ingest.run import ingest
-from prerank.promotion.config import GateConfig
-from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.retraining import run as retraining
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
-from prerank.retraining.run import Day, Retrained, retrain
-
-CONFIG = JobConfig(
-    FeatureConfig(cadence_hours=24),
-    ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,)),
-    TrainConfig(epochs=1, batch_requests=64, warmup_steps=2),
-    baselines=(),
-    # On so few requests a version is neither better nor worse.
-    gate=GateConfig(margin=0.9, undecided="pass", golden_ms=1e5),
-)
-HELD_BACK = 2
-"""Last days of the log, which come one by one."""
-
-
-class Daily:
-    """A home, and the days that come to it."""
-
-    def __init__(self, home: Home, root: Path, days: list[pd.DataFrame]) -> None:
-        self.home, self.root, self.days = home, root, days
-
-    def day(self, events: pd.DataFrame, name: str, max_bad: float = 0.1) -> Day:
-        path = self.root / f"{name}.parquet"
-        events.to_parquet(path)
-        manifest = LogManifest.load(self.home)
-        mapping = LogMapping.model_validate(manifest.mapping | {"name": manifest.dataset})
-
-        def add() -> Any:
-            return ingest(path, catalogue_of_home(self.home, None), self.home, mapping)
-
-        return Day(name, add, max_bad=max_bad)
-
-    def retrain(self, day: Day, **options: Any) -> Retrained:
-        return retrain(self.home, CONFIG, day, **options)
-
-    def fingerprint(self) -> str:
-        return LogManifest.load(self.home).fingerprint
-
-    def champion(self) -> str | None:
-        found = registry.alias_version(registry.CHAMPION)
-        return found and found.number
-
-    def versions(self) -> int:
-        from mlflow import MlflowClient
-
-        return len(MlflowClient().search_model_versions(f"name='{registry.MODEL_NAME}'"))
-
-    def changes(self, made: Retrained) -> dict[str, Any]:
-        assert made.folder is not None
-        read: dict[str, Any] = json.loads((made.folder / "changes.json").read_text())
-        return read
 
 
 @pytest.fixture
@@ -88,12 +27,7 @@ def daily(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Daily:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    of = tiny_log["request_time"].dt.date
-    last = sorted(of.unique())[-HELD_BACK:]
-    before = tiny_log[~of.isin(last)]
-    home = build_home(tmp_path, before, tiny_items, features=CONFIG.features)
-    tracking.connect(home)
-    return Daily(home, tmp_path, [tiny_log[of == day] for day in last])
+    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ class Daily:
 
     def champion(self) -> str | None:
         found = registry.alias_version(registry.CHAMPION)
-        return found and found.number
+        return found.number if found else None
 
     def versions(self) -> int:
         from mlflow import MlflowClient

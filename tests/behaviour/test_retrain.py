@@ -36,17 +36,17 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
     from mlflow import MlflowClient
 
     # A disk that fills up after the training; the same command goes on there.
-    first, publish = daily.day(daily.days[0], "first"), retraining.publish_version
+    first = daily.day(daily.days[0], "first")
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(retraining, "publish_version", full)
-    with pytest.raises(StateError, match=r"is full .*stopped in the stage `evaluate and register`"):
-        daily.retrain(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "publish_version", full)
+        with pytest.raises(StateError, match=r"is full .*in the stage `evaluate and register`"):
+            daily.retrain(first)
     grown = daily.fingerprint()
     assert daily.champion() is None
-    monkeypatch.setattr(retraining, "publish_version", publish)
     made = daily.retrain(first)
     assert (made.number, made.outcome, str(made.version)) == (1, CHALLENGER, "1")
     assert daily.fingerprint() == grown

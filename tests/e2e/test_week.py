@@ -113,7 +113,7 @@ def test_seven_days(
         promoted += 1
         assert daily.champion() == str(promoted)
         assert daily.versions() == promoted
-    champion = registry.alias_version(registry.CHAMPION)
-    assert champion is not None
-    assert read_gate(champion).result == PASSED
+    last = registry.alias_version(registry.CHAMPION)
+    assert last is not None
+    assert read_gate(last).result == PASSED
     assert LogManifest.load(daily.home).requests == tiny_log["request_id"].nunique()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ class Work:
 
     def all(self, round_: Round, gone: tuple[str, ...] = ()) -> Round:
         for name in STAGES:
-            round_.stage(name, lambda name=name: self.do(name), lambda _, n=name: n not in gone)
+            round_.stage(name, partial(self.do, name), partial(self.there, name not in gone))
         return round_
+
+    def there(self, there: bool, _: Facts) -> bool:
+        return there
 
     def do(self, name: str) -> Facts:
         if name == self.fails:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -36,7 +37,9 @@ def test_values_of_a_trial_reach_the_settings_and_nothing_else() -> None:
     assert train.loss.softmax == values["train.loss.softmax"]
     assert train.batch_requests == values["train.batch_requests"]
     assert model.dropout == values["model.dropout"]
-    own = {n.rpartition(".")[2]: v for n, v in values.items() if n.startswith("train.")}
+    own: dict[str, Any] = {
+        n.rpartition(".")[2]: v for n, v in values.items() if n.startswith("train.")
+    }
     softmax = own.pop("softmax")
     assert train == replace(TrainConfig(), loss=replace(LossConfig(), softmax=softmax), **own)
 

@@ -263,7 +263,17 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
     fails_with(["add-items", "--items", str(tmp_path), *work], 4, "`prerank ingest`", capsys)
-    for verb in (["ablate"], ["train"], ["run", *log]):
+    fails_with(["retrain", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["tune", "--out", "t.yaml", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["replay", *work], 4, "`prerank ingest`", capsys)
+    both = ["--events", str(tmp_path), "--served"]
+    fails_with(["retrain", *both, *work], 2, "--events or --served, not both", capsys)
+    fails_with(["retrain", "--max-bad", "7", *work], 2, "--max-bad 7.0", capsys)
+    fails_with(["tune", "--trials", "0", "--out", "t.yaml", *work], 2, "--trials 0", capsys)
+    fails_with(["tune", "--minutes", "-1", "--out", "t.yaml", *work], 2, "--minutes -1", capsys)
+    fails_with(["tune", "--out", "no/t.yaml", *work], 2, "--out no/t.yaml", capsys)
+    fails_with(["replay", "--requests", "0", *work], 2, "--requests 0", capsys)
+    for verb in (["ablate"], ["train"], ["retrain"], ["run", *log]):
         fails_with([*verb, "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 

@@ -15,11 +15,10 @@ from tqdm import tqdm
 from prerank.config import JobConfig
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, seeds_note, versus_table
-from prerank.evaluation.results import LEAD, Ablation, Results
+from prerank.evaluation.results import Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
@@ -80,7 +79,7 @@ def train_and_evaluate(
     about: dict[str, list[str]] | None = None,
     seeds: int = 1,
 ) -> tuple[Results, Version]:
-    """Fit InteractRank and its baselines, evaluate, register as challenger, index, put to the gate.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index, ask the gate.
 
     With several ``seeds`` each model is trained as often, and measured as the mean; the training
     that is best on validation is registered.
@@ -88,7 +87,7 @@ def train_and_evaluate(
     Returns:
         The report's results, with the seconds of all stages, and the registered version.
     """
-    from prerank.promotion.gate import put_to_gate
+    from prerank.promotion.challenger import publish
 
     connect()
     with job(home, config, name) as made:
@@ -98,8 +97,8 @@ def train_and_evaluate(
         with stages("evaluate"):
             results = measured(home, config, made.run_id, trained, stages, oracles, about)
     with stages("register and index"):
-        version = publish_version(home, trained[0].bundle, made.run_id, results)
-        tqdm.write(put_to_gate(home, version, config.gate).table())
+        version, verdict = publish(home, trained[0].bundle, made.run_id, results, config.gate)
+        tqdm.write(verdict.table())
     return replace(results, stages=dict(stages.seconds)), version
 
 
@@ -212,35 +211,6 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
         {n: {**m.means, **spread.get(n, {})} for n, m in results.models.items()}, [metrics, report]
     )
     return results
-
-
-def publish_version(home: Home, bundle: Path, run_id: str, results: Results) -> Version:
-    """Register a bundle that was ``measured`` as the challenger, and build its index."""
-    from prerank.evaluation.golden import golden_requests
-    from prerank.registry import versions as registry
-    from prerank.registry.bundle import DIGEST, load_bundle
-    from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
-    from prerank.registry.golden import save_golden
-    from prerank.registry.index import build_index
-
-    loaded = load_bundle(bundle)
-    save_golden(bundle, golden_requests(home, loaded))
-    manifest = LogManifest.load(home)
-    # The version's own, where the report has means over seeds.
-    own = {m: v[0] for m, v in results.seeds.get(LEAD, {}).items()} or results.models[LEAD].means
-    metrics = {tracking.metric_name(k): v for k, v in own.items()}
-    tags = {
-        "dataset": manifest.dataset,
-        DIGEST: loaded.digest,
-        registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
-    }
-    if cutoff_us := last_snapshot_us(home, loaded.schema, loaded.meta["splits"]["test_from"]):
-        tags[EMBEDDING_CUTOFF] = str(cutoff_us)
-    if manifest.restated:
-        tags["history"] = f"restated: {manifest.restated}"
-    version = registry.register(bundle, run_id, metrics, tags)
-    registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
-    return version
 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:

@@ -126,6 +126,8 @@ def job(home: Home, config: JobConfig, name: str, run_id: str | None = None) -> 
         name: of the job.
         run_id: of a job that was cut off and goes on; None begins one.
     """
+    from prerank.registry.datasets import log_inputs
+
     home.look()
     manifest = LogManifest.load(home)
     training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
@@ -139,17 +141,20 @@ def job(home: Home, config: JobConfig, name: str, run_id: str | None = None) -> 
         "features": asdict(config.features),
         "training_set": training,
     }
-    with tracking.job_run(home, name, params, full, run_id) as run_id:
+    with tracking.job_run(home, name, params, full, run_id) as own:
+        if run_id is None:
+            log_inputs(home, manifest, training["splits"])
         meta = {
-            "run_id": run_id,
+            "run_id": own,
             "dataset": manifest.dataset,
             "fingerprint": manifest.fingerprint,
             "splits": training["splits"],
             "actions": manifest.actions,
             "heads": manifest.heads,
+            "last_us": manifest.last_us,
             FORGOTTEN: Forgotten.of(home).digest,
         }
-        yield Job(home, config, name, run_id, meta)
+        yield Job(home, config, name, own, meta)
 
 
 def folders(

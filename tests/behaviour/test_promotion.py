@@ -116,7 +116,7 @@ def test_a_version_that_ranks_worse_than_the_champion_fails(made: Registry) -> N
     good = made.add()
     promote(made.home, good, GATE)
     bad = made.add(counts_reversed)
-    with pytest.raises(NotReadyError, match=r"did not pass the gate\. mrr failed: "):
+    with pytest.raises(NotReadyError, match="did not pass the gate: mrr failed: "):
         promote(made.home, bad, GATE)
     assert registry.alias_version(registry.CHAMPION) == good
     assert tags(bad)[RESULT] == "failed"
@@ -161,7 +161,7 @@ def test_what_cannot_be_told_is_said_and_counts_as_configured(
     monkeypatch.setattr("prerank.promotion.gate.FEWEST", 5)
     wide = judge(made.home, later, replace(GATE, margin=1e-6))
     if status(wide)["mrr"] == "undecided":
-        assert "too wide to tell; about" in text(wide, "mrr")
+        assert "too wide to tell, some " in text(wide, "mrr")
 
 
 def test_a_champion_that_cannot_be_measured_leaves_it_undecided(made: Registry) -> None:

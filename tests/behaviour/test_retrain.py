@@ -14,7 +14,6 @@ from tests.daily import Daily
 
 from prerank.core.errors import DataError, StateError
 from prerank.registry import versions as registry
-from prerank.retraining import run as retraining
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
 
 
@@ -42,8 +41,8 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "publish_version", full)
-        with pytest.raises(StateError, match=r"is full .*in the stage `evaluate and register`"):
+        patch.setattr("prerank.retraining.run.publish", full)
+        with pytest.raises(StateError, match=r"is full .*in the stage `evaluate, register, gate`"):
             daily.retrain(first)
     grown = daily.fingerprint()
     assert daily.champion() is None

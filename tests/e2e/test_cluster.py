@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,10 @@ def test_a_web_page_cannot_report_events(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
-def test_moving_the_alias_moves_the_answer_without_a_redeploy(
+def test_an_alias_that_is_moved_is_followed_once_the_gate_passed_and_taken_back(
     cluster: tuple[Path, str], client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a redeploy."""
     import mlflow
 
     # As `prerank env` says.
@@ -212,8 +214,29 @@ def test_moving_the_alias_moves_the_answer_without_a_redeploy(
     second = registry.register(first, run.info.run_id, {}, {})
     build_index(home, registry.download(home, second), second)
     mlflow.MlflowClient().set_registered_model_alias("prerank", registry.CHAMPION, second.number)
+    wait_until(lambda: "version 2 was not put to the gate" in client.get("/ready").text)
+    assert client.get("/ready").status_code == 200
+    assert version_of_answer(client) == "1"
+    printed = prerank(cluster[0], "prerank gate --version 2")
+    assert "gate of model version 2 against champion 1" in printed
+    assert "+0.0000 [+0.0000, +0.0000]" in printed
+    wait_until(lambda: version_of_answer(client) == "2")
+    prerank(cluster[0], "prerank rollback --version 1")
+    wait_until(lambda: version_of_answer(client) == "1")
+    # Of what `prerank promote` moves, the version before is known.
+    prerank(cluster[0], "prerank promote --version 2")
+    wait_until(lambda: version_of_answer(client) == "2")
+    prerank(cluster[0], "prerank rollback")
+    wait_until(lambda: version_of_answer(client) == "1")
+
+
+def version_of_answer(client: httpx.Client) -> str:
     body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
-    deadline = time.monotonic() + 30
-    while client.post("/v1/prerank", json=body).json()["model_version"] != "2":
-        assert time.monotonic() < deadline, "the replicas did not follow the alias"
-        time.sleep(0.5)
+    return str(client.post("/v1/prerank", json=body).json()["model_version"])
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "the replicas did not follow"
+        time.sleep(0.2)

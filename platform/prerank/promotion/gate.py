@@ -254,15 +254,8 @@ def _compared(metric: str, own: Scored, rival: Scored, newest: Newest, margin: f
         return Check(metric, "passed", text, numbers)
     if difference < -margin:
         return Check(metric, "failed", text, numbers)
-    needed = _enough(newest.engaged, difference, low, margin)
-    text += (
-        f". The interval is too wide to tell; about {needed:,} requests with an engagement would "
-        "do, or a wider --margin"
-    )
+    text += "; the interval is too wide to tell"
+    if margin:
+        wanted = math.ceil(newest.engaged * ((high - low) / 2 / margin) ** 2)
+        text += f", some {wanted:,} would do for two versions that are equally good"
     return Check(metric, "undecided", text, numbers)
-
-
-def _enough(requests: int, difference: float, low: float, margin: float) -> int:
-    """How many requests would bring the lower end above minus the margin, about."""
-    shrink = (difference - low) / max(difference + margin, 1e-3)
-    return int(math.ceil(requests * shrink**2 / 100) * 100)

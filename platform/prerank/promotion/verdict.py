@@ -77,7 +77,7 @@ class Verdict:
         """Why it failed; else what was compared, with all that stayed undecided."""
         told = self.stops or [c for c in self.checks if c.name in COMPARED]
         told += [c for c in self.checks if c.status == "undecided" and c not in told]
-        return " ".join(f"{c.name} {c.status}: {c.text}" for c in told)
+        return "; ".join(f"{c.name} {c.status}: {c.text.rstrip('.')}" for c in told) + "."
 
     def table(self) -> str:
         """The checks as aligned lines, for a terminal."""
@@ -126,6 +126,7 @@ class Verdict:
         """
         if self.stops:
             raise NotReadyError(
-                f"model version {self.version} did not pass the gate. {self.reason} What is served "
-                "stays as it is."
+                f"model version {self.version} did not pass the gate: {self.reason} What is served "
+                f"stays as it is. To promote it all the same: prerank promote --version "
+                f"{self.version} --without-gate."
             )

@@ -208,7 +208,11 @@ def register(
     import mlflow
     from mlflow import MlflowClient
 
-    client = MlflowClient()
+    from prerank.registry.golden import load_golden
+    from prerank.registry.pyfunc import frame_of, signature_of
+
+    client, (schema, meta) = MlflowClient(), read_meta(folder)
+    golden = load_golden(folder, schema, meta)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
     number = _number_of(run_id)
@@ -219,6 +223,8 @@ def register(
                 loader_module="prerank.registry.pyfunc",
                 data_path=str(folder),
                 pip_requirements=list(REQUIREMENTS),
+                signature=signature_of(schema),
+                input_example=None if golden is None else frame_of(golden, schema, 1),
                 registered_model_name=MODEL_NAME,
             )
         number = str(info.registered_model_version)

@@ -12,7 +12,7 @@ from typing import Any
 from prerank.core.errors import StateError
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
-from prerank.retraining.rounds import Facts, Round
+from prerank.retraining.rounds import REGISTERED, Facts, Round
 from prerank.summaries import count, duration
 
 SHOWN = 10
@@ -62,7 +62,7 @@ def report(home: Home, round_: Round, outcome: str) -> str:
 def changes(round_: Round, outcome: str) -> dict[str, Any]:
     """What a round that is done changed, as JSON."""
     done = round_.done
-    registered, trained = done["evaluate and register"], done["train"]
+    registered, trained = done[REGISTERED], done["train"]
     best = trained["trained"][0]
     return {
         "retraining": round_.number,
@@ -81,7 +81,7 @@ def changes(round_: Round, outcome: str) -> dict[str, Any]:
             "train_requests": done["training set"]["train_requests"],
         },
         "test_metrics": registered["metrics"],
-        "gate": done["gate"],
+        "gate": registered["gate"],
         "weights": registered["weights"],
         "seconds": round_.seconds,
     }
@@ -161,9 +161,8 @@ def _model(made: Mapping[str, Any]) -> list[str]:
 
 def _gate(gate: Mapping[str, Any]) -> list[str]:
     rows = [[c["name"], c["status"], c["text"].replace("|", "&#124;")] for c in gate["checks"]]
-    result = "Passed" if gate["passed"] else "Failed"
-    found = ["## Gate", f"{result}: {gate['reason']}"]
-    return [*found, _table(["check", "result", "found"], rows)] if rows else found
+    found = ["## Gate", f"{gate['result'].capitalize()}."]
+    return [*found, _table(["check", "result", "found"], rows)]
 
 
 def _weights(weights: Sequence[Mapping[str, Any]], against: str | None) -> list[str]:

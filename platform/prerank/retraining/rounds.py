@@ -31,6 +31,7 @@ from prerank.summaries import duration
 Facts = dict[str, Any]
 """Of a stage that ended, as JSON."""
 
+REGISTERED = "evaluate, register, gate"
 STAGES = (
     "update",
     "check",
@@ -38,8 +39,7 @@ STAGES = (
     "job",
     "baselines",
     "train",
-    "evaluate and register",
-    "gate",
+    REGISTERED,
     "promote",
 )
 """In their order. "job" is the MLflow run, which begins and takes no time."""

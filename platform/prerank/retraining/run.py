@@ -1,6 +1,6 @@
 """`prerank retrain`: a day's work, and a new model at its end.
 
-    update -> check -> training set -> train -> evaluate, register -> gate -> promote, if asked to
+    update -> check -> training set -> train -> evaluate, register, gate -> promote, if asked to
 
 Each stage is whole or not done, and what was done is written down (``prerank.retraining.rounds``):
 a retraining that was cut off goes on where it was. Nothing of it touches what is served, before
@@ -29,10 +29,10 @@ from prerank.core.ray_tasks import connect
 from prerank.dataset.build import build_training_set
 from prerank.evaluation.results import LEAD
 from prerank.ingest.report import IngestReport
-from prerank.pipeline import Stages, files, fusion_weights, measured, publish_version
+from prerank.pipeline import Stages, fusion_weights, measured
+from prerank.promotion.challenger import publish
 from prerank.promotion.champion import promote
 from prerank.promotion.config import GateConfig
-from prerank.promotion.gate import put_to_gate
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, Version, read_meta
@@ -43,6 +43,7 @@ from prerank.retraining.rounds import (
     NOTHING_NEW,
     PROMOTED,
     REFUSED,
+    REGISTERED,
     Asked,
     Facts,
     Round,
@@ -153,9 +154,9 @@ class _Steps:
         round_.stage("check", self._check)
         round_.stage("training set", self._training_set, self._has_training_set)
         version = self._trained()
-        verdict = round_.stage("gate", partial(self._gate, version))
-        outcome = CHALLENGER if verdict["passed"] else REFUSED
-        if auto_promote and verdict["passed"]:
+        passed = round_.done[REGISTERED]["gate"]["result"] == PASSED
+        outcome = CHALLENGER if passed else REFUSED
+        if auto_promote and passed:
             round_.stage("promote", partial(self._promote, version))
             outcome = PROMOTED
         text = report(self.home, self.round, outcome)
@@ -224,8 +225,8 @@ class _Steps:
 
     def _trained(self) -> Version:
         """The version of this round, from its MLflow run."""
-        round_, name = self.round, "evaluate and register"
-        facts = round_.done.get(name)
+        round_ = self.round
+        facts = round_.done.get(REGISTERED)
         if facts is None or not _registered(facts):
             run_id = tracking.known(round_.done.get("job", {}).get("run_id"))
             with job(self.home, self.config, JOB_NAME, run_id) as made:
@@ -240,8 +241,8 @@ class _Steps:
                     return {"trained": [_plain(t) for t in trained], "warm": told}
 
                 kept = round_.stage("train", train, self._has_bundles)
-            round_.stage(name, partial(self._register, made.run_id, kept), _registered)
-        facts = round_.done[name]
+            round_.stage(REGISTERED, partial(self._register, made.run_id, kept), _registered)
+        facts = round_.done[REGISTERED]
         return Version(facts["version"], facts["run_id"])
 
     def _baselines(self, seeds: int) -> Facts:
@@ -280,7 +281,8 @@ class _Steps:
         stages.seconds |= self.round.seconds
         with job(self.home, self.config, JOB_NAME, run_id):
             results = measured(self.home, self.config, run_id, trained, stages)
-        version = publish_version(self.home, trained[0].bundle, run_id, results)
+        gate = self.config.gate
+        version, verdict = publish(self.home, trained[0].bundle, run_id, results, gate)
         old = registry.download(self.home, champion) if champion else None
         return {
             "version": version.number,
@@ -288,12 +290,8 @@ class _Steps:
             "metrics": dict(results.models[LEAD].means),
             "champion": champion.number if champion else None,
             "weights": weights_moved(trained[0].bundle, old, fusion_weights),
-            "report": str(files(self.home, "test")[1]),
+            "gate": verdict.to_dict(),
         }
-
-    def _gate(self, version: Version) -> Facts:
-        verdict = put_to_gate(self.home, version, self.config.gate)
-        return {"passed": verdict.result == PASSED, **verdict.to_dict()}
 
     def _promote(self, version: Version) -> Facts:
         promote(self.home, version, self.config.gate)

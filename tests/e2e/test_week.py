@@ -74,6 +74,7 @@ def killed_in_training(daily: Daily, day: pd.DataFrame) -> None:
 
 
 @pytest.mark.loop
+@pytest.mark.timeout(1_800)
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
 def test_seven_days(
     build_home: BuildHome,

@@ -1,12 +1,16 @@
 """What a training saves that begins with the towers of the version of before.
 
-    python benchmarks/warm_start.py --before HOME --home HOME [--seeds N] [--out TABLE.md]
+    python benchmarks/warm_start.py --before HOME --home HOME [--seeds N] [--chain N] [--out FILE]
 
 HOME is an absolute path that has a training set; ``--before`` is the same log some days earlier. A
 version is trained on the earlier log, as a job trains it. On the later one a model is then trained
 from nothing (cold) and from that version's towers (warm), with schedules of several lengths. All
 are measured on the same requests: the later half of the later log's validation requests, with
 their whole candidates (``prerank.evaluation.trials``). The test split takes no part.
+
+``--chain`` asks instead what becomes of the towers when each version begins with those before it:
+so many trainings on the later log, each from the last one's towers. Training requests are the same
+for all, as they nearly are from day to day.
 """
 
 from __future__ import annotations
@@ -69,9 +73,12 @@ def before(home: Home, seed: int, folder: Path) -> Bundle:
 
 
 def run(
-    home: Home, way: Way, seed: int, bundle: Bundle
+    home: Home, way: Way, seed: int, bundle: Bundle, keep: Path | None = None
 ) -> tuple[dict[str, NDArray[np.float64]], int, float]:
-    """Metrics by request, epochs run, and seconds of processor time of the training."""
+    """Metrics by request, epochs run, and seconds of processor time of the training.
+
+    The model is saved in ``keep``, where one is given.
+    """
 
     def begin(model: InteractRank, catalogue: Catalogue) -> None:
         if way.warm:
@@ -88,8 +95,29 @@ def run(
     trainer, reader, epochs = fitted(home, Trial("way", ModelConfig(), train), BUDGET, begin)
     ended = resource.getrusage(resource.RUSAGE_SELF)
     seconds = sum(getattr(ended, n) - getattr(began, n) for n in ("ru_utime", "ru_stime"))
+    if keep is not None:
+        save_bundle(keep, trainer.model, reader.catalogue, {})
     ranker = TorchRanker("way", trainer.model, reader.catalogue)
     return measured(home, [ranker], reader, BUDGET)["way"], epochs, seconds
+
+
+def chain(earlier: Home, later: Home, links: int, seed: int) -> str:
+    """A table of trainings, each from the towers of the one before; the first one from nothing."""
+    lines, first = [], np.zeros(0)
+    with TemporaryDirectory() as folder:
+        bundle = before(earlier, seed, Path(folder) / "before")
+        for link in range(links + 1):
+            way, keep = Way(link > 0, LONG), Path(folder) / str(link)
+            found, ran, took = run(later, way, seed, bundle, keep)
+            bundle = load_bundle(keep)
+            first = first if link else found["mrr"]
+            test = paired_test(found["mrr"], first)
+            low, high = test.ci
+            gained = f"{test.mean_difference:+.4f} ({low:+.4f} to {high:+.4f})" if link else ""
+            lines.append([str(link), f"{mean(found['mrr']):.4f}", gained, str(ran), f"{took:.0f}"])
+            print(seed, *lines[-1], flush=True)
+    head = ["versions before it", "mrr", "minus the first (95%)", "epochs run", "CPU s of training"]
+    return markdown(head, lines)
 
 
 def main() -> None:
@@ -100,10 +128,14 @@ def main() -> None:
     ask.add_argument("--before", required=True, help="home of the log of some days before")
     ask.add_argument("--home", required=True)
     ask.add_argument("--seeds", type=int, default=1)
+    ask.add_argument("--chain", type=int, help="trainings in a row, in place of the ways")
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     torch.set_num_threads(1)
     earlier, later = (Home.at(Path(p).resolve()) for p in (args.before, args.home))
+    if args.chain:
+        show(chain(earlier, later, args.chain, TrainConfig.seed) + "\n", args.out)
+        return
     values: dict[Way, list[NDArray[np.float64]]] = {way: [] for way in WAYS}
     epochs: dict[Way, list[float]] = {way: [] for way in WAYS}
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}

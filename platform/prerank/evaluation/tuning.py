@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -39,19 +38,19 @@ from prerank.evaluation.folds import Folds
 from prerank.evaluation.origins import ORIGINS, FoldBudget
 from prerank.evaluation.results import Difference
 from prerank.evaluation.search_space import Space, Value, defaults
+from prerank.evaluation.studies import open_study
 from prerank.evaluation.tuned import Tuned
 from prerank.registry import tracking
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
 
 SEARCHED, CONFIRMED = ORIGINS[:-1], ORIGINS[-1]
 """Origins of the trials, and the one that chooses nothing."""
-RANDOM_TRIALS, UNPRUNED = 8, 4
-"""Trials before TPE begins to learn from them, and before any is pruned."""
 CONFIRM_SEEDS = 3
 DEFAULT_BUDGET = FoldBudget()
-OF_SEARCH, RUN = "of_search", "run_id"
+RUN = "run_id"
+"""Of a study's attributes: its MLflow run."""
 
 
 class Search:
@@ -69,7 +68,6 @@ class Search:
     ) -> None:
         self.home, self.model, self.train = home, model, train
         self.space, self.budget = space, budget
-        self.first = defaults(space, model, train)
         training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
         self.of: dict[str, Any] = to_jsonable_python(
             {
@@ -85,37 +83,10 @@ class Search:
         self.name = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = home.root / "tuning" / self.name
         self.folds = Folds(home, self.folder / "trials", model, train, budget)
-        self.study = self._study()
-
-    def _study(self) -> Study:
-        import optuna
-        from optuna.pruners import MedianPruner
-        from optuna.samplers import TPESampler
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.home.look(self.folder)
         self.home.fetch(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = JournalStorage(JournalFileBackend(str(self._journal)))
-            study = optuna.create_study(
-                storage=storage,
-                study_name=self.name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=MedianPruner(n_startup_trials=UNPRUNED),
-            )
-            # With one seed, a search that goes on would draw again what it has drawn.
-            study.sampler = TPESampler(
-                seed=len(study.trials), n_startup_trials=RANDOM_TRIALS, multivariate=True
-            )
-        if not study.trials:
-            study.set_user_attr(OF_SEARCH, self.of)
-            study.enqueue_trial(self.first)
-        return study
+        first = defaults(space, model, train)
+        self.study = open_study(self._journal, self.name, first, self.of)
 
     @property
     def _journal(self) -> Path:

@@ -18,7 +18,7 @@ from tests.small_versions import CATALOGUE, build_index
 
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
-from prerank.core.files import write_json
+from prerank.core.files import read_json, write_json
 from prerank.core.home import Home
 from prerank.online.materialise import materialise
 from prerank.registry import tracking
@@ -143,6 +143,4 @@ class Registry:
     def retag(self, version: Version, **meta: object) -> None:
         """Change what the meta data of a fetched version say."""
         path = self.home.models / version.name / META
-        import json
-
-        write_json(path, json.loads(path.read_text()) | meta)
+        write_json(path, read_json(path) | meta)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from tqdm import tqdm
 from prerank.config import JobConfig
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, seeds_note, versus_table
@@ -24,13 +23,12 @@ from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
 from prerank.registry.bundle import Version, read_meta
-from prerank.seeds import folders, train_seeds
+from prerank.seeds import Trained, fit_baselines, folders, job
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
 REPORTED = ("training", "trainings", "stages", "ingest", "features")
 """What of it is in the report."""
-PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 
 
 class Stages:
@@ -89,65 +87,54 @@ def train_and_evaluate(
     Returns:
         The report's results, with the seconds of all stages, and the registered version.
     """
-    from prerank.evaluation.over_seeds import labelled
-    from prerank.evaluation.run import evaluate
     from prerank.promotion.challenger import publish
-    from prerank.registry.datasets import log_inputs
 
     connect()
-    home.look()
-    manifest = LogManifest.load(home)
-    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    params = {k: getattr(config.train, k) for k in PARAMETERS} | {
-        "fingerprint": manifest.fingerprint,
-        "dataset": manifest.dataset,
-    }
-    full = {
-        "model": config.model.to_dict(),
-        "train": asdict(config.train),
-        "features": asdict(config.features),
-        "training_set": training,
-    }
-    with tracking.job_run(home, name, params, full) as run_id:
-        log_inputs(home, manifest, training["splits"])
-        meta = {
-            "run_id": run_id,
-            "dataset": manifest.dataset,
-            "fingerprint": manifest.fingerprint,
-            "splits": training["splits"],
-            "actions": manifest.actions,
-            "heads": manifest.heads,
-            "last_us": manifest.last_us,
-        }
+    with job(home, config, name) as made:
         with stages("train"):
-            trained = train_seeds(
-                home, config, name, tracking.tracking_uri(home), run_id, meta, seeds
-            )
-        bundle, seed = trained[0].bundle, config.train.seed
+            fit_baselines(home, config, seeds)
+            trained = made.train(seeds)
         with stages("evaluate"):
-            measured = evaluate(
-                home,
-                labelled(folders(home, config.baselines, bundle, [t.seed for t in trained], seed)),
-                oracles=oracles,
-            )
-        others = {name: suite.history(home, name) for name in config.baselines}
-        job = {
-            "run_id": run_id,
-            "baselines": config.baselines,
-            "seed": seed,
-            "trainings": {t.seed: t.validation_mrr for t in trained},
-            "training": {"interactrank": trained[0].history}
-            | {n: rows for n, rows in others.items() if n in suite.NEURAL},
-            "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
-            "stages": stages.seconds,
-            **(about or {}),
-        }
-        write_json(home.root / JOB, job)
-        results = _write(home, measured, job, bundle)
+            results = measured(home, config, made.run_id, trained, stages, oracles, about)
     with stages("register and index"):
-        version, verdict = publish(home, bundle, run_id, results, config.gate)
+        version, verdict = publish(home, trained[0].bundle, made.run_id, results, config.gate)
         tqdm.write(verdict.table())
     return replace(results, stages=dict(stages.seconds)), version
+
+
+def measured(
+    home: Home,
+    config: JobConfig,
+    run_id: str,
+    trained: Sequence[Trained],
+    stages: Stages,
+    oracles: Path | None = None,
+    about: dict[str, list[str]] | None = None,
+) -> Results:
+    """Measure what a job trained, beside its baselines; writes metrics.json and report.html.
+
+    ``trained`` is best first. ``run_id`` is of the job's MLflow run, which is active.
+    """
+    from prerank.evaluation.over_seeds import labelled
+    from prerank.evaluation.run import evaluate
+
+    bundle, seed = trained[0].bundle, config.train.seed
+    own = folders(home, config.baselines, bundle, [t.seed for t in trained], seed)
+    found = evaluate(home, labelled(own), oracles=oracles)
+    others = {name: suite.history(home, name) for name in config.baselines}
+    told = {
+        "run_id": run_id,
+        "baselines": config.baselines,
+        "seed": seed,
+        "trainings": {t.seed: t.validation_mrr for t in trained},
+        "training": {"interactrank": trained[0].history}
+        | {n: rows for n, rows in others.items() if n in suite.NEURAL},
+        "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
+        "stages": stages.seconds,
+        **(about or {}),
+    }
+    write_json(home.root / JOB, told)
+    return _write(home, found, told, bundle)
 
 
 def evaluate_version(

@@ -50,12 +50,26 @@ VERBS: dict[str, list[str]] = {
         "--through",
         "--workdir",
     ],
+    "retrain": [
+        "--auto-promote",
+        "--config",
+        "--events",
+        "--items",
+        "--mapping",
+        "--max-bad",
+        "--seeds",
+        "--served",
+        "--through",
+        "--warm",
+        "--workdir",
+    ],
     "users": ["--flag*", "--workdir"],
     "training-set": ["--workdir"],
     "train": ["--config", "--oracles", "--seeds", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--only", "--seeds", "--split", "--workdir"],
     "curve": ["--config", "--seeds", "--split", "--workdir"],
+    "tune": ["--config", "--minutes", "--out*", "--space", "--trials", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],
     "gate": [
@@ -69,6 +83,7 @@ VERBS: dict[str, list[str]] = {
     ],
     "promote": ["--config", "--version", "--without-gate", "--workdir"],
     "rollback": ["--version", "--workdir"],
+    "replay": ["--log", "--out", "--requests", "--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],
@@ -248,7 +263,17 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
     fails_with(["add-items", "--items", str(tmp_path), *work], 4, "`prerank ingest`", capsys)
-    for verb in (["ablate"], ["train"], ["run", *log]):
+    fails_with(["retrain", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["tune", "--out", "t.yaml", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["replay", *work], 4, "`prerank ingest`", capsys)
+    both = ["--events", str(tmp_path), "--served"]
+    fails_with(["retrain", *both, *work], 2, "--events or --served, not both", capsys)
+    fails_with(["retrain", "--max-bad", "7", *work], 2, "--max-bad 7.0", capsys)
+    fails_with(["tune", "--trials", "0", "--out", "t.yaml", *work], 2, "--trials 0", capsys)
+    fails_with(["tune", "--minutes", "-1", "--out", "t.yaml", *work], 2, "--minutes -1", capsys)
+    fails_with(["tune", "--out", "no/t.yaml", *work], 2, "--out no/t.yaml", capsys)
+    fails_with(["replay", "--requests", "0", *work], 2, "--requests 0", capsys)
+    for verb in (["ablate"], ["train"], ["retrain"], ["run", *log]):
         fails_with([*verb, "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 

@@ -82,6 +82,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the new events are what deployments wrote down, `log_share` (default: --events)",
     },
     "through": {"help": "with --served: last day to read, YYYY-MM-DD (default: yesterday, UTC)"},
+    "warm": {
+        "action": "store_true",
+        "help": "begin with the champion's towers (default: from nothing)",
+    },
+    "auto-promote": {
+        "action": "store_true",
+        "help": "make the version the champion if it passes the gate (default: a person does)",
+    },
+    "max-bad": {
+        "type": float,
+        "default": 0.1,
+        "metavar": "SHARE",
+        "help": "of the new rows, how many may be quarantined before it stops (default: 0.1)",
+    },
+    "log": {
+        "type": Path,
+        "help": "folder of a served log's answers (default: what the deployments of this home "
+        "wrote down)",
+    },
+    "trials": {
+        "type": int,
+        "default": 30,
+        "help": "settings to try, those of before included (default: 30)",
+    },
+    "minutes": {
+        "type": float,
+        "help": "after which nothing further is begun; run again, it goes on (default: no limit)",
+    },
+    "space": {
+        "type": Path,
+        "help": "YAML of settings to try: it replaces, adds or (null) takes out (default: those "
+        "of prerank/evaluation/search_space.py)",
+    },
     "since": {
         "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
         "log's end)"

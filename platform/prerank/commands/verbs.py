@@ -7,7 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, promotion, stages, versions, whole
+from prerank.commands import (
+    daily,
+    forget,
+    graph,
+    promotion,
+    replay,
+    retrain,
+    stages,
+    tune,
+    versions,
+    whole,
+)
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -187,6 +198,31 @@ VERBS = (
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
     ),
     verb(
+        "retrain",
+        retrain.retrain,
+        "do a day's work, train on it and put the new version to the gate; cut off, it goes on",
+        "prerank retrain --served --auto-promote",
+        "prerank promote, unless with --auto-promote",
+        "events",
+        "items",
+        "mapping",
+        "served",
+        "through",
+        "config",
+        "seeds",
+        "warm",
+        "auto-promote",
+        "max-bad",
+        "workdir",
+        events={
+            "required": False,
+            "help": "Parquet file or folder of the new events (default: --served, or none)",
+        },
+        items={"required": False, "help": "new and changed items (default: none are)"},
+        mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+        seeds=SEEDS,
+    ),
+    verb(
         "users",
         daily.users,
         "say how much what some users do counts, from a time on",
@@ -252,6 +288,21 @@ VERBS = (
         split={"default": "validation"},
     ),
     verb(
+        "tune",
+        tune.tune,
+        "search for better settings at times of the past; cut off, it goes on",
+        "prerank tune --trials 30 --out tuned.yaml",
+        "prerank train --config tuned.yaml, where the lead is beyond noise",
+        "config",
+        "space",
+        "trials",
+        "minutes",
+        "out",
+        "workdir",
+        config={"help": "YAML of the job, where the search begins (default: the defaults)"},
+        out={"help": "configuration to write, for --config"},
+    ),
+    verb(
         "index",
         versions.index,
         "encode the catalogue with a registered version, and what was added to it",
@@ -306,6 +357,20 @@ VERBS = (
         "version",
         "workdir",
         version={"help": "version to go back to (default: the champion before)"},
+    ),
+    verb(
+        "replay",
+        replay.replay,
+        "score logged requests with another version, and say what would change",
+        "prerank replay --version 3",
+        "prerank gate, which says whether the change is for the better",
+        "log",
+        "version",
+        "requests",
+        "out",
+        "workdir",
+        requests={"default": 2_000, "help": "answers of the log, at most (default: 2000)"},
+        out={"required": False, "help": "JSON to write (default: none)"},
     ),
     verb(
         "export",

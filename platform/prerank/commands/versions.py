@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def chosen(args: argparse.Namespace) -> Version:
+    """The version of --version, else the challenger."""
     """The version of --version, else the challenger.
 
     Raises:

@@ -195,6 +195,8 @@ def register(
 ) -> Version:
     """Log a bundle folder under a run, register it and make it the challenger.
 
+    A run has one version: of one that was cut off here, what is missing is done.
+
     Args:
         folder: what ``prerank.registry.bundle.save_bundle`` wrote.
         run_id: the MLflow run that trained it.
@@ -214,23 +216,33 @@ def register(
     golden = load_golden(folder, schema, meta)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-        # There is none of a version without golden requests.
-        warnings.filterwarnings("ignore", ".*An input example was not provided")
-        info = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            loader_module="prerank.registry.pyfunc",
-            data_path=str(folder),
-            pip_requirements=list(REQUIREMENTS),
-            signature=signature_of(schema),
-            input_example=None if golden is None else frame_of(golden, schema, 1),
-            registered_model_name=MODEL_NAME,
-        )
-    number = str(info.registered_model_version)
+    number = _number_of(run_id)
+    if number is None:
+        with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+            # There is none of a version without golden requests.
+            warnings.filterwarnings("ignore", ".*An input example was not provided")
+            info = mlflow.pyfunc.log_model(
+                name=ARTIFACT,
+                loader_module="prerank.registry.pyfunc",
+                data_path=str(folder),
+                pip_requirements=list(REQUIREMENTS),
+                signature=signature_of(schema),
+                input_example=None if golden is None else frame_of(golden, schema, 1),
+                registered_model_name=MODEL_NAME,
+            )
+        number = str(info.registered_model_version)
     for name, text in tags.items():
         client.set_model_version_tag(MODEL_NAME, number, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
     return Version(number, run_id)
+
+
+def _number_of(run_id: str) -> str | None:
+    """Number of the version that a run registered; None where it has none."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'")
+    return str(found[0].version) if found else None
 
 
 def name_index(version: Version, index: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   what a log pays   prerank curve (likewise)
   what is alike     prerank graph, embed
   each day          prerank update
+  what is live      prerank online-report
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity

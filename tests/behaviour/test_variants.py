@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -16,6 +17,8 @@ from tests.online_log import CANDIDATES
 from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.core.served import REQUESTS, requests_folder
+from prerank.online_tests.credit import Period, credit
+from prerank.online_tests.run import online_results
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
 from prerank.serving import metrics
@@ -281,3 +284,55 @@ def test_a_full_shadow_drops_and_counts_and_the_answer_is_written_down(
     rows = replica.written().values()
     assert len(rows) == 20
     assert sum(row["overlap"] is None for row in rows) == lost
+
+
+def test_events_of_live_answers_are_credited_to_the_variant_that_answered(
+    replica: Replica,
+) -> None:
+    replica.follow(experiment())
+    told = {f"u{n}": replica.ask(f"u{n}") for n in range(12)}
+    users = {name: [u for u, t in told.items() if t["variant"] == name] for name in "ab"}
+    now = datetime.now(UTC)
+
+    def event(user: str, request: str | None = None, **other: Any) -> dict[str, Any]:
+        item = told[user]["items"][0]["id"]
+        found = {"user_id": user, "item_id": item, "action": "click", "event_time": now.isoformat()}
+        return found | {"request_id": request or f"r-{user}"} | other
+
+    first, second = users["a"][0], users["b"][0]
+    # The experiment is begun anew, and its users dealt anew: who had one variant has the other.
+    again = experiment()
+    again["experiment"] |= {"name": "again"}
+    replica.follow(again)
+    late = (now + timedelta(minutes=4)).isoformat()
+    events = [
+        event(first),
+        event(first),
+        event(first, "of nobody"),
+        event(second, f"r-{first}"),
+        event(second, action="save"),
+        event(users["b"][1], event_time=late),
+    ]
+    got = replica.client.post("/v1/events", json={"events": events})
+    assert got.status_code == 200, got.text
+    replica.written()
+    period = Period(window=timedelta(minutes=2))
+    found = credit(replica.home, "test", ("click", "save"), period)
+    credited = {
+        (row["variant"], row["who"]) for row in found.users.to_dict("records") if row["engagements"]
+    }
+    assert credited == {("a", first), ("b", second)}
+    reasons = {reason: n for reason, n in found.events.items() if n}
+    assert reasons == {
+        "credited": 2,
+        "duplicated": 1,
+        "of an unknown request": 1,
+        "of another user": 1,
+        "late": 1,
+    }
+    results = online_results(replica.home, "test", period, 1_000)
+    assert {name: one.users for name, one in results.variants.items()} == {
+        name: len(users[name]) for name in "ab"
+    }
+    assert results.variants["b"].versions == ("2",)
+    assert results.events == found.events

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, stages, versions, whole
+from prerank.commands import daily, forget, graph, online, stages, versions, whole
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -295,6 +295,22 @@ VERBS = (
         "url",
         "requests",
         "workdir",
+    ),
+    verb(
+        "online-report",
+        online.online_report,
+        "compare the variants of a live experiment, of what the deployment wrote down",
+        "prerank online-report --experiment ranker-2 --from 2026-03-01",
+        "prerank promote, once the verdict convinces; experiment: null in the Serve file ends it",
+        "experiment",
+        "from",
+        "to",
+        "window-hours",
+        "planned",
+        "out",
+        "workdir",
+        out={"help": "folder for the page and its JSON (default: online/ of the state folder)"}
+        | {"required": False},
     ),
     verb(
         "check",

@@ -60,7 +60,7 @@ CREATE TEMP TABLE events AS
         WHEN e.request_id IS NULL THEN 'without a request'
         WHEN a.request_id IS NULL THEN 'of an unknown request'
         WHEN a.user_id <> e.user_id THEN 'of another user'
-        WHEN make_timestamptz(e.event_time) > a.request_time + getvariable('window') THEN 'late'
+        WHEN make_timestamptz(e.event_time) > a.request_time + getvariable('credited_for') THEN 'late'
         WHEN t.request_id IS NULL THEN 'of no request of the experiment'
         WHEN NOT list_contains(getvariable('actions'), e.action) THEN 'exposure'
         ELSE 'credited' END AS reason
@@ -180,7 +180,7 @@ def credit(home: Home, experiment: str, actions: tuple[str, ...], period: Period
         )
         counts = dict(db.execute("SELECT reason, count(*) FROM events GROUP BY ALL").fetchall())
         dealt = db.execute(
-            "SELECT shares, max(request_time) AS at FROM tried GROUP BY ALL ORDER BY at"
+            "SELECT shares, max(request_time) AS latest FROM tried GROUP BY ALL ORDER BY latest"
         ).fetchall()
         ((first, last, mode),) = db.execute(
             "SELECT min(request_time), max(request_time), arg_max(mode, request_time) FROM tried"
@@ -214,7 +214,7 @@ def _load(
         "actions": list(actions),
         "since": period.since,
         "until": period.until,
-        "window": period.window,
+        "credited_for": period.window,
     }
     for name, value in variables.items():
         db.execute(f"SET VARIABLE {name} = $value", {"value": value})

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prerank.core.errors import ConfigError
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
@@ -48,14 +47,11 @@ def online_results(home: Home, experiment: str, period: Period, planned: int) ->
         home: with the served log of the deployments.
         experiment: its name.
         period: of the requests to read.
-        planned: requests at which intervals are narrowest.
+        planned: requests at which intervals are narrowest, 1 or more.
 
     Raises:
-        ConfigError: ``planned`` is below 1.
         DataError: nothing of it was written down.
     """
-    if planned < 1:
-        raise ConfigError(f"--planned {planned}: give the number of requests that are planned")
     actions = LogManifest.load(home).schema.engagements
     return results_of(
         experiment, credit(home, experiment, actions, period), actions, period, planned
@@ -136,7 +132,7 @@ def _measured(
 
     if name not in found.variants.index:
         return Measured(share, 0, 0, (), (), 0.0, {})
-    row = found.variants.loc[name]
+    row: Any = found.variants.loc[name]
     return Measured(
         share=share,
         users=int(row["users"]),

@@ -1,19 +1,20 @@
 """Intervals that hold however often one looks, for users who come again.
 
 **Intervals** are asymptotic confidence sequences (I. Waudby-Smith, D. Arbour, R. Sinha, E. H.
-Kennedy, A. Ramdas: Time-uniform central limit theory and asymptotic confidence sequences, Annals of
-Statistics 52(6), 2024, theorem 2.2): with probability 1 - alpha the truth is inside at every look at
-once, as soon as the central limit theorem holds at the first. Time is the number of requests.
+Kennedy, A. Ramdas: Time-uniform central limit theory and asymptotic confidence sequences, Annals
+of Statistics 52(6), 2024, theorem 2.2): with probability 1 - alpha the truth is inside at every
+look at once, as soon as the central limit theorem holds at the first. Time is the number of
+requests.
 
 **Users** are the units that chance deals out, and requests of one user are alike. A rate is a ratio
-of sums over users, and its standard error is that of the users' residuals, so it stays right however
-alike they are. The theorem wants increments that are independent of the past; those of a user who
-clicks more than others are not, but correlate positively with their past. Two looks are then *more*
-alike than the theorem assumes, and by Slepian's inequality the chance that one of many looks fails
-is smaller. Tests measure it on simulated users.
+of sums over users, and its standard error is that of the users' residuals, so it stays right
+however alike they are. The theorem wants increments that are independent of the past; those of a
+user who clicks more than others are not, but correlate positively with their past. Two looks are
+then *more* alike than the theorem assumes, and by Slepian's inequality the chance that one of many
+looks fails is smaller. Tests measure it on simulated users.
 
-**Split.** Users are dealt one by one, so a mixture of multinomials is an exact e-process against the
-shares (M. Lindon, A. Malek: Anytime-valid inference for multinomial count data, NeurIPS 2022).
+**Split.** Users are dealt one by one, so a mixture of multinomials is an exact e-process against
+the shares (M. Lindon, A. Malek: Anytime-valid inference for multinomial count data, NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def half_width(error: Any, count: Any, alpha: float, planned: float) -> Any:
         planned: requests at which the interval is to be as narrow as it can be. To be fixed before
             the first look; the interval holds whatever it is.
     """
-    # At `planned`, (rho^2 of the paper) * count is what makes the interval narrowest (its eq. 9).
+    # At `planned`, (rho^2 of the paper) * count is what makes the interval narrowest.
     best = -2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))
     time = best * np.maximum(count, 1) / planned
     return error * np.sqrt(2 * (1 + 1 / time) * (np.log1p(time) / 2 - math.log(alpha)))
@@ -128,7 +129,7 @@ def lift(of: Rate, control: Rate, alpha: float, planned: float) -> Interval:
 
 
 def chi_square(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """p of a split by the chi-square test; it holds for one look, which was planned.
+    """The p-value of a split by the chi-square test; it holds for one look, which was planned.
 
     Args:
         counts: of users. shares: that were configured, each above 0.
@@ -156,7 +157,7 @@ def _above(value: float, freedom: int) -> float:
 
 
 def split(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """p of a split that holds at every look at once: 1 by the e-value of a Dirichlet mixture.
+    """The p-value of a split that holds at every look: 1 by the e-value of a Dirichlet mixture.
 
     Args:
         counts: of users. shares: that were configured, each above 0.
@@ -169,7 +170,7 @@ def split(counts: Sequence[int], shares: Sequence[float]) -> float:
 
 
 def sign_test(won: int, lost: int) -> float:
-    """Two-sided p that a fair coin falls so or further from half; ties are left out beforehand."""
+    """Two-sided p-value of so many heads and tails of a fair coin; ties were left out."""
     total, fewer = won + lost, min(won, lost)
     if not total:
         return 1.0

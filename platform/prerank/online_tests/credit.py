@@ -60,7 +60,8 @@ CREATE TEMP TABLE events AS
         WHEN e.request_id IS NULL THEN 'without a request'
         WHEN a.request_id IS NULL THEN 'of an unknown request'
         WHEN a.user_id <> e.user_id THEN 'of another user'
-        WHEN make_timestamptz(e.event_time) > a.request_time + getvariable('credited_for') THEN 'late'
+        WHEN make_timestamptz(e.event_time) - a.request_time > getvariable('credited_for')
+            THEN 'late'
         WHEN t.request_id IS NULL THEN 'of no request of the experiment'
         WHEN NOT list_contains(getvariable('actions'), e.action) THEN 'exposure'
         ELSE 'credited' END AS reason

@@ -94,17 +94,17 @@ class Board:
 
 
 def stopped(totals: NDArray[Any], counts: NDArray[Any], users: NDArray[Any]) -> Any:
-    """Interval of a rate at each look, as half-width and value: two [looks].
+    """A rate and its standard error at each look: two [looks].
 
     Args:
         totals, counts: of each request [N]. users: their codes [N].
     """
     values, errors = [], []
     for until in range(LOOK, len(users) + 1, LOOK):
-        sums = [
+        sums: list[Any] = [
             np.bincount(users[:until], one[:until], users.max() + 1) for one in (totals, counts)
         ]
-        value, error = ratio(*sums)
+        value, error = ratio(sums[0], sums[1])
         values.append(value)
         errors.append(error)
     return np.array(values), np.array(errors)
@@ -148,7 +148,7 @@ def interleaving(board: Board, better: NDArray[np.int64], worse: NDArray[np.int6
     return stopped(np.sign(won - lost).astype(float), decided, board.users)
 
 
-def compared(preset: str, worse: float, seed: int, requests: int) -> tuple[Any, Any, float, float]:
+def compared(preset: str, worse: float, seed: int, requests: int) -> tuple[Any, ...]:
     """Requests that the A/B test and the interleaving needed, and fulfilment of both rankers."""
     board = Board(preset, seed, requests)
     good, bad = board.ranked(NOISE), board.ranked(worse)

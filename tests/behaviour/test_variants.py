@@ -155,6 +155,15 @@ def test_a_reranking_is_of_the_experiment_too(replica: Replica) -> None:
     assert (got["meta"]["variant"], got["meta"]["model_version"]) == ("b", "2")
 
 
+def test_the_callers_order_is_a_variant_too(replica: Replica) -> None:
+    replica.follow(experiment(second="retriever", a=0.0, b=1.0))
+    sent = [7, 3, 140, 5, 9]
+    told = replica.ask("u1", candidates=sent, exclude=[140], k=3, explain=True)
+    assert (ids(told), told["model_version"], told["degraded"]) == ([7, 3, 5], "retriever", [])
+    assert replica.health()["notes"] == []
+    assert replica.written()["r-u1"]["run_id"] == ""
+
+
 def test_an_experiment_that_is_wrong_leaves_the_one_before(replica: Replica) -> None:
     replica.follow(experiment(a=0.0, b=1.0))
     replica.follow(experiment(a=0.5, b=0.4))

@@ -39,7 +39,8 @@ class Variant:
 
     Attributes:
         name: in answers, metrics and reports.
-        version: number of a registered version, or an alias, which is followed when it moves.
+        version: number of a registered version, or an alias, which is followed when it moves; or
+            "retriever" for the candidates in the caller's order.
         share: of the users, 0 to 1.
     """
 

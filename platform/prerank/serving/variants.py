@@ -30,7 +30,8 @@ from prerank.serving.fields import Limits, RequestError
 from prerank.serving.interleaving import team_draft
 from prerank.serving.metrics import Metrics
 from prerank.serving.request import PrerankRequest
-from prerank.serving.shadow import Shadow
+from prerank.serving.retrieved import RETRIEVER, Retrieved
+from prerank.serving.shadow import Scores, Shadow
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +76,17 @@ class Named:
 
 @dataclass(frozen=True)
 class Followed:
-    """An engine that follows a version; ``named`` is None where it is the replica's own."""
+    """Who answers for a version. ``named`` and ``engine`` say which version is followed; both are
+    None where none is: for the champion, and for the caller's order.
+    """
 
-    engine: Engine
+    scores: Scores
+    engine: Engine | None = None
     named: Named | None = None
 
     def problem(self, limits: Limits) -> str:
         """Why it cannot answer what was read with ``limits``; empty where it can."""
-        if self.named is None:
+        if self.named is None or self.engine is None:
             return ""
         if self.named.gone or self.engine.refused:
             return self.named.gone or self.engine.refused
@@ -98,8 +102,8 @@ class Followed:
         return ""
 
     def stop(self) -> None:
-        """Follow no longer; the replica's own engine goes on."""
-        if self.named is not None:
+        """Follow no longer; the champion's engine goes on."""
+        if self.engine is not None:
             self.engine.stop()
 
 
@@ -186,10 +190,12 @@ class Variants:
     def _begun(self, version: str) -> Followed:
         if version == registry.CHAMPION:
             return Followed(self._engine)
+        if version == RETRIEVER:
+            return Followed(Retrieved(self._engine))
         named = Named(version)
-        followed = Followed(self._make(named), named)
-        followed.engine.start()
-        return followed
+        engine = self._make(named)
+        engine.start()
+        return Followed(engine, engine, named)
 
     @property
     def name(self) -> str | None:
@@ -258,15 +264,15 @@ class Variants:
         if followed.problem(self._engine.limits()):
             self._metrics.add(metrics.SHADOW_LOST, 1, "not_served")
             return done(answer)
-        self._shadow.offer(followed.engine, request, answer, done)
+        self._shadow.offer(followed.scores, request, answer, done)
 
     def _scored(self, followed: Followed, request: PrerankRequest) -> tuple[Answer, bool]:
         """The answer of a version, or the champion's in its place; and whether it is that."""
         if followed.named is None:
-            return self._engine.answer(request), False
+            return followed.scores.answer(request), False
         if not followed.problem(self._engine.limits()):
             try:
-                return followed.engine.answer(request), False
+                return followed.scores.answer(request), False
             except RequestError:
                 raise
             except Exception:

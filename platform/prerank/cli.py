@@ -28,6 +28,7 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   what is alike     prerank graph, embed
   each day          prerank update, or prerank retrain
   make it live      prerank gate, promote; and back: prerank rollback
+  what is live      prerank online-report
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity

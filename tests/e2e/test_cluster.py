@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.cluster import ROOT, catalogue, live_user, prerank
+from tests.serve_status import ServeStatus
 from tests.small_versions import build_index
 
 from prerank.core.home import Home
@@ -240,3 +242,44 @@ def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
     while not what():
         assert time.monotonic() < deadline, "the replicas did not follow"
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_an_experiment_begins_and_ends_without_a_restart(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
+    (deployment,) = config["applications"][0]["deployments"]
+    variants = [
+        {"name": name, "version": version, "share": share}
+        for name, version, share in (("control", "champion", 0.0), ("first", "1", 1.0))
+    ]
+
+    def runs(name: str | None) -> None:
+        deadline = time.monotonic() + 60
+        while client.get("/health").raise_for_status().json()["experiment"] != name:
+            assert time.monotonic() < deadline, client.get("/health").text
+            time.sleep(0.5)
+
+    body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+    with ServeStatus(cluster[0]) as serve:
+        before = {process.pid for process in serve.wait_for(len(serve.replicas()))}
+        deployment["user_config"] = {"experiment": {"name": "live", "variants": variants}}
+        serve.deploy(config)
+        runs("live")
+        told = client.post("/v1/prerank", json=body).raise_for_status().json()
+        assert (told["variant"], told["model_version"]) == ("first", "1")
+        # What is wrong leaves it, and the replicas.
+        deployment["user_config"] = {"experiment": {"name": "wrong", "variants": variants[:1]}}
+        serve.deploy(config)
+        deadline = time.monotonic() + 60
+        while not any(
+            "is refused; live goes on" in n for n in client.get("/health").json()["notes"]
+        ):
+            assert time.monotonic() < deadline, client.get("/health").text
+            time.sleep(0.5)
+        deployment["user_config"] = {"experiment": None}
+        serve.deploy(config)
+        runs(None)
+        assert {process.pid for process in serve.replicas()} == before
+    assert "variant" not in client.post("/v1/prerank", json=body).json()

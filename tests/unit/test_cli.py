@@ -88,6 +88,15 @@ VERBS: dict[str, list[str]] = {
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],
     "demo": ["--workdir"],
+    "online-report": [
+        "--experiment*",
+        "--from",
+        "--out",
+        "--planned",
+        "--to",
+        "--window-hours",
+        "--workdir",
+    ],
     "check": ["--events", "--psi", "--since", "--version", "--workdir"],
     "forget": ["--user", "--users", "--workdir"],
     "config": ["--config", "--schema"],
@@ -129,7 +138,7 @@ def options_of(text: str) -> dict[str, str]:
 
 
 def test_verbs_and_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = re.findall(r"^    ([a-z-]+)  ", help_of("", capsys), re.MULTILINE)
+    verbs = re.findall(r"^    ([a-z-]+)(?:  |$)", help_of("", capsys), re.MULTILINE)
     assert {v: sorted(options_of(help_of(v, capsys))) for v in verbs} == VERBS
 
 
@@ -233,6 +242,11 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
     fails_with(["add-items", "--items", "i.parquet", *work], 2, "--items i.parquet", capsys)
+    report = ["online-report", "--experiment", "e", *work]
+    fails_with([*report, "--from", "soon"], 2, "--from soon", capsys)
+    fails_with([*report, "--window-hours", "0"], 2, "--window-hours 0", capsys)
+    fails_with([*report, "--planned", "0"], 2, "--planned 0", capsys)
+    fails_with(report, 4, "prerank ingest", capsys)
     fails_with(["inspect", *log], 2, "--events e.parquet", capsys)
     here = ["--events", "map.yaml", "--items", "map.yaml", "--out"]
     fails_with(["inspect", *here, "map.yaml"], 2, "--out map.yaml is there", capsys)

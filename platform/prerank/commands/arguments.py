@@ -161,6 +161,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "required": True,
         "help": "flags as Parquet, CSV or JSON lines: rows of user_id, weight (0 to 1), known_at",
     },
+    "experiment": {"required": True, "metavar": "NAME", "help": "name of the experiment"},
+    "from": {
+        "dest": "begins",
+        "metavar": "TIME",
+        "help": "ISO time (UTC) of the first request to read (default: the experiment's first)",
+    },
+    "to": {
+        "dest": "ends",
+        "metavar": "TIME",
+        "help": "ISO time (UTC) before which requests are read (default: all there are)",
+    },
+    "window-hours": {
+        "type": float,
+        "default": 24.0,
+        "help": "how long after its request an event counts (default: 24)",
+    },
+    "planned": {
+        "type": int,
+        "default": 10_000,
+        "metavar": "REQUESTS",
+        "help": "requests at which intervals are narrowest; say so before the first look, and "
+        "leave it (default: 10000)",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
 }

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.feature_sets import REBUILD, online_states
@@ -96,6 +96,20 @@ class Wanted:
     alias: str
     version: Version
     note: str = ""
+
+
+class Follows(Protocol):
+    """Says which version is to be served."""
+
+    def wanted(self) -> Wanted:
+        """The version to serve now.
+
+        Raises:
+            NotReadyError: there is none, or the registry is away.
+        """
+
+    def remember(self, served: Wanted) -> None:
+        """Take note of what is served."""
 
 
 class Promoted:

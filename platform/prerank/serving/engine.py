@@ -150,12 +150,18 @@ class Engine:
     Args:
         config: of the deployment.
         shards: of the index; None where this process scores by itself.
+        promoted: which version is to be served; None for the champion.
 
     Attributes:
         refused: why the version that is to be served is not; empty where it is.
     """
 
-    def __init__(self, config: ServeConfig, shards: Shards | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        shards: Shards | None = None,
+        promoted: registry.Follows | None = None,
+    ) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -164,7 +170,7 @@ class Engine:
         self._loaded: Loaded | None = None
         self._before: Loaded | None = None
         self._event_limits: Limits | None = None
-        self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
+        self._promoted = promoted or registry.Promoted(self.home, config.allow_unpromoted)
         self._gated = Gated(self.home, config.require_gate)
         self._back_offs = defaultdict[Version, BackOff](lambda: BackOff(2 * config.poll_seconds))
         self._note, self.refused = "starting", ""

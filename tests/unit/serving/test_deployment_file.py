@@ -14,6 +14,7 @@ import yaml
 from prerank.core.errors import ConfigError
 from prerank.serving.deployment import app
 from prerank.serving.engine import ServeConfig
+from prerank.serving.experiment import experiment_of
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "deployments" / "prerank.yaml"
@@ -50,3 +51,10 @@ def test_the_configuration_has_no_place_for_a_token(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown key `token`") as caught:
         app({"home": str(tmp_path), "token": "s3cret"})
     assert "s3cret" not in str(caught.value)
+
+
+def test_the_file_runs_no_experiment_and_names_a_deployment_that_takes_one(tmp_path: Path) -> None:
+    (application,) = yaml.safe_load(FILE.read_text())["applications"]
+    (deployment,) = application["deployments"]
+    assert deployment["name"] == app(args() | {"home": str(tmp_path)})._bound_deployment.name
+    assert experiment_of(deployment["user_config"]) is None

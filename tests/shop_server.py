@@ -1,0 +1,61 @@
+"""The shop's deployment and its playground behind one address, as Ray Serve has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from tests import shop
+
+from prerank.core.home import Home
+from prerank.online.history import Event
+from prerank.online.store import open_store
+from prerank.online.writer import HistoryWriter, Written
+from prerank.playground.config import PlaygroundConfig
+from prerank.playground.http import PREFIX, PlaygroundHttp
+from prerank.playground.service import Playground
+from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.http import HttpApi
+
+POLL_S = 60.0
+PATIENT_MS = 20_000.0
+"""The machine may be busy; time-outs are not what is tested here."""
+
+
+@dataclass
+class Shop:
+    """Answers like the two applications; ``playground`` may be asked directly, too."""
+
+    live: HttpApi
+    page: PlaygroundHttp
+    playground: Playground
+
+    async def answer(self, request: Request) -> Response:
+        path = request.scope["path"]
+        of_page = path == PREFIX or path.startswith(f"{PREFIX}/")
+        return await (self.page if of_page else self.live).answer(request)
+
+
+@contextmanager
+def opened(home: Home, *, reads_ms: float = PATIENT_MS, **config: Any) -> Iterator[Shop]:
+    """Both over ``home``, with the one writer of its histories."""
+    common = {"home": home.place, "clock": "replay", "poll_seconds": POLL_S} | config
+    settled = PlaygroundConfig(**common, timeout_ms=reads_ms)
+    engine = Engine(ServeConfig(**common, timeout_ms=PATIENT_MS, golden_ms=1e9))
+    engine.refresh()
+    playground = Playground(settled)
+    playground.start()
+    with HistoryWriter(home, open_store(home), shop.MANIFEST.schema) as writer:
+
+        async def acknowledge(events: list[Event]) -> Written:
+            return await asyncio.to_thread(writer.write, events)
+
+        live = HttpApi(engine.config, engine, acknowledge)
+        yield Shop(live, PlaygroundHttp(settled, playground), playground)
+    playground.stop()
+    engine.stop()

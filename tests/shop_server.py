@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from tests import shop
+from tests.http_calls import no_writers
 
 from prerank.core.home import Home
 from prerank.online.history import Event
@@ -41,19 +43,32 @@ class Shop:
         return await (self.page if of_page else self.live).answer(request)
 
 
+def lose_store(home: Home) -> None:
+    """Take the online store from under those who read it: its tables are gone."""
+    with closing(sqlite3.connect(open_store(home).config.online_store.path)) as db, db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (name,) in tables:
+            db.execute(f'DROP TABLE "{name}"')
+
+
 @contextmanager
-def opened(home: Home, *, reads_ms: float = PATIENT_MS, **config: Any) -> Iterator[Shop]:
-    """Both over ``home``, with the one writer of its histories."""
+def opened(home: Home, *, writes: bool = False, **config: Any) -> Iterator[Shop]:
+    """Both over ``home``; with ``writes``, which one of them at a time may have, events too."""
     common = {"home": home.place, "clock": "replay", "poll_seconds": POLL_S} | config
-    settled = PlaygroundConfig(**common, timeout_ms=reads_ms)
+    settled = PlaygroundConfig(**common, timeout_ms=PATIENT_MS)
     engine = Engine(ServeConfig(**common, timeout_ms=PATIENT_MS, golden_ms=1e9))
     engine.refresh()
     playground = Playground(settled)
     playground.start()
-    with HistoryWriter(home, open_store(home), shop.MANIFEST.schema) as writer:
+    with ExitStack() as stack:
+        acknowledge = no_writers
+        if writes:
+            writer = stack.enter_context(
+                HistoryWriter(home, open_store(home), shop.MANIFEST.schema)
+            )
 
-        async def acknowledge(events: list[Event]) -> Written:
-            return await asyncio.to_thread(writer.write, events)
+            async def acknowledge(events: list[Event]) -> Written:
+                return await asyncio.to_thread(writer.write, events)
 
         live = HttpApi(engine.config, engine, acknowledge)
         yield Shop(live, PlaygroundHttp(settled, playground), playground)

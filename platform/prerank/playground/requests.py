@@ -46,7 +46,8 @@ class Search:
         Raises:
             RequestError: naming the field and the fix.
         """
-        body = {name: data[name] for name in SEARCH_FIELDS - {"source"} if data.get(name)}
+        names = SEARCH_FIELDS - {"source"}
+        body = {name: data[name] for name in names if data.get(name) is not None}
         body.setdefault("user_id", "")
         body["context"] = context_of(data.get("context"), view.manifest.schema)
         source = data.get("source")

@@ -38,7 +38,14 @@ def home(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home
         yield Home.at(folder / "home")
 
 
+@pytest.fixture
+def own_home(home: Home, tmp_path: Path) -> Home:
+    """A copy that a test may damage."""
+    shutil.copytree(home.root, tmp_path / "own")
+    return Home.at(tmp_path / "own")
+
+
 @pytest.fixture(scope="module")
 def open_shop(home: Home) -> Iterator[Shop]:
-    with opened(home) as found:
+    with opened(home, writes=True) as found:
         yield found

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.http_calls import client_of, token_file
-from tests.shop_server import Shop, opened
+from tests.shop_server import Shop, lose_store, opened
 
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
@@ -123,9 +123,9 @@ def opened_nowhere(folder: Path) -> httpx.Client:
     return client_of(PlaygroundHttp(settled, playground))  # type: ignore[arg-type]
 
 
-def test_a_store_that_is_gone_is_told_and_the_page_goes_on(home: Home) -> None:
-    # SQLite's answer is late when it was given no time.
-    with opened(home, reads_ms=1e-6) as found:
+def test_a_store_that_is_gone_is_told_and_the_page_goes_on(own_home: Home) -> None:
+    with opened(own_home) as found:
+        lose_store(own_home)
         body = {
             "user_id": "user-03",
             "query": "desk lamp",
@@ -139,6 +139,7 @@ def test_a_store_that_is_gone_is_told_and_the_page_goes_on(home: Home) -> None:
             assert column["items"]
         assert found.playground.user({"user_id": "user-03"})["degraded"]
         assert found.playground.query({"query": "desk lamp"})["degraded"]
+        assert any("does not answer" in each for each in found.playground.state({})["problems"])
 
 
 def test_an_unknown_key_of_the_configuration_is_refused_by_name(tmp_path: Path) -> None:

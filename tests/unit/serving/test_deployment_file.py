@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from prerank.core.errors import ConfigError
+from prerank.playground import deployment as playground
+from prerank.playground.config import PlaygroundConfig
 from prerank.serving.deployment import app
 from prerank.serving.engine import ServeConfig
 
@@ -24,6 +26,30 @@ def args() -> dict[str, Any]:
     (application,) = yaml.safe_load(FILE.read_text())["applications"]
     found: dict[str, Any] = application["args"]
     return found
+
+
+def test_the_playground_is_off_and_the_comment_that_switches_it_on_is_right(tmp_path: Path) -> None:
+    shipped = FILE.read_text()
+    (application,) = yaml.safe_load(shipped)["applications"]
+    begin = shipped.index("  # - name: playground")
+    lines = shipped[begin:].splitlines()
+    on = shipped[:begin] + "\n".join(line.replace("# ", "", 1) for line in lines)
+    live, page = yaml.safe_load(on)["applications"]
+    assert live == application
+    assert (page["route_prefix"], page["import_path"]) == (
+        "/playground",
+        f"{playground.__name__}:app",
+    )
+    assert playground.app(page["args"] | {"home": str(tmp_path)})
+    told = (ROOT / "docs" / "playground.md").read_text()
+    assert on[begin:].rstrip() in told
+
+
+def test_every_key_of_the_playground_is_documented() -> None:
+    page = (ROOT / "docs" / "playground.md").read_text().partition("| key of `args`")[2]
+    cells = [line.split("|")[1] for line in page.splitlines()[2:] if line.startswith("| `")]
+    keys = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert keys == {field.name for field in dataclasses.fields(PlaygroundConfig)}
 
 
 def test_the_deployment_as_shipped_listens_on_loopback() -> None:

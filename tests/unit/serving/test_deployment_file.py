@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.cluster import configuration
 
 from prerank.core.errors import ConfigError
 from prerank.playground import deployment as playground
@@ -29,20 +30,14 @@ def args() -> dict[str, Any]:
 
 
 def test_the_playground_is_off_and_the_comment_that_switches_it_on_is_right(tmp_path: Path) -> None:
-    shipped = FILE.read_text()
-    (application,) = yaml.safe_load(shipped)["applications"]
-    begin = shipped.index("  # - name: playground")
-    lines = shipped[begin:].splitlines()
-    on = shipped[:begin] + "\n".join(line.replace("# ", "", 1) for line in lines)
-    live, page = yaml.safe_load(on)["applications"]
+    (application,) = configuration()["applications"]
+    live, page = configuration(playground=True)["applications"]
     assert live == application
-    assert (page["route_prefix"], page["import_path"]) == (
-        "/playground",
-        f"{playground.__name__}:app",
-    )
+    name = f"{playground.__name__}:app"
+    assert (page["route_prefix"], page["import_path"]) == ("/playground", name)
     assert playground.app(page["args"] | {"home": str(tmp_path)})
     told = (ROOT / "docs" / "playground.md").read_text()
-    assert on[begin:].rstrip() in told
+    assert page in yaml.safe_load(told.partition("```yaml")[2].partition("```")[0])
 
 
 def test_every_key_of_the_playground_is_documented() -> None:

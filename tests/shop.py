@@ -56,7 +56,7 @@ NOUNS = [
     "flower pot",
     "umbrella",
 ]
-MARKUP = "<script>window.hacked = true</script><img src=x onerror='window.hacked=true'> lamp"
+MARKUP = "<script>window.hacked = true</script><img src=x onerror='window.hacked=true'> umbrella"
 """A title that is markup, and a query."""
 TITLES = [
     *(f"{a} {n}" for a, n in product(ADJECTIVES, NOUNS)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,10 +52,15 @@ def lose_store(home: Home) -> None:
 
 
 @contextmanager
-def opened(home: Home, *, writes: bool = False, **config: Any) -> Iterator[Shop]:
-    """Both over ``home``; with ``writes``, which one of them at a time may have, events too."""
+def opened(
+    home: Home, *, writes: bool = False, page: Mapping[str, Any] | None = None, **config: Any
+) -> Iterator[Shop]:
+    """Both over ``home``; with ``writes``, which one of them at a time may have, events too.
+
+    ``config`` is of both, ``page`` of the playground alone.
+    """
     common = {"home": home.place, "clock": "replay", "poll_seconds": POLL_S} | config
-    settled = PlaygroundConfig(**common, timeout_ms=PATIENT_MS)
+    settled = PlaygroundConfig(**common, timeout_ms=PATIENT_MS, **(page or {}))
     engine = Engine(ServeConfig(**common, timeout_ms=PATIENT_MS, golden_ms=1e9))
     engine.refresh()
     playground = Playground(settled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -50,4 +51,5 @@ def until_enter(client: httpx.Client, arguments: dict[str, Any]) -> None:
         "   and watch the next ranking change. It stays open until you press Enter.",
         flush=True,
     )
-    input()
+    with suppress(EOFError):
+        input()

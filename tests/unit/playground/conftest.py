@@ -1,4 +1,4 @@
-"""The shop of ``tests.shop``, made once, with three versions of which the first is the champion."""
+"""The shop of ``tests.shop``, made once: four versions, the first champion, the third unindexed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shop.add_version(home, 2, user=2.0, units=0)
         three = shop.add_version(home, 3)
         shutil.rmtree(home.index / three.name)
+        shop.add_version(home, 4)
     return folder
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from tests import shop
 from tests.http_calls import client_of
-from tests.shop_server import Shop
+from tests.shop_server import Shop, opened
 
+from prerank.core.errors import NotReadyError
+from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
+from prerank.registry.versions import CHAMPION, MODEL_NAME
 from prerank.serving.fields import RequestError
 
 TIME = "2023-11-26T00:01:00Z"
@@ -44,6 +50,7 @@ def test_the_page_begins_with_what_there_is(open_shop: Shop) -> None:
     assert state["actions"] == ["click", "save"]
     assert [r["id"] for r in state["rankers"]] == [
         "champion",
+        "version:4",
         "version:3",
         "version:2",
         "version:1",
@@ -233,3 +240,36 @@ def test_wrong_input_is_told_with_its_field(
 def test_scores_of_a_ranking_are_numbers(open_shop: Shop) -> None:
     for column in rank(open_shop, "champion", "bm25", "iqp")["columns"]:
         assert np.isfinite([item["score"] for item in column["items"]]).all()
+
+
+def test_only_a_few_versions_stay_in_memory(home: Home) -> None:
+    with opened(home, page={"versions": 1}) as found:
+        for version, held in (("2", {"1", "2"}), ("4", {"1", "4"}), ("2", {"1", "2"})):
+            (column,) = rank(found, f"version:{version}")["columns"]
+            assert column["version"] == version
+            assert found.playground.versions.in_memory() == held
+
+
+def test_without_a_champion_the_log_is_there_and_the_remedy_is_told(home: Home) -> None:
+    MlflowClient().delete_registered_model_alias(MODEL_NAME, CHAMPION)
+    try:
+        with opened(home) as found:
+            state = found.playground.state({})
+            assert state["champion"] is None
+            assert any("no model is champion" in problem for problem in state["problems"])
+            assert found.playground.suggest({"kind": "queries", "text": "lamp"})["found"]
+            with pytest.raises(NotReadyError, match="no model is champion"):
+                rank(found, "bm25")
+    finally:
+        MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, "1")
+
+
+def test_a_log_that_has_grown_is_opened_anew(own_home: Home) -> None:
+    with opened(own_home) as found:
+        page = found.playground
+        page.refresh()
+        assert page.state({})["log"]["name"] == "a small shop"
+        manifest = LogManifest.load(own_home)
+        replace(manifest, dataset="a larger shop", fingerprint="grown").save(own_home)
+        page.refresh()
+        assert page.state({})["log"]["name"] == "a larger shop"

@@ -130,7 +130,9 @@ def test_an_engagement_changes_the_next_ranking_and_says_which_features(page: Pa
     changes = page.locator("#changes")
     expect(changes).to_contain_text(f"save on “{title}”")
     expect(changes).to_contain_text("It goes from place 20 to ")
-    expect(changes.get_by_role("row", name="user:touched 0.000 1.000")).to_be_visible()
+    row = "the user engaged with it before user:touched 0.000 1.000"
+    expect(changes.get_by_role("row", name=row)).to_be_visible()
+    expect(rows(page).filter(has_text=title)).to_have_class("row touched")
     expect(changes.get_by_role("row", name="score")).to_be_visible()
     expect(page.get_by_text("new user", exact=True)).to_be_hidden()
     picture(page, "engaged")
@@ -220,6 +222,7 @@ def test_text_can_be_read(page: Page, scheme: Any) -> None:
     expect(page.get_by_text("no item index")).to_be_visible()
     assert contrasts(page) == []
     if scheme == "dark":
+        page.evaluate("() => scrollTo(0, 0)")
         picture(page, "dark")
     rows(page).first.click()
     expect(page.get_by_text("What the score is made of")).to_be_visible()
@@ -266,6 +269,7 @@ def test_what_is_wrong_is_told_on_the_page(page: Page) -> None:
 def test_markup_in_queries_and_titles_is_text(page: Page) -> None:
     """The fixture sees that nothing of it ran."""
     rank(page, shop.MARKUP)
+    page.get_by_role("button", name="Show 62 rows").click()
     expect(rows(page).filter(has_text=shop.MARKUP)).to_have_count(1)
     rows(page).filter(has_text=shop.MARKUP).click()
     expect(page.get_by_role("dialog").get_by_role("heading", level=2)).to_have_text(shop.MARKUP)

@@ -25,6 +25,7 @@ export async function engage(item, action, ranker, view, main, hooks) {
   await showRanking(main, view, hooks);
   const after = await explained();
   if (replay) hooks.form.setTime(view.search.time);
+  for (const row of main.querySelectorAll(`.row[data-item="${CSS.escape(item.id)}"]`)) row.classList.add("touched");
   fill(main.querySelector("#changes"), changes(item, action, view, online, from, place(view.answer), before, after));
   main.querySelector("#changes h2")?.focus();
 }
@@ -45,10 +46,11 @@ function changes(item, action, view, online, from, to, before, after) {
 }
 
 function changedFeatures(before, after) {
+  const words = Object.fromEntries([...before.parts, ...after.parts].map(({ feature, about }) => [feature, about]));
   const names = [...new Set([...Object.keys(before.features), ...Object.keys(after.features)])].sort();
   const pairs = names.map((name) => [name, before.features[name] ?? 0, after.features[name] ?? 0]);
   const all = [...pairs, ["dot product", before.dot, after.dot], ["score", before.score, after.score]];
   return all
     .filter(([, old, now]) => Math.abs(now - old) > LEAST)
-    .map(([name, old, now]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, score(old)), el("td", { class: now > old ? "up" : "down" }, score(now))));
+    .map(([name, old, now]) => el("tr", {}, el("th", { scope: "row" }, words[name] ?? name, words[name] ? el("span", { class: "hint" }, name) : null), el("td", {}, score(old)), el("td", { class: now > old ? "up" : "down" }, score(now))));
 }

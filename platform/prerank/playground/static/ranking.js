@@ -1,6 +1,6 @@
 // The rankings of a search side by side.
 import { ask } from "./api.js";
-import { el, failure, fill, link, nothing, score, shown, skeleton, when } from "./dom.js";
+import { el, fill, link, nothing, score, shown, skeleton, when } from "./dom.js";
 import { openWhy } from "./why.js";
 
 const AGAIN_MS = 1000;
@@ -66,7 +66,7 @@ function columnOf(column, at, title, view, hooks) {
     at === 0 ? el("span", { class: "tag" }, "reference") : null,
   );
   if (column.loading) return el("section", { class: "column" }, head, skeleton(8, column.problem), el("p", { class: "hint" }, column.problem));
-  if (column.problem) return el("section", { class: "column" }, head, failure(new Error(column.problem)));
+  if (column.problem) return el("section", { class: "column" }, head, el("p", { class: "notice bad", role: "alert" }, column.problem));
   if (!column.items.length) return el("section", { class: "column" }, head, nothing("No candidates", "There was nothing to rank."));
   const scores = column.items.map((item) => item.score);
   const [low, high] = [Math.min(...scores), Math.max(...scores)];

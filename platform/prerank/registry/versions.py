@@ -111,6 +111,9 @@ class Follows(Protocol):
     def remember(self, served: Wanted) -> None:
         """Take note of what is served."""
 
+    def last(self) -> Wanted | None:
+        """What was served last; None where that is not known."""
+
 
 class Promoted:
     """Which version is to be served: the champion, for as long as the registry can be asked.

@@ -65,6 +65,9 @@ class Named:
     def remember(self, served: registry.Wanted) -> None:
         """Nothing: a replica that starts while the registry is away serves the champion."""
 
+    def last(self) -> None:
+        """Not known, for the same reason."""
+
     def _version(self) -> Version:
         if self.name.isdecimal():
             return registry.version_of(self.name)

@@ -31,7 +31,7 @@ from interactrank.training.stacking import (
 )
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
-from prerank.training.fit import HELD_OUT_BATCHES, total_steps
+from prerank.training.fit import total_steps
 from prerank.training.reader import Reader, new_model
 
 REQUESTS, ITEMS, USERS, WORDS, TITLE, DAYS, SEED = 130_000, 5_000, 20_000, 3_000, 7, 60, 11
@@ -92,7 +92,7 @@ def measured(home: Home, steps: int) -> dict[str, float]:
         trainer.step(batch)
     lap(f"{whole} steps", whole / (len(batches) - WARM_UP))
     auxiliary = auxiliary_requests(reader.auxiliary(config), trainer.device)
-    validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
+    validation = reader.held_out(config)
     since = time.process_time()
     held = hold_out(model, validation)
     lap("towers of held-out requests")

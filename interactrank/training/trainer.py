@@ -26,7 +26,8 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training requests, at most.
-        batch_requests: requests per optimiser step, over all workers.
+        batch_requests: requests per optimiser step, over all workers. Fits of the fusion take as
+            many at a time, 256 at most.
         random_negatives: items of the catalogue that join each batch as negatives of the softmax
             loss, since impressions lack easy ones. A log without impressions has random candidates
             as it is, and needs none.

@@ -22,8 +22,6 @@ from prerank.core.home import Home
 from prerank.training.prefetch import Prefetcher
 from prerank.training.reader import Reader
 
-HELD_OUT_BATCHES = 40
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -59,7 +57,7 @@ def fit(
     stacked = config.stacking and fusion.crosses > 0
     with Prefetcher(batches, range(since.epochs, config.epochs)) as prefetcher:
         auxiliary = auxiliary_requests(reader.auxiliary(config) if stacked else (), trainer.device)
-        validation = reader.latest("validation", config.batch_requests, HELD_OUT_BATCHES)
+        validation = reader.held_out(config)
         while since.epochs < config.epochs and since.epochs_without_gain < max(config.patience, 1):
             report = trainer.epoch(since.epochs, prefetcher.epoch(), ())
             held = hold_out(trainer.model, validation)

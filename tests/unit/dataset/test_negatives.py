@@ -16,6 +16,7 @@ from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS, FeatureSchema
+from interactrank.training.trainer import TrainConfig
 from prerank.dataset.examples import Order
 from prerank.dataset.negatives import FAR, HARD, NEAR, sample_candidates
 from prerank.training.reader import Reader
@@ -175,6 +176,28 @@ def test_the_latest_batches_are_the_last_of_the_split() -> None:
     assert Numbers().latest("train", 3, 3) == [[8, 9], [10, 11, 12], [13, 14]]
     assert read == [10, 5], "older files are of no use"
     assert len(Numbers().latest("train", 3, 99)) == 6
+
+
+def test_larger_steps_leave_the_fits_of_the_fusion_as_they_are() -> None:
+    class Numbers(Reader):
+        def __init__(self) -> None: ...
+
+        def tables(self, name: str, order: Order = iter) -> Iterator[pa.Table]:
+            for i in order(range(3)):
+                yield pa.table({"n": range(9_000 * i, 9_000 * (i + 1))})
+
+        def sizes(self, name: str) -> list[int]:
+            return [9_000] * 3
+
+        def batch(self, table: pa.Table, negatives: Any = None) -> Any:
+            return table["n"].to_pylist()
+
+    def of(requests: int) -> tuple[Any, Any]:
+        config = TrainConfig(batch_requests=requests)
+        return Numbers().held_out(config), Numbers().auxiliary(config)
+
+    assert of(512) == of(4096) == of(256)
+    assert max(map(len, of(64)[0])) == 64, "smaller steps have smaller fits"
 
 
 def test_a_spread_sample_is_from_all_over_the_split_and_repeats_by_seed() -> None:

@@ -1,18 +1,21 @@
 # One image for every process of the platform: Ray's head and workers, jobs, and the MLflow server.
 #
 #   docker build -t prerank .                                             CPU
-#   docker build -t prerank:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
+#   docker build -t prerank:cuda --build-arg TORCH_BACKEND=cu130 .        CUDA
 #
-# PyPI's torch brings CUDA's libraries; the host needs its driver and the container toolkit alone.
+# torch brings CUDA's libraries; the host needs its driver and the container toolkit alone.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# As uv names the builds of torch, whose indices it knows.
+ARG TORCH_BACKEND=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/prerank/bin:$PATH
 RUN python -m venv /opt/prerank
 WORKDIR /build
 # torch first and alone, as in `make install`: nothing else then pulls another build.
-RUN pip install --index-url "$TORCH_INDEX" "torch>=2.13,<2.14"
+RUN pip install "uv>=0.9,<1" \
+    && uv pip install --no-cache --python /opt/prerank/bin/python --torch-backend "$TORCH_BACKEND" "torch>=2.13,<2.14" \
+    && pip uninstall -y uv
 # Dependencies in a layer of their own: a change of the code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir interactrank platform \

@@ -60,7 +60,7 @@ faults: install
 
 loop: install
 	@# Days of simulated searchers through Ray Serve, MLflow and SQLite. No other Ray on the machine.
-	$(BIN)/pytest -v -s -m loop tests/e2e/test_live_loop.py
+	$(BIN)/pytest -v -s -m loop tests/e2e/test_live_loop.py tests/e2e/test_week.py
 
 nodes: install
 	@# Two Ray nodes without a shared folder, S3, Redis and MLflow on this machine. Needs redis-server.

@@ -32,9 +32,9 @@ from interactrank.training.stacking import HeldOut, auxiliary_requests, refit
 from prerank.core.home import Home
 from prerank.dataset.examples import to_arrays
 from prerank.evaluation.baselines.samples import expected_mrr, owners
+from prerank.evaluation.origins import BLOCKS, ORIGINS, blocks
 from prerank.training.reader import AUXILIARY_BATCHES, Reader
 
-BLOCKS, ORIGINS = 8, (3, 4, 5, 6)
 SIZE, MEASURED, SEED = 256, 6_000, 0
 
 
@@ -96,8 +96,7 @@ class Log:
 
     def block(self, first: int, last: int) -> NDArray[np.int64]:
         """Positions of the requests of blocks ``first`` to ``last``."""
-        n = len(self.table)
-        return np.arange(n * first // BLOCKS, n * min(last + 1, BLOCKS) // BLOCKS)
+        return blocks(len(self.table), first, last)
 
     def drawn(self, rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
         """At most ``limit`` of ``rows``, in time order."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from prerank.core.home import Home
 
@@ -21,6 +22,17 @@ def cluster_block() -> str:
     found = re.search(r"<!-- ci: cluster -->\n```bash\n(.*?)```", readme, re.DOTALL)
     assert found, "the README has no block marked `ci: cluster`"
     return found.group(1)
+
+
+def configuration(playground: bool = False) -> dict[str, Any]:
+    """The Serve configuration as shipped, or with the playground's comment signs taken off."""
+    text = (ROOT / "deployments" / "prerank.yaml").read_text()
+    if playground:
+        begin = text.index("  # - name: playground")
+        lines = [line.replace("# ", "", 1) for line in text[begin:].splitlines()]
+        text = text[:begin] + "\n".join(lines)
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
 
 
 def environment(home: Path) -> dict[str, str]:

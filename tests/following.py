@@ -32,11 +32,19 @@ def servable(home: Home, version: Version, seed: int, golden: bool = True) -> No
     build_index(home, save_model(home.models / version.name, seed, golden=golden), version)
 
 
-def engine_of(home: Home, poll_seconds: float = 25.0, golden_ms: float = 1e5) -> Engine:
+def engine_of(
+    home: Home, poll_seconds: float = 25.0, golden_ms: float = 1e5, require_gate: bool = False
+) -> Engine:
     """An engine that nobody but the test refreshes, and that tries a failure again after a minute
     at the earliest."""
     return Engine(
-        ServeConfig(home=home.place, clock="replay", poll_seconds=poll_seconds, golden_ms=golden_ms)
+        ServeConfig(
+            home=home.place,
+            clock="replay",
+            poll_seconds=poll_seconds,
+            golden_ms=golden_ms,
+            require_gate=require_gate,
+        )
     )
 
 

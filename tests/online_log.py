@@ -101,7 +101,12 @@ def log() -> pd.DataFrame:
     )
 
 
-def build(home: Home, manifest: LogManifest = MANIFEST, events: pd.DataFrame | None = None) -> None:
+def build(
+    home: Home,
+    manifest: LogManifest = MANIFEST,
+    events: pd.DataFrame | None = None,
+    config: FeatureConfig | None = None,
+) -> None:
     """Write a log, by default this one, and build its features, without Ray."""
     manifest.save(home)
     folder = home.events / f"day={MANIFEST.first_time[:10]}"
@@ -114,7 +119,7 @@ def build(home: Home, manifest: LogManifest = MANIFEST, events: pd.DataFrame | N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ray_map", serially)
-        build_features(home, FeatureConfig(lag_minutes=20))
+        build_features(home, config or FeatureConfig(lag_minutes=20))
 
 
 def catalogue() -> Catalogue:

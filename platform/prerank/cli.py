@@ -24,8 +24,11 @@ Pre-ranking with engagement cross features: from an event log to a live deployme
   stage by stage    prerank ingest, features, training-set, materialise, train
   what a part pays  prerank ablate (broken off and run again, it goes on)
   what a log pays   prerank curve (likewise)
+  what pays more    prerank tune (likewise)
   what is alike     prerank graph, embed
-  each day          prerank update
+  each day          prerank update, or prerank retrain
+  make it live      prerank gate, promote; and back: prerank rollback
+  what is live      prerank online-report
   a user leaves     prerank forget
   on a cluster      eval "$(prerank env)"; see the README
   once deployed     prerank parity

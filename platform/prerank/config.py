@@ -23,11 +23,13 @@ from interactrank.training.trainer import TrainConfig
 from prerank.core.settings import read_yaml, typed
 from prerank.evaluation.baselines.suite import BASELINES, DEFAULT
 from prerank.features.config import FeatureConfig
+from prerank.promotion.config import GateConfig
 
 SECTIONS: dict[str, type] = {
     "features": FeatureConfig,
     "model": ModelConfig,
     "train": TrainConfig,
+    "gate": GateConfig,
 }
 CONFIGS: tuple[type, ...] = (*SECTIONS.values(), LossConfig)
 WIDTH = 96
@@ -53,12 +55,14 @@ class JobConfig:
         baselines: fitted and measured beside InteractRank: any of linear, trees, two_tower,
             two_tower_sequence and inttower. Popularity, BM25 and IQP need no fitting and are
             always measured.
+        gate: what a version must pass to become the champion.
     """
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     baselines: Annotated[tuple[Name, ...], AfterValidator(_known_once)] = DEFAULT
+    gate: GateConfig = field(default_factory=GateConfig)
 
     @classmethod
     def load(cls, path: Path | None) -> JobConfig:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from prerank.core.times import DAY_US
 from prerank.evaluation.live import open_client
 from prerank.ingest.mapping import LogMapping
 from prerank.online.store import REDIS_ENV
+from prerank.playground.beside import until_enter
 from prerank.preflight import check_home, check_services
 
 READY_SECONDS = 120.0
@@ -267,7 +269,8 @@ def demo(workdir: Path | None = None) -> Home:
                 oracles=world,
             )
             ready = time.perf_counter()
-            with deployed({"clock": "replay", "allow_unpromoted": True}) as url:
+            arguments = {"clock": "replay", "allow_unpromoted": True}
+            with deployed(arguments) as url:
                 deploy = time.perf_counter() - ready
                 with open_client(url) as client:
                     request = live_request(home)
@@ -276,6 +279,9 @@ def demo(workdir: Path | None = None) -> Home:
                         interrupt(client, request, store)
                     else:
                         print("\nwith a redis-server of its own, the demo would now pause it")
+                    # Where nobody sits before it, nobody would end it.
+                    if sys.stdin.isatty():
+                        until_enter(client, arguments)
     print(
         "\nstages: "
         + ", ".join(f"{k} {v:.0f} s" for k, v in results.stages.items())

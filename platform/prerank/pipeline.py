@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,20 @@ from tqdm import tqdm
 from prerank.config import JobConfig
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.report.text import metrics_table, seeds_note, versus_table
-from prerank.evaluation.results import LEAD, Ablation, Results
+from prerank.evaluation.results import Ablation, Results
 from prerank.features.build import build_features
 from prerank.ingest.mapping import LogMapping
 from prerank.registry import tracking
 from prerank.registry.bundle import Version, read_meta
-from prerank.seeds import folders, train_seeds
+from prerank.seeds import Trained, fit_baselines, folders, job
 
 JOB = "job.json"
 """What the report says of the last job itself, for an evaluation that comes later."""
 REPORTED = ("training", "trainings", "stages", "ingest", "features")
 """What of it is in the report."""
-PARAMETERS = ("learning_rate", "batch_requests", "epochs", "seed")
 
 
 class Stages:
@@ -81,7 +79,7 @@ def train_and_evaluate(
     about: dict[str, list[str]] | None = None,
     seeds: int = 1,
 ) -> tuple[Results, Version]:
-    """Fit InteractRank and its baselines, evaluate, register as challenger, index.
+    """Fit InteractRank and its baselines, evaluate, register as challenger, index, ask the gate.
 
     With several ``seeds`` each model is trained as often, and measured as the mean; the training
     that is best on validation is registered.
@@ -89,60 +87,54 @@ def train_and_evaluate(
     Returns:
         The report's results, with the seconds of all stages, and the registered version.
     """
+    from prerank.promotion.challenger import publish
+
+    connect()
+    with job(home, config, name) as made:
+        with stages("train"):
+            fit_baselines(home, config, seeds)
+            trained = made.train(seeds)
+        with stages("evaluate"):
+            results = measured(home, config, made.run_id, trained, stages, oracles, about)
+    with stages("register and index"):
+        version, verdict = publish(home, trained[0].bundle, made.run_id, results, config.gate)
+        tqdm.write(verdict.table())
+    return replace(results, stages=dict(stages.seconds)), version
+
+
+def measured(
+    home: Home,
+    config: JobConfig,
+    run_id: str,
+    trained: Sequence[Trained],
+    stages: Stages,
+    oracles: Path | None = None,
+    about: dict[str, list[str]] | None = None,
+) -> Results:
+    """Measure what a job trained, beside its baselines; writes metrics.json and report.html.
+
+    ``trained`` is best first. ``run_id`` is of the job's MLflow run, which is active.
+    """
     from prerank.evaluation.over_seeds import labelled
     from prerank.evaluation.run import evaluate
 
-    connect()
-    home.look()
-    manifest = LogManifest.load(home)
-    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    params = {k: getattr(config.train, k) for k in PARAMETERS} | {
-        "fingerprint": manifest.fingerprint,
-        "dataset": manifest.dataset,
+    bundle, seed = trained[0].bundle, config.train.seed
+    own = folders(home, config.baselines, bundle, [t.seed for t in trained], seed)
+    found = evaluate(home, labelled(own), oracles=oracles)
+    others = {name: suite.history(home, name) for name in config.baselines}
+    told = {
+        "run_id": run_id,
+        "baselines": config.baselines,
+        "seed": seed,
+        "trainings": {t.seed: t.validation_mrr for t in trained},
+        "training": {"interactrank": trained[0].history}
+        | {n: rows for n, rows in others.items() if n in suite.NEURAL},
+        "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
+        "stages": stages.seconds,
+        **(about or {}),
     }
-    full = {
-        "model": config.model.to_dict(),
-        "train": asdict(config.train),
-        "features": asdict(config.features),
-        "training_set": training,
-    }
-    with tracking.job_run(home, name, params, full) as run_id:
-        meta = {
-            "run_id": run_id,
-            "dataset": manifest.dataset,
-            "fingerprint": manifest.fingerprint,
-            "splits": training["splits"],
-            "actions": manifest.actions,
-            "heads": manifest.heads,
-        }
-        with stages("train"):
-            trained = train_seeds(
-                home, config, name, tracking.tracking_uri(home), run_id, meta, seeds
-            )
-        bundle, seed = trained[0].bundle, config.train.seed
-        with stages("evaluate"):
-            measured = evaluate(
-                home,
-                labelled(folders(home, config.baselines, bundle, [t.seed for t in trained], seed)),
-                oracles=oracles,
-            )
-        others = {name: suite.history(home, name) for name in config.baselines}
-        job = {
-            "run_id": run_id,
-            "baselines": config.baselines,
-            "seed": seed,
-            "trainings": {t.seed: t.validation_mrr for t in trained},
-            "training": {"interactrank": trained[0].history}
-            | {n: rows for n, rows in others.items() if n in suite.NEURAL},
-            "fits": {n: rows for n, rows in others.items() if n in suite.FITTED},
-            "stages": stages.seconds,
-            **(about or {}),
-        }
-        write_json(home.root / JOB, job)
-        results = _write(home, measured, job, bundle)
-    with stages("register and index"):
-        version = _publish(home, bundle, run_id, results)
-    return replace(results, stages=dict(stages.seconds)), version
+    write_json(home.root / JOB, told)
+    return _write(home, found, told, bundle)
 
 
 def evaluate_version(
@@ -219,34 +211,6 @@ def _write(home: Home, measured: Results, job: dict[str, Any], bundle: Path) -> 
         {n: {**m.means, **spread.get(n, {})} for n, m in results.models.items()}, [metrics, report]
     )
     return results
-
-
-def _publish(home: Home, bundle: Path, run_id: str, results: Results) -> Version:
-    from prerank.evaluation.golden import golden_requests
-    from prerank.registry import versions as registry
-    from prerank.registry.bundle import DIGEST, load_bundle
-    from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
-    from prerank.registry.golden import save_golden
-    from prerank.registry.index import build_index
-
-    loaded = load_bundle(bundle)
-    save_golden(bundle, golden_requests(home, loaded))
-    manifest = LogManifest.load(home)
-    # The version's own, where the report has means over seeds.
-    own = {m: v[0] for m, v in results.seeds.get(LEAD, {}).items()} or results.models[LEAD].means
-    metrics = {tracking.metric_name(k): v for k, v in own.items()}
-    tags = {
-        "dataset": manifest.dataset,
-        DIGEST: loaded.digest,
-        registry.TRAINED_UNTIL: str(loaded.meta["splits"]["test_from"]),
-    }
-    if cutoff_us := last_snapshot_us(home, loaded.schema, loaded.meta["splits"]["test_from"]):
-        tags[EMBEDDING_CUTOFF] = str(cutoff_us)
-    if manifest.restated:
-        tags["history"] = f"restated: {manifest.restated}"
-    version = registry.register(bundle, run_id, metrics, tags)
-    registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
-    return version
 
 
 def fusion_weights(bundle: Path) -> list[tuple[str, float]]:

@@ -83,7 +83,9 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["replay", "wall"])
 def engine(request: pytest.FixtureRequest, home: Home, champion: None) -> Engine:
     # The time-out is not what is tested here, and the machine may be busy.
-    config = ServeConfig(home=str(home.root), clock=request.param, timeout_ms=10_000)
+    config = ServeConfig(
+        home=str(home.root), clock=request.param, timeout_ms=10_000, require_gate=False
+    )
     engine = Engine(config)
     engine.refresh()
     assert engine.ready() == (True, "")
@@ -258,7 +260,7 @@ def test_nobody_there_is_said_with_the_remedy(home: Home) -> None:
 def test_a_replica_starts_without_the_registry_on_the_last_champion(
     home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ServeConfig(home=str(home.root))
+    settings = ServeConfig(home=str(home.root), require_gate=False)
     first = Engine(settings)
     first.refresh()
     assert first.health()["confirmed"] is True
@@ -290,7 +292,7 @@ def test_without_the_registry_nothing_unpromoted_is_served(
 ) -> None:
     (home.root / "models" / "served.json").unlink(missing_ok=True)
     monkeypatch.setattr(registry, "alias_version", {registry.CHALLENGER: ONE}.get)
-    Engine(ServeConfig(home=str(home.root), allow_unpromoted=True)).refresh()
+    Engine(ServeConfig(home=str(home.root), allow_unpromoted=True, require_gate=False)).refresh()
 
     def away(alias: str) -> None:
         raise RegistryAwayError("MLflow cannot be asked")
@@ -304,7 +306,7 @@ def test_without_the_registry_nothing_unpromoted_is_served(
 def test_a_champion_that_was_taken_away_is_not_served_from_memory(
     home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ServeConfig(home=str(home.root))
+    settings = ServeConfig(home=str(home.root), require_gate=False)
     Engine(settings).refresh()
     monkeypatch.setattr(registry, "alias_version", lambda alias: None)
     later = Engine(settings)
@@ -334,7 +336,7 @@ def test_a_server_that_is_away_is_told_from_a_missing_alias(
 def test_what_events_may_hold_is_read_once(
     home: Home, champion: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(ServeConfig(home=str(home.root)))
+    engine = Engine(ServeConfig(home=str(home.root), require_gate=False))
     engine.refresh()
     monkeypatch.setattr(Home, "read_json", lambda *args: 1 / 0)
     assert engine.event_limits().schema.actions

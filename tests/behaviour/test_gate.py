@@ -107,11 +107,28 @@ def test_without_an_old_version_none_is_served(
     assert engine.model_version is None
 
 
+def test_a_replica_that_starts_while_a_version_is_refused_serves_the_last_one(
+    engine: Engine, model_home: Home, promote: Promote
+) -> None:
+    build_index(model_home, save_model(model_home.models / TWO.name, 2), TWO)
+    tamper(model_home.models / TWO.name)
+    promote(TWO)
+    started = engine_of(model_home)
+    for _ in range(2):
+        started.refresh()
+        assert started.model_version == "1"
+        assert started.refused.startswith("model version 2 is refused: ")
+        assert started.health()["notes"] == [started.refused]
+    assert scores(started) == scores(engine)
+
+
 def test_a_version_that_is_too_slow_is_refused(
     engine: Engine, model_home: Home, promote: Promote, caplog: pytest.LogCaptureFixture
 ) -> None:
     servable(model_home, TWO, 2)
     hasty = engine_of(model_home, golden_ms=1e-6)
+    # Else it would fall back on version 1, which is too slow for it as well.
+    (model_home.models / "served.json").unlink()
     promote(TWO)
     assert "golden_ms allows 1e-06" in refused(hasty, caplog)
     assert hasty.model_version is None

@@ -106,7 +106,9 @@ def champion(monkeypatch: pytest.MonkeyPatch) -> Champion:
 
 def engine_of(home: Home) -> Engine:
     """A replica that starts."""
-    engine = Engine(ServeConfig(home=str(home.root), clock="replay", timeout_ms=10_000))
+    engine = Engine(
+        ServeConfig(home=str(home.root), clock="replay", timeout_ms=10_000, require_gate=False)
+    )
     engine.refresh()
     assert engine.ready() == (True, "")
     return engine

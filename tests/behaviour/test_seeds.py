@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -14,12 +15,16 @@ from prerank import pipeline
 from prerank.config import JobConfig
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.times import iso
 from prerank.evaluation.baselines import suite
 from prerank.evaluation.metrics_file import from_json
+from prerank.evaluation.report.numbers import share
 from prerank.evaluation.results import LEAD, METRICS
+from prerank.promotion.card import FILE
 from prerank.registry import versions as registry
 from prerank.registry.bundle import read_meta
 from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
+from prerank.registry.gates import read_gate
 
 SMALL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(
@@ -62,6 +67,41 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     assert logged[f"{LEAD}.mrr_sd_of_seeds"] == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
     assert "validation_mrr" in logged
     assert "seed-5.validation_mrr" in logged
+
+    inputs = {
+        next(tag.value for tag in own.tags if tag.key == "mlflow.data.context"): own
+        for own in client.get_run(version.run_id).inputs.dataset_inputs
+    }
+    manifest = LogManifest.load(home)
+    assert inputs.keys() == {"training", "validation", "testing"}
+    assert {i.dataset.name for i in inputs.values()} == {manifest.dataset}
+    until = {tag.key: tag.value for tag in inputs["validation"].tags}["requests_before"]
+    assert until == iso(test_from)
+
+    gate = read_gate(version)
+    assert (gate.result, "prerank materialise" in gate.reason) == ("failed", True)
+    described = client.get_model_version(registry.MODEL_NAME, version.number).description
+    assert "Gate when it was registered: failed" in described
+    card = Path(client.download_artifacts(version.run_id, FILE)).read_text()
+    headings = re.findall("^## (.+)$", card, re.MULTILINE)
+    assert headings == [
+        "Data",
+        "Metrics on test",
+        "Kinds of requests",
+        "Calibration",
+        "Costs",
+        "Features and their weights",
+        "Gate",
+        "Limits",
+        "Rolling back",
+    ]
+    assert f"| **{LEAD}** | {share(results.models[LEAD].mean('recall@cut'))} (" in card
+    assert f"- weights, SHA-256: {read_meta(bundle)[1]['weights_sha256']}" in card
+    learned = iso(read_meta(bundle)[1]["splits"]["validation_from"])
+    assert f"- trained on requests before: {learned}" in card
+    assert all(f"| `{name}` |" in card for name in schema.cross)
+    assert "| tail query |" in card
+    assert f"| {schema.heads[0]} | " in card
 
     # The same trainings are measured again, those of the other seed too.
     again = pipeline.evaluate_version(home, version)

@@ -54,7 +54,12 @@ def promote(monkeypatch: pytest.MonkeyPatch) -> Callable[[Version], None]:
 
 def engine_of(home: Home, shards: Shards | None = None) -> Engine:
     config = ServeConfig(
-        home=str(home.root), clock="replay", poll_seconds=25.0, golden_ms=1e5, shards=SHARDS
+        home=str(home.root),
+        clock="replay",
+        poll_seconds=25.0,
+        golden_ms=1e5,
+        shards=SHARDS,
+        require_gate=False,
     )
     return Engine(config, shards)
 

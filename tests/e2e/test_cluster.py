@@ -7,12 +7,15 @@ import re
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.cluster import ROOT, catalogue, live_user, prerank
+from tests.serve_status import ServeStatus
 from tests.small_versions import build_index
 
 from prerank.core.home import Home
@@ -197,9 +200,10 @@ def test_a_web_page_cannot_report_events(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")
-def test_moving_the_alias_moves_the_answer_without_a_redeploy(
+def test_an_alias_that_is_moved_is_followed_once_the_gate_passed_and_taken_back(
     cluster: tuple[Path, str], client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a redeploy."""
     import mlflow
 
     # As `prerank env` says.
@@ -212,8 +216,70 @@ def test_moving_the_alias_moves_the_answer_without_a_redeploy(
     second = registry.register(first, run.info.run_id, {}, {})
     build_index(home, registry.download(home, second), second)
     mlflow.MlflowClient().set_registered_model_alias("prerank", registry.CHAMPION, second.number)
+    wait_until(lambda: "version 2 was not put to the gate" in client.get("/ready").text)
+    assert client.get("/ready").status_code == 200
+    assert version_of_answer(client) == "1"
+    printed = prerank(cluster[0], "prerank gate --version 2")
+    assert "gate of model version 2 against champion 1" in printed
+    assert "+0.0000 [+0.0000, +0.0000]" in printed
+    wait_until(lambda: version_of_answer(client) == "2")
+    prerank(cluster[0], "prerank rollback --version 1")
+    wait_until(lambda: version_of_answer(client) == "1")
+    # Of what `prerank promote` moves, the version before is known.
+    prerank(cluster[0], "prerank promote --version 2")
+    wait_until(lambda: version_of_answer(client) == "2")
+    prerank(cluster[0], "prerank rollback")
+    wait_until(lambda: version_of_answer(client) == "1")
+
+
+def version_of_answer(client: httpx.Client) -> str:
     body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
-    deadline = time.monotonic() + 30
-    while client.post("/v1/prerank", json=body).json()["model_version"] != "2":
-        assert time.monotonic() < deadline, "the replicas did not follow the alias"
-        time.sleep(0.5)
+    return str(client.post("/v1/prerank", json=body).json()["model_version"])
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "the replicas did not follow"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_an_experiment_begins_and_ends_without_a_restart(
+    cluster: tuple[Path, str], client: httpx.Client
+) -> None:
+    config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
+    (deployment,) = config["applications"][0]["deployments"]
+    variants = [
+        {"name": name, "version": version, "share": share}
+        for name, version, share in (("control", "champion", 0.0), ("first", "1", 1.0))
+    ]
+
+    def runs(name: str | None) -> None:
+        deadline = time.monotonic() + 60
+        while client.get("/health").raise_for_status().json()["experiment"] != name:
+            assert time.monotonic() < deadline, client.get("/health").text
+            time.sleep(0.5)
+
+    body = {"user_id": "u", "query": "q", "candidates": [1, 2], "k": 1}
+    with ServeStatus(cluster[0]) as serve:
+        before = {process.pid for process in serve.wait_for(len(serve.replicas()))}
+        deployment["user_config"] = {"experiment": {"name": "live", "variants": variants}}
+        serve.deploy(config)
+        runs("live")
+        told = client.post("/v1/prerank", json=body).raise_for_status().json()
+        assert (told["variant"], told["model_version"]) == ("first", "1")
+        # What is wrong leaves it, and the replicas.
+        deployment["user_config"] = {"experiment": {"name": "wrong", "variants": variants[:1]}}
+        serve.deploy(config)
+        deadline = time.monotonic() + 60
+        while not any(
+            "is refused; live goes on" in n for n in client.get("/health").json()["notes"]
+        ):
+            assert time.monotonic() < deadline, client.get("/health").text
+            time.sleep(0.5)
+        deployment["user_config"] = {"experiment": None}
+        serve.deploy(config)
+        runs(None)
+        assert {process.pid for process in serve.replicas()} == before
+    assert "variant" not in client.post("/v1/prerank", json=body).json()

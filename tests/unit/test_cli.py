@@ -50,19 +50,53 @@ VERBS: dict[str, list[str]] = {
         "--through",
         "--workdir",
     ],
+    "retrain": [
+        "--auto-promote",
+        "--config",
+        "--events",
+        "--items",
+        "--mapping",
+        "--max-bad",
+        "--seeds",
+        "--served",
+        "--through",
+        "--warm",
+        "--workdir",
+    ],
     "users": ["--flag*", "--workdir"],
     "training-set": ["--workdir"],
     "train": ["--config", "--oracles", "--seeds", "--workdir"],
     "evaluate": ["--oracles", "--split", "--version", "--workdir"],
     "ablate": ["--config", "--only", "--seeds", "--split", "--workdir"],
     "curve": ["--config", "--seeds", "--split", "--workdir"],
+    "tune": ["--config", "--minutes", "--out*", "--space", "--trials", "--workdir"],
     "index": ["--version", "--workdir"],
     "add-items": ["--items*", "--version", "--workdir"],
-    "promote": ["--version", "--workdir"],
+    "gate": [
+        "--config",
+        "--day",
+        "--margin",
+        "--requests",
+        "--undecided",
+        "--version",
+        "--workdir",
+    ],
+    "promote": ["--config", "--version", "--without-gate", "--workdir"],
+    "rollback": ["--version", "--workdir"],
+    "replay": ["--log", "--out", "--requests", "--version", "--workdir"],
     "export": ["--version", "--vespa*", "--workdir"],
     "parity": ["--requests", "--url", "--workdir"],
     "run": ["--config", "--events*", "--items*", "--mapping", "--oracles", "--seeds", "--workdir"],
     "demo": ["--workdir"],
+    "online-report": [
+        "--experiment*",
+        "--from",
+        "--out",
+        "--planned",
+        "--to",
+        "--window-hours",
+        "--workdir",
+    ],
     "check": ["--events", "--psi", "--since", "--version", "--workdir"],
     "forget": ["--user", "--users", "--workdir"],
     "config": ["--config", "--schema"],
@@ -104,7 +138,7 @@ def options_of(text: str) -> dict[str, str]:
 
 
 def test_verbs_and_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = re.findall(r"^    ([a-z-]+)  ", help_of("", capsys), re.MULTILINE)
+    verbs = re.findall(r"^    ([a-z-]+)(?:  |$)", help_of("", capsys), re.MULTILINE)
     assert {v: sorted(options_of(help_of(v, capsys))) for v in verbs} == VERBS
 
 
@@ -208,11 +242,21 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["parity", "--requests", "0", *work], 2, "--requests 0", capsys)
     fails_with(["export", "--vespa", "none/items.jsonl", *work], 2, "--vespa", capsys)
     fails_with(["add-items", "--items", "i.parquet", *work], 2, "--items i.parquet", capsys)
+    report = ["online-report", "--experiment", "e", *work]
+    fails_with([*report, "--from", "soon"], 2, "--from soon", capsys)
+    fails_with([*report, "--window-hours", "0"], 2, "--window-hours 0", capsys)
+    fails_with([*report, "--planned", "0"], 2, "--planned 0", capsys)
+    fails_with(report, 4, "prerank ingest", capsys)
     fails_with(["inspect", *log], 2, "--events e.parquet", capsys)
     here = ["--events", "map.yaml", "--items", "map.yaml", "--out"]
     fails_with(["inspect", *here, "map.yaml"], 2, "--out map.yaml is there", capsys)
     fails_with(["inspect", *here, "none/m.yaml"], 2, "no folder", capsys)
     fails_with(["inspect", *here, "new.yaml"], 2, "does not say its format", capsys)
+    fails_with(["gate", *work], 4, "prerank ingest", capsys)
+    fails_with(["gate", "--day", "soon", *work], 2, "--day 'soon'", capsys)
+    fails_with(["gate", "--margin", "-1", *work], 2, "margin: -1", capsys)
+    fails_with(["gate", "--requests", "0", *work], 2, "requests: 0", capsys)
+    fails_with(["promote", "--config", "job.yaml", *work], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()
@@ -233,7 +277,17 @@ def test_steps_before_their_time_name_the_missing_one(
     fails_with(["ablate", *work], 4, "`prerank ingest`", capsys)
     fails_with(["export", "--vespa", "items.jsonl", *work], 4, "`prerank ingest`", capsys)
     fails_with(["add-items", "--items", str(tmp_path), *work], 4, "`prerank ingest`", capsys)
-    for verb in (["ablate"], ["train"], ["run", *log]):
+    fails_with(["retrain", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["tune", "--out", "t.yaml", *work], 4, "`prerank ingest`", capsys)
+    fails_with(["replay", *work], 4, "`prerank ingest`", capsys)
+    both = ["--events", str(tmp_path), "--served"]
+    fails_with(["retrain", *both, *work], 2, "--events or --served, not both", capsys)
+    fails_with(["retrain", "--max-bad", "7", *work], 2, "--max-bad 7.0", capsys)
+    fails_with(["tune", "--trials", "0", "--out", "t.yaml", *work], 2, "--trials 0", capsys)
+    fails_with(["tune", "--minutes", "-1", "--out", "t.yaml", *work], 2, "--minutes -1", capsys)
+    fails_with(["tune", "--out", "no/t.yaml", *work], 2, "--out no/t.yaml", capsys)
+    fails_with(["replay", "--requests", "0", *work], 2, "--requests 0", capsys)
+    for verb in (["ablate"], ["train"], ["retrain"], ["run", *log]):
         fails_with([*verb, "--seeds", "0", *work], 2, "--seeds 0", capsys)
 
 

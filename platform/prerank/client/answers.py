@@ -85,6 +85,8 @@ class Ranking:
         missing_shards: parts of the index that did not answer; None: not said, as in the answers of
             ``rank_many``, whose ``degraded`` has "shards" then.
         explanation: the parts of each score, where they were asked for.
+        experiment, variant: that the request belongs to; None where no experiment runs.
+        fallback: the champion answered in place of the variant.
     """
 
     request_id: str
@@ -97,6 +99,9 @@ class Ranking:
     non_finite: int | None = None
     explanation: Explanation | None = None
     missing_shards: tuple[MissingShard, ...] | None = None
+    experiment: str | None = None
+    variant: str | None = None
+    fallback: bool = False
 
     @classmethod
     def from_json(cls, data: Json, as_int: bool, explain: bool) -> Ranking:
@@ -113,6 +118,7 @@ class Ranking:
             data.get("non_finite", 0),
             Explanation.from_json(data) if explain else None,
             tuple(map(MissingShard.from_json, data.get("missing_shards", ()))),
+            **_trial(data),
         )
 
 
@@ -126,7 +132,7 @@ class Reranking:
         relevances: float32 [n] in [0, 1], predicted probabilities of the engagement; 0 for items
             without a score, which come last.
         unknown: items that are not in the index: int64, or object: texts.
-        model_version, degraded, snapshot_cutoff: as in ``Ranking``.
+        model_version, degraded, snapshot_cutoff, experiment, variant, fallback: as in ``Ranking``.
     """
 
     request_id: str
@@ -136,6 +142,9 @@ class Reranking:
     unknown: NDArray[Any]
     degraded: tuple[str, ...]
     snapshot_cutoff: datetime | None
+    experiment: str | None = None
+    variant: str | None = None
+    fallback: bool = False
 
     @classmethod
     def from_json(cls, data: Json, as_int: bool) -> Reranking:
@@ -149,6 +158,7 @@ class Reranking:
             id_array(meta["unknown"], as_int),
             tuple(meta["degraded"]),
             time_of(meta["snapshot_cutoff"]),
+            **_trial(meta),
         )
 
 
@@ -319,12 +329,15 @@ class Health:
     dead_letters: int
     notes: tuple[str, ...]
     waiting: Mapping[str, int]
+    experiment: str | None = None
 
     @classmethod
     def from_json(cls, data: Json) -> Health:
         """Read an answer."""
         read = {"snapshot_cutoff": time_of(data["snapshot_cutoff"]), "notes": tuple(data["notes"])}
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__} | read)
+        # A deployment of before runs no experiments.
+        found = {"experiment": None} | dict(data)
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__} | read)
 
 
 @dataclass(frozen=True)
@@ -347,6 +360,11 @@ def id_array(ids: Sequence[int | str], as_int: bool) -> NDArray[Any]:
 def time_of(text: str | None) -> datetime | None:
     """A time of an answer."""
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _trial(data: Json) -> dict[str, Any]:
+    """What an experiment made of a request."""
+    return {name: data[name] for name in ("experiment", "variant", "fallback") if name in data}
 
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:

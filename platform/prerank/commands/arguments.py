@@ -82,6 +82,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the new events are what deployments wrote down, `log_share` (default: --events)",
     },
     "through": {"help": "with --served: last day to read, YYYY-MM-DD (default: yesterday, UTC)"},
+    "warm": {
+        "action": "store_true",
+        "help": "begin with the champion's towers (default: from nothing)",
+    },
+    "auto-promote": {
+        "action": "store_true",
+        "help": "make the version the champion if it passes the gate (default: a person does)",
+    },
+    "max-bad": {
+        "type": float,
+        "default": 0.1,
+        "metavar": "SHARE",
+        "help": "of the new rows, how many may be quarantined before it stops (default: 0.1)",
+    },
+    "log": {
+        "type": Path,
+        "help": "folder of a served log's answers (default: what the deployments of this home "
+        "wrote down)",
+    },
+    "trials": {
+        "type": int,
+        "default": 30,
+        "help": "settings to try, those of before included (default: 30)",
+    },
+    "minutes": {
+        "type": float,
+        "help": "after which nothing further is begun; run again, it goes on (default: no limit)",
+    },
+    "space": {
+        "type": Path,
+        "help": "YAML of settings to try: it replaces, adds or (null) takes out (default: those "
+        "of prerank/evaluation/search_space.py)",
+    },
     "since": {
         "help": "ISO time (UTC) at which the compared requests begin (default: 24 hours before the "
         "log's end)"
@@ -90,6 +123,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": float,
         "default": 0.25,
         "help": "drift of a feature or the score from which the check fails (default: 0.25)",
+    },
+    "margin": {
+        "type": float,
+        "help": "by how much MRR and recall@cut may be below the champion's (default: 0.02, or as "
+        "--config says)",
+    },
+    "day": {
+        "help": "day (UTC) whose requests are measured, YYYY-MM-DD (default: the newest 24 hours "
+        "whose labels are known)"
+    },
+    "undecided": {
+        "choices": ("fail", "pass"),
+        "help": "what a check counts as that could not be decided (default: fail, or as --config "
+        "says)",
+    },
+    "without-gate": {
+        "action": "store_true",
+        "help": "promote it whatever the gate says; a tag of the version says so (default: it must "
+        "pass)",
     },
     "export": {
         "action": "store_true",
@@ -108,6 +160,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flag": {
         "required": True,
         "help": "flags as Parquet, CSV or JSON lines: rows of user_id, weight (0 to 1), known_at",
+    },
+    "experiment": {"required": True, "metavar": "NAME", "help": "name of the experiment"},
+    "from": {
+        "dest": "begins",
+        "metavar": "TIME",
+        "help": "ISO time (UTC) of the first request to read (default: the experiment's first)",
+    },
+    "to": {
+        "dest": "ends",
+        "metavar": "TIME",
+        "help": "ISO time (UTC) before which requests are read (default: all there are)",
+    },
+    "window-hours": {
+        "type": float,
+        "default": 24.0,
+        "help": "how long after its request an event counts (default: 24)",
+    },
+    "planned": {
+        "type": int,
+        "default": 10_000,
+        "metavar": "REQUESTS",
+        "help": "requests at which intervals are narrowest; say so before the first look, and "
+        "leave it (default: 10000)",
     },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},

@@ -34,7 +34,7 @@ def update(args: argparse.Namespace) -> Summary:
     preflight.check_space(home)
     preflight.check_log(home)
     preflight.check_services(home, online=True, registry=bool(args.items))
-    add, read = _served(home, args) if args.served else _given(home, args)
+    add, read = served(home, args) if args.served else given(home, args)
     made = update(home, config, add, args.items and absolute(args.items))
     wrote = [
         f"online store ({made.online['online_store']}): as of "
@@ -104,8 +104,8 @@ def _time(text: str | None) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
-    """Adds the log of the options."""
+def given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
+    """What adds the log of the options, and that log in words."""
     from prerank.ingest.additions import catalogue_of_home
     from prerank.ingest.mapping import LogMapping, load_mapping
     from prerank.ingest.run import ingest
@@ -123,8 +123,8 @@ def _given(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
     return add, "\n".join(str(path) for path in (args.events, args.items) if path)
 
 
-def _served(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
-    """Adds what deployments wrote down."""
+def served(home: Home, args: argparse.Namespace) -> tuple[Add, str]:
+    """What adds what deployments wrote down, and where that is."""
     from prerank.core.served import last_ended
     from prerank.ingest.served import ingest_served
 

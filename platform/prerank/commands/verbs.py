@@ -7,7 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prerank.commands import daily, forget, graph, stages, versions, whole
+from prerank.commands import (
+    daily,
+    forget,
+    graph,
+    online,
+    promotion,
+    replay,
+    retrain,
+    stages,
+    tune,
+    versions,
+    whole,
+)
 from prerank.summaries import Summary
 
 SEEDS = {
@@ -16,6 +28,11 @@ SEEDS = {
     "(default: 1)",
 }
 """Of ``--seeds``, where a version comes of it."""
+
+GATE_REQUESTS = {
+    "default": None,
+    "help": "at most so many labelled requests are measured (default: 4000, or as --config says)",
+}
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,31 @@ VERBS = (
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
     ),
     verb(
+        "retrain",
+        retrain.retrain,
+        "do a day's work, train on it and put the new version to the gate; cut off, it goes on",
+        "prerank retrain --served --auto-promote",
+        "prerank promote, unless with --auto-promote",
+        "events",
+        "items",
+        "mapping",
+        "served",
+        "through",
+        "config",
+        "seeds",
+        "warm",
+        "auto-promote",
+        "max-bad",
+        "workdir",
+        events={
+            "required": False,
+            "help": "Parquet file or folder of the new events (default: --served, or none)",
+        },
+        items={"required": False, "help": "new and changed items (default: none are)"},
+        mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},
+        seeds=SEEDS,
+    ),
+    verb(
         "users",
         daily.users,
         "say how much what some users do counts, from a time on",
@@ -247,6 +289,21 @@ VERBS = (
         split={"default": "validation"},
     ),
     verb(
+        "tune",
+        tune.tune,
+        "search for better settings at times of the past; cut off, it goes on",
+        "prerank tune --trials 30 --out tuned.yaml",
+        "prerank train --config tuned.yaml, where the lead is beyond noise",
+        "config",
+        "space",
+        "trials",
+        "minutes",
+        "out",
+        "workdir",
+        config={"help": "YAML of the job, where the search begins (default: the defaults)"},
+        out={"help": "configuration to write, for --config"},
+    ),
+    verb(
         "index",
         versions.index,
         "encode the catalogue with a registered version, and what was added to it",
@@ -267,13 +324,54 @@ VERBS = (
         version={"help": "model version (default: the champion)"},
     ),
     verb(
+        "gate",
+        promotion.gate,
+        "check whether a version may become the champion, and write the result to MLflow",
+        "prerank gate --version 3",
+        "prerank promote --version 3",
+        "version",
+        "margin",
+        "day",
+        "requests",
+        "undecided",
+        "config",
+        "workdir",
+        requests=GATE_REQUESTS,
+    ),
+    verb(
         "promote",
-        versions.promote,
-        "make a version the champion, after checking that it can be served",
+        promotion.promote,
+        "make a version the champion, if it passes the gate",
         "prerank promote --version 3",
         "serve deploy deployments/prerank.yaml, unless it is deployed",
         "version",
+        "config",
+        "without-gate",
         "workdir",
+    ),
+    verb(
+        "rollback",
+        promotion.rollback,
+        "make the champion before the champion again",
+        "prerank rollback",
+        "prerank promote, once what was wrong is known",
+        "version",
+        "workdir",
+        version={"help": "version to go back to (default: the champion before)"},
+    ),
+    verb(
+        "replay",
+        replay.replay,
+        "score logged requests with another version, and say what would change",
+        "prerank replay --version 3",
+        "prerank gate, which says whether the change is for the better",
+        "log",
+        "version",
+        "requests",
+        "out",
+        "workdir",
+        requests={"default": 2_000, "help": "answers of the log, at most (default: 2000)"},
+        out={"required": False, "help": "JSON to write (default: none)"},
     ),
     verb(
         "export",
@@ -295,6 +393,22 @@ VERBS = (
         "url",
         "requests",
         "workdir",
+    ),
+    verb(
+        "online-report",
+        online.online_report,
+        "compare the variants of a live experiment, of what the deployment wrote down",
+        "prerank online-report --experiment ranker-2 --from 2026-03-01",
+        "prerank promote, once the verdict convinces; experiment: null in the Serve file ends it",
+        "experiment",
+        "from",
+        "to",
+        "window-hours",
+        "planned",
+        "out",
+        "workdir",
+        out={"help": "folder for the page and its JSON (default: online/ of the state folder)"}
+        | {"required": False},
     ),
     verb(
         "check",

@@ -1,4 +1,4 @@
-"""What is done with a model version: measured, indexed, promoted, exported, compared."""
+"""What is done with a model version: measured, indexed, exported, compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from prerank.registry.bundle import Version
 
 
-def _chosen(args: argparse.Namespace) -> Version:
+def chosen(args: argparse.Namespace) -> Version:
+    """The version of --version, else the challenger."""
+    """The version of --version, else the challenger.
+
+    Raises:
+        ConfigError: there is none.
+        NotReadyError: there is no such version, or MLflow is away.
+    """
     from prerank.registry.versions import CHALLENGER
 
     return _version(args, CHALLENGER, "no challenger is registered", "prerank train")
@@ -47,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> Summary:
 
     home = home_of(args)
     tracking.connect(home)
-    version = _chosen(args)
+    version = chosen(args)
     connect()
     print(tables(home, evaluate_version(home, version, args.split, args.oracles)))
     read = f"model version {version}; {args.split} requests of {home.events}"
@@ -96,7 +103,7 @@ def index(args: argparse.Namespace) -> Summary:
 
     home = home_of(args)
     tracking.connect(home)
-    version = _chosen(args)
+    version = chosen(args)
     connect()
     made = build_index(home, registry.download(home, version), version)
     registry.name_index(version, made)
@@ -134,20 +141,6 @@ def add_items(args: argparse.Namespace) -> Summary:
         wrote,
         next_step(args, f"index --version {version}", also),
     )
-
-
-def promote(args: argparse.Namespace) -> Summary:
-    """Make a version the champion."""
-    from prerank.registry import tracking
-    from prerank.registry import versions as registry
-
-    home = home_of(args)
-    tracking.connect(home)
-    version = _chosen(args)
-    registry.promote(home, version)
-    wrote = f"alias champion: version {version}; live replicas follow within seconds"
-    then = "serve deploy deployments/prerank.yaml   (unless it is deployed; then prerank parity)"
-    return Summary(f"model version {version}", wrote, then)
 
 
 def export(args: argparse.Namespace) -> Summary:

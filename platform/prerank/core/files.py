@@ -147,6 +147,20 @@ def locked(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def held(target: Path) -> Iterator[bool]:
+    """As ``locked``, but nobody waits: gives whether the lock of ``target`` was free."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            # The lock goes with the file, or with the process.
+            yield True
+
+
+@contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """A fresh folder that takes the place of ``folder`` when the block ends without an error.
 

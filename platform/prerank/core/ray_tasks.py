@@ -65,7 +65,8 @@ def cluster_cpus() -> int:
 def ray_map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
     """Apply ``function`` to each task on the cluster; results in the order they finish.
 
-    Connects to it first, where that was not done (``connect``).
+    Connects to it first, where that was not done (``connect``). ``name`` is the bar's; without one
+    there is none.
 
     Tasks and results are frozen dataclasses of anything that pickles. They travel as one column of
     pickled bytes: Ray Data would else make Arrow columns of them, which know no arrays of two
@@ -108,7 +109,9 @@ def _map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
     done: list[R] = []
-    with tqdm(total=len(tasks), desc=f"      {name}", unit="task", disable=_quiet()) as bar:
+    with tqdm(
+        total=len(tasks), desc=f"      {name}", unit="task", disable=quiet() or not name
+    ) as bar:
         for row in dataset.iter_rows():
             result = cloudpickle.loads(row["result"])
             if isinstance(result, PrerankError):
@@ -148,5 +151,6 @@ def _noted(done: Sequence[bytes]) -> list[Any]:
     return [noted(unpacked(each)) for each in done]
 
 
-def _quiet() -> bool:
+def quiet() -> bool:
+    """Whether progress bars are turned off."""
     return os.environ.get("PRERANK_PROGRESS", "1") == "0"

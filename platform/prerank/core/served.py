@@ -36,13 +36,31 @@ REQUESTS = pa.schema(
         ("scores", pa.list_(pa.float32())),
         ("retriever", pa.map_(pa.string(), pa.list_(pa.float32()))),
         ("inputs", pa.binary()),
+        ("latency_ms", pa.float32()),
+        ("experiment", pa.string()),
+        ("mode", pa.string()),
+        ("variant", pa.string()),
+        ("shares", pa.map_(pa.string(), pa.float64())),
+        ("fallback", pa.bool_()),
+        ("compared_version", pa.string()),
+        ("teams", pa.list_(pa.int8())),
+        ("overlap", pa.float32()),
+        ("score_difference", pa.float32()),
     ]
 )
 """An answer. ``request_time`` is by the deployment's clock; ``query`` is normalised; ``context``
 has the value of each segment; ``candidates`` is how many were scored; ``items`` are ids in the
 caller's form, the best one first, with their ``scores``; ``retriever`` is what the caller said of
 each of them, by the names of ``FeatureSchema.given``, NaN for nothing; ``inputs`` are the feature
-inputs (safetensors of ``FeatureInputs``), from which x can be computed again."""
+inputs (safetensors of ``FeatureInputs``), from which x can be computed again. ``latency_ms`` is
+from when the request was whole to when its answer was written.
+
+The rest is of an experiment (``prerank.serving.experiment``), null where none ran: its name and
+mode; the ``variant`` that was drawn; the ``shares`` of all of them, the control first; whether the
+champion answered in place of a version (``fallback``); the version that scored beside the
+control's; the ``teams`` of the items of an interleaved answer, 0 for the control's and 1 for the
+variant's; and of a shadow, the share of its best items that were in the answer and the mean
+absolute difference of their scores. Files of before lack these columns and ``latency_ms``."""
 
 EVENT_FIELDS = {
     "request_id": "VARCHAR",

@@ -203,11 +203,21 @@ def fitted(
 
     ``begin`` may change the weights that training begins with.
     """
-    config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
     reader = TrialReader(home, budget, trial.masked)
-    requests = sum(len(t) for t in reader.tables("train"))
-    steps = config.epochs * max(-(-requests // config.batch_requests), 1)
-    model = new_model(reader, trial.model, config)
+    config = replace(trial.train, epochs=min(trial.train.epochs, budget.epochs))
+    trainer, epochs = trained(reader, trial.model, config, begin)
+    return trainer, reader, epochs
+
+
+def trained(
+    reader: Reader,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    begin: Callable[[InteractRank, Catalogue], None] | None = None,
+) -> tuple[Trainer, int]:
+    """Train on what ``reader`` has; a trainer with the model of the best epoch, the epochs run."""
+    steps = config.epochs * max(-(-sum(reader.sizes("train")) // config.batch_requests), 1)
+    model = new_model(reader, model_config, config)
     if begin is not None:
         begin(model, reader.catalogue)
     trainer = Trainer(model, config, steps)
@@ -223,7 +233,7 @@ def fitted(
 
     fit(trainer, reader, reader.epochs(config), after_epoch)
     model.load_state_dict(kept)
-    return trainer, reader, len(epochs)
+    return trainer, len(epochs)
 
 
 def measured(

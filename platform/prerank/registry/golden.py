@@ -29,13 +29,12 @@ from safetensors.numpy import save
 from interactrank.features.bounds import check_bounds
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.inputs import FeatureInputs, check_inputs
-from interactrank.features.item_vectors import ItemVectors
-from interactrank.features.near import Near
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scored, Scorer
 from prerank.core.errors import DamagedError, StateError
 from prerank.core.files import read_json, write_json
 from prerank.registry.bundle import META, Version, digest_of
+from prerank.registry.stored_inputs import arrays_of, take_inputs
 
 GOLDEN, GOLDEN_DIGEST = "golden.safetensors", "golden_sha256"
 BF16_ERROR = 2.0**-8
@@ -45,9 +44,6 @@ SUMS_ERROR = 1e-3
 MAX_REQUESTS, MAX_BYTES = 1_000, 256 << 20
 BEST = 10
 """Places of a request whose order is looked at."""
-
-SNAPSHOT = "snapshot."
-"""Begins the names of vectors of items, by their cutoffs."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +108,8 @@ def tolerance_of(scale: float, slope: float) -> float:
 
 def save_golden(folder: Path, golden: Golden) -> None:
     """Add golden requests to the bundle in ``folder``, which nobody reads yet."""
-    arrays = {f"inputs.{name}": array for name, array in golden.inputs.arrays().items()}
-    arrays |= {name: getattr(golden, name) for name in _OWN}
-    for cutoff, vectors in golden.inputs.snapshots.items():
-        kept = vectors.only(golden.candidates)
-        arrays |= {f"{SNAPSHOT}{cutoff}.ids": kept.ids, f"{SNAPSHOT}{cutoff}.bits": kept.bits}
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = arrays_of(golden.inputs, golden.candidates)
+    whole = arrays | {name: np.ascontiguousarray(getattr(golden, name)) for name in _OWN}
     # Not save_file, whose files nobody else may read: the weights can be, by who serves them.
     data = save(whole, metadata={"queries": json.dumps(golden.queries)})
     (folder / GOLDEN).write_bytes(data)
@@ -163,40 +155,13 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="numpy") as file:
         queries = json.loads((file.metadata() or {})["queries"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    snapshots = _snapshots(arrays)
-    # Requests of a release that knew no neighbours have none.
-    names = FeatureInputs.names()
-    stored = [n for n in names if n not in Near._fields or f"inputs.{n}" in arrays]
-    inputs = FeatureInputs.restored(
-        {name: arrays.pop(f"inputs.{name}") for name in stored}, snapshots
-    )
+    inputs = take_inputs(arrays)
     for name, dtype in _OWN.items():
         if arrays[name].dtype != dtype:
             raise ValueError(f"{name} has numbers of another type: {arrays[name].dtype}")
     if not all(isinstance(query, str) for query in queries):
         raise ValueError("a query is no text")
     return Golden(tuple(queries), inputs, **arrays)
-
-
-def _snapshots(arrays: dict[str, NDArray[Any]]) -> dict[int, ItemVectors]:
-    """Vectors of items by their cutoffs, taken out of ``arrays``.
-
-    Raises:
-        ValueError: they are none.
-    """
-    found = {}
-    for name in sorted(name for name in arrays if name.startswith(SNAPSHOT)):
-        cutoff, part = name.removeprefix(SNAPSHOT).split(".")
-        if part == "bits":
-            bits, ids = arrays.pop(name), arrays.pop(f"{SNAPSHOT}{cutoff}.ids")
-            if bits.dtype != np.uint16 or bits.ndim != 2 or ids.dtype != np.int64:
-                raise ValueError(f"the vectors of {cutoff} are none")
-            if ids.shape != (len(bits),):
-                raise ValueError(f"the vectors of {cutoff} must have an id each")
-            # As a mapped file's are: numba compiles a kernel anew for an array that may be written.
-            bits.flags.writeable = False
-            found[int(cutoff)] = ItemVectors(ids, bits)
-    return found
 
 
 def _check(golden: Golden, schema: FeatureSchema) -> None:

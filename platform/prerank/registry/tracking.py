@@ -88,15 +88,33 @@ def connect(home: Home) -> str:
 
 
 @contextmanager
-def job_run(home: Home, name: str, params: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
-    """One MLflow run for a job: parameters, the whole config, and the data's fingerprint."""
+def job_run(
+    home: Home, name: str, params: dict[str, Any], config: dict[str, Any], run_id: str | None = None
+) -> Iterator[str]:
+    """One MLflow run for a job: parameters, the whole config, and the data's fingerprint.
+
+    ``run_id`` is of a job that was cut off, whose run goes on; None begins one.
+    """
     import mlflow
 
     connect(home)
-    with mlflow.start_run(run_name=name) as run:
+    with mlflow.start_run(run_id, run_name=name) as run:
         mlflow.log_params(params)
         mlflow.log_dict(config, "config.json")
         yield str(run.info.run_id)
+
+
+def known(run_id: str | None) -> str | None:
+    """``run_id``, if MLflow has that run; else None."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run_id and str(MlflowClient().get_run(run_id).info.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def metric_name(name: str) -> str:

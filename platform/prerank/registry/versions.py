@@ -6,10 +6,11 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.feature_sets import REBUILD, online_states
@@ -97,6 +98,23 @@ class Wanted:
     note: str = ""
 
 
+class Follows(Protocol):
+    """Says which version is to be served."""
+
+    def wanted(self) -> Wanted:
+        """The version to serve now.
+
+        Raises:
+            NotReadyError: there is none, or the registry is away.
+        """
+
+    def remember(self, served: Wanted) -> None:
+        """Take note of what is served."""
+
+    def last(self) -> Wanted | None:
+        """What was served last; None where that is not known."""
+
+
 class Promoted:
     """Which version is to be served: the champion, for as long as the registry can be asked.
 
@@ -125,17 +143,23 @@ class Promoted:
                 if (version := alias_version(alias)) is not None:
                     return Wanted(alias, version)
         except RegistryAwayError as away:
-            last = read_json_or_nothing(self._path)
-            # Without a run it is an earlier release's, and whose version that was is not known.
-            if last.get("alias") not in self.aliases or "run_id" not in last:
+            if (last := self.last()) is None:
                 raise
-            version = Version(last["version"], last["run_id"])
-            note = f"version {version} is served as the last known {last['alias']}: {away}"
-            return Wanted(last["alias"], version, note)
+            return replace(last, note=f"{last.note}: {away}")
         raise NotReadyError(
             f"no model is {CHAMPION}. Promote one: in the MLflow UI, give a version of "
             f"`{MODEL_NAME}` the alias `{CHAMPION}`."
         )
+
+    def last(self) -> Wanted | None:
+        """What was served last; None where that is not known."""
+        found = read_json_or_nothing(self._path)
+        # Without a run it is an earlier release's, and whose version that was is not known.
+        if found.get("alias") not in self.aliases or "run_id" not in found:
+            return None
+        version = Version(found["version"], found["run_id"])
+        note = f"version {version} is served as the last known {found['alias']}"
+        return Wanted(found["alias"], version, note)
 
     def remember(self, served: Wanted) -> None:
         """Write down what is served, where the registry named it."""
@@ -188,6 +212,8 @@ def register(
 ) -> Version:
     """Log a bundle folder under a run, register it and make it the challenger.
 
+    A run has one version: of one that was cut off here, what is missing is done.
+
     Args:
         folder: what ``prerank.registry.bundle.save_bundle`` wrote.
         run_id: the MLflow run that trained it.
@@ -200,22 +226,40 @@ def register(
     import mlflow
     from mlflow import MlflowClient
 
-    client = MlflowClient()
+    from prerank.registry.golden import load_golden
+    from prerank.registry.pyfunc import frame_of, signature_of
+
+    client, (schema, meta) = MlflowClient(), read_meta(folder)
+    golden = load_golden(folder, schema, meta)
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    with muted(), mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            loader_module="prerank.registry.pyfunc",
-            data_path=str(folder),
-            pip_requirements=list(REQUIREMENTS),
-            registered_model_name=MODEL_NAME,
-        )
-    number = str(info.registered_model_version)
+    number = _number_of(run_id)
+    if number is None:
+        with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+            # There is none of a version without golden requests.
+            warnings.filterwarnings("ignore", ".*An input example was not provided")
+            info = mlflow.pyfunc.log_model(
+                name=ARTIFACT,
+                loader_module="prerank.registry.pyfunc",
+                data_path=str(folder),
+                pip_requirements=list(REQUIREMENTS),
+                signature=signature_of(schema),
+                input_example=None if golden is None else frame_of(golden, schema, 1),
+                registered_model_name=MODEL_NAME,
+            )
+        number = str(info.registered_model_version)
     for name, text in tags.items():
         client.set_model_version_tag(MODEL_NAME, number, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
     return Version(number, run_id)
+
+
+def _number_of(run_id: str) -> str | None:
+    """Number of the version that a run registered; None where it has none."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'")
+    return str(found[0].version) if found else None
 
 
 def name_index(version: Version, index: Mapping[str, Any]) -> None:

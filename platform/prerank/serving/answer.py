@@ -19,6 +19,7 @@ from prerank.core.times import iso
 from prerank.online.reader import OnlineFeatures, OnlineRead
 from prerank.registry import versions as registry
 from prerank.serving.api import Limits, PrerankRequest, RequestError, named
+from prerank.serving.experiment import Trial
 from prerank.serving.shards import Gathered, Missing, Shards
 from prerank.serving.stages import FEATURES, SCORE, TOP_K, Ends, Stages
 
@@ -67,7 +68,8 @@ class Answer:
     """``body`` for the caller; for the metrics, what reading the features cost, how many scores
     were no finite number, how many candidates there were, how many of them are unknown, and when
     each stage ended. ``missing`` are shards of the index that did not answer. ``ids`` int64 are the
-    items of the answer, ``run_id`` is the MLflow run of the version that gave it.
+    items of the answer, ``run_id`` is the MLflow run of the version that gave it. ``trial`` is what
+    an experiment made of the request, and ``latency_ms`` how long the whole of it took.
     """
 
     body: dict[str, Any]
@@ -79,6 +81,8 @@ class Answer:
     missing: tuple[Missing, ...] = ()
     ids: NDArray[np.int64] = field(default_factory=lambda: _EMPTY)
     run_id: str = ""
+    trial: Trial | None = None
+    latency_ms: float | None = None
 
 
 def answer(request: PrerankRequest, loaded: Loaded) -> Answer:

@@ -21,6 +21,15 @@ Cutoff = Annotated[
 ]
 
 
+OfExperiment = Annotated[
+    str | None, Field(description="Of the experiment that runs; left out if none does.")
+]
+Fallback = Annotated[
+    bool | None,
+    Field(description="True if the champion answered in place of the variant; else left out."),
+]
+
+
 class RankedItem(Declared):
     """An item of an answer, the best one first. The last three are there with `explain`."""
 
@@ -46,6 +55,9 @@ class PrerankAnswer(Declared):
     """The best k."""
 
     request_id: str
+    experiment: OfExperiment = None
+    variant: OfExperiment = None
+    fallback: Fallback = None
     model_version: str
     items: list[RankedItem]
     k: int
@@ -121,6 +133,9 @@ class RerankMeta(Declared):
     ]
     degraded: Degraded
     snapshot_cutoff: Cutoff
+    experiment: OfExperiment = None
+    variant: OfExperiment = None
+    fallback: Fallback = None
 
 
 class RerankAnswer(Declared):
@@ -166,6 +181,7 @@ class Health(Declared):
     dead_letters: Annotated[int, Field(description="Events that were set aside.")]
     notes: Annotated[list[str], Field(description="What is wrong, in words.")]
     waiting: Annotated[dict[str, int], Field(description="Requests in each lane.")]
+    experiment: Annotated[str | None, Field(description="Name of the one that runs.")]
 
 
 class Ready(Declared):

@@ -225,6 +225,10 @@ class PreRanker:
         starting.join()
         Export(self.http.metrics, self.http.sample).start()
 
+    def reconfigure(self, user_config: Any) -> None:
+        """Run the experiment of ``user_config``; requests go on meanwhile, and none waits."""
+        self.http.variants.follow(user_config)
+
     def __del__(self) -> None:
         # Serve calls this before it ends a replica: its last answers are written down, too.
         if self.log is not None:

@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,6 +40,7 @@ from prerank.registry.delta import INDEX_META
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import Limits, PrerankRequest
 from prerank.serving.backoff import BackOff
+from prerank.serving.gated import Gated
 from prerank.serving.loading import join, load, rebuilt, stamp
 from prerank.serving.shards import VERSION, Shards
 
@@ -53,6 +55,7 @@ class ServeConfig:
         home: PRERANK_HOME of the replicas; the environment's when left out.
         clock: "wall", or "replay": each request carries its time (old logs, parity, the demo).
         allow_unpromoted: serve the challenger while nobody has promoted a champion.
+        require_gate: refuse a version whose gate (`prerank gate`) has failed, or was never asked.
         poll_seconds: how often the registry is asked for the champion, and the online store for
             its state.
         timeout_ms: time budget of a request, from when it is whole; a read of the online store that
@@ -93,6 +96,7 @@ class ServeConfig:
     home: str | None = None
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
+    require_gate: bool = True
     poll_seconds: Annotated[float, Field(gt=0)] = 2.0
     timeout_ms: Annotated[float, Field(gt=0)] = 1e3 * TIMEOUT_S
     golden_ms: Annotated[float, Field(gt=0)] = 100.0
@@ -146,12 +150,18 @@ class Engine:
     Args:
         config: of the deployment.
         shards: of the index; None where this process scores by itself.
+        promoted: which version is to be served; None for the champion.
 
     Attributes:
         refused: why the version that is to be served is not; empty where it is.
     """
 
-    def __init__(self, config: ServeConfig, shards: Shards | None = None) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        shards: Shards | None = None,
+        promoted: registry.Follows | None = None,
+    ) -> None:
         # A registry that hangs must not hold up a deployment for MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -160,8 +170,9 @@ class Engine:
         self._loaded: Loaded | None = None
         self._before: Loaded | None = None
         self._event_limits: Limits | None = None
-        self._promoted = registry.Promoted(self.home, config.allow_unpromoted)
-        self._back_off = BackOff(2 * config.poll_seconds)
+        self._promoted = promoted or registry.Promoted(self.home, config.allow_unpromoted)
+        self._gated = Gated(self.home, config.require_gate)
+        self._back_offs = defaultdict[Version, BackOff](lambda: BackOff(2 * config.poll_seconds))
         self._note, self.refused = "starting", ""
         self._stop = threading.Event()
 
@@ -188,12 +199,15 @@ class Engine:
             if self._loaded is not None:
                 self._loaded.features.look()
             wanted, now = self._promoted.wanted(), self._loaded
+            barred = self._gated.bars(wanted)
             if now and now.wanted.version == wanted.version and not rebuilt(self.home, now):
                 self.serve(join(self.home, dataclasses.replace(now, wanted=wanted)))
-                self.refused = ""
+                self.refused = barred
             else:
-                self.refused = self._follow_to(wanted)
-                note = self.refused or note
+                self.refused = barred or self._follow_to(wanted)
+                if self.refused and now is None:
+                    self._serve_last(wanted.version, barred)
+            note = self.refused or note
             if not self.refused:
                 self._promoted.remember(wanted)
                 note = note or wanted.note
@@ -218,8 +232,9 @@ class Engine:
 
     def _follow_to(self, wanted: registry.Wanted) -> str:
         """Serve another version; if it cannot be served, the reason why."""
-        tried = (wanted.version, *map(stamp, self._decisive(wanted.version)))
-        if reason := self._back_off.reason_to_wait(tried, time.monotonic()):
+        tried = tuple(map(stamp, self._decisive(wanted.version)))
+        back_off = self._back_offs[wanted.version]
+        if reason := back_off.reason_to_wait(tried, time.monotonic()):
             return reason
         try:
             self.serve(self._load(wanted))
@@ -228,10 +243,17 @@ class Engine:
             unforeseen = not isinstance(error, PrerankError)
             reason = f"model version {wanted.version} is refused: {_said(error)}"
             logger.error(reason, exc_info=unforeseen)
-            self._back_off.failed(tried, time.monotonic(), reason)
+            back_off.failed(tried, time.monotonic(), reason)
             return reason
         logger.info("serving model version %s", wanted.version)
         return ""
+
+    def _serve_last(self, refused: Version, barred: str) -> None:
+        """Where nothing is served yet: serve what was served last, as other replicas still do."""
+        last = self._promoted.last()
+        # A version that could not be loaded is not tried twice.
+        if last is not None and (barred or last.version != refused):
+            self._follow_to(last)
 
     def _decisive(self, version: Version) -> tuple[Path, ...]:
         """The files that decide whether a version can be served."""

@@ -48,6 +48,7 @@ from prerank.serving.served_log import ServedLog
 from prerank.serving.stages import Stages
 from prerank.serving.tokens import Tokens
 from prerank.serving.tracing import Tracing
+from prerank.serving.variants import Variants
 
 SHARDED_AT_ONCE = 4
 """Rankings of a replica whose shards work at the same time."""
@@ -88,7 +89,8 @@ class HttpApi:
         # A thread computes, unless it waits for the shards of the index.
         threads = SHARDED_AT_ONCE if config.shards > 1 else 1
         self._overload = Overload(config.timeout_ms, threads)
-        self._ranking = Ranking(engine, self.metrics, self._overload, log)
+        self.variants = Variants(engine, self.metrics)
+        self._ranking = Ranking(engine, self.metrics, self._overload, self.variants, log)
         self._lanes = {
             SCORING: Lane(SCORING, places, seconds, threads),
             EVENTS: Lane(EVENTS, places, seconds),
@@ -167,6 +169,7 @@ class HttpApi:
             age = time.monotonic() - self._histories_at
             self.metrics.set(metrics.HISTORY_FRESHNESS, age)
         self.metrics.set(metrics.MODEL_REFUSED, float(bool(self.engine.refused)))
+        self.metrics.set(metrics.EXPERIMENT_REFUSED, float(bool(self.variants.refused)))
         if self._log is not None:
             for what, number in self._log.lost.items():
                 self.metrics.set(metrics.LOG_LOST, number, what)
@@ -235,8 +238,9 @@ class HttpApi:
         found = await asyncio.to_thread(self.engine.health)
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
         problems = self._tokens.problem, self._log.problem if self._log else ""
-        notes = [*found["notes"], *filter(None, problems)]
-        return json_answer(found | {"notes": notes, "waiting": waiting})
+        notes = [*found["notes"], *filter(None, problems), *self.variants.notes()]
+        experiment = self.variants.name
+        return json_answer(found | {"notes": notes, "waiting": waiting, "experiment": experiment})
 
     async def ready(self, call: Call) -> Response:
         """Whether requests are answered."""

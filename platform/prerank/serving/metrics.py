@@ -114,6 +114,35 @@ LOG_LOST = Metric(
     "counter",
     ("what",),
 )
+VARIANT = Metric(
+    "prerank_variant_answers_total",
+    "Answers of an experiment, and whether the champion answered in place of the variant.",
+    "counter",
+    ("variant", "fallback"),
+)
+SHADOW_OVERLAP = Metric(
+    "prerank_shadow_overlap",
+    "Share of a shadow's best k that was in the answer.",
+    "histogram",
+    ("variant",),
+    tuple(n / 20 for n in range(1, 21)),
+)
+SHADOW_DIFFERENCE = Metric(
+    "prerank_shadow_score_difference",
+    "Mean absolute difference of a shadow's scores from the answer's, in logits.",
+    "histogram",
+    ("variant",),
+    _edges(0.001, 0.01, 0.1, 1),
+)
+SHADOW_LOST = Metric(
+    "prerank_shadow_lost_total",
+    "Requests that a shadow was drawn for and did not score.",
+    "counter",
+    ("reason",),
+)
+EXPERIMENT_REFUSED = Metric(
+    "prerank_experiment_refused", "1 while the experiment given last is refused.", "gauge"
+)
 METRICS = (
     LATENCY,
     STAGE,
@@ -133,6 +162,11 @@ METRICS = (
     MODEL,
     MODEL_REFUSED,
     LOG_LOST,
+    VARIANT,
+    SHADOW_OVERLAP,
+    SHADOW_DIFFERENCE,
+    SHADOW_LOST,
+    EXPERIMENT_REFUSED,
 )
 """Every metric of a replica, beside Serve's own."""
 

@@ -16,13 +16,14 @@ from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
-from prerank.serving.metrics import Metrics
+from prerank.serving.metrics import NS_PER_MS, Metrics
 from prerank.serving.overload import Overload
 from prerank.serving.query import parse_query, query_answer
 from prerank.serving.rerank import USER_HEADER, parse_rerank
 from prerank.serving.routes import ARROW, JSON, RAW, Call
 from prerank.serving.served_log import ServedLog
 from prerank.serving.stages import PARSE, ROWS, SERIALISE, WAIT, Stages
+from prerank.serving.variants import Variants
 
 Body = dict[str, Any]
 
@@ -34,13 +35,20 @@ class Ranking:
         engine: that scores.
         metrics: that are counted up.
         overload: refuses those whose budgets do not last.
+        variants: answer what an experiment is made of.
         log: where answers are written down; None for nowhere.
     """
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, overload: Overload, log: ServedLog | None = None
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        overload: Overload,
+        variants: Variants,
+        log: ServedLog | None = None,
     ) -> None:
         self.engine, self.metrics, self._overload, self._log = engine, metrics, overload, log
+        self._variants = variants
 
     def prerank(self, call: Call) -> Response:
         """The best k of the candidates."""
@@ -89,8 +97,8 @@ class Ranking:
             raise NotReadyError("another model version came during the batch; send it again")
         stages = Stages()
         answer = self.engine.answer(replace(wanted, arrived=time.monotonic()))
-        self._written_down(wanted, answer, limits)
         stages.add(answer.ends)
+        self._written_down(wanted, answer, limits, stages)
         self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
         self._overload.served(stages, answer.read.degraded)
@@ -115,14 +123,21 @@ class Ranking:
     ) -> Response:
         """The answer to a request that was read with ``limits``, in the form of ``tell``."""
         self._parsed(call, wanted)
-        answer = self.engine.answer(replace(wanted, arrived=call.arrived))
+        answer = self._variants.answer(replace(wanted, arrived=call.arrived))
         response = self._answered(call, answer, tell(answer.body))
-        self._written_down(wanted, answer, limits)
+
+        def done(found: Answer) -> None:
+            self._written_down(wanted, found, limits, call.stages)
+
+        self._variants.finish(wanted, answer, done)
         return response
 
-    def _written_down(self, wanted: PrerankRequest, answer: Answer, limits: Limits) -> None:
+    def _written_down(
+        self, wanted: PrerankRequest, answer: Answer, limits: Limits, stages: Stages
+    ) -> None:
         if self._log is not None:
-            self._log.answered(wanted, answer, limits.schema.given)
+            timed = replace(answer, latency_ms=stages.whole_ns / NS_PER_MS)
+            self._log.answered(wanted, timed, limits.schema.given)
 
     def _begin(self, call: Call) -> None:
         """Its turn has come."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prerank.serving.candidates import candidates_of, first_appearances, not_too_many
+from prerank.serving.experiment import TOLD
 from prerank.serving.fields import Limits, RequestError, flag_of, json_object, name_of, shown
 from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
 
@@ -83,6 +84,7 @@ class Rerank:
                 "unknown": body["unknown_ids"],
                 "degraded": body["degraded"],
                 "snapshot_cutoff": body["snapshot_cutoff"],
+                **{name: body[name] for name in TOLD if name in body},
             },
         }
 

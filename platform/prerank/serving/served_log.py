@@ -328,6 +328,8 @@ def _row(
         "scores": [item["score"] for item in best],
         "retriever": _said(request, answer, given, len(best)),
         "inputs": packed(answer.read.inputs),
+        "latency_ms": answer.latency_ms,
+        **(answer.trial.row(items) if answer.trial else {}),
     }
 
 

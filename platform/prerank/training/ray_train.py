@@ -26,9 +26,10 @@ from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.settings import typed
-from prerank.registry.bundle import save_bundle
+from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import Progress, fit, total_steps
 from prerank.training.reader import Reader, new_model
+from prerank.training.warm import begin_warm
 
 TRAINER = "trainer.pt"
 FOLLOW_S = 0.5
@@ -123,6 +124,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device, rank = get_device(), context.get_world_rank()
     model = new_model(reader, typed(ModelConfig, settings["model"], "model"), config)
+    if settings["warm"]:
+        home.fetch(Path(settings["warm"]))
+        begin_warm(model, reader.catalogue, load_bundle(Path(settings["warm"])))
     if rank:
         # The ranks start from the same weights, and then hide ids and drop units each their own.
         torch.manual_seed(config.seed + rank)
@@ -232,12 +236,14 @@ def run_training(
     meta: dict[str, Any],
     workers: int | None = None,
     prefix: str = "",
+    warm: Path | None = None,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Fit on the cluster; returns the best checkpoint's bundle folder and the epochs' metrics.
 
     ``workers`` None means one for each GPU of the cluster, or one on CPU; each trains on its shard,
     and the shards are of one size (fewer than ``workers`` requests are left out of an epoch).
-    The epochs' metrics stand in the MLflow run under their name after ``prefix``. A job whose
+    The epochs' metrics stand in the MLflow run under their name after ``prefix``. ``warm`` is the
+    bundle folder of a version whose towers it begins with (``prerank.training.warm``). A job whose
     worker dies, or one of the same name that was cut off, goes on from its last checkpoint as if
     nothing had happened.
 
@@ -277,6 +283,7 @@ def run_training(
             "model": model.to_dict(),
             "train": asdict(train),
             "meta": meta,
+            "warm": str(warm or ""),
         },
         scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
         datasets={"train": _examples(home)},

@@ -35,7 +35,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     home = Home.at(tmp_path / "home")
     write_tables(home)
     materialise(home, progress=False)
-    engine = Engine(ServeConfig(home=str(home.root)))
+    engine = Engine(ServeConfig(home=str(home.root), require_gate=False))
     engine.serve(served(home))
     yield engine
     engine.stop()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
+from interactrank.metrics.ranking import mean
 from prerank.core.home import Home
 from prerank.dataset.examples import read_split, split_sizes, to_arrays
 
@@ -71,13 +72,18 @@ def owners(arrays: RequestArrays) -> NDArray[np.int64]:
 
 
 def expected_mrr(scores: NDArray[Any], arrays: RequestArrays) -> float:
-    """MRR of the ranking head among the whole catalogue, estimated from sampled candidates.
+    """Mean of ``expected_reciprocal_ranks``; NaN when no request has a positive."""
+    return mean(expected_reciprocal_ranks(scores, arrays))
 
-    Ties count half. Where candidates were shown, log Q is 0 and this is the plain MRR. Requests
-    without a positive are left out; NaN when none is left.
+
+def expected_reciprocal_ranks(scores: NDArray[Any], arrays: RequestArrays) -> NDArray[np.float64]:
+    """Of the ranking head's best positive among the whole catalogue, by request: float64 [B].
+
+    Estimated from sampled candidates; where candidates were shown, log Q is 0 and it is exact. Ties
+    count half. NaN for requests without a positive.
     """
     if not len(scores):
-        return float("nan")
+        return np.full(len(arrays), np.nan)
     request, starts = owners(arrays), arrays.offsets[:-1]
     positive = arrays.labels & 1 > 0
     best = np.maximum.reduceat(np.where(positive, scores, -np.inf), starts)
@@ -85,5 +91,4 @@ def expected_mrr(scores: NDArray[Any], arrays: RequestArrays) -> float:
     above = stands_for * (scores > best[request]) + 0.5 * stands_for * (scores == best[request])
     # The positive itself was counted as half a tie.
     ranks = 0.5 + np.add.reduceat(above, starts)
-    found = np.isfinite(best)
-    return float((1.0 / ranks[found]).mean()) if found.any() else float("nan")
+    return np.where(np.isfinite(best), 1.0 / ranks, np.nan)

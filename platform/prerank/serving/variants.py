@@ -1,0 +1,316 @@
+"""The variants of a replica: versions that are followed beside the champion, and who answers what.
+
+Each version that an experiment names has an ``Engine`` of its own, which follows, checks and loads
+it as the champion is. An experiment begins on a replica when each of its versions has been tried;
+until then the one before goes on. One that is wrong is refused, and the one before stays.
+
+Where a variant's version is not there, was refused, or fails, the champion answers in its place:
+the answer says so (``fallback``), it is counted, and ``/health`` has the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from prerank.core.errors import ConfigError, NotReadyError, PrerankError, RegistryAwayError
+from prerank.online.reader import OnlineRead
+from prerank.registry import versions as registry
+from prerank.registry.bundle import Version
+from prerank.serving import metrics
+from prerank.serving.answer import Answer
+from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.experiment import INTERLEAVE, SHADOW, Experiment, Trial, Variant, experiment_of
+from prerank.serving.fields import Limits, RequestError
+from prerank.serving.interleaving import team_draft
+from prerank.serving.metrics import Metrics
+from prerank.serving.request import PrerankRequest
+from prerank.serving.retrieved import RETRIEVER, Retrieved
+from prerank.serving.shadow import Scores, Shadow
+
+logger = logging.getLogger(__name__)
+
+
+class Named:
+    """Which version a variant names now: that of a number, or that of an alias.
+
+    Attributes:
+        gone: why the registry has no such version; empty where it has one, or is away.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.gone = name, ""
+
+    def wanted(self) -> registry.Wanted:
+        """The version to serve now.
+
+        Raises:
+            NotReadyError: there is none, or the registry is away.
+        """
+        try:
+            found = registry.Wanted(self.name, self._version())
+        except RegistryAwayError:
+            raise
+        except NotReadyError as error:
+            self.gone = str(error)
+            raise
+        self.gone = ""
+        return found
+
+    def remember(self, served: registry.Wanted) -> None:
+        """Nothing: a replica that starts while the registry is away serves the champion."""
+
+    def last(self) -> None:
+        """Not known, for the same reason."""
+
+    def _version(self) -> Version:
+        if self.name.isdecimal():
+            return registry.version_of(self.name)
+        found = registry.alias_version(self.name)
+        if found is None:
+            raise NotReadyError(f"no version has the alias {self.name}: set it in the MLflow UI")
+        return found
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Who answers for a version. ``named`` and ``engine`` say which version is followed; both are
+    None where none is: for the champion, and for the caller's order.
+    """
+
+    scores: Scores
+    engine: Engine | None = None
+    named: Named | None = None
+
+    def problem(self, limits: Limits) -> str:
+        """Why it cannot answer what was read with ``limits``; empty where it can."""
+        if self.named is None or self.engine is None:
+            return ""
+        if self.named.gone or self.engine.refused:
+            return self.named.gone or self.engine.refused
+        try:
+            own = self.engine.limits()
+        except NotReadyError as error:
+            return str(error)
+        if read_by(own) != read_by(limits):
+            return (
+                f"version {self.engine.model_version} reads requests otherwise than the champion "
+                "(heads, segments or what a caller gives of candidates): train it on the same log"
+            )
+        return ""
+
+    def stop(self) -> None:
+        """Follow no longer; the champion's engine goes on."""
+        if self.engine is not None:
+            self.engine.stop()
+
+
+def read_by(limits: Limits) -> tuple[Any, ...]:
+    """What decides how the fields of a request are read."""
+    schema = limits.schema
+    return limits.ids, schema.heads, schema.segments, schema.given
+
+
+@dataclass(frozen=True)
+class Running:
+    """An experiment that runs, and its versions as ``Variant.version`` has them. Never changed."""
+
+    experiment: Experiment
+    followed: Mapping[str, Followed]
+
+    def of(self, variant: Variant) -> Followed:
+        """Who answers for a variant."""
+        return self.followed[str(variant.version)]
+
+
+class Variants:
+    """Answers requests by the experiment that runs; with the champion where none does.
+
+    Args:
+        engine: of the champion.
+        metrics: that are counted up.
+        make: an engine that follows what it is given, before it is started.
+
+    Attributes:
+        refused: why the ``user_config`` given last is not followed; empty where it is.
+    """
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, make: Callable[[Named], Engine] | None = None
+    ) -> None:
+        self._engine, self._metrics = engine, metrics
+        self._make = make or (lambda named: Engine(engine.config, promoted=named))
+        self._running: Running | None = None
+        self._shadow = Shadow(metrics)
+        self._given, self._lock = 0, threading.Lock()
+        self.refused = ""
+
+    def follow(self, user_config: Any) -> threading.Thread:
+        """Run the experiment of a ``user_config`` from when its versions were tried, or none.
+
+        Whatever is wrong with it leaves the experiment of before.
+
+        Returns:
+            The thread that does so.
+        """
+        self._given += 1
+        thread = threading.Thread(
+            target=self._follow, args=(user_config, self._given), name="experiment", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _follow(self, user_config: Any, given: int) -> None:
+        with self._lock:
+            if given != self._given:
+                return
+            try:
+                experiment = experiment_of(user_config)
+                if experiment and _shards(self._engine) > 1:
+                    raise ConfigError(
+                        f"experiment {experiment.name}: variants need an index in one piece; set "
+                        "`shards: 1`"
+                    )
+            except PrerankError as error:
+                goes_on = f"; {self.name} goes on" if self.name else ""
+                self.refused = f"the experiment is refused{goes_on}: {error}"
+                logger.error(self.refused)
+                return
+            before = dict(self._running.followed) if self._running else {}
+            wanted = {str(v.version) for v in experiment.variants} if experiment else set()
+            followed = {one: before.get(one) or self._begun(one) for one in wanted}
+            self._running = Running(experiment, followed) if experiment else None
+            self.refused = ""
+            for one in before.keys() - wanted:
+                before[one].stop()
+            logger.info("experiment: %s", self.name or "none")
+
+    def _begun(self, version: str) -> Followed:
+        if version == registry.CHAMPION:
+            return Followed(self._engine)
+        if version == RETRIEVER:
+            return Followed(Retrieved(self._engine))
+        named = Named(version)
+        engine = self._make(named)
+        engine.start()
+        return Followed(engine, engine, named)
+
+    @property
+    def name(self) -> str | None:
+        """Of the experiment that runs; None where none does."""
+        return self._running.experiment.name if self._running else None
+
+    def notes(self) -> list[str]:
+        """What is wrong, in words."""
+        found = [self.refused] if self.refused else []
+        if (running := self._running) is None:
+            return found
+        try:
+            limits = self._engine.limits()
+        except NotReadyError:
+            return found
+        problems = ((v, running.of(v).problem(limits)) for v in running.experiment.variants)
+        return found + [
+            f"variant {variant.name} (version {variant.version}) is answered by the champion: "
+            f"{problem}"
+            for variant, problem in problems
+            if problem
+        ]
+
+    def answer(self, request: PrerankRequest) -> Answer:
+        """Score a request as its variant does.
+
+        Raises:
+            NotReadyError: no champion is loaded.
+        """
+        running = self._running
+        if running is None:
+            return self._engine.answer(request)
+        experiment = running.experiment
+        control, at = experiment.variants[0], experiment.draw(request.user_id, request.request_id)
+        drawn = experiment.variants[at]
+        if experiment.mode in (INTERLEAVE, SHADOW):
+            answer, fallback = self._scored(running.of(control), request)
+            trial = Trial(experiment, drawn.name, fallback)
+            if experiment.mode == INTERLEAVE and at:
+                answer, trial = self._interleaved(running.of(drawn), request, answer, trial)
+        else:
+            answer, fallback = self._scored(running.of(drawn), request)
+            trial = Trial(experiment, drawn.name, fallback)
+        self._metrics.add(metrics.VARIANT, 1, drawn.name, str(trial.fallback).lower())
+        return replace(answer, body=answer.body | trial.told(), trial=trial)
+
+    def finish(
+        self, request: PrerankRequest, answer: Answer, done: Callable[[Answer], None]
+    ) -> None:
+        """Once ``answer`` is on its way: let the shadow score, where one is drawn.
+
+        Args:
+            request: that was answered.
+            answer: as ``self.answer`` gave it.
+            done: is called with the answer, and with what the shadow found where it did: at once,
+                or in the shadow's thread.
+        """
+        running, trial = self._running, answer.trial
+        if running is None or trial is None or trial.experiment is not running.experiment:
+            return done(answer)
+        experiment = running.experiment
+        drawn = next(v for v in experiment.variants if v.name == trial.variant)
+        if experiment.mode != SHADOW or drawn is experiment.variants[0]:
+            return done(answer)
+        followed = running.of(drawn)
+        if followed.problem(self._engine.limits()):
+            self._metrics.add(metrics.SHADOW_LOST, 1, "not_served")
+            return done(answer)
+        self._shadow.offer(followed.scores, request, answer, done)
+
+    def _scored(self, followed: Followed, request: PrerankRequest) -> tuple[Answer, bool]:
+        """The answer of a version, or the champion's in its place; and whether it is that."""
+        if followed.named is None:
+            return followed.scores.answer(request), False
+        if not followed.problem(self._engine.limits()):
+            try:
+                return followed.scores.answer(request), False
+            except RequestError:
+                raise
+            except Exception:
+                # Whatever it is, the champion does without.
+                logger.exception("a variant's version failed; the champion answers")
+        return self._engine.answer(request), True
+
+    def _interleaved(
+        self, other: Followed, request: PrerankRequest, answer: Answer, trial: Trial
+    ) -> tuple[Answer, Trial]:
+        """``answer``, the control's, merged with the ranking of another variant."""
+        second, fallback = self._scored(other, request)
+        if fallback or trial.fallback:
+            return answer, replace(trial, fallback=True)
+        seed = trial.experiment.seed(request.request_id)
+        drafted = team_draft(answer.ids.tolist(), second.ids.tolist(), request.k, seed)
+        both = answer, second
+        items = [both[team].body["items"][at] for team, at in drafted]
+        ids = np.array([both[team].ids[at] for team, at in drafted], np.int64)
+        degraded = tuple(dict.fromkeys((*answer.read.degraded, *second.read.degraded)))
+        read: OnlineRead = replace(answer.read, degraded=degraded)
+        body = answer.body | {"items": items, "degraded": list(degraded)}
+        ends = (*answer.ends, *second.ends)
+        merged = replace(answer, body=body, read=read, ids=ids, ends=ends)
+        teams = [team for team, _ in drafted]
+        return merged, replace(trial, compared=second.body["model_version"], teams=teams)
+
+    def stop(self) -> None:
+        """End what follows and what scores in the background."""
+        self._shadow.stop()
+        if self._running is not None:
+            for followed in self._running.followed.values():
+                followed.stop()
+
+
+def _shards(engine: Engine) -> int:
+    config: ServeConfig = engine.config
+    return config.shards

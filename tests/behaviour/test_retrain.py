@@ -1,0 +1,82 @@
+"""Days of retraining: what fails loses nothing, what is done is not done again."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tests.conftest import BuildHome
+from tests.daily import Daily
+
+from prerank.core.errors import DataError, StateError
+from prerank.registry import versions as registry
+from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
+
+
+@pytest.fixture
+def daily(
+    build_home: BuildHome,
+    tmp_path: Path,
+    tiny_log: pd.DataFrame,
+    tiny_items: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Daily:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
+def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    # A disk that fills up after the training; the same command goes on there.
+    first = daily.day(daily.days[0], "first")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prerank.retraining.run.publish", full)
+        with pytest.raises(StateError, match=r"is full .*in the stage `evaluate, register, gate`"):
+            daily.retrain(first)
+    grown = daily.fingerprint()
+    assert daily.champion() is None
+    made = daily.retrain(first)
+    assert (made.number, made.outcome, str(made.version)) == (1, CHALLENGER, "1")
+    assert daily.fingerprint() == grown
+    assert made.version is not None
+    client = MlflowClient()
+    assert len(client.get_metric_history(made.version.run_id, "train_loss")) == 1, "trained twice"
+    assert {f.path for f in client.list_artifacts(made.version.run_id)} >= {"changes.md"}
+
+    # Nothing new, a corrupt day, one that is half corrupt: nothing is lost, nothing is trained.
+    registry.promote(daily.home, made.version)
+    assert daily.retrain(first).outcome == NOTHING_NEW
+    corrupt = daily.days[1].assign(item_id=None)
+    with pytest.raises(DataError, match=r"stopped in the stage `update`; what is served stays"):
+        daily.retrain(daily.day(corrupt, "corrupt"))
+    assert daily.fingerprint() == grown
+    good = daily.days[1]
+    half = good.assign(user_id=good["user_id"].where(good.index % 3 > 0))
+    with pytest.raises(DataError, match=r"33% of .* new rows were quarantined .*--max-bad allows"):
+        daily.retrain(daily.day(half, "half"))
+    with pytest.raises(DataError):
+        daily.retrain(daily.day(good.iloc[:0], "empty"))
+    assert (daily.champion(), daily.versions()) == ("1", 1)
+
+    # The corrected day, from the champion's towers.
+    after = daily.retrain(daily.day(good, "second"), warm=True, auto_promote=True)
+    assert (after.outcome, str(after.version), daily.champion()) == (PROMOTED, "2", "2")
+    changes = daily.changes(after)
+    assert changes["champion_before"] == "1"
+    assert changes["training"]["began"] == "from the towers of version 1"
+    days = changes["data"]["days"]
+    assert [*days] == [str(good["request_time"].dt.date.iloc[0])]
+    assert sum(now - before for before, now in days.values()) == good["request_id"].nunique()
+    assert changes["weights"][0]["before"] != changes["weights"][0]["after"]
+    assert "Weights that moved most" in after.text

@@ -1,0 +1,50 @@
+"""benchmarks/interleaving.py: what differs is found by both ways, what is equal by none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+REQUESTS = 8_000
+
+
+@pytest.fixture
+def interleaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import interleaving
+
+    yield interleaving
+    sys.modules.pop("interleaving", None)
+
+
+def test_interleaving_needs_a_tenth_of_the_requests_of_an_ab_test(interleaving: Any) -> None:
+    assert interleaving.times_fewer("demo", 1.8, 0, REQUESTS) > 10
+
+
+def test_both_find_a_large_difference(interleaving: Any) -> None:
+    ab, drafts, worse, better = interleaving.compared("demo", 3.5, 0, REQUESTS)
+    assert better > worse
+    assert ab is not None
+    assert drafts is not None
+    assert drafts < ab
+
+
+def test_of_equal_rankers_neither_is_better(interleaving: Any) -> None:
+    board = interleaving.Board("demo", 1, REQUESTS)
+    one, other = board.ranked(1.0), board.ranked(1.0)
+    assert interleaving.first(*interleaving.ab_test(board, one, other, 1), better=False) is None
+    assert interleaving.first(*interleaving.interleaving(board, one, other), better=False) is None
+
+
+def test_a_page_has_what_was_retrieved_and_clicks_are_on_items(interleaving: Any) -> None:
+    board = interleaving.Board("demo", 1, 200)
+    order = board.ranked(1.0)
+    assert np.array_equal(np.sort(order, axis=1), np.arange(order.shape[1])[None].repeat(200, 0))
+    shown = np.take_along_axis(board.items, order, axis=1) >= 0
+    assert not (board.clicks(order) & ~shown).any()

@@ -1,0 +1,124 @@
+"""A round of a retraining: what was done is kept, what fails says how to go on."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prerank.core.errors import DataError, PrerankError, StateError
+from prerank.core.files import held
+from prerank.core.home import Home
+from prerank.retraining.rounds import (
+    CHALLENGER,
+    FAILURE,
+    NOTHING_NEW,
+    STAGES,
+    Asked,
+    Facts,
+    Round,
+    signature,
+)
+
+ASKED = Asked("day 1", "", "config", 1, False)
+
+
+class Work:
+    """Stages that are counted; one of them may fail."""
+
+    def __init__(self, fails: str = "", error: Exception | None = None) -> None:
+        self.did: list[str] = []
+        self.fails, self.error = fails, error or RuntimeError("no")
+
+    def all(self, round_: Round, gone: tuple[str, ...] = ()) -> Round:
+        for name in STAGES:
+            round_.stage(name, partial(self.do, name), partial(self.there, name not in gone))
+        return round_
+
+    def there(self, there: bool, _: Facts) -> bool:
+        return there
+
+    def do(self, name: str) -> Facts:
+        if name == self.fails:
+            raise self.error
+        self.did.append(name)
+        return {"made": name}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.at(tmp_path)
+
+
+@pytest.mark.parametrize("fails", STAGES)
+def test_it_goes_on_where_it_failed_and_does_nothing_twice(home: Home, fails: str) -> None:
+    first, second = Work(fails), Work()
+    with pytest.raises(PrerankError, match=f"stopped in the stage `{fails}`"):
+        first.all(Round.of(home, ASKED))
+    done = second.all(Round.of(home, ASKED))
+    assert first.did + second.did == [*STAGES]
+    assert done.number == 1
+    assert done.done == {name: {"made": name} for name in STAGES}
+
+
+@pytest.mark.parametrize("gone", STAGES)
+def test_what_is_gone_is_made_again_with_all_that_comes_of_it(home: Home, gone: str) -> None:
+    Work().all(Round.of(home, ASKED))
+    again = Work()
+    again.all(Round.of(home, ASKED), (gone,))
+    assert again.did == [*STAGES[STAGES.index(gone) :]]
+
+
+def test_another_day_is_another_round_though_one_was_cut_off(home: Home) -> None:
+    ended = Work().all(Round.of(home, ASKED))
+    ended.end(CHALLENGER)
+    with pytest.raises(PrerankError):
+        Work("check").all(Round.of(home, replace(ASKED, source="day 2")))
+    third = Round.of(home, replace(ASKED, source="day 3"))
+    assert third.number == 3
+    assert third.done == {}
+    # What the last model was trained on, not what the last round added.
+    assert third.since == ended.done["update"]
+    third.stage("update", lambda: {"made": "other"})
+    third.end(NOTHING_NEW)
+    assert Round.of(home, ASKED).since == ended.done["update"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (DataError("a bad row."), DataError, "a bad row. Retraining 1"),
+        (OSError(errno.ENOSPC, "No space left"), StateError, "is full"),
+        (KeyError("lost"), PrerankError, FAILURE),
+    ],
+)
+def test_an_error_keeps_its_exit_code_and_says_what_stays(
+    home: Home, error: Exception, kind: type[PrerankError], told: str
+) -> None:
+    with pytest.raises(kind, match="what is served stays as it is") as raised:
+        Work("train", error).all(Round.of(home, ASKED))
+    assert type(raised.value) is kind
+    assert told in str(raised.value)
+    written = home.root / "retraining" / "1" / FAILURE
+    assert written.exists() == (kind is PrerankError)
+
+
+def test_a_second_one_is_told_of_the_first(tmp_path: Path) -> None:
+    with held(tmp_path / "retraining") as first, held(tmp_path / "retraining") as second:
+        assert first
+        assert not second
+    with held(tmp_path / "retraining") as later:
+        assert later
+
+
+def test_a_file_that_changed_is_another_day(tmp_path: Path) -> None:
+    found: list[Any] = []
+    for text in ("one", "other"):
+        (tmp_path / "day").write_text(text)
+        found += [signature(tmp_path / "day"), signature(tmp_path), signature(tmp_path / "d*")]
+    assert found[0] == found[1] == found[2]
+    assert found[3] == found[4] == found[5] != found[0]

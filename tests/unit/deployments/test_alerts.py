@@ -16,8 +16,11 @@ from prerank.serving.metrics import METRICS
 RULES = ROOT / "deployments" / "prometheus" / "alerts.yaml"
 CASES = ROOT / "tests" / "unit" / "deployments" / "alerts.test.yaml"
 BOOK = ROOT / "docs" / "incidents.md"
-QUIET = {"prerank_stage_ms", "prerank_online_keys"}
-"""They explain what others alert about: where the time goes, and how many keys a request reads."""
+QUIET = {
+    *("prerank_stage_ms", "prerank_online_keys"),
+    *("prerank_shadow_overlap", "prerank_shadow_score_difference"),
+}
+"""They explain what others alert about, or answer what an experiment asks."""
 SUFFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 EXPORTED = {f"ray_{m.name}{s}": m.name for m in METRICS for s in SUFFIXES[m.kind]}
 needs_promtool = pytest.mark.skipif(

@@ -158,8 +158,12 @@ def test_every_file_of_the_packages_is_installed_with_them() -> None:
             if path.is_dir() or path.suffix in (".py", ".pyc") or "egg-info" in str(path):
                 continue
             base = root.parent if root.name == "interactrank" else root
-            package = ".".join(path.relative_to(base).parts[:-1])
-            assert any(fnmatch(path.name, glob) for glob in data.get(package, ())), path
+            inside = str(path.relative_to(base))
+            assert any(
+                fnmatch(inside, f"{package.replace('.', '/')}/{glob}")
+                for package, globs in data.items()
+                for glob in globs
+            ), path
 
 
 def test_the_image_has_the_torch_and_the_extras_of_the_project() -> None:

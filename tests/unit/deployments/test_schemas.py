@@ -103,7 +103,7 @@ def test_every_ray_object_is_what_kuberay_knows() -> None:
         if found["apiVersion"] == "ray.io/v1":
             # As Kustomize fills it.
             job = found["spec"].get("jobTemplate", {})
-            job |= {key: first["spec"][key] for key in job if not job[key]}
+            job |= {key: first["spec"][key] for key in job if job[key] == {}}
             errors = jsonschema.Draft202012Validator(schemas[found["kind"]]).iter_errors(
                 found["spec"]
             )

@@ -55,6 +55,9 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     assert ServeDeploySchema.model_validate(config)
     (application,) = config["applications"]
     args = typed(ServeConfig, application["args"])
+    # What may change while it runs begins with nothing, here as there.
+    for deployment in application.pop("deployments", ()):
+        assert not any(deployment["user_config"].values())
     return (
         {k: v for k, v in config.items() if k not in ("http_options", "applications")}
         | config["http_options"]

@@ -59,7 +59,11 @@ def opened(
 
     ``config`` is of both, ``page`` of the playground alone.
     """
-    common = {"home": home.place, "clock": "replay", "poll_seconds": POLL_S} | config
+    common: dict[str, Any] = {
+        "home": home.place,
+        "clock": "replay",
+        "poll_seconds": POLL_S,
+    } | config
     settled = PlaygroundConfig(**common, timeout_ms=PATIENT_MS, **(page or {}))
     engine = Engine(ServeConfig(**common, timeout_ms=PATIENT_MS, golden_ms=1e9))
     engine.refresh()

@@ -50,8 +50,9 @@ class Search:
         body = {name: data[name] for name in names if data.get(name) is not None}
         body.setdefault("user_id", "")
         body["context"] = context_of(data.get("context"), view.manifest.schema)
-        source = data.get("source")
-        kind = source.get("kind") if isinstance(source, dict) else None
+        given = data.get("source")
+        source: dict[str, Any] = given if isinstance(given, dict) else {}
+        kind = source.get("kind")
         if kind not in SOURCES:
             raise RequestError("source.kind", f"{shown(kind)} is none of {', '.join(SOURCES)}")
         none = np.zeros(0, np.int64)

@@ -36,7 +36,7 @@ from prerank.playground.requests import (
     text_of,
 )
 from prerank.playground.versions import LoadingError, Versions
-from prerank.registry.listing import listed_versions
+from prerank.registry.listing import Listed, listed_versions
 from prerank.serving.answer import Loaded
 from prerank.serving.candidates import item_key
 from prerank.serving.engine import Engine
@@ -47,6 +47,7 @@ CHAMPION, VERSION = "champion", "version:"
 ROWS, SUGGESTED, MAX_SUGGESTED = 50, 8, 20
 EXAMPLES, SEGMENT_VALUES = 8, 30
 MINUTE_US = 60_000_000
+AWAY = "the registered versions cannot be listed; the playground's log has the cause"
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Playground:
         self.versions = Versions(self.engine, self.home, config.versions)
         self._opened: tuple[LogView, Baselines] | None = None
         self._problem = "the log is being read"
+        self._listed, self._away = list[Listed](), ""
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -79,7 +81,17 @@ class Playground:
         self.versions.close()
 
     def refresh(self) -> None:
-        """Open the log anew where another one, or a longer one, was ingested."""
+        """Open the log anew where another one, or a longer one, was ingested; list the versions."""
+        self._open_log()
+        # Not when somebody asks: a registry that hangs must not hold up the page.
+        try:
+            self._listed, self._away = listed_versions(), ""
+        except Exception as error:
+            self._away = redact(str(error)) if isinstance(error, PrerankError) else AWAY
+            if not isinstance(error, PrerankError):
+                logger.exception("the versions could not be listed")
+
+    def _open_log(self) -> None:
         try:
             self.home.look()
             fingerprint = LogManifest.load(self.home).fingerprint
@@ -98,8 +110,7 @@ class Playground:
         view = self._view()
         manifest, health = view.manifest, self.engine.health()
         replay = self.config.clock == "replay"
-        rankers, away = self._rankers()
-        problems = [*health["notes"], self._problem, away]
+        problems = [*health["notes"], self._problem, self._away]
         return {
             "code_version": __version__,
             "log": {
@@ -121,7 +132,7 @@ class Playground:
                 {"name": name, "values": view.segment_values(name, SEGMENT_VALUES)}
                 for name in manifest.segments
             ],
-            "rankers": rankers,
+            "rankers": self._rankers(),
             "examples": view.suggest("queries", "", EXAMPLES),
             "problems": list(dict.fromkeys(filter(None, problems))),
         }
@@ -226,31 +237,27 @@ class Playground:
         read = loaded.features.read("", user, now_us, context)
         return bool(len(read.inputs.hist_items) or read.degraded)
 
-    def _rankers(self) -> tuple[list[Row], str]:
-        """Everything that can rank, and why the versions cannot be listed; "" where they can."""
+    def _rankers(self) -> list[Row]:
+        """Everything that can rank."""
         champion, loaded = self.engine.model_version, self.versions.in_memory()
         title = f"champion (version {champion})" if champion else "champion (none yet)"
-        found: list[Row] = [{"id": CHAMPION, "title": title, "kind": "model", "loaded": True}]
-        problem = ""
-        try:
-            for each in listed_versions():
-                number, names = each.version.number, ", ".join(each.aliases)
-                found.append(
-                    {
-                        "id": f"{VERSION}{number}",
-                        "title": f"version {number}" + (f" ({names})" if names else ""),
-                        "kind": "model",
-                        "loaded": number in loaded,
-                        "created": each.created,
-                    }
-                )
-        except PrerankError as error:
-            problem = redact(str(error))
-        found += [
+        models: list[Row] = [{"id": CHAMPION, "title": title, "kind": "model", "loaded": True}]
+        for each in self._listed:
+            number, names = each.version.number, ", ".join(each.aliases)
+            models.append(
+                {
+                    "id": f"{VERSION}{number}",
+                    "title": f"version {number}" + (f" ({names})" if names else ""),
+                    "kind": "model",
+                    "loaded": number in loaded,
+                    "created": each.created,
+                }
+            )
+        baselines = [
             {"id": name, "title": name, "kind": "baseline", "loaded": True, "about": about}
             for name, about in BASELINES.items()
         ]
-        return found, problem
+        return models + baselines
 
     def _loaded(self, name: str) -> Loaded:
         if name == CHAMPION:

@@ -85,7 +85,12 @@ class Versions:
             ) from None
         # What an engine does for its champion every few seconds.
         loaded.features.look()
-        return join(self._home, loaded)
+        joined = join(self._home, loaded)
+        if joined is not loaded:
+            with self._lock:
+                if self._known.get(number) is future:
+                    self._known[number] = _kept(joined)
+        return joined
 
     def in_memory(self) -> set[str]:
         """Numbers of the versions that are loaded."""
@@ -116,6 +121,12 @@ class Versions:
         future = self._known.pop(number)
         if _done(future):
             future.result().features.close()
+
+
+def _kept(loaded: Loaded) -> Future[Loaded]:
+    future: Future[Loaded] = Future()
+    future.set_result(loaded)
+    return future
 
 
 def _done(future: Future[Loaded]) -> bool:

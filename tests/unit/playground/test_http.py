@@ -86,7 +86,7 @@ def test_what_the_page_asks_needs_a_token_that_opens_admin(home: Home, tmp_path:
 @pytest.mark.parametrize("path", ["/playground/", STATE])
 def test_other_hosts_and_other_pages_are_refused(client: httpx.Client, path: str) -> None:
     method = "GET" if path.endswith("/") else "POST"
-    body = None if method == "GET" else {}
+    body: dict[str, Any] | None = None if method == "GET" else {}
     evil = client.request(method, path, json=body, headers={"Host": "evil.example"})
     assert evil.status_code == 421
     other = client.request(method, path, json=body, headers={"Origin": "https://evil.example"})

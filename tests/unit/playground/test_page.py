@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from tests import shop
 from tests.http_calls import token_file
 from tests.http_servers import served
@@ -53,7 +53,12 @@ def new_page(browser: Browser, url: str, **options: Any) -> tuple[Page, list[str
     page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+
+    def noted(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    page.on("console", noted)
     page.goto(f"{url}/playground/")
     return page, complaints
 

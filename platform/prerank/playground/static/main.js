@@ -36,7 +36,7 @@ async function start() {
 function welcome() {
   const { examples } = hooks.state;
   const buttons = examples.map(({ id }) => el("button", { type: "button", class: "chip", onclick: () => rank({ query: id }) }, id));
-  fill(main, nothing("Try a search", "Type a query, choose who searches and which rankers answer, and see why each item stands where it does."), el("div", { class: "chips", "aria-label": "Frequent queries" }, buttons));
+  fill(main, el("h1", { class: "unseen" }, "Playground"), nothing("Try a search", "Type a query, choose who searches and which rankers answer, and see why each item stands where it does."), el("div", { class: "chips", "aria-label": "Frequent queries" }, buttons));
   main.setAttribute("aria-busy", "false");
 }
 

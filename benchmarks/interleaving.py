@@ -34,6 +34,7 @@ LOOK, ALPHA, PLANNED = 100, 0.05, 10_000
 NOISE = 0.8
 """Of the better ranker, in logits of the true relevance."""
 CLICK = 1
+RATES = "worse", "better"
 TICK = 2_000
 
 
@@ -192,15 +193,13 @@ def main() -> None:
     print(f"{args.preset}, up to {args.requests:,} requests, medians of {args.seeds} seeds")
     for noise in args.noise:
         found = [compared(args.preset, noise, seed, args.requests) for seed in range(args.seeds)]
-        worse, better = (
-            float(np.mean([getattr(f, n) for f in found])) for n in ("worse", "better")
-        )
+        worse, better = (float(np.mean([vars(f)[name] for f in found])) for name in RATES)
+        fewer = [f.times_fewer for f in found]
         print(
             f"fulfilment {worse:.3f} and {better:.3f} ({better / worse - 1:+.1%}): "
             f"A/B test {stops([f.ab for f in found], args.requests)}, "
-            f"interleaving {stops([f.drafts for f in found], args.requests)}; at the same certainty "
-            f"{np.median([f.times_fewer for f in found]):.0f} times fewer "
-            f"({min(f.times_fewer for f in found):.0f} to {max(f.times_fewer for f in found):.0f})",
+            f"interleaving {stops([f.drafts for f in found], args.requests)}; at the same "
+            f"certainty {np.median(fewer):.0f} times fewer ({min(fewer):.0f} to {max(fewer):.0f})",
             flush=True,
         )
 

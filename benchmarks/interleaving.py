@@ -34,6 +34,7 @@ LOOK, ALPHA, PLANNED = 100, 0.05, 10_000
 NOISE = 0.8
 """Of the better ranker, in logits of the true relevance."""
 CLICK = 1
+RATES = "worse", "better"
 TICK = 2_000
 
 
@@ -148,48 +149,66 @@ def interleaving(board: Board, better: NDArray[np.int64], worse: NDArray[np.int6
     return stopped(np.sign(won - lost).astype(float), decided, board.users)
 
 
-def compared(preset: str, worse: float, seed: int, requests: int) -> tuple[Any, ...]:
-    """Requests that the A/B test and the interleaving needed, and fulfilment of both rankers."""
-    board = Board(preset, seed, requests)
-    good, bad = board.ranked(NOISE), board.ranked(worse)
-    rates = [float(board.clicks(order).any(1).mean()) for order in (bad, good)]
-    ab = first(*ab_test(board, good, bad, seed))
-    return ab, first(*interleaving(board, good, bad)), *rates
+@dataclass(frozen=True)
+class Compared:
+    """Two rankers, told apart in two ways.
+
+    Attributes:
+        ab, drafts: requests at which the A/B test and the interleaving stopped; None: at none.
+        worse, better: fulfilment of the two rankers, on all pages.
+        times_fewer: requests that the interleaving needs for an interval of the same certainty.
+    """
+
+    ab: int | None
+    drafts: int | None
+    worse: float
+    better: float
+    times_fewer: float
 
 
-def times_fewer(preset: str, worse: float, seed: int, requests: int) -> float:
-    """How many times fewer requests an interleaving needs for an interval of the same certainty.
+def compared(preset: str, worse: float, seed: int, requests: int) -> Compared:
+    """Tell a ranker of noise NOISE apart from one of noise ``worse``.
 
-    The difference that the A/B test is to find is that of both rankers on all pages, which is known
-    here far better than one test finds it.
+    The difference that the A/B test is to find is known from all pages ranked by either, far better
+    than one test finds it; that of the interleaving is the margin that it measured.
     """
     board = Board(preset, seed, requests)
     good, bad = board.ranked(NOISE), board.ranked(worse)
-    true = board.clicks(good).any(1).mean() - board.clicks(bad).any(1).mean()
-    _, ab_errors = ab_test(board, good, bad, seed)
+    low, high = (float(board.clicks(order).any(1).mean()) for order in (bad, good))
+    differences, ab_errors = ab_test(board, good, bad, seed)
     margins, errors = interleaving(board, good, bad)
-    return float((margins[-1] / errors[-1]) ** 2 / (true / ab_errors[-1]) ** 2)
+    certainty = (margins[-1] / errors[-1]) ** 2 / ((high - low) / ab_errors[-1]) ** 2
+    return Compared(
+        first(differences, ab_errors), first(margins, errors), low, high, float(certainty)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=120_000)
+    parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--preset", default="demo")
-    parser.add_argument("--noise", type=float, nargs="+", default=[1.6, 2.4])
+    parser.add_argument("--noise", type=float, nargs="+", default=[1.2, 1.8, 3.0])
     args = parser.parse_args()
-    print(f"{args.preset}, up to {args.requests:,} requests, median of {args.seeds} seeds")
+    print(f"{args.preset}, up to {args.requests:,} requests, medians of {args.seeds} seeds")
     for noise in args.noise:
         found = [compared(args.preset, noise, seed, args.requests) for seed in range(args.seeds)]
-        ab, drafts = ([one[at] or args.requests for one in found] for at in (0, 1))
-        worse, better = (np.mean([one[at] for one in found]) for at in (2, 3))
-        undecided = sum(one[0] is None for one in found), sum(one[1] is None for one in found)
+        worse, better = (float(np.mean([vars(f)[name] for f in found])) for name in RATES)
+        fewer = [f.times_fewer for f in found]
         print(
-            f"fulfilment {worse:.3f} and {better:.3f} ({better / worse - 1:+.1%}): A/B test "
-            f"{np.median(ab):,.0f} ({min(ab):,} to {max(ab):,}; {undecided[0]} undecided), "
-            f"interleaving {np.median(drafts):,.0f} ({min(drafts):,} to {max(drafts):,}; "
-            f"{undecided[1]} undecided): {np.median(ab) / np.median(drafts):.0f} times fewer"
+            f"fulfilment {worse:.3f} and {better:.3f} ({better / worse - 1:+.1%}): "
+            f"A/B test {stops([f.ab for f in found], args.requests)}, "
+            f"interleaving {stops([f.drafts for f in found], args.requests)}; at the same "
+            f"certainty {np.median(fewer):.0f} times fewer ({min(fewer):.0f} to {max(fewer):.0f})",
+            flush=True,
         )
+
+
+def stops(found: list[int | None], requests: int) -> str:
+    """Median of the requests at which tests stopped, their range, and how many did not."""
+    known = [requests if one is None else one for one in found]
+    open_ones = sum(one is None for one in found)
+    return f"{np.median(known):,.0f} ({min(known):,} to {max(known):,}; {open_ones} undecided)"
 
 
 if __name__ == "__main__":

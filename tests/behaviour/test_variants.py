@@ -82,6 +82,14 @@ class Replica:
         rows = [row for file in files for row in pq.read_table(file, schema=REQUESTS).to_pylist()]
         return {row["request_id"]: row for row in rows}
 
+    def second(self) -> Engine:
+        """The engine of version 2."""
+        running = self.api.variants._running
+        assert running is not None
+        engine = running.followed["2"].engine
+        assert engine is not None
+        return engine
+
     def counted(self, variant: str, fallback: str = "false") -> float:
         return self.api.metrics.value(metrics.VARIANT, variant, fallback)
 
@@ -191,7 +199,7 @@ def test_the_champion_answers_for_a_version_that_is_gone(
     replica.follow(experiment(a=0.0, b=1.0))
     assert replica.ask("u1")["model_version"] == "2"
     del numbers["2"]
-    engine = replica.api.variants._running.followed["2"].engine  # type: ignore[union-attr]
+    engine = replica.second()
     engine.refresh()
     told = replica.ask("u2")
     assert (told["model_version"], told["variant"], told["fallback"]) == ("1", "b", True)
@@ -220,7 +228,7 @@ def test_the_champion_answers_where_a_version_fails(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     replica.follow(experiment(a=0.0, b=1.0))
-    engine = replica.api.variants._running.followed["2"].engine  # type: ignore[union-attr]
+    engine = replica.second()
 
     def fails(request: Any) -> None:
         raise ZeroDivisionError
@@ -234,7 +242,7 @@ def test_the_champion_answers_where_a_version_fails(
 def test_interleaving_takes_turns_and_says_whose_each_item_is(replica: Replica) -> None:
     alone = {}
     for name in "ab":
-        replica.follow(experiment(**{"a": float(name == "a"), "b": float(name == "b")}))
+        replica.follow(experiment(a=float(name == "a"), b=float(name == "b")))
         alone[name] = ids(replica.ask("u1", k=len(CANDIDATES), request_id=f"alone-{name}"))
     replica.follow(experiment("interleave", a=0.0, b=1.0))
     told = replica.ask("u1")
@@ -277,7 +285,7 @@ def test_a_full_shadow_drops_and_counts_and_the_answer_is_written_down(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica.follow(experiment("shadow", a=0.0, b=1.0))
-    engine = replica.api.variants._running.followed["2"].engine  # type: ignore[union-attr]
+    engine = replica.second()
     let, answer = threading.Event(), engine.answer
 
     def held(request: Any) -> Any:

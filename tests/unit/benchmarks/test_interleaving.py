@@ -24,15 +24,15 @@ def interleaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_interleaving_needs_a_tenth_of_the_requests_of_an_ab_test(interleaving: Any) -> None:
-    assert interleaving.times_fewer("demo", 1.8, 0, REQUESTS) > 10
+    assert interleaving.compared("demo", 1.8, 0, REQUESTS).times_fewer > 10
 
 
 def test_both_find_a_large_difference(interleaving: Any) -> None:
-    ab, drafts, worse, better = interleaving.compared("demo", 3.5, 0, REQUESTS)
-    assert better > worse
-    assert ab is not None
-    assert drafts is not None
-    assert drafts < ab
+    found = interleaving.compared("demo", 3.5, 0, REQUESTS)
+    assert found.better > found.worse
+    assert found.ab is not None
+    assert found.drafts is not None
+    assert found.drafts < found.ab
 
 
 def test_of_equal_rankers_neither_is_better(interleaving: Any) -> None:

@@ -138,8 +138,8 @@ def test_points_go_to_the_team_whose_item_it_is(home: Home) -> None:
             event("r9", "u9", "1"),
         ],
     )
-    rows = read(home).drafts.set_index("who")[["requests", "won", "lost"]].to_dict("index")
-    assert {who: tuple(row.values()) for who, row in rows.items()} == {
+    found = read(home).drafts[["who", "requests", "won", "lost"]].itertuples(index=False)
+    assert {who: (requests, won, lost) for who, requests, won, lost in found} == {
         "u0": (1, 1, 0),
         "u1": (1, 0, 1),
         "u2": (1, 0, 0),

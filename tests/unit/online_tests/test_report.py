@@ -151,7 +151,7 @@ def test_interleaved_rankings_are_compared_by_whose_items_were_engaged_with(
 
 
 def test_of_a_shadow_nothing_is_said_to_be_better(home: Home) -> None:
-    shadow = {"mode": "shadow", "overlap": 0.75, "score_difference": 0.5}
+    shadow: dict[str, Any] = {"mode": "shadow", "overlap": 0.75, "score_difference": 0.5}
     found = verdict(run(home, 0.3, 0.3, **shadow))
     assert found.startswith("treatment would have answered with 75.0% of the items")
     assert "Nobody has seen its ranking" in found

@@ -264,7 +264,8 @@ def test_a_replica_that_serves_nothing_tells_what_it_can(
     api = api_of(engine)
     api.sample()
     told = {name for name, _ in api.metrics.snapshot()[0]}
-    known = (metrics.WAITING, metrics.WAITING_LIMIT, metrics.MODEL_REFUSED)
+    refused = (metrics.MODEL_REFUSED, metrics.EXPERIMENT_REFUSED)
+    known = (metrics.WAITING, metrics.WAITING_LIMIT, *refused)
     assert told == {metric.name for metric in known}
 
 

@@ -52,7 +52,13 @@ class Replica:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        config = ServeConfig(home=home.place, poll_seconds=25.0, golden_ms=1e5, timeout_ms=60_000)
+        config = ServeConfig(
+            home=home.place,
+            poll_seconds=25.0,
+            golden_ms=1e5,
+            timeout_ms=60_000,
+            require_gate=False,
+        )
         self.engine = Engine(config)
         self.engine.refresh()
         self.log = ServedLog(home, LogConfig(share=1.0, items=5, days=None))

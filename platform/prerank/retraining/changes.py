@@ -126,7 +126,8 @@ def _times(seconds: Mapping[str, float]) -> list[list[str]]:
 def _data(data: Mapping[str, Any]) -> list[str]:
     since = f"Since {_minute(data['since'])}" if data["since"] else "First retraining of this home"
     (old, new), rows = data["events"], data["rows"]
-    said = f"{since}: {count(new - old, 'event')} more, {new:,} in all, to {_minute(data['until'])}."
+    until = _minute(data["until"])
+    said = f"{since}: {count(new - old, 'event')} more, {new:,} in all, to {until}."
     if rows:
         said += (
             f" Of the last rows: {rows['in']:,} in, {rows['out']:,} new, "

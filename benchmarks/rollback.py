@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from prerank.promotion.champion import promote, rollback
 from prerank.promotion.config import GateConfig
 from prerank.registry import tracking
 from prerank.registry import versions as registry
+from prerank.registry.bundle import Version
 from prerank.simulate import simulate
 
 GATE = GateConfig(golden_ms=1e4)
@@ -115,15 +117,16 @@ def measured(
     def back() -> str:
         return rollback(home)[1].number
 
-    def forth(left: Any) -> str:
+    def forth(left: Version) -> str:
         promote(home, left, GATE, without_gate=True)
-        return str(left.number)
+        return left.number
 
     for _ in range(times):
         champion = registry.alias_version(registry.CHAMPION)
+        assert champion is not None
         moves: dict[str, Callable[[], str]] = {
             "rollback": back,
-            "promotion": lambda left=champion: forth(left),
+            "promotion": partial(forth, champion),
         }
         for name, move in moves.items():
             began = time.perf_counter()

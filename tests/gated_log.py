@@ -68,7 +68,7 @@ def build(home: Home) -> None:
         MANIFEST,
         events=len(frame),
         requests=REQUESTS,
-        requests_per_day=frame.groupby(days)["request_id"].nunique().to_dict(),
+        requests_per_day={str(d): len(set(ids)) for d, ids in frame.groupby(days)["request_id"]},
         last_time=f"{frame['event_time'].max():%Y-%m-%dT%H:%M:%S.%f}Z",
     )
     online_log.build(home, manifest, frame)

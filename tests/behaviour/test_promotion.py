@@ -134,11 +134,11 @@ def test_a_version_that_ranks_worse_than_the_champion_fails(made: Registry) -> N
     assert check.numbers["ci"][0] > 0.1
 
 
-def test_the_same_scores_are_not_worse_by_any_margin(made: Registry) -> None:
+def test_a_version_that_is_about_as_good_passes(made: Registry) -> None:
     first, again, _ = made.made
     promote(made.home, first, GATE)
     # Of another seed, which decides nothing here.
-    verdict = judge(made.home, again, replace(GATE, margin=0.005))
+    verdict = judge(made.home, again, GATE)
     assert status(verdict) == dict.fromkeys(ALL, "passed")
     itself = judge(made.home, first, replace(GATE, margin=0.0))
     assert text(itself, "mrr") == "the version is the champion itself"

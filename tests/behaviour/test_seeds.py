@@ -68,9 +68,11 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     assert "validation_mrr" in logged
     assert "seed-5.validation_mrr" in logged
 
+    logged_inputs = client.get_run(version.run_id).inputs
+    assert logged_inputs is not None
     inputs = {
         next(tag.value for tag in own.tags if tag.key == "mlflow.data.context"): own
-        for own in client.get_run(version.run_id).inputs.dataset_inputs
+        for own in logged_inputs.dataset_inputs
     }
     manifest = LogManifest.load(home)
     assert inputs.keys() == {"training", "validation", "testing"}
@@ -81,7 +83,7 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     gate = read_gate(version)
     assert (gate.result, "prerank materialise" in gate.reason) == ("failed", True)
     described = client.get_model_version(registry.MODEL_NAME, version.number).description
-    assert "Gate when it was registered: failed" in described
+    assert "Gate when it was registered: failed" in str(described)
     card = Path(client.download_artifacts(version.run_id, FILE)).read_text()
     headings = re.findall("^## (.+)$", card, re.MULTILINE)
     assert headings == [

@@ -46,6 +46,15 @@ class LogSource(DatasetSource):
         return cls(source_dict["home"], source_dict["log"])
 
 
+class SplitOfLog(MetaDataset):
+    """A split of a log, by its source alone."""
+
+    @property
+    def profile(self) -> None:
+        """Nothing was counted."""
+        return None
+
+
 def log_inputs(home: Home, manifest: LogManifest, splits: Mapping[str, int]) -> None:
     """Log each split of the log as an input of the active run.
 
@@ -63,6 +72,6 @@ def log_inputs(home: Home, manifest: LogManifest, splits: Mapping[str, int]) -> 
     for context, (first, before) in bounds.items():
         # MLflow takes data of one digest for the same, so a split has its own.
         digest = f"{manifest.fingerprint}-{context}"
-        data = MetaDataset(source, name=manifest.dataset, digest=digest)
+        data = SplitOfLog(source, name=manifest.dataset, digest=digest)
         tags = {"requests_from": str(first), "requests_before": str(before)}
         mlflow.log_input(data, context=context, tags=tags)

@@ -143,13 +143,13 @@ def signature_of(schema: FeatureSchema) -> ModelSignature:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    kinds = {
+    kinds: dict[str, Any] = {
         QUERY: DataType.string,
         CANDIDATES: Array(DataType.long),
         INPUTS: DataType.string,
         GIVEN: Array(Array(DataType.double)),
     }
-    out = {ITEMS: Array(DataType.long), SCORES: Array(DataType.double)}
+    out: dict[str, Any] = {ITEMS: Array(DataType.long), SCORES: Array(DataType.double)}
     return ModelSignature(
         Schema([ColSpec(kinds[name], name) for name in columns_of(schema)]),
         Schema([ColSpec(kind, name) for name, kind in out.items()]),

@@ -35,7 +35,6 @@ from cost_frontier import TREES, frontier
 from forms_of_g import DEFAULT, FORMS, G
 from numpy.typing import NDArray
 from printed import markdown
-from rolling_origin import ORIGINS
 from rolling_origin import Log as StoredLog
 from tree_pairs import Pair, gains, strongest
 
@@ -49,6 +48,7 @@ from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import trees
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import shuffled
+from prerank.evaluation.origins import ORIGINS
 from prerank.evaluation.trials import Budget, TrialReader, measured
 from prerank.training.reader import Reader
 

@@ -217,7 +217,7 @@ VERBS = (
         "workdir",
         events={
             "required": False,
-            "help": "Parquet file or folder of the new events (default: --served, or none)",
+            "help": "file or folder of the new events (default: --served, or the log as it is)",
         },
         items={"required": False, "help": "new and changed items (default: none are)"},
         mapping={"help": "YAML of the columns (default: the mapping by which the log was read)"},

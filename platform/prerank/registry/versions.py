@@ -223,35 +223,40 @@ def register(
     Returns:
         The new version.
     """
-    import mlflow
     from mlflow import MlflowClient
 
-    from prerank.registry.golden import load_golden
-    from prerank.registry.pyfunc import frame_of, signature_of
-
-    client, (schema, meta) = MlflowClient(), read_meta(folder)
-    golden = load_golden(folder, schema, meta)
+    client = MlflowClient()
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)
-    number = _number_of(run_id)
-    if number is None:
-        with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-            # There is none of a version without golden requests.
-            warnings.filterwarnings("ignore", ".*An input example was not provided")
-            info = mlflow.pyfunc.log_model(
-                name=ARTIFACT,
-                loader_module="prerank.registry.pyfunc",
-                data_path=str(folder),
-                pip_requirements=list(REQUIREMENTS),
-                signature=signature_of(schema),
-                input_example=None if golden is None else frame_of(golden, schema, 1),
-                registered_model_name=MODEL_NAME,
-            )
-        number = str(info.registered_model_version)
+    number = _number_of(run_id) or _logged(folder, run_id)
     for name, text in tags.items():
         client.set_model_version_tag(MODEL_NAME, number, name, text)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
     return Version(number, run_id)
+
+
+def _logged(folder: Path, run_id: str) -> str:
+    """Log a bundle folder as a run's model, and register it; its number."""
+    import mlflow
+
+    from prerank.registry.golden import load_golden
+    from prerank.registry.pyfunc import frame_of, signature_of
+
+    schema, meta = read_meta(folder)
+    golden = load_golden(folder, schema, meta)
+    with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        # There is none of a version without golden requests.
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
+        info = mlflow.pyfunc.log_model(
+            name=ARTIFACT,
+            loader_module="prerank.registry.pyfunc",
+            data_path=str(folder),
+            pip_requirements=list(REQUIREMENTS),
+            signature=signature_of(schema),
+            input_example=None if golden is None else frame_of(golden, schema, 1),
+            registered_model_name=MODEL_NAME,
+        )
+    return str(info.registered_model_version)
 
 
 def _number_of(run_id: str) -> str | None:

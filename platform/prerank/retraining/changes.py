@@ -124,9 +124,10 @@ def _times(seconds: Mapping[str, float]) -> list[list[str]]:
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:
-    since = f"Since {data['since']}" if data["since"] else "First retraining of this home"
+    since = f"Since {_minute(data['since'])}" if data["since"] else "First retraining of this home"
     (old, new), rows = data["events"], data["rows"]
-    said = f"{since}: {count(new - old, 'event')} more, {new:,} in all, to {data['until']}."
+    until = _minute(data["until"])
+    said = f"{since}: {count(new - old, 'event')} more, {new:,} in all, to {until}."
     if rows:
         said += (
             f" Of the last rows: {rows['in']:,} in, {rows['out']:,} new, "
@@ -180,3 +181,7 @@ def _weight(value: float | None) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _minute(iso: str) -> str:
+    return iso[:16].replace("T", " ") + " UTC"

@@ -88,6 +88,7 @@ def rows(page: Page, column: int = 0) -> Locator:
 def picture(page: Page, name: str) -> None:
     """A picture for the documentation, where one is asked for."""
     if PICTURES:
+        page.evaluate("() => scrollTo(0, 0)")
         taken = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
         taken.save(Path(PICTURES) / f"playground-{name}.webp", quality=88, method=6)
 
@@ -227,7 +228,6 @@ def test_text_can_be_read(page: Page, scheme: Any) -> None:
     expect(page.get_by_text("no item index")).to_be_visible()
     assert contrasts(page) == []
     if scheme == "dark":
-        page.evaluate("() => scrollTo(0, 0)")
         picture(page, "dark")
     rows(page).first.click()
     expect(page.get_by_text("What the score is made of")).to_be_visible()

@@ -1,20 +1,14 @@
-"""The page in a real browser: each action, by mouse and by keyboard, and what may go wrong.
-
-With PRERANK_PICTURES naming a folder, the pictures of docs/playground.md are written there.
-"""
+"""The page in a real browser: each action, by mouse and by keyboard, and what may go wrong."""
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from tests import browser as browsers
 from tests import shop
 from tests.http_calls import token_file
 from tests.http_servers import served
@@ -22,23 +16,16 @@ from tests.shop_server import Shop, lose_store, opened
 
 from prerank.core.home import Home
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-PICTURES = os.environ.get("PRERANK_PICTURES")
 PATIENCE_MS = 30_000.0
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed here")
+pytestmark = browsers.needed
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # In a container the sandbox needs more rights than tests have.
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsers.opened_browser() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +73,7 @@ def rows(page: Page, column: int = 0) -> Locator:
 
 
 def picture(page: Page, name: str) -> None:
-    """A picture for the documentation, where one is asked for."""
-    if PICTURES:
-        page.evaluate("() => scrollTo(0, 0)")
-        taken = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
-        taken.save(Path(PICTURES) / f"playground-{name}.webp", quality=88, method=6)
+    browsers.picture(page, f"playground-{name}")
 
 
 def contrasts(page: Page) -> list[str]:

@@ -103,6 +103,7 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     assert f"- trained on requests before: {learned}" in card
     assert all(f"| `{name}` |" in card for name in schema.cross)
     assert "| tail query |" in card
+    assert f"The version is that of seed {best}" in card
     assert f"| {schema.heads[0]} | " in card
 
     # The same trainings are measured again, those of the other seed too.

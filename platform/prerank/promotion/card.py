@@ -12,7 +12,7 @@ from typing import Any
 
 from prerank.core.times import iso
 from prerank.evaluation.report.numbers import interval, number, ordered, share
-from prerank.evaluation.report.text import facts, headline
+from prerank.evaluation.report.text import facts, headline, seeds_note
 from prerank.evaluation.results import (
     COMPARED,
     LEAD,
@@ -146,7 +146,8 @@ def _metrics(results: Results) -> list[str]:
         own = results.models[name]
         cells = [share(own.mean(m)) + _ends(own.ci.get(m)) for m in METRICS]
         rows.append([f"**{name}**" if name == LEAD else name, *cells])
-    return _table(["ranker (95% interval)", *METRICS], rows)
+    note = seeds_note(results)
+    return ([note, ""] if note else []) + _table(["ranker (95% interval)", *METRICS], rows)
 
 
 def _ends(ci: tuple[float, float] | None) -> str:

@@ -42,7 +42,7 @@ def promote(
     champion, verdict = registry.alias_version(registry.CHAMPION), None
     if without_gate:
         meta = read_meta(registry.servable(home, version))[1]
-        waive(version, meta, int(time.time() * 1e6), champion)
+        waive(version, meta, int(time.time()) * 1_000_000, champion)
     elif not _passed(home, version, champion):
         verdict = put_to_gate(home, version, config)
         verdict.raise_if_failed()
@@ -85,7 +85,7 @@ def rollback(home: Home, to: Version | None = None) -> tuple[Version, Version]:
         raise StateError(f"version {to} is the champion. Name another --version.")
     meta = read_meta(registry.servable(home, to))[1]
     if not read_gate(to).open_to(to, meta):
-        waive(to, meta, int(time.time() * 1e6), champion)
+        waive(to, meta, int(time.time()) * 1_000_000, champion)
     registry.promote(home, to)
     return champion, to
 

@@ -63,7 +63,7 @@ def judge(home: Home, version: Version, config: GateConfig, day: date | None = N
     Raises:
         RegistryAwayError: MLflow is away.
     """
-    now_us = int(time.time() * 1e6)
+    now_us = int(time.time()) * 1_000_000
     champion = _compared_with(home, version)
     checks, bundle = _servable(home, version, config)
     if bundle is not None:

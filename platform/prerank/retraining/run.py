@@ -20,7 +20,7 @@ from typing import Any
 from prerank import preflight
 from prerank.checks.run import check
 from prerank.config import JobConfig
-from prerank.core.errors import DataError, NotReadyError, StateError
+from prerank.core.errors import ConfigError, DataError, NotReadyError, StateError
 from prerank.core.files import held, read_json_or_nothing
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
@@ -201,7 +201,8 @@ class _Steps:
             return {"skipped": "there is no training set of these features to compare with"}
         try:
             found = check(self.home)
-        except (DataError, StateError) as error:
+        except (ConfigError, DataError, StateError) as error:
+            # Such as a log so short that its last day was trained on.
             return {"skipped": str(error)}
         self.round.folder.mkdir(parents=True, exist_ok=True)
         found.write(self.round.folder)

@@ -63,6 +63,8 @@ def opened(
         "home": home.place,
         "clock": "replay",
         "poll_seconds": POLL_S,
+        # Versions of the shop are registered without a job, and so without a gate.
+        "require_gate": False,
     } | config
     settled = PlaygroundConfig(**common, timeout_ms=PATIENT_MS, **(page or {}))
     engine = Engine(ServeConfig(**common, timeout_ms=PATIENT_MS, golden_ms=1e9))

@@ -21,7 +21,7 @@ class PlaygroundConfig:
     Attributes:
         home: PRERANK_HOME, that of the deployment; the environment's when left out.
         clock: that of the deployment. With "replay" the page has a field for the time.
-        allow_unpromoted: as the deployment has it.
+        allow_unpromoted, require_gate: as the deployment has them.
         poll_seconds: how often the registry is asked for the champion, and the log looked at.
         versions: model versions that are kept in memory beside the champion.
         log_events: newest events of the log that the page knows: searches and users.
@@ -38,6 +38,7 @@ class PlaygroundConfig:
     home: str | None = None
     clock: Literal["wall", "replay"] = "wall"
     allow_unpromoted: bool = False
+    require_gate: bool = True
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
     versions: Annotated[int, Field(ge=1)] = 3
     log_events: Annotated[int, Field(ge=1)] = 1_000_000
@@ -60,6 +61,7 @@ class PlaygroundConfig:
             home=self.home,
             clock=self.clock,
             allow_unpromoted=self.allow_unpromoted,
+            require_gate=self.require_gate,
             poll_seconds=self.poll_seconds,
             timeout_ms=self.timeout_ms,
             golden_ms=NEVER_TOO_SLOW_MS,

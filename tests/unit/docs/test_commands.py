@@ -30,7 +30,8 @@ def split(code: str) -> list[str]:
 
 def mistake(command: str, whole: bool) -> str:
     """What is wrong with a command, if it is one of ours; ``whole``: nothing was left out of it."""
-    if re.match(r"prerank [a-z]", command):
+    # Not an error message, "prerank gate: …".
+    if re.match(r"prerank [a-z][a-z-]*,?(\s|$)", command):
         return wrong_usage(command, whole)
     if script := re.match(r"python ((?:benchmarks|platform)/\w+\.py)", command):
         return "" if (ROOT / script[1]).exists() else f"{command}: no such file"

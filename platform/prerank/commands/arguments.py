@@ -1,6 +1,6 @@
 """Every option of the command line, by name: what `argparse` is told of it.
 
-A verb may say otherwise of one (``prerank.commands.verbs``).
+A verb may say otherwise of one (``prerank.commands.verb``).
 """
 
 from __future__ import annotations

@@ -167,15 +167,17 @@ def test_mlflow_evaluates_it(saved: Path, bundle: Bundle, golden: Golden, tmp_pa
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     try:
-        # The best item of each request is the relevant one: what is predicted finds it.
-        found = mlflow.models.evaluate(
-            str(saved),
-            frame.assign(relevant=[items[:1] for items in ranked["items"]]),
-            targets="relevant",
-            predictions="items",
-            model_type="retriever",
-            evaluator_config={"retriever_k": 1},
-        )
+        # Not the experiment that another test chose.
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("evaluated")):
+            # The best item of each request is the relevant one: what is predicted finds it.
+            found = mlflow.models.evaluate(
+                str(saved),
+                frame.assign(relevant=[items[:1] for items in ranked["items"]]),
+                targets="relevant",
+                predictions="items",
+                model_type="retriever",
+                evaluator_config={"retriever_k": 1},
+            )
     finally:
         mlflow.set_tracking_uri(before)
     assert found.metrics["recall_at_1/mean"] == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,8 @@ def test_the_playground_ranks_as_the_deployment_beside_it(
     page = client.get("/playground/")
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]
-    assert client.get("/playground/main.js").status_code == 200
+    for name in re.findall(r'(?:href|src)="(\w[\w.]+)"', page.text):
+        assert client.get(f"/playground/{name}").status_code == 200, name
     evil = client.get("/playground/", headers={"Host": "evil.example"})
     assert (evil.status_code, evil.json()["field"]) == (421, "Host")
     # What no route of the playground is, stays the deployment's.

@@ -83,8 +83,8 @@ class PlaygroundHttp:
 
     async def answer(self, request: Request) -> Response:
         """Answer any route; whatever the caller did wrong is a 4xx that says so."""
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        path = path.removeprefix(PREFIX)
+        # Once: behind Serve, the path begins with the root, or without it, by the proxy.
+        path = request.scope["path"].removeprefix(request.scope.get("root_path") or PREFIX)
         try:
             response = await self._route(request, path)
         except Exception as error:

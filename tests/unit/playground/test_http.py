@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from tests.http_calls import client_of, token_file
 from tests.shop_server import Shop, lose_store, opened
 
@@ -43,6 +45,24 @@ def test_the_page_and_its_files_are_served_and_nothing_else(client: httpx.Client
     for path in ("/playground/../http.py", "/playground/%2e%2e/http.py", "/playground/nothing.js"):
         assert client.get(path).status_code == 404, path
     assert client.post("/playground/", json={}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [("", "/playground/"), ("/playground", "/playground/"), ("/playground", "/")],
+    ids=["no root", "HAProxy", "Serve's own proxy"],
+)
+def test_files_are_found_behind_each_proxy(open_shop: Shop, root: str, path: str) -> None:
+    for file in STATIC.iterdir():
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"{path}{file.name}",
+            "root_path": root,
+            "headers": [(b"host", b"localhost")],
+        }
+        answer = asyncio.run(open_shop.page.answer(Request(scope)))
+        assert (answer.status_code, answer.body) == (200, file.read_bytes()), file.name
 
 
 def test_a_browser_may_load_nothing_from_elsewhere_and_run_nothing_inline(

@@ -23,7 +23,7 @@ import httpx
 import psutil
 import yaml
 from deployments.demo_full import services
-from deployments.demo_full.services import BUCKET, ROOT, Platform, answers
+from deployments.demo_full.services import BUCKET, ROOT, Platform, answers, s3
 
 from prerank import Client, RankRequest
 from prerank.core.errors import NotReadyError
@@ -169,20 +169,11 @@ def converse(platform: Platform, url: str) -> None:
 
 def stored(platform: Platform, backend: str) -> None:
     """Print where the state lies."""
-    import boto3
     import psycopg
 
     with psycopg.connect(backend.replace("+psycopg", "")) as connection:
         versions = connection.execute("SELECT count(*) FROM model_versions").fetchone()
-    told = platform.told
-    client = boto3.client(
-        "s3",
-        endpoint_url=told["AWS_ENDPOINT_URL"],
-        aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
-        region_name=told["AWS_REGION"],
-    )
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    pages = s3(platform.told).get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     sizes = [found["Size"] for page in pages for found in page.get("Contents", ())]
     print(f"  PostgreSQL: {versions[0] if versions else 0} model versions")
     print(f"  S3: {len(sizes)} objects, {sum(sizes) / 1e6:.0f} MB")

@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -161,20 +162,25 @@ def object_store(platform: Platform) -> None:
     platform.start("SeaweedFS", words, lambda: answers(well) and BUCKET in buckets(told))
 
 
-def buckets(told: dict[str, str]) -> set[str]:
-    """Names of the store's buckets; none while it does not answer."""
+def s3(told: dict[str, str]) -> Any:
+    """A client of the store."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=told["AWS_ENDPOINT_URL"],
         aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
         region_name=told["AWS_REGION"],
     )
+
+
+def buckets(told: dict[str, str]) -> set[str]:
+    """Names of the store's buckets; none while it does not answer."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
-        return {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        return {bucket["Name"] for bucket in s3(told).list_buckets()["Buckets"]}
     except (BotoCoreError, ClientError):
         return set()
 

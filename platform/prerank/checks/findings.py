@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from prerank.checks.drift import Drift
 from prerank.checks.leaks import Leaks
 from prerank.checks.log import Busy, Clock
 from prerank.checks.schema import Change
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.files import publish, write_json
+from prerank.core.pages import templates
 
 MAX_ROWS = 20
 SCORE = "score"
@@ -176,13 +175,7 @@ class Findings:
         """Write check.json and check.html, which stands alone; their paths."""
         data, page = folder / "check.json", folder / "check.html"
         write_json(data, {**asdict(self), "problems": self.problems()})
-        environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        environment = templates(Path(__file__).parent)
         text = environment.get_template("check.html.j2").render(found=self)
         page.write_text(text, encoding="utf-8")
         publish(page)

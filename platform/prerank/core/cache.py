@@ -9,15 +9,15 @@ file is sent (``stamped``): file systems tell times in steps of milliseconds.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from prerank.core.errors import DamagedError
+from prerank.core.files import held
 from prerank.core.manifests import SUFFIX, Manifest, Stored, unit_of
 
 _BASE = ".store"
@@ -88,7 +88,7 @@ class Cache:
         if base.exists() and base.read_bytes() == manifest.text:
             return
         folder = self.root / unit
-        with if_free(folder) as free:
+        with held(folder) as free:
             if not free:
                 return
             files = {f"{unit}/{path}": stored for path, stored in manifest.files.items()}
@@ -136,19 +136,3 @@ class Cache:
         names = [str(self.rel(path)) for path in found if path.is_file()]
         own = (name for name in names if unit_of(PurePosixPath(name)) == PurePosixPath(name))
         return [name for name in own if deep or is_small(name)]
-
-
-@contextmanager
-def if_free(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, as ``prerank.core.files.locked`` does; False where another has."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from prerank.core.cache import if_free
+from prerank.core.files import held
 from prerank.core.forgotten import Forgotten
 from prerank.core.manifests import FOLDERS, SUFFIX, Manifest, all_keys, unit_of
 from prerank.core.objects import Objects
@@ -96,7 +96,7 @@ def sweep(root: Path, published: Collection[str]) -> None:
     told = (root / _FORGOTTEN).read_bytes()
     until_ns = (root / _FORGOTTEN).stat().st_mtime_ns
     done = True
-    with if_free(root / "ingest") as free:
+    with held(root / "ingest") as free:
         done = done and free
         if free:
             for name in SCRATCH:
@@ -107,12 +107,12 @@ def sweep(root: Path, published: Collection[str]) -> None:
     # Published from here, and removed from elsewhere before this node looked.
     for folder in (*(root / "features").glob("[!.]*"), root / "training_set", root / "quarantine"):
         if folder.is_dir() and folder.relative_to(root).as_posix() not in published:
-            with if_free(folder) as free:
+            with held(folder) as free:
                 done = done and free
                 if free:
                     _remove_older(folder, until_ns)
     for beside in _being_replaced(root):
-        with if_free(beside.parent / ".".join(beside.name.split(".")[1:-2])) as free:
+        with held(beside.parent / ".".join(beside.name.split(".")[1:-2])) as free:
             done = done and free
             if free:
                 _remove_older(beside, until_ns)

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from prerank.core.files import publish, write_json
+from prerank.core.pages import templates
 from prerank.online_tests import words
 from prerank.online_tests.results import DEGRADED, FULFILMENT, LATENCY, Results
 from prerank.online_tests.statistics import Interval
@@ -32,13 +31,7 @@ def write(results: Results, folder: Path) -> tuple[Path, Path]:
 
 def html(results: Results) -> str:
     """The page; every name is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     return environment.get_template("report.html.j2").render(
         results=results,
         verdicts=words.verdicts(results),

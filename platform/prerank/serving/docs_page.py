@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from prerank.core.environment import SERVE_PORT
+from prerank.core.pages import templates
 
 _UNITS = {
     "minLength": "at least {} characters",
@@ -27,13 +27,7 @@ _UNITS = {
 
 def docs_page(document: Mapping[str, Any]) -> str:
     """The page of an OpenAPI document that ``prerank.serving.openapi`` made."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"kind": kind_of, "meaning": meaning_of, "prose": prose}
     schemas = document["components"]["schemas"]
     calls = {

@@ -1,6 +1,6 @@
 """Neural baselines that are trained, saved and measured as the model itself is.
 
-A baseline that only leaves parts out is a ``interactrank.model.interactrank.ModelConfig`` of
+A baseline that only leaves parts out is a ``interactrank.model.config.ModelConfig`` of
 its own; one with another architecture has a class here, named in ``ARCHITECTURES``.
 """
 

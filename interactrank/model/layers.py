@@ -1,4 +1,5 @@
-"""Layers of both towers: mask blocks, and how numbers and given embeddings enter.
+"""Layers of both towers: mask blocks, the body that they stand in, and how numbers and given
+embeddings enter.
 
 Shapes: B rows of a batch, F numbers, I width of an input, O width of an output.
 """
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from interactrank.kernels import kernel
+from interactrank.model.config import ModelConfig
 
 
 @kernel
@@ -128,6 +130,58 @@ class MaskBlock(nn.Module):
         """[B, I] -> [B, O]."""
         crossed_BO: Tensor = self.out(self.mask(v_BI) * v_BI)
         return crossed_BO
+
+
+class TowerBody(nn.Module):
+    """LayerNorm, parallel mask blocks, an MLP, a linear output (paper's figure: feature crossing).
+
+    The blocks all read the same input and are concatenated; with none, a plain MLP is left.
+
+    Examples:
+        >>> body = TowerBody(inputs=40, out=64, config=ModelConfig(mask_width=10, hidden=(30, 20)))
+        >>> [layer.shape[1] for layer in body.layers(torch.randn(3, 40))]
+        [20, 30, 20, 64]
+    """
+
+    def __init__(self, inputs: int, out: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(inputs)
+        self.blocks = nn.ModuleList(
+            MaskBlock(inputs, config.mask_width, config.dropout) for _ in range(config.mask_blocks)
+        )
+        size = config.mask_blocks * config.mask_width or inputs
+        self.widths = (*((size,) if self.blocks else ()), *config.hidden, out)
+        steps: list[nn.Module] = []
+        for width in config.hidden:
+            steps += [nn.Linear(size, width), nn.ReLU(), nn.LayerNorm(width)]
+            size = width
+        last = nn.Linear(size, out)
+        self.mlp = nn.Sequential(*steps, last)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # A zero bias would make an input that says nothing the zero vector, and L2 normalisation
+        # has a gradient of 1e12 there.
+        nn.init.normal_(last.bias, std=0.1)
+
+    def forward(self, features_BI: Tensor) -> Tensor:
+        """[B, I] -> [B, O]."""
+        return self.layers(features_BI)[-1]
+
+    def layers(self, features_BI: Tensor) -> list[Tensor]:
+        """Every layer's output, of ``widths``: the blocks', each hidden layer's, the last."""
+        v = self.norm(features_BI)
+        found = []
+        if self.blocks:
+            v = torch.cat([block(v) for block in self.blocks], dim=1)
+            found.append(v)
+        for step in self.mlp:
+            v = step(v)
+            if isinstance(step, nn.LayerNorm):  # the end of a hidden layer
+                found.append(v)
+        return [*found, v]
 
 
 class Numeric(nn.Module):

@@ -19,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interactrank.features.alike import cosines
 from interactrank.features.batch import RequestArrays, item_inputs, requests_of
 from interactrank.features.catalogue import OUT_OF_VOCABULARY, Catalogue
-from interactrank.features.engagement import cross_features
-from interactrank.features.given import anchor_ranks, given_columns
+from interactrank.features.given import anchor_ranks
 from interactrank.features.id_table import IdTable
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.reached import Reached
 from interactrank.features.schema import FeatureSchema
+from interactrank.model.candidates import Found
 from interactrank.model.cross_part import NO_CROSS, base_of, cross_scores_of
 from interactrank.model.fusion import Coefficients
 from interactrank.model.index_items import Added, IndexItems
@@ -67,23 +66,6 @@ class Scored:
     def top(self, k: int) -> NDArray[np.int64]:
         """Positions of the best ``k``, best first; ties by item id. Non-finite scores come last."""
         return best(self.scores, self.ids, k)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Candidates with their rows in the index, -1 for one that it does not hold.
-
-    ``ids`` and ``rows`` int64 [n], ``given`` float32 [n, R] by the caller. ``anchor`` is the rank
-    that the caller gave of the item that the user touched last (``anchor_ranks``), or NaN.
-    ``x(positions, *others)`` are the cross features of the items ``others``, of unknown age, then
-    of candidates: float32 [others + positions, X].
-    """
-
-    ids: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    given: NDArray[np.float32] | None
-    anchor: float
-    x: Callable[..., NDArray[np.float32]]
 
 
 class Scorer:
@@ -201,7 +183,7 @@ class Scorer:
             x = found.x(at, somewhere.nobody())
             base = base_of(self.model, side, x[0])
         if base.own.size:
-            own = self._own(inputs, found) - base.own
+            own = found.own() - base.own
         fused, now = side.query.numpy(), int(inputs.time[0])
         dots, cross_scores = self.items.swept(found.rows, fused, now, base, own)
         if len(at):
@@ -304,28 +286,7 @@ class Scorer:
         anchor: float | None,
     ) -> Found:
         rank = self.anchor(inputs, ids, given) if anchor is None else anchor
-        anchors = np.array([rank], np.float32)
-
-        def x(at: NDArray[np.int64], *others: int) -> NDArray[np.float32]:
-            some = len(others)
-            chosen = np.concatenate((np.array(others, np.int64), ids[at]))
-            created = np.concatenate((np.zeros(some, np.int64), self.items.created_at(rows[at])))
-            told = None
-            if given is not None:
-                nothing = np.full((some, given.shape[1]), np.nan, np.float32)
-                told = np.concatenate((nothing, given[at]))
-            bounds = np.array([0, len(chosen)])
-            return cross_features(self.schema, inputs, chosen, bounds, created, told, anchors)
-
-        return Found(ids, rows, given, rank, x)
-
-    def _own(self, inputs: FeatureInputs, found: Found) -> NDArray[np.float32]:
-        """What of x is a candidate's own beside its age [n, V - 3], as ``own_columns`` has it."""
-        n = len(found.ids)
-        given = given_columns(self.schema, n, found.given, found.anchor)
-        if not self.schema.graph:
-            return given
-        return np.concatenate((cosines(inputs, found.ids, np.array([0, n])), given), axis=1)
+        return Found(self.schema, self.items, inputs, ids, rows, given, rank)
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from tests.samples import SCHEMA, arrays, batch, new_model, requests_of
 from interactrank.features.batch import RequestArrays
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.config import ModelConfig
-from interactrank.model.interactrank import TowerBody
+from interactrank.model.layers import TowerBody
 from interactrank.training.losses import LossConfig
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.evaluation.baselines import linear

@@ -47,6 +47,7 @@ from prerank.online_tests.words import percent
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import save_bundle
+from prerank.registry.registration import register
 from prerank.simulate import PRESETS
 from prerank.simulate.presets import DAY, LOG_START
 
@@ -153,7 +154,7 @@ def prepare(live: Installation, searchers: Searchers) -> None:
     with tracking.job_run(live.home, "untrained", {}, {}) as run_id:
         pass
     save_bundle(root / "untrained", model, catalogue, {})
-    version = registry.register(root / "untrained", run_id, {}, {})
+    version = register(root / "untrained", run_id, {}, {})
     build_index(live.home, registry.download(live.home, version), version)
     registry.promote(live.home, version)
 

@@ -25,6 +25,7 @@ from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import META, Version, load_bundle, save_bundle
 from prerank.registry.golden import save_golden
+from prerank.registry.registration import register
 
 REQUESTS, SHOWN, DAYS = 600, 10, 30
 LIKED = 5
@@ -134,7 +135,7 @@ class Registry:
         folder = save(self.root / f"bundle-{seed}", seed, change, test_from or TEST_FROM)
         with tracking.job_run(self.home, "train", {}, {}) as run_id:
             pass
-        version = registry.register(folder, run_id, {}, {})
+        version = register(folder, run_id, {}, {})
         if index:
             build_index(self.home, registry.download(self.home, version), version)
         self.made.append(version)

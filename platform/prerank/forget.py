@@ -4,23 +4,18 @@ From its first step on, whoever brings rows in or writes histories drops what co
 (``prerank.core.forgotten``). The log is published last of what is made from it, since it tells what
 the users touched: a run that was killed finds that again, and does again what it had done.
 
-The receipt names what was looked at, what went and what remains, and the users by hash alone.
+The receipt (``prerank.core.receipts``) tells what was done.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import DamagedError, DataError, NotReadyError
+from prerank.core.errors import DataError, NotReadyError
 from prerank.core.feature_sets import manifests
 from prerank.core.files import (
     locked,
@@ -29,11 +24,11 @@ from prerank.core.files import (
     remove,
     removed,
     settled,
-    write_json,
 )
-from prerank.core.forgotten import Forgotten, remember, tell_nodes
+from prerank.core.forgotten import remember, tell_nodes
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.receipts import Receipt, folder_of
 from prerank.core.trust import remove_flags
 from prerank.features.build import build_features
 from prerank.features.forget import histories_without, keys_of
@@ -46,15 +41,8 @@ from prerank.ingest.forget import (
     served_without,
 )
 from prerank.ingest.restated import FOLDER, histories_of
-from prerank.online.forget import (
-    check_store,
-    dead_letters_without,
-    histories_offline,
-    journal_without,
-    journaled,
-    restate_rows,
-    rewrite_sqlite,
-)
+from prerank.online.forget import check_store, histories_offline, restate_rows, rewrite_sqlite
+from prerank.online.forget_events import dead_letters_without, journal_without, journaled
 from prerank.online.store import filling_of
 from prerank.registry.embedding import EMBEDDING, EMBEDDING_CUTOFF
 from prerank.registry.trained import versions_since
@@ -77,86 +65,6 @@ OF_STORES = {
     "versions": "a bucket that keeps old versions, or what was removed, still has them: let a "
     "lifecycle rule of the bucket end them, and uploads that were broken off.",
 }
-
-
-@dataclass
-class Receipt:
-    """What a forgetting did, in a file that is written after every step.
-
-    Attributes:
-        path: of the file.
-        users: hashes, sorted.
-        begun: ISO time (UTC). ``ended``: likewise, empty until everything was looked at.
-        places: by place, what was looked at there and what went, in words and numbers.
-        remains: what is left to do, and how: by what it is.
-    """
-
-    path: Path
-    users: list[str]
-    begun: str
-    ended: str = ""
-    places: dict[str, dict[str, Any]] = field(default_factory=dict)
-    remains: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def opened(cls, home: Home, forgotten: Forgotten) -> Receipt:
-        """The receipt of a run that did not end, for the same users; else a new one."""
-        users = sorted(forgotten.hashes)
-        for path in sorted(folder_of(home).glob("forget-*.json")):
-            try:
-                found = read_json(path)
-            except DamagedError:
-                continue
-            if found["users"] == users and not found["ended"]:
-                return cls(path, **found)
-        now = _now()
-        name = f"forget-{now[:19].replace(':', '').replace('-', '')}Z-{secrets.token_hex(3)}.json"
-        made = cls(folder_of(home) / name, users, now)
-        made.save()
-        return made
-
-    def save(self) -> None:
-        """Write it down."""
-        write_json(self.path, {k: v for k, v in vars(self).items() if k != "path"})
-
-    def note(self, place: str, looked_at: str, **counts: int) -> None:
-        """Add what was done in a place; a run that goes on adds to the counts of before."""
-        found = self.places.setdefault(place, {"looked_at": looked_at})
-        self.found(place, looked_at, **{k: n + found.get(k, 0) for k, n in counts.items()})
-
-    def found(self, place: str, looked_at: str, **counts: int) -> None:
-        """Say what is done in a place by a step that begins anew where it was killed.
-
-        It may find less the second time: the greatest counts stay.
-        """
-        before = self.places.get(place, {})
-        most = {name: max(number, before.get(name, 0)) for name, number in counts.items()}
-        self.places[place] = before | {"looked_at": looked_at} | most
-        self.save()
-
-    def leave(self, what: str, how: str) -> None:
-        """Say what is left to do."""
-        self.remains[what] = how
-        self.save()
-
-    def settle(self, what: str) -> None:
-        """It is not left to do any more."""
-        if self.remains.pop(what, None):
-            self.save()
-
-    def text(self) -> str:
-        """For a terminal."""
-        lines = [f"receipt of {len(self.users):,} forgotten, begun {self.begun}"]
-        for place, found in self.places.items():
-            counts = ", ".join(f"{n:,} {k}" for k, n in found.items() if k != "looked_at")
-            lines.append(f"  {place:<20} {counts}   ({found['looked_at']})")
-        lines += [f"  remains: {what}: {how}" for what, how in self.remains.items()]
-        return "\n".join(lines)
-
-
-def folder_of(home: Home) -> Path:
-    """Where receipts are."""
-    return home.root / "receipts"
 
 
 def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Receipt:
@@ -232,8 +140,7 @@ def forget(home: Home, users: Collection[str], wait_s: float = OWNERS_S) -> Rece
         receipt.leave("journal", f"{owner} Run `prerank forget` for the same users again.")
         raise NotReadyError(f"{receipt.path}: the journal still holds events. {owner}")
     receipt.settle("journal")
-    receipt.ended = _now()
-    receipt.save()
+    receipt.end()
     return receipt
 
 
@@ -348,7 +255,3 @@ def _checks(home: Home, users: Collection[str], receipt: Receipt) -> None:
     for left in home.root.glob(f".{CHECKS[0]}.*.tmp"):
         remove(left)
     receipt.note("check", "findings that name users", removed=len(CHECKS) * named)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

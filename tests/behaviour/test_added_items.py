@@ -27,6 +27,7 @@ from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.delta import POINTER
 from prerank.registry.golden import GOLDEN
 from prerank.registry.index import build_index
+from prerank.registry.registration import register
 from prerank.serving.engine import Engine
 from prerank.serving.items import item_of
 
@@ -168,7 +169,7 @@ def test_the_command_adds_items_to_the_champion_and_says_how_many(
         with tracking.job_run(model_home, "train", {}, {}) as run_id:
             pass
         bundle = save_model(tmp_path / "bundle", 1)
-        version = registry.register(bundle, run_id, {}, {})
+        version = register(bundle, run_id, {}, {})
         fetched = registry.download(model_home, version)
         assert (fetched / GOLDEN).exists()
         make_index(model_home, fetched, version)

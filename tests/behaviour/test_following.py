@@ -22,6 +22,7 @@ from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, load_bundle
 from prerank.registry.index import load_index
+from prerank.registry.registration import register
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_second_registrys_version_1_is_not_the_firsts(
         use(name)
         with tracking.job_run(home, "train", {}, {}) as run_id:
             pass
-        of[name] = registry.register(save_model(tmp_path / name, seed), run_id, {}, {})
+        of[name] = register(save_model(tmp_path / name, seed), run_id, {}, {})
         assert str(of[name]) == "1"
         assert registry.version_of("1") == of[name]
         fetched = registry.download(home, of[name])

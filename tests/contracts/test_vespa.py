@@ -25,7 +25,7 @@ from tests.small_engine import SmallEngine, sample_scorer
 from interactrank.features.packed_rows import pack
 from interactrank.features.schema import LEVELS
 from prerank import Client, QueryRequest, RankRequest
-from prerank.client.answers import QueryParts
+from prerank.client.query_parts import QueryParts
 from prerank.online.reader import OnlineRead
 from prerank.registry.bundle import Version
 from prerank.registry.index import ItemIndex

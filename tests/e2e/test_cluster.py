@@ -21,6 +21,7 @@ from tests.small_versions import build_index
 from prerank.core.home import Home
 from prerank.registry import tracking
 from prerank.registry import versions as registry
+from prerank.registry.registration import register
 
 UPLOAD_LIMIT = 4_000_000
 
@@ -225,7 +226,7 @@ def test_an_alias_that_is_moved_is_followed_once_the_gate_passed_and_taken_back(
     with mlflow.start_run() as run:
         pass
     first = registry.download(home, registry.version_of("1"))
-    second = registry.register(first, run.info.run_id, {}, {})
+    second = register(first, run.info.run_id, {}, {})
     build_index(home, registry.download(home, second), second)
     mlflow.MlflowClient().set_registered_model_alias("prerank", registry.CHAMPION, second.number)
     wait_until(lambda: "version 2 was not put to the gate" in client.get("/ready").text)

@@ -43,6 +43,7 @@ from prerank.dataset.examples import read_split
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, save_bundle
+from prerank.registry.registration import register
 from prerank.simulate import PRESETS
 from prerank.simulate.presets import DAY, LOG_START
 
@@ -174,7 +175,7 @@ def register_untrained(live: Installation) -> Version:
         pass
     folder = live.root / "untrained"
     save_bundle(folder, model, catalogue, {})
-    version = registry.register(folder, run_id, {}, {})
+    version = register(folder, run_id, {}, {})
     build_index(live.home, registry.download(live.home, version), version)
     return version
 

@@ -31,6 +31,7 @@ from prerank.online.store import REDIS_ENV, open_store
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
+from prerank.registry.registration import register
 from prerank.serving.api import parse_json
 from prerank.serving.engine import Engine, ServeConfig
 
@@ -151,7 +152,7 @@ class Deployment(Installation):
         with tracking.job_run(self.home, "train", {}, {}) as run_id:
             pass
         folder = save_model(self.root / "models" / f"{seed}-{run_id}", seed, schema)
-        version = registry.register(folder, run_id, {}, {})
+        version = register(folder, run_id, {}, {})
         if index:
             build_index(self.home, registry.download(self.home, version), version)
         return version

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.client.answers import QueryParts
+from prerank.client.query_parts import QueryParts
 
 
 def inputs(parts: QueryParts, now: float | None = None) -> dict[str, Any]:

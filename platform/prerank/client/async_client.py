@@ -14,13 +14,13 @@ from prerank.client.answers import (
     Accepted,
     Health,
     Item,
-    QueryParts,
     Ranking,
     Readiness,
     Reranking,
 )
 from prerank.client.caller import CONNECT_S, RETRIES, TIMEOUT_S, Caller, certificates
 from prerank.client.exchange import Attempt, Lost, Reply, Steps
+from prerank.client.query_parts import QueryParts
 from prerank.client.requests import Event, QueryRequest, RankRequest, RerankRequest
 
 T = TypeVar("T")

@@ -13,7 +13,6 @@ from prerank.client.answers import (
     Accepted,
     Health,
     Item,
-    QueryParts,
     Ranking,
     Readiness,
     Reranking,
@@ -27,6 +26,7 @@ from prerank.client.errors import (
     ServerError,
 )
 from prerank.client.exchange import MAX_TEXT, Call, Reply, Steps, Tries, error_of, exchange
+from prerank.client.query_parts import QueryParts
 from prerank.client.requests import (
     Candidates,
     Event,

@@ -100,13 +100,14 @@ def index(args: argparse.Namespace) -> Summary:
     from prerank.registry import tracking
     from prerank.registry import versions as registry
     from prerank.registry.index import build_index
+    from prerank.registry.registration import name_index
 
     home = home_of(args)
     tracking.connect(home)
     version = chosen(args)
     connect()
     made = build_index(home, registry.download(home, version), version)
-    registry.name_index(version, made)
+    name_index(version, made)
     wrote = (
         f"{home.index / version.name}: {count(made['items'], 'vector')} of width {made['width']}"
     )

@@ -1,15 +1,12 @@
-"""Users taken out of what is served: the online store, and the journal of events.
+"""Users taken out of the online store.
 
 That nothing of them is written again is settled before (``prerank.core.forgotten``): whoever writes
-histories holds a lock that is taken here, and asks for the forgotten while it does. The journal is
-its owner's alone: a writer that runs makes it anew without them, within seconds, and where none
-runs, that is done here.
+histories holds a lock that is taken here, and asks for the forgotten while it does.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -22,19 +19,13 @@ import pyarrow as pa
 from feast import FeatureStore, RepoConfig
 
 from interactrank.features.schema import FeatureSchema
-from prerank.core.errors import NotReadyError, StateError
+from prerank.core.errors import StateError
 from prerank.core.feature_sets import online_states, state_files
 from prerank.core.files import read_json, write_json
-from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
 from prerank.core.sql import connection, quoted
-from prerank.online.compaction import JournalConfig
-from prerank.online.dead_letters import DeadLetters, path_of
-from prerank.online.journal import replay
 from prerank.online.layout import ViewLayout, entity_key
-from prerank.online.logs import open_log
 from prerank.online.merging import LOCK
-from prerank.online.segments import found_segments
 from prerank.online.store import (
     BULK,
     REDIS_ENV,
@@ -44,7 +35,7 @@ from prerank.online.store import (
     redis_client,
     store_config,
 )
-from prerank.online.streams import Streams, reached
+from prerank.online.streams import reached
 
 ROWS = 1_000
 """Rows that are written to the online store at once."""
@@ -59,6 +50,7 @@ def check_store(home: Home) -> None:
     Raises:
         StateError: it is another one, whose rows would stay.
     """
+    config = store_config(home)
     others = sorted({state["online_store"] for state in online_states(home)} - {online_name()})
     if others:
         raise StateError(
@@ -67,9 +59,9 @@ def check_store(home: Home) -> None:
         )
     if (
         home.store
-        and not _in_redis()
+        and config.online_store.type != "redis"
         and online_states(home)
-        and not _sqlite_files(home, store_config(home))
+        and not _sqlite_files(home, config)
     ):
         raise StateError(
             "the features are online in a file of another node. Run this command there, so that "
@@ -228,91 +220,3 @@ def _alone(home: Home) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def journal_without(home: Home, users: Collection[str], wait_s: float) -> tuple[int, str]:
-    """Take the events of users out of the journal, or have its owners do so.
-
-    Args:
-        home: whose journal.
-        users: who were forgotten (``prerank.core.forgotten.remember``).
-        wait_s: how long to wait for owners.
-
-    Returns:
-        Events that are left, and why; "" where none is and no owner may write one again.
-
-    Raises:
-        NotReadyError: the journal in Redis cannot be reached.
-    """
-    if not _in_redis() and not home.journal.exists():
-        return 0, ""
-    deadline = time.monotonic() + wait_s
-    while True:
-        owner = _purged(home)
-        left = journaled(home, users)
-        late = left or (home.store and _unaware(home))
-        if not late or time.monotonic() >= deadline:
-            return left, owner if late else ""
-        time.sleep(POLL_S)
-
-
-def _unaware(home: Home) -> bool:
-    """Whether writers on other nodes may still write histories of whom they know nothing."""
-    with closing(Streams(home, BULK)) as streams, reached():
-        return bool(streams.owners_without(Forgotten.of(home).digest))
-
-
-def _purged(home: Home) -> str:
-    """Make the journal anew where nobody owns it; who does, else."""
-    try:
-        with closing(open_log(home, 0, 1, JournalConfig(days=None), 0.0)) as log:
-            log.purge()
-        return ""
-    except NotReadyError as error:
-        return str(error)
-
-
-def journaled(home: Home, users: Collection[str]) -> int:
-    """How many records of users every file and stream of the journal has.
-
-    Raises:
-        NotReadyError: the journal in Redis cannot be reached.
-    """
-    return sum(
-        isinstance(record, dict) and record.get("user_id") in users for record in _records(home)
-    )
-
-
-def _records(home: Home) -> Iterator[Any]:
-    for segment in found_segments(home.journal):
-        try:
-            with segment.path.open("rb") as file:
-                for records, _ in replay(file):
-                    yield from records
-        except FileNotFoundError:
-            # Its owner has just replaced it.
-            continue
-    if _in_redis():
-        with closing(Streams(home, BULK)) as streams, reached():
-            for shard in streams.shards():
-                for entries in streams.read(shard):
-                    yield from (entry.record for entry in entries)
-
-
-def dead_letters_without(home: Home, forgotten: Forgotten) -> int:
-    """Take what was set aside of users away; how many letters.
-
-    Raises:
-        NotReadyError: the journal in Redis cannot be reached.
-    """
-    gone = 0
-    if path_of(home.journal).exists():
-        gone += DeadLetters(home.journal).forget_users(forgotten)
-    if _in_redis():
-        with closing(Streams(home, BULK)) as streams, reached():
-            gone += streams.forget_dead_letters_of(forgotten)
-    return gone
-
-
-def _in_redis() -> bool:
-    return bool(os.environ.get(REDIS_ENV))

@@ -29,7 +29,7 @@ def open_log(home: Home, shard: int, shards: int, config: JournalConfig, wait_s:
         NotReadyError: another writer owns these users, or the journal cannot be reached.
         ConfigError: the home is in an object store, and there is no Redis.
     """
-    if home.store and not _in_redis():
+    if home.store and not in_redis():
         raise ConfigError(
             f"{ENV}={home.place} is in an object store, which keeps no journal of events: set "
             f"{REDIS_ENV} (host:port) for this command and, on a cluster, for Ray's nodes."
@@ -37,7 +37,7 @@ def open_log(home: Home, shard: int, shards: int, config: JournalConfig, wait_s:
     # In Feast's folder: a new online store has no checkpoint, so everything is replayed to it.
     project = store_config(home).project
     checkpoint = home.feast / f"replayed-{project}-{online_name()}-{shard}-of-{shards}.json"
-    if _in_redis():
+    if in_redis():
         return StreamLog(home, checkpoint, shard, shards, config, wait_s)
     return FileLog(home, checkpoint, shard, shards, config, wait_s)
 
@@ -50,7 +50,7 @@ def acknowledged_events(home: Home) -> Iterator[list[Event]]:
     """
     # With Redis, these are from before.
     yield from journaled_events(home.journal)
-    if _in_redis():
+    if in_redis():
         with closing(Streams(home, BULK)) as streams, reached():
             yield from streams.events()
 
@@ -58,7 +58,7 @@ def acknowledged_events(home: Home) -> Iterator[list[Event]]:
 def look(home: Home) -> tuple[int, str]:
     """How many dead letters there are, and what is wrong with the journal; empty if nothing."""
     count = dead_letters.count_dead_letters(home)
-    if not _in_redis():
+    if not in_redis():
         return count, ""
     try:
         with closing(Streams(home, GLANCE)) as streams, reached():
@@ -68,5 +68,6 @@ def look(home: Home) -> tuple[int, str]:
         return count, str(error)
 
 
-def _in_redis() -> bool:
+def in_redis() -> bool:
+    """Whether the journal is in Redis."""
     return bool(os.environ.get(REDIS_ENV))

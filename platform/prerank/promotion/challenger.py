@@ -18,6 +18,7 @@ from prerank.registry.bundle import DIGEST, Version, load_bundle
 from prerank.registry.embedding import EMBEDDING_CUTOFF, last_snapshot_us
 from prerank.registry.golden import save_golden
 from prerank.registry.index import build_index
+from prerank.registry.registration import name_index, register
 
 
 def publish(
@@ -50,8 +51,8 @@ def publish(
         tags[EMBEDDING_CUTOFF] = str(cutoff_us)
     if manifest.restated:
         tags["history"] = f"restated: {manifest.restated}"
-    version = registry.register(bundle, run_id, metrics, tags)
-    registry.name_index(version, build_index(home, bundle, version, manifest.last_us))
+    version = register(bundle, run_id, metrics, tags)
+    name_index(version, build_index(home, bundle, version, manifest.last_us))
     verdict = put_to_gate(home, version, gate)
     write_card(version, loaded.meta, results, verdict)
     return version, verdict

@@ -1,4 +1,4 @@
-"""Model versions in MLflow: registering a bundle, following an alias, downloading a version.
+"""Model versions in MLflow: following an alias, downloading a version, promoting one.
 
 A version is promoted by a person, who moves the alias ``champion`` in the MLflow UI.
 """
@@ -6,17 +6,15 @@ A version is promoted by a person, who moves the alias ``champion`` in the MLflo
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prerank.core.errors import NotReadyError, RegistryAwayError, StateError
 from prerank.core.feature_sets import REBUILD, online_states
 from prerank.core.files import locked, read_json_or_nothing, replaced, write_json
 from prerank.core.home import Home
-from prerank.core.quiet import muted
 from prerank.core.redact import redact
 from prerank.registry.bundle import DIGEST, META, WEIGHTS, Version, read_meta
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "prerank"
 CHAMPION, CHALLENGER = "champion", "challenger"
-ARTIFACT = "model"
-INDEX_DIGEST = "index_sha256"
-"""Tag of a model version: the digest of the item vectors that were made with it."""
 TRAINED_UNTIL = "trained_until_us"
 """Tag of a model version: it learned from requests before this time, microseconds since 1970."""
 REQUIREMENTS = ("interactrank-platform",)
@@ -205,90 +200,6 @@ def _bundle_in(folder: Path, version: Version) -> Path:
             f"model version {version} holds no {WEIGHTS}: it was not registered by `prerank`."
         )
     return found[0]
-
-
-def register(
-    folder: Path, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
-) -> Version:
-    """Log a bundle folder under a run, register it and make it the challenger.
-
-    A run has one version: of one that was cut off here, what is missing is done.
-
-    Args:
-        folder: what ``prerank.registry.bundle.save_bundle`` wrote.
-        run_id: the MLflow run that trained it.
-        metrics: logged to the run beside the model.
-        tags: of the model version.
-
-    Returns:
-        The new version.
-    """
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    for name, value in metrics.items():
-        client.log_metric(run_id, name, value)
-    number = _number_of(run_id) or _logged(folder, run_id)
-    for name, text in tags.items():
-        client.set_model_version_tag(MODEL_NAME, number, name, text)
-    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, number)
-    return Version(number, run_id)
-
-
-def _logged(folder: Path, run_id: str) -> str:
-    """Log a bundle folder as a run's model, and register it; its number."""
-    import mlflow
-
-    from prerank.registry.golden import load_golden
-    from prerank.registry.pyfunc import frame_of, signature_of
-
-    schema, meta = read_meta(folder)
-    golden = load_golden(folder, schema, meta)
-    with muted(), warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-        # There is none of a version without golden requests.
-        warnings.filterwarnings("ignore", ".*An input example was not provided")
-        info = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            loader_module="prerank.registry.pyfunc",
-            data_path=str(folder),
-            pip_requirements=list(REQUIREMENTS),
-            signature=signature_of(schema),
-            input_example=None if golden is None else frame_of(golden, schema, 1),
-            registered_model_name=MODEL_NAME,
-        )
-    return str(info.registered_model_version)
-
-
-def _number_of(run_id: str) -> str | None:
-    """Number of the version that a run registered; None where it has none."""
-    from mlflow import MlflowClient
-
-    found = MlflowClient().search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'")
-    return str(found[0].version) if found else None
-
-
-def name_index(version: Version, index: Mapping[str, Any]) -> None:
-    """Tag a model version with the digest of its item index, as the index names its weights.
-
-    The index is built after the version is registered, and may be built anew, in any home: the tag
-    is that of the last one.
-
-    Args:
-        version: that is registered.
-        index: meta data of its index (``prerank.registry.index.build_index``).
-
-    Raises:
-        RegistryAwayError: the MLflow server does not answer; the index stays.
-    """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        MlflowClient().set_model_version_tag(
-            MODEL_NAME, version.number, INDEX_DIGEST, index["sha256"]
-        )
-    except MlflowException as error:
-        raise away(f"told the index of {MODEL_NAME} version {version}", error) from None
 
 
 def servable(home: Home, version: Version) -> Path:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
-from prerank.client import answers, batches, encoding, requests
+from prerank.client import answers, batches, encoding, query_parts, requests
 from prerank.serving import answer_models, request_models, rerank, routes
 from prerank.serving import batch as serving_batch
 from prerank.serving.api import MAX_EVENTS
@@ -36,8 +36,8 @@ def names(kind: Any) -> set[str]:
         (answers.Item, answer_models.Item, set()),
         (answers.Accepted, answer_models.EventsAnswer, set()),
         (answers.Health, answer_models.Health, set()),
-        (answers.QueryParts, answer_models.QueryAnswer, set()),
-        (answers.AgeWeights, answer_models.OtherItems, set()),
+        (query_parts.QueryParts, answer_models.QueryAnswer, set()),
+        (query_parts.AgeWeights, answer_models.OtherItems, set()),
         (answers.MissingShard, answer_models.MissingShard, set()),
     ],
 )

@@ -30,6 +30,7 @@ from prerank.registry.index import (
     load_index,
     write_index,
 )
+from prerank.registry.registration import name_index
 
 PLAIN = FeatureSchema(("impression", "click", "save"), ("impression",), ("engagement",))
 RICH = replace(PLAIN, segments=("country",), retriever=("rank",))
@@ -151,7 +152,7 @@ def test_a_registered_version_and_its_index_name_each_others_digest(
     indexed(home)
     meta = index_meta(home, THREE)
     assert meta["weights_sha256"] == digest_of(home.models / THREE.name / WEIGHTS)
-    registry.name_index(THREE, meta)
+    name_index(THREE, meta)
     digest = digest_of(home.index / THREE.name / VECTORS)
     assert tags == [("prerank", "3", "index_sha256", digest)]
 
@@ -168,7 +169,7 @@ def test_a_registry_that_is_away_is_named_when_it_is_told_of_an_index(
     monkeypatch.setattr("mlflow.MlflowClient", Client)
     indexed(home)
     with pytest.raises(RegistryAwayError, match=r"made.up cannot be told the index.*no route"):
-        registry.name_index(THREE, index_meta(home, THREE))
+        name_index(THREE, index_meta(home, THREE))
 
 
 def test_a_version_and_its_index_are_read_without_a_pickle(

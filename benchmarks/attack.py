@@ -58,7 +58,7 @@ from prerank.dataset.splits import plan_splits
 from prerank.evaluation.baselines import linear
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.simple import ColumnRanker
-from prerank.evaluation.trials import chunks
+from prerank.evaluation.budget import chunks
 from prerank.features import build as features
 from prerank.features.config import FeatureConfig
 from prerank.ingest import run as ingestion

@@ -6,7 +6,7 @@ r"""Does a setting pay? Whole trainings, with it and without, on validation.
 HOME is an absolute path that `prerank run` has filled. Every --change is a row beside the job as it
 is configured; KEY=VALUE are keys of the job's YAML, several of them with commas. Each row is
 trained on the same newest training requests with several seeds, and measured on the later half of
-the validation requests with their whole candidates (``prerank.evaluation.trials``); the test
+the validation requests with their whole candidates (``prerank.evaluation.budget``); the test
 split takes no part. Trainings lie under HOME/compared: broken off and run again, it goes on.
 """
 
@@ -26,7 +26,8 @@ from prerank.config import JobConfig
 from prerank.core.home import Home
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines.suite import MODELS
-from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
+from prerank.evaluation.budget import Budget
+from prerank.evaluation.trials import METRICS, Trial, run_trials
 
 CONFIGURED = "as configured"
 

@@ -41,7 +41,8 @@ from prerank.dataset import build as dataset
 from prerank.evaluation.baselines import linear
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.ranker import Ranker
-from prerank.evaluation.trials import Budget, Trial, chunks, fitted, measured_requests
+from prerank.evaluation.budget import Budget, chunks, measured_requests
+from prerank.evaluation.trials import Trial, fitted
 from prerank.features import build as features
 from prerank.features.config import FeatureConfig
 from prerank.features.offline import offline_inputs

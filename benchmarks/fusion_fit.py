@@ -34,7 +34,8 @@ from interactrank.training.stacking import HeldOut, auxiliary_requests, hold_out
 from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.home import Home
 from prerank.evaluation.baselines.neural import finetune_on_validation
-from prerank.evaluation.trials import Budget, TrialReader, chunks, measured_requests
+from prerank.evaluation.budget import Budget, chunks, measured_requests
+from prerank.evaluation.trials import TrialReader
 from prerank.training.reader import new_model
 
 METRICS = ("hits@3", "hits@10", "mrr")

@@ -43,8 +43,8 @@ from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.samples import stored
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.baselines.suite import FITTED, fitted
+from prerank.evaluation.budget import chunks, measured_requests
 from prerank.evaluation.run import rankers as evaluated
-from prerank.evaluation.trials import chunks, measured_requests
 
 SEED = 7
 RULE = {

@@ -29,7 +29,7 @@ from prerank.dataset.candidates import catalogue_candidates
 from prerank.dataset.examples import request_arrays
 from prerank.evaluation.baselines.suite import FITTED
 from prerank.evaluation.baselines.trees import TreesRanker
-from prerank.evaluation.trials import measured_requests
+from prerank.evaluation.budget import measured_requests
 from prerank.features.offline import offline_inputs
 from prerank.registry import tracking
 from prerank.registry import versions as registry

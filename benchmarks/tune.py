@@ -5,7 +5,7 @@
 HOME is an absolute path that `prerank run` has filled. Each model gets the same grid, so the same
 number of trials: learning rate × share of the in-batch softmax. A trial trains on the same requests
 and is measured on the later half of the validation requests, with their whole candidates
-(``prerank.evaluation.trials``); the test split takes no part. Where several homes are given, the
+(``prerank.evaluation.budget``); the test split takes no part. Where several homes are given, the
 choice is the configuration with the best mean over homes of MRR relative to the home's best, so
 that no log decides by its scale. Trials lie under HOME/tuning: run it again and it goes on.
 """
@@ -27,7 +27,8 @@ from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.evaluation.baselines.suite import MODELS
-from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
+from prerank.evaluation.budget import Budget
+from prerank.evaluation.trials import METRICS, Trial, run_trials
 
 GRID: dict[str, tuple[float, ...]] = {
     "learning_rate": (1e-3, 3e-3),

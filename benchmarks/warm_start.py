@@ -33,7 +33,8 @@ from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig
 from prerank.core.home import Home
 from prerank.evaluation.baselines.neural import TorchRanker
-from prerank.evaluation.trials import Budget, Trial, fitted, measured
+from prerank.evaluation.budget import Budget
+from prerank.evaluation.trials import Trial, fitted, measured
 from prerank.registry.bundle import Bundle, load_bundle, save_bundle
 from prerank.training.warm import begin_warm, unlike
 

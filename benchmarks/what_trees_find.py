@@ -48,8 +48,9 @@ from prerank.core.manifest import LogManifest
 from prerank.evaluation.baselines import trees
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import shuffled
+from prerank.evaluation.budget import Budget
 from prerank.evaluation.origins import ORIGINS
-from prerank.evaluation.trials import Budget, TrialReader, measured
+from prerank.evaluation.trials import TrialReader, measured
 from prerank.training.reader import Reader
 
 SHOWN, BATCH, SEED = 12, 256, 0

@@ -19,7 +19,7 @@ from prerank.config import JobConfig
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
 from prerank.evaluation import ablations as ablate
-from prerank.evaluation import trials
+from prerank.evaluation import budget, trials
 from prerank.evaluation.results import FULL
 from prerank.features.config import FeatureConfig
 from prerank.training.reader import Reader
@@ -34,7 +34,7 @@ SCHEMA = FeatureSchema(
 )
 MODEL = ModelConfig(width=8, text_width=8, id_width=8, mask_blocks=1, mask_width=16, hidden=(16,))
 CONFIG = JobConfig(FeatureConfig(), MODEL, TrainConfig(epochs=2, batch_requests=64, warmup_steps=2))
-BUDGET = trials.Budget(train_requests=200, validation_requests=80, measured_candidates=2_000)
+BUDGET = budget.Budget(train_requests=200, validation_requests=80, measured_candidates=2_000)
 CHOSEN = ("full", "no attention", "no cross features")
 
 
@@ -137,7 +137,7 @@ def test_masked_features_do_not_reach_the_model(home: Home) -> None:
 def test_what_is_measured_was_not_fitted_on(home: Home) -> None:
     reader = trials.TrialReader(home, BUDGET, ())
     fitted = {i for t in reader.tables("validation") for i in t["request_id"].to_pylist()}
-    measured = set(trials.measured_requests(home, "validation", 10_000)["request_id"].to_pylist())
+    measured = set(budget.measured_requests(home, "validation", 10_000)["request_id"].to_pylist())
     assert fitted
     assert measured
     assert not fitted & measured

@@ -27,7 +27,7 @@ from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.dataset.requests import event_days, requests_between
 from prerank.dataset.splits import Splits
 from prerank.evaluation import ablations as ablate
-from prerank.evaluation import counterfactual, trials
+from prerank.evaluation import budget, counterfactual
 from prerank.evaluation import run as evaluate
 from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.evaluation.counterfactual import estimate
@@ -190,10 +190,10 @@ def test_the_size_of_a_chunk_changes_nothing(
 def test_chunks_of_a_trial_are_slices_of_one_join(
     tiny_world: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = trials.measured_requests(tiny_world, "test", 60)
-    whole = list(trials.chunks(tiny_world, requests))
-    monkeypatch.setattr(trials, "CANDIDATES_PER_CHUNK", 64 * 7)
-    small = list(trials.chunks(tiny_world, requests))
+    requests = budget.measured_requests(tiny_world, "test", 60)
+    whole = list(budget.chunks(tiny_world, requests))
+    monkeypatch.setattr(budget, "CANDIDATES_PER_CHUNK", 64 * 7)
+    small = list(budget.chunks(tiny_world, requests))
     assert (len(whole), len(small)) == (1, -(-len(requests) // 7))
     for name in ("x", "candidates", "labels", "request", "hist_items", "top_items", "text"):
         parts = [getattr(arrays, name) for arrays, *_ in small]

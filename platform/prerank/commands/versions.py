@@ -67,7 +67,7 @@ def ablate(args: argparse.Namespace) -> Summary:
     from prerank.config import JobConfig
     from prerank.core.ray_tasks import connect
     from prerank.evaluation.ablations import FILE, ablate, table
-    from prerank.evaluation.trials import Budget
+    from prerank.evaluation.budget import Budget
 
     config, home = JobConfig.load(args.config), home_of(args)
     check_seeds(args)

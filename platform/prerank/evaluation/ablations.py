@@ -15,8 +15,9 @@ from prerank.core.errors import ConfigError
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.evaluation.budget import Budget
 from prerank.evaluation.results import FULL
-from prerank.evaluation.trials import METRICS, Budget, Trial, run_trials
+from prerank.evaluation.trials import METRICS, Trial, run_trials
 from prerank.registry import tracking
 
 FILE = "ablations.json"

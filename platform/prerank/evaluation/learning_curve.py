@@ -2,7 +2,7 @@
 
 A point of the curve is a job on a shorter log: the newest share of the training requests, and as
 large a share of the validation requests that choose. Features are those of the whole log. All
-points are measured on the same requests (``prerank.evaluation.trials``).
+points are measured on the same requests (``prerank.evaluation.budget``).
 """
 
 from __future__ import annotations
@@ -30,16 +30,9 @@ from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import shuffled
 from prerank.evaluation.baselines.suite import FITTED, load_ranker
+from prerank.evaluation.budget import Budget
 from prerank.evaluation.results import LEAD, CurvePoint, Difference
-from prerank.evaluation.trials import (
-    METRICS,
-    Budget,
-    Trial,
-    TrialReader,
-    fitted,
-    measured,
-    of_data,
-)
+from prerank.evaluation.trials import METRICS, Trial, TrialReader, fitted, measured, of_data
 from prerank.registry import tracking
 
 FILE = "learning_curve.json"

@@ -1,9 +1,8 @@
 """Trials: configurations trained on one sample and measured alike, to be compared.
 
-Every trial of a comparison has the same ``Budget``: the newest of the training requests, as
-many epochs, and the same measured requests with their whole candidates, features as-of, as
-``prerank.evaluation.run`` has them. On the validation split, its first half (by time) stops the
-training and stacks the fusion, and only the second half is measured.
+Every trial of a comparison has the same budget (``prerank.evaluation.budget``). On the validation
+split, its first half (by time) stops the training and stacks the fusion, and only the second half
+is measured.
 
 A trial is a Ray task of one core. Its result is one file, written whole; a comparison that was cut
 off, run again, does what is missing.
@@ -24,50 +23,33 @@ import torch
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
-from interactrank.features.batch import Batch, RequestArrays
+from interactrank.features.batch import Batch
 from interactrank.features.catalogue import Catalogue
-from interactrank.features.inputs import FeatureInputs
 from interactrank.metrics.ranking import mean, request_metrics
 from interactrank.model.architectures import architecture
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig, Trainer
-from prerank.core.errors import DataError
 from prerank.core.files import read_json, read_json_or_nothing, write_json
 from prerank.core.home import Home
-from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import ray_map
-from prerank.dataset.candidates import catalogue_candidates, shown_candidates
-from prerank.dataset.catalogue import load_catalogue
-from prerank.dataset.examples import Order, read_split, request_arrays
-from prerank.dataset.requests import event_days, requests_between
-from prerank.dataset.splits import Splits
+from prerank.dataset.examples import Order
 from prerank.evaluation.baselines.neural import TorchRanker, finetune_on_validation
 from prerank.evaluation.baselines.ranker import Ranker
 from prerank.evaluation.baselines.samples import sampled_tables
-from prerank.features.offline import offline_inputs
+from prerank.evaluation.budget import (
+    SAMPLE_SEED,
+    Budget,
+    chunks,
+    measured_requests,
+    middle,
+    newest,
+    per_request,
+)
 from prerank.training.fit import fit
 from prerank.training.reader import Reader, new_model
 
 METRICS = ("recall@cut", "hits@3", "mrr", "hits@10")
-CANDIDATES_PER_CHUNK = 300_000
-SAMPLE_SEED = 0
-"""One sample for all trials, whatever their own seed."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every trial gets. ``split`` is where it is measured: "validation" or "test".
-
-    The defaults make a trial of less than a core minute on both real logs: the ablation with three
-    seeds, 72 trials, takes less than half an hour a log on two cores.
-    """
-
-    train_requests: int = 8_000
-    validation_requests: int = 4_000
-    measured_candidates: int = 6_000_000
-    epochs: int = 2
-    split: str = "validation"
 
 
 @dataclass(frozen=True)
@@ -120,77 +102,6 @@ class TrialReader(Reader):
         batch = super().batch(table, negatives)
         batch.x[:, self.off] = 0.0
         return batch
-
-
-def newest(home: Home, limit: int) -> list[pa.Table]:
-    """The last ``limit`` training requests, in time order: a job on a shorter log."""
-    kept: list[pa.Table] = []
-    for table in read_split(home, "train", reversed):
-        kept.insert(0, table.slice(max(len(table) - limit, 0)))
-        limit -= len(kept[0])
-        if not limit:
-            break
-    return kept
-
-
-def middle(home: Home) -> int:
-    """Time (microseconds) that halves the validation requests.
-
-    Raises:
-        DataError: there are none.
-    """
-    home.fetch(home.training_set / "validation")
-    paths = sorted((home.training_set / "validation").glob("*.parquet"))
-    times = [pa.parquet.read_table(p, columns=["time"])["time"].to_numpy() for p in paths]
-    if not sum(map(len, times)):
-        raise DataError("the validation split has no request: nothing to compare trials on.")
-    return int(np.median(np.concatenate(times)))
-
-
-def measured_requests(home: Home, split: str, limit: int) -> pa.Table:
-    """Requests that trials are measured on: of the test split, or validation's second half.
-
-    At most ``limit``, a seeded sample in time order.
-    """
-    manifest = LogManifest.load(home)
-    training = home.read_json(home.training_set / "manifest.json", "prerank training-set")
-    splits = Splits(**training["splits"])
-    low = splits.test_from if split == "test" else middle(home)
-    high = splits.closed_before if split == "test" else splits.test_from
-    high = min(high, splits.closed_before)
-    requests = pa.concat_tables(
-        requests_between(files, manifest, low, high) for files in event_days(home, low, high)
-    )
-    if len(requests) <= limit:
-        return requests
-    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(requests), limit, replace=False)
-    return requests.take(pa.array(np.sort(drawn)))
-
-
-def chunks(
-    home: Home, requests: pa.Table
-) -> Iterator[tuple[RequestArrays, list[str], FeatureInputs, NDArray[np.int64]]]:
-    """Arrays, queries, inputs and unreachable counts of requests with all their candidates."""
-    manifest = LogManifest.load(home)
-    schema, catalogue = manifest.schema, load_catalogue(home)
-    table, shown = catalogue.table(), manifest.has_impressions
-    step = max(CANDIDATES_PER_CHUNK // per_request(home), 1)
-    # Joined once: a join scans the feature table, however few requests it is for.
-    joined = offline_inputs(home, requests)
-    for start in range(0, len(requests), step):
-        chunk = requests.slice(start, step)
-        candidates = (
-            shown_candidates(chunk) if shown else catalogue_candidates(chunk, catalogue.ids)
-        )
-        queries, inputs = chunk["query"].to_pylist(), joined.slice(start, start + len(chunk))
-        arrays = request_arrays(schema, queries, inputs, candidates, catalogue, table)
-        yield arrays, queries, inputs, candidates.unreachable
-
-
-def per_request(home: Home) -> int:
-    """Candidates of a request, about."""
-    manifest = LogManifest.load(home)
-    return 64 if manifest.has_impressions else max(int(manifest.items), 1)
 
 
 def fitted(

@@ -26,8 +26,8 @@ from prerank.core.manifest import LogManifest
 from prerank.core.times import DAY_US, micros, utc
 from prerank.dataset.requests import event_days, requests_between
 from prerank.evaluation.baselines.neural import TorchRanker
+from prerank.evaluation.budget import chunks
 from prerank.evaluation.per_request import was_shown
-from prerank.evaluation.trials import chunks
 from prerank.promotion.verdict import COMPARED
 from prerank.registry.bundle import Bundle
 

@@ -13,7 +13,8 @@ from interactrank.training.trainer import TrainConfig
 from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.evaluation import trials
-from prerank.evaluation.trials import Budget, Trial, TrialTask, run_trials
+from prerank.evaluation.budget import Budget
+from prerank.evaluation.trials import Trial, TrialTask, run_trials
 
 
 def test_a_result_that_is_damaged_or_of_another_question_is_made_again(

@@ -56,7 +56,7 @@ test-fast: lint
 SOAK ?= 1800
 faults: install
 	@# One process: the faults share a deployment. Needs redis-server, and no other Ray on the machine.
-	SOAK=$(SOAK) $(BIN)/pytest -v -s -m faults tests/faults tests/behaviour/test_shards.py tests/behaviour/test_training_job.py tests/behaviour/test_odd_logs.py tests/unit/test_kills.py tests/unit/test_forget.py tests/unit/test_forget_in_a_store.py
+	SOAK=$(SOAK) $(BIN)/pytest -v -s -m faults tests/faults tests/behaviour/test_shards.py tests/behaviour/test_training_job.py tests/behaviour/test_odd_logs.py tests/unit/test_kills.py tests/unit/forget
 
 loop: install
 	@# Days of simulated searchers through Ray Serve, MLflow and SQLite. No other Ray on the machine.

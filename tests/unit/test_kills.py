@@ -1,7 +1,7 @@
 """Each step of a day may be killed at any moment: the next run ends with what one that was not has.
 
 Building features has such a test of its own (``tests/unit/features/test_build.py``), and so have
-forgetting at changes of files (``tests/unit/test_forget.py``) and publishing
+forgetting at changes of files (``tests/unit/forget/test_forget.py``) and publishing
 (``tests/unit/ingest/test_publish.py``).
 """
 

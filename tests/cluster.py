@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,18 @@ def stop(home: Path) -> None:
 
 def prerank(home: Path, *words: str) -> str:
     """Run a command with the block's environment."""
-    line = f'source .venv/bin/activate; eval "$(prerank env)"; {" ".join(words)}'
+    return _shell(home, f"{_exports(home)}\n{' '.join(words)}")
+
+
+@cache
+def _exports(home: Path) -> str:
+    """What `prerank env` says, asked once: a start of Python for each command would be long."""
+    return _shell(home, "prerank env")
+
+
+def _shell(home: Path, line: str) -> str:
     done = subprocess.run(
-        ["bash", "-c", line],
+        ["bash", "-c", f"source .venv/bin/activate; {line}"],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,

@@ -6,7 +6,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
-.PHONY: install demo demo-full test test-fast faults nodes loop lint audit docs clean
+.PHONY: install demo demo-full test test-fast faults nodes loop lint style types audit docs clean
 
 install: $(VENV)/.installed
 
@@ -25,14 +25,18 @@ demo-full: install
 	@# The services of compose.yaml as plain processes. It says what is missing, and how to get it.
 	PYTHONPATH=. $(BIN)/python -m deployments.demo_full
 
-lint: install
+lint: style types
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
 	$(BIN)/bandit -q -c pyproject.toml -r interactrank platform
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck deployments/compose/*.sh .ci/run
+
+types: install
+	$(BIN)/mypy
 
 audit:
 	@# An environment of its own: it asks PyPI for known flaws of the pinned versions, by network.
@@ -43,7 +47,9 @@ docs: install
 	@# Not quiet: a quiet build drops its warnings, and with them what --strict stops at.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: lint docs
+test: install
+	@# Side by side: mypy has one core for all of its time.
+	$(MAKE) -j 2 types style docs
 	$(PYTEST)
 
 test-fast: lint

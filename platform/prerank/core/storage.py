@@ -16,6 +16,7 @@ compares what is there with what it began from, so whoever lost a race is told a
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import logging
 import os
@@ -52,7 +53,13 @@ TRANSFERS = 16
 """Files that are sent or brought at once."""
 ORPHAN_S = 86_400.0
 """An object that no manifest names is removed at this age: a younger one may be being published."""
-SWAPPED = ("log/current.json", "forgotten.json", "users.jsonl")
+SWAPPED = (
+    "log/current.json",
+    "forgotten.json",
+    "users.jsonl",
+    "retraining/current.json",
+    "tuning/*/journal.log",
+)
 """Files by themselves that are replaced only as they were last looked at, since they grow."""
 UNSURE_S = 60.0
 """A file that changed so short a time ago is read again: stores tell times in whole seconds."""
@@ -68,6 +75,11 @@ def cache_folder(uri: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prerank"
     folder = Path(os.environ.get(CACHE_ENV) or cache).expanduser().absolute()
     return folder / hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
+def is_swapped(name: str) -> bool:
+    """Whether a file by itself, by its path below the home, is among ``SWAPPED``."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in SWAPPED)
 
 
 def store_at(uri: str) -> Store:
@@ -192,6 +204,10 @@ class Store:
         """Add to it. One process at a time."""
         self._objects.write(name, (self._objects.read(name) or b"") + data)
 
+    def swap(self, name: str, data: bytes, before: bytes | None) -> bool:
+        """Make ``data`` its content if that is ``before`` (None: is not there); whether it is."""
+        return self._objects.swap(name, data, before)
+
     # What tasks hand to each other.
 
     def share(self, paths: Iterable[Path], run: str = "") -> dict[str, Stored]:
@@ -261,7 +277,7 @@ class Store:
             files = {path.removeprefix(f"{inside}/"): stored for path, stored in found.items()}
             self._switch(str(unit), files)
             self._known.unstage(self._known.staged(inside))
-        elif str(rel) in SWAPPED:
+        elif is_swapped(str(rel)):
             data = content.read_bytes()
             self._put(str(rel), data, self._shared.get(str(rel)))
             self._shared[str(rel)] = data
@@ -351,8 +367,9 @@ class Store:
         settled = each.mtime_s and abs(time.time() - each.mtime_s) > UNSURE_S
         if here and settled and self._seen.get(each.name) == mark:
             return None
-        # What is large is written once.
-        if here and not is_small(each.name) and path.stat().st_size == each.size:
+        # What is large is written once, but for what grows.
+        written_once = not is_small(each.name) and not is_swapped(each.name)
+        if here and written_once and path.stat().st_size == each.size:
             return None
         self._seen[each.name] = mark
         return self._objects.read(each.name)
@@ -364,7 +381,7 @@ class Store:
             self._known.learn(unit, manifest)
             self._cache.turn(unit, manifest, self.take)
         elif unit_of(PurePosixPath(name)) is not None:
-            if name in SWAPPED:
+            if is_swapped(name):
                 self._shared[name] = data
             self._cache.write(name, data)
 

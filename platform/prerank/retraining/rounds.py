@@ -10,7 +10,6 @@ where a stage is done again, those after it are too.
 
 from __future__ import annotations
 
-import errno
 import glob
 import time
 import traceback
@@ -22,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prerank.core.errors import PrerankError, StateError
+from prerank.core.errors import PrerankError, StateError, is_full
 from prerank.core.files import publish, read_json_or_nothing, write_json
 from prerank.core.home import Home
 from prerank.core.places import is_glob
@@ -144,11 +143,11 @@ class Round:
         began = time.perf_counter()
         try:
             facts = make()
+            self.seconds[name] = time.perf_counter() - began
+            tqdm.write(f"      {name}: {duration(self.seconds[name])}")
+            self.record(name, facts)
         except Exception as error:
             raise self._failed(name, error) from error
-        self.seconds[name] = time.perf_counter() - began
-        tqdm.write(f"      {name}: {duration(self.seconds[name])}")
-        self.record(name, facts)
         return facts
 
     def record(self, name: str, facts: Facts) -> None:
@@ -184,7 +183,7 @@ class Round:
         if isinstance(error, PrerankError):
             told: PrerankError = _like(error, f"{error} {again}")
             return told
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             return StateError(
                 f"the disk of {self._home.place} is full ({error}). Make room. {again}"
             )

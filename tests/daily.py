@@ -42,12 +42,18 @@ class Daily:
 
     @classmethod
     def of(
-        cls, build: BuildHome, root: Path, log: pd.DataFrame, items: pd.DataFrame, held_back: int
+        cls,
+        build: BuildHome,
+        root: Path,
+        log: pd.DataFrame,
+        items: pd.DataFrame,
+        held_back: int,
+        place: Home | None = None,
     ) -> Daily:
-        """The log without its last days, which are ``days``."""
+        """The log without its last days, which are ``days``; the home is at ``place``."""
         of = log["request_time"].dt.date
         last = sorted(of.unique())[-held_back:]
-        home = build(root, log[~of.isin(last)], items, features=CONFIG.features)
+        home = build(root, log[~of.isin(last)], items, features=CONFIG.features, place=place)
         tracking.connect(home)
         return cls(home, root, [log[of == day] for day in last])
 

@@ -1,9 +1,14 @@
-"""Days of retraining: what fails loses nothing, what is done is not done again."""
+"""Days of retraining: what fails loses nothing, what is done is not done again.
+
+The home is in an object store, and the pod of a command that failed is gone with its disk. A local
+home has its days in ``tests/e2e/test_week.py``.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +17,41 @@ import pandas as pd
 import pytest
 from tests.conftest import BuildHome
 from tests.daily import Daily
+from tests.object_stores import of_workers
 
 from prerank.core.errors import DataError, StateError
+from prerank.core.home import Home
+from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
 
 
 @pytest.fixture
+def pod(tmp_path: Path, ray_cache: Path) -> Iterator[Callable[[], Home]]:
+    with of_workers(tmp_path / "bucket", ray_cache) as fresh:
+        yield fresh
+
+
+@pytest.fixture
 def daily(
     build_home: BuildHome,
+    pod: Callable[[], Home],
     tmp_path: Path,
     tiny_log: pd.DataFrame,
     tiny_items: pd.DataFrame,
+    new_redis: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Daily:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2)
+    monkeypatch.setenv(REDIS_ENV, new_redis())
+    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2, pod())
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
-def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_days_of_retraining(
+    daily: Daily, pod: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     # A disk that fills up after the training; the same command goes on there.
@@ -45,6 +64,7 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr("prerank.retraining.run.publish", full)
         with pytest.raises(StateError, match=r"is full .*in the stage `evaluate, register, gate`"):
             daily.retrain(first)
+    daily.home = pod()
     grown = daily.fingerprint()
     assert daily.champion() is None
     made = daily.retrain(first)
@@ -77,7 +97,8 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
         daily.retrain(daily.day(good.iloc[:0], "empty"))
     assert (daily.champion(), daily.versions()) == ("1", 1)
 
-    # The corrected day, from the champion's towers.
+    # The corrected day, on another node, from the champion's towers.
+    daily.home = pod()
     after = daily.retrain(daily.day(good, "second"), warm=True, auto_promote=True)
     assert (after.outcome, str(after.version), daily.champion()) == (PROMOTED, "2", "2")
     changes = daily.changes(after)

@@ -149,6 +149,8 @@ class Store:
         lists = _each(lambda folder: self._objects.listed(folder, deep), asked)
         found = {each.name: each for listed in lists for each in listed}
         wanted = [each for each in found.values() if deep or is_small(each.name)]
+        # JSON first: with what is new of it goes the page of before.
+        wanted.sort(key=lambda each: not is_small(each.name))
         with self._lock:
             for each, data in zip(wanted, _each(self._content, wanted), strict=True):
                 if data is not None:

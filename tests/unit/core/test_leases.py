@@ -53,7 +53,7 @@ def test_another_node_is_refused_while_a_command_lives(
     store: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.node("a") as home, alone(home, home.root / "retraining", "retraining"):
-        with pytest.raises(StateError, match="another retraining of disk://.* runs: wait"):
+        with pytest.raises(StateError, match=r"another retraining of disk://.* runs: wait"):
             at_it(home)
         with store.node("b") as other, pytest.raises(StateError, match=RUNS):
             at_it(other)

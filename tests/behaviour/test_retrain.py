@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from tests.conftest import BuildHome
-from tests.daily import Daily
+from tests.daily import CONFIG, Daily
 from tests.object_stores import of_workers
 
+from prerank.cli import main
 from prerank.core.errors import DataError, StateError
-from prerank.core.home import Home
+from prerank.core.home import ENV, Home
 from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
@@ -109,3 +110,12 @@ def test_days_of_retraining(
     assert sum(now - before for before, now in days.values()) == good["request_id"].nunique()
     assert changes["weights"][0]["before"] != changes["weights"][0]["after"]
     assert "Weights that moved most" in after.text
+
+    # What decides works on a node that has nothing yet, too.
+    (daily.root / "job.yaml").write_text(CONFIG.to_yaml())
+    own = ["--version", "2", "--config", str(daily.root / "job.yaml")]
+    monkeypatch.setenv(ENV, daily.home.place)
+    for verb, champion in (["rollback"], "1"), (["gate", *own], "1"), (["promote", *own], "2"):
+        daily.home = pod()
+        main(verb)
+        assert daily.champion() == champion

@@ -199,7 +199,8 @@ class Round:
             )
         self._note_failure()
         return PrerankError(
-            f"{type(error).__name__}: {error}. {self.folder / FAILURE} has all of it. {again}"
+            f"{type(error).__name__}: {error}. {self._home.told(self.folder / FAILURE)} has all of "
+            f"it. {again}"
         )
 
     def _note_failure(self) -> None:

@@ -265,8 +265,10 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_full_disk_is_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full = [replace(v, function=lambda args: Path("/dev/full").write_text("x")) for v in cli.VERBS]
-    monkeypatch.setattr(cli, "VERBS", full)
+    def writes(args: argparse.Namespace) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr(cli, "VERBS", [replace(verb, function=writes) for verb in TABLE])
     fails_with(["check"], 4, "the disk is full ([Errno 28]", capsys)
 
 

@@ -308,7 +308,7 @@ def run_training(
         watcher.join()
     best = result.get_best_checkpoint("validation_mrr", "max")
     assert best is not None, "every epoch reports a checkpoint"
-    checkpoint = Path(best.path)
+    checkpoint = folder / Path(best.path).name
     if home.store:
-        checkpoint = Path(best.to_directory(str(folder / checkpoint.name)))
+        best.to_directory(str(checkpoint))
     return checkpoint / "bundle", reported.read()

@@ -1,19 +1,21 @@
-"""A search for settings: nothing of the future or the test split, and it goes on where it ended."""
+"""A search for settings: nothing of the future or the test split, and it goes on where it ended.
+
+On another node than the one that began it, whose disk is gone.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.object_stores import copied, nodes
+from tests.object_stores import Nodes, copied, nodes
 
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
@@ -49,18 +51,13 @@ def home(tiny_world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     return Home.at(tmp_path)
 
 
-@pytest.fixture(params=["disk", "store"])
-def node(
-    request: pytest.FixtureRequest, home: Home, tmp_path: Path
-) -> Iterator[Callable[[str], AbstractContextManager[Home]]]:
-    """The home on a node, by its name; in a store each node has a disk of its own."""
-    if request.param == "disk":
-        yield lambda name: nullcontext(home)
-        return
+@pytest.fixture
+def store(home: Home, tmp_path: Path) -> Iterator[Nodes]:
+    """Nodes that have the home in an object store, each with a disk of its own."""
     with nodes(tmp_path / "nodes") as made:
         with made.node("maker") as maker:
             copied(home, maker)
-        yield made.node
+        yield made
 
 
 def times(tables: list[pa.Table]) -> list[int]:
@@ -89,7 +86,7 @@ def test_an_origin_learns_from_before_and_is_measured_after(home: Home) -> None:
 
 @pytest.mark.slow
 def test_a_search_goes_on_and_confirms_on_requests_that_chose_nothing(
-    node: Callable[[str], AbstractContextManager[Home]], monkeypatch: pytest.MonkeyPatch
+    store: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In this process: what a fold costs is not a Ray task's start.
     ran: list[tuple[int, int]] = []
@@ -112,7 +109,7 @@ def test_a_search_goes_on_and_confirms_on_requests_that_chose_nothing(
         measure(self, asked, k, seed)
         raise KeyboardInterrupt
 
-    with node("a") as home:
+    with store.node("a") as home:
         with pytest.raises(StateError, match="no trial ended in the time"):
             tune(home, MODEL, TRAIN, SPACE, 3, minutes=0, budget=BUDGET)
         assert ran == []
@@ -120,7 +117,7 @@ def test_a_search_goes_on_and_confirms_on_requests_that_chose_nothing(
         with pytest.raises(KeyboardInterrupt):
             tune(home, MODEL, TRAIN, SPACE, 3, budget=BUDGET)
     monkeypatch.setattr(folds.Folds, "measure", measure)
-    with node("b") as home:
+    with store.node("b") as home:
         goes_on(home, ran, rates)
 
 

@@ -262,6 +262,16 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "s").exists()
 
 
+def test_a_full_disk_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def writes(args: argparse.Namespace) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr(cli, "VERBS", [replace(verb, function=writes) for verb in TABLE])
+    fails_with(["check"], 4, "the disk is full ([Errno 28]", capsys)
+
+
 def test_steps_before_their_time_name_the_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,13 +34,14 @@ def online_report(args: argparse.Namespace) -> Summary:
     results = online_results(home, args.experiment, period, args.planned)
     print(table(results))
     data, page = write(results, args.out or home.root / "online")
+    wrote = [str(file) if args.out else home.told(file) for file in (page, data)]
     parameters = {"experiment": results.experiment, "mode": results.mode}
     with tracking.job_run(home, f"online {results.experiment}", parameters, {}):
         tracking.log_results({"online": results.flat()}, [data, page])
     requests = sum(one.requests for one in results.variants.values())
     read = f"{home.served}: {count(requests, 'request')} of {results.experiment}"
     then = "end it with `experiment: null` in the Serve file; prerank promote --version V"
-    return Summary(read, f"{page}\n{data}", then)
+    return Summary(read, "\n".join(wrote), then)
 
 
 def _time(option: str, text: str) -> datetime:

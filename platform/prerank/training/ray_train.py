@@ -125,8 +125,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     device, rank = get_device(), context.get_world_rank()
     model = new_model(reader, typed(ModelConfig, settings["model"], "model"), config)
     if settings["warm"]:
-        home.fetch(Path(settings["warm"]))
-        begin_warm(model, reader.catalogue, load_bundle(Path(settings["warm"])))
+        if home.store:
+            home.store.take(settings["shared"])
+        begin_warm(model, reader.catalogue, load_bundle(home.root / settings["warm"]))
     if rank:
         # The ranks start from the same weights, and then hide ids and drop units each their own.
         torch.manual_seed(config.seed + rank)
@@ -283,7 +284,8 @@ def run_training(
             "model": model.to_dict(),
             "train": asdict(train),
             "meta": meta,
-            "warm": str(warm or ""),
+            "warm": warm and str(warm.relative_to(home.root)),
+            "shared": home.store.share([warm]) if home.store and warm else {},
         },
         scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
         datasets={"train": _examples(home)},
@@ -306,7 +308,7 @@ def run_training(
         watcher.join()
     best = result.get_best_checkpoint("validation_mrr", "max")
     assert best is not None, "every epoch reports a checkpoint"
-    checkpoint = Path(best.path)
+    checkpoint = folder / Path(best.path).name
     if home.store:
-        checkpoint = Path(best.to_directory(str(folder / checkpoint.name)))
+        best.to_directory(str(checkpoint))
     return checkpoint / "bundle", reported.read()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.object_stores import nodes
 from tests.online_log import MANIFEST
 from tests.served_files import SHARES, answer, event, write_answers, write_events
 
@@ -177,3 +178,18 @@ def test_the_page_stands_alone_and_the_json_is_json(home: Home, tmp_path: Path) 
 def test_names_are_escaped(home: Home) -> None:
     write_answers(home, [answer("r1", "u1", "<script>", shares=[("<script>", 1.0)])])
     assert "<script>" not in html(online_results(home, "test", Period(), 3_000))
+
+
+def test_a_node_reports_what_replicas_of_others_sent_to_the_store(tmp_path: Path) -> None:
+    with nodes(tmp_path) as store:
+        with store.node("replica") as replica:
+            MANIFEST.save(replica)
+            expected = run(replica, 0.3, 0.45)
+        with store.node("pod") as home:
+            found = online_results(home, "test", Period(), 3_000)
+            assert words.verdicts(found) == words.verdicts(expected)
+            written = [path.read_bytes() for path in write(found, home.root / "online")]
+        with store.node("reader") as home:
+            home.look(home.root / "online", deep=True)
+            files = [home.root / "online" / f"online-test.{kind}" for kind in ("json", "html")]
+            assert [file.read_bytes() for file in files] == written

@@ -199,7 +199,8 @@ class QueryParts:
         others: weights of all others, by age.
         constant: the same for every item.
         left_out: features that only rankings have; ``others`` is without them.
-        request_id, model_version, degraded, snapshot_cutoff: as in ``Ranking``.
+        request_id, model_version, degraded, snapshot_cutoff, experiment, variant, fallback: as in
+            ``Ranking``. The parts fit the item vectors of ``model_version`` alone.
     """
 
     request_id: str
@@ -212,6 +213,9 @@ class QueryParts:
     left_out: tuple[str, ...]
     degraded: tuple[str, ...]
     snapshot_cutoff: datetime | None
+    experiment: str | None = None
+    variant: str | None = None
+    fallback: bool = False
 
     @classmethod
     def from_json(cls, data: Json) -> QueryParts:
@@ -234,6 +238,7 @@ class QueryParts:
             tuple(data.get("left_out", ())),
             tuple(data["degraded"]),
             time_of(data["snapshot_cutoff"]),
+            **_trial(data),
         )
 
     def scores(

@@ -154,6 +154,7 @@ class Engine:
 
     Attributes:
         refused: why the version that is to be served is not; empty where it is.
+        shards: of the index; None where this process scores by itself.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class Engine:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.config, self.home = config, config.home_folder()
-        self._shards = shards
+        self.shards = shards
         self._loaded: Loaded | None = None
         self._before: Loaded | None = None
         self._event_limits: Limits | None = None
@@ -271,7 +272,7 @@ class Engine:
 
     def _load(self, wanted: registry.Wanted) -> Loaded:
         of_log = limits_of(self.home, self.config)
-        loaded = load(self.home, wanted, of_log, self.config.golden_ms, self._shards)
+        loaded = load(self.home, wanted, of_log, self.config.golden_ms, self.shards)
         self._event_limits = of_log
         return loaded
 

@@ -7,9 +7,10 @@ shard gets the rows that are its own and answers with its best k; the front itse
 candidates that the index does not hold. A score depends on the request and its own item alone, to
 the last digit, so what is merged is what one process would have answered.
 
-A request names the model version that it is to be scored with, and a shard keeps the last two that
-it was asked to load. A front loads a version in all shards before it serves it. One that a shard
-has not, since it was started later, is loaded when a request asks for it.
+A request names the model version that it is to be scored with. A shard keeps the last two that it
+was asked to load, and those that requests still name: an experiment has several. A front loads a
+version in all shards before it serves it. One that a shard has not, since it was started later, is
+loaded when a request asks for it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from prerank.registry.versions import servable
 from prerank.serving.api import PrerankRequest
 
 VERSIONS_KEPT = 2
+NAMED_S = 600.0
+"""A version that a request named so lately stays loaded besides those."""
 LATE: Final = "late"
 FAILED: Final = "failed"
 VERSION: Final = "version"
@@ -127,18 +130,22 @@ def _as_read(inputs: FeatureInputs, snapshots: Mapping[int, ItemVectors]) -> Fea
 
 
 class Shard:
-    """The items of one shard, of the versions that were loaded last. Safe to share by threads.
+    """The items of one shard, of the versions that are served. Safe to share by threads.
 
     Args:
         home: of the versions.
         shard: from 0. shards: how many there are.
+        clock: seconds, from anywhere.
     """
 
-    def __init__(self, home: Home, shard: int, shards: int) -> None:
+    def __init__(
+        self, home: Home, shard: int, shards: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._home, self._at = home, slice(shard, None, shards)
         self._name = f"shard {shard} of {shards}"
-        self._lock = threading.Lock()
+        self._lock, self._clock = threading.Lock(), clock
         self._loaded: dict[Version, Scorer] = {}
+        self._named: dict[Version, float] = {}
 
     def load(self, version: Version) -> None:
         """Load a version, unless it is there.
@@ -154,8 +161,14 @@ class Shard:
             bundle = load_bundle(servable(self._home, version))
             index = load_index(self._home, version, bundle.digest)
             whole = scorer_of(bundle, index)
-            kept = list(self._loaded.items())[1 - VERSIONS_KEPT :]
-            self._loaded = dict(kept) | {version: whole.part(self._at)}
+            lately = self._clock() - NAMED_S
+            last = list(self._loaded)[1 - VERSIONS_KEPT :]
+            kept = {
+                one: scorer
+                for one, scorer in self._loaded.items()
+                if one in last or self._named.get(one, lately) > lately
+            }
+            self._loaded = kept | {version: whole.part(self._at)}
         logger.info("%s has loaded model version %s", self._name, version)
 
     def score(self, task: Task) -> Part:
@@ -167,6 +180,7 @@ class Shard:
         scorer = self._loaded.get(task.version)
         if scorer is None:
             raise NotLoadedError(f"{self._name} has not loaded model version {task.version}")
+        self._named[task.version] = self._clock()
         return best_of(scorer, task, self._snapshot)
 
     def _snapshot(self, schema: FeatureSchema, cutoff_us: int) -> ItemVectors:

@@ -100,7 +100,7 @@ def test_the_client_is_told_of_each_request_of_a_batch(replica: Replica) -> None
     ]
     (batch,) = batches(asked)
     call = batch.call()
-    got = replica.client.post(call.path, content=call.body, headers={"Content-Type": ARROW})
+    got = replica.client.post(call.path, content=call.content, headers={"Content-Type": call.kind})
     for ranking in batch.rankings(got.content):
         assert (ranking.experiment, ranking.fallback) == ("test", False)
         assert ranking.model_version == VERSION[str(ranking.variant)]
@@ -116,7 +116,7 @@ def parts(replica: Replica, user: str, *versions: str) -> dict[str, Any]:
         timeout_ms=20_000,
     )
     call = asked.call(20.0)
-    got = replica.client.post(call.path, content=call.body, headers=dict(call.headers))
+    got = replica.client.post(call.path, content=call.content, headers={"Content-Type": call.kind})
     assert got.status_code == 200, got.text
     found: dict[str, Any] = got.json()
     return found

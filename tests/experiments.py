@@ -15,11 +15,13 @@ from prerank.core.home import Home
 from prerank.core.served import REQUESTS, requests_folder
 from prerank.registry.bundle import Version
 from prerank.serving import metrics
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.http import HttpApi
 from prerank.serving.routes import ARROW
 from prerank.serving.served_log import LogConfig, ServedLog
-from prerank.serving.shards import Shard, Shards
+from prerank.serving.shard import Shard
+from prerank.serving.shards import Shards
 
 ASKED = {
     "query": "red shoe",

@@ -20,8 +20,10 @@ from prerank.online.materialise import materialise
 from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
-from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.shards import Shard, Shards
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
+from prerank.serving.shard import Shard
+from prerank.serving.shards import Shards
 
 SHARDS = 2
 PATIENT_S = 120.0

@@ -15,7 +15,7 @@ from prerank.client.requests import QueryRequest, RankRequest
 from prerank.core.home import Home
 from prerank.registry.bundle import Version
 from prerank.serving.routes import ARROW
-from prerank.serving.shards import NAMED_S, NotLoadedError, Shard
+from prerank.serving.shard import NAMED_S, NotLoadedError, Shard
 
 USERS = [f"u{n}" for n in range(20)]
 VERSION = {"a": "1", "b": "2"}

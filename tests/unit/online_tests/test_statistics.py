@@ -77,7 +77,7 @@ def test_of_equal_rankings_none_is_preferred_from_the_first_look_on(alike: float
         own = rng.beta(*[np.full((RUNS, USERS), 0.5 * (1 - alike) / alike)] * 2)
     often = rng.gamma(1.0, 1.0, (RUNS, USERS))
     won, decided, wrong = np.zeros_like(own), np.zeros_like(own), np.zeros(RUNS, bool)
-    for more in np.diff(np.geomspace(50, PLANNED, 60), prepend=0):
+    for more in np.diff(np.geomspace(50, PLANNED, 30), prepend=0):
         requests = rng.poisson(often * more / USERS)
         won, decided = won + rng.binomial(requests, own), decided + requests
         margin, error = ratio(2 * won - decided, decided)

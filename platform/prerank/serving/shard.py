@@ -1,8 +1,8 @@
 """One shard of an index: what it is asked, what it answers, and which versions it holds.
 
 A request names the model version that it is to be scored with. A shard keeps the last two that it
-was asked to load, and those that requests still name: an experiment has several. One that it has
-not, since it was started later, is loaded when a request asks for it.
+has loaded, and those that a front or a request has named since: an experiment has several. One that
+it has not, since it was started later, is loaded when a request asks for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from prerank.registry.versions import servable
 
 VERSIONS_KEPT = 2
 NAMED_S = 600.0
-"""A version that a request named so lately stays loaded besides those."""
+"""A version that was named so lately, to be loaded or to score, stays loaded besides those."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ class Shard:
             StateError: it cannot be served.
         """
         with self._lock:
+            self._named[version] = self._clock()
             if version in self._loaded:
                 return
             self._home.look(self._home.feast, self._home.index)
@@ -153,7 +154,7 @@ class Shard:
             kept = {
                 one: scorer
                 for one, scorer in self._loaded.items()
-                if one in last or self._named.get(one, lately) > lately
+                if one in last or self._named[one] > lately
             }
             self._loaded = kept | {version: whole.part(self._at)}
         logger.info("%s has loaded model version %s", self._name, version)

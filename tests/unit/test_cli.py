@@ -93,6 +93,7 @@ VERBS: dict[str, list[str]] = {
         "--from",
         "--out",
         "--planned",
+        "--slower-ms",
         "--to",
         "--window-hours",
         "--workdir",
@@ -246,6 +247,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with([*report, "--from", "soon"], 2, "--from soon", capsys)
     fails_with([*report, "--window-hours", "0"], 2, "--window-hours 0", capsys)
     fails_with([*report, "--planned", "0"], 2, "--planned 0", capsys)
+    fails_with([*report, "--slower-ms", "-1"], 2, "--slower-ms -1", capsys)
     fails_with(report, 4, "prerank ingest", capsys)
     fails_with(["inspect", *log], 2, "--events e.parquet", capsys)
     here = ["--events", "map.yaml", "--items", "map.yaml", "--out"]

@@ -24,6 +24,8 @@ def online_report(args: argparse.Namespace) -> Summary:
         raise ConfigError(f"--window-hours {args.window_hours:g}: give a number above 0")
     if args.planned < 1:
         raise ConfigError(f"--planned {args.planned}: give the number of requests that are planned")
+    if not args.slower_ms >= 0:
+        raise ConfigError(f"--slower-ms {args.slower_ms:g}: give a number of milliseconds from 0")
     period = replace(Period(), window=timedelta(hours=args.window_hours))
     if args.begins:
         period = replace(period, since=_time("from", args.begins))
@@ -31,7 +33,7 @@ def online_report(args: argparse.Namespace) -> Summary:
         period = replace(period, until=_time("to", args.ends))
     home = home_of(args)
     preflight.check_log(home)
-    results = online_results(home, args.experiment, period, args.planned)
+    results = online_results(home, args.experiment, period, args.planned, args.slower_ms)
     print(table(results))
     data, page = write(results, args.out or home.root / "online")
     wrote = [str(file) if args.out else home.told(file) for file in (page, data)]

@@ -40,6 +40,7 @@ KEPT = (5, 10)
 """Sizes of the top whose overlap is told, beside the cut to a tenth of what was scored."""
 SEED = 0
 ALL = "all"
+NO_ITEMS = "no items were answered, or the caller has ranked them itself (/v1/query)"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,9 @@ def replay(home: Home, log: Path, scorer: Scorer, version: str, limit: int) -> R
     with tqdm(total=int(chosen.sum()), desc="replay", unit="answer", disable=quiet()) as bar:
         for row in _rows(log, chosen):
             bar.update()
+            if not row["items"]:
+                seen.skipped[NO_ITEMS] = seen.skipped.get(NO_ITEMS, 0) + 1
+                continue
             try:
                 _add(seen, row, scorer, ids, vectors)
             except (ValueError, SafetensorError, DataError, KeyError) as error:

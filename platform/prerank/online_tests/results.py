@@ -14,8 +14,12 @@ SPLIT_P = 0.01
 """Below it, users are split otherwise than configured."""
 LEAST_USERS = 100
 """Of each variant, before anything is concluded: intervals rest on the central limit theorem."""
-SLOWER = 0.1
-"""Of the control's mean latency: so much slower is worse."""
+SLOWER, SLOWER_MS = 0.1, 5.0
+"""A variant may be slower than the control by this part of its mean latency, or by so many
+milliseconds, whichever is more. The latter is a twentieth of the time budget that a deployment has
+by default: a control that scores nothing is faster by more than a tenth than anything that does."""
+FEWER = 10
+"""Times fewer requests than an A/B test an interleaving should need."""
 
 FULFILMENT, ENGAGEMENTS = "fulfilment", "engagements"
 LATENCY, DEGRADED = "latency_ms", "degraded"
@@ -110,7 +114,8 @@ class Results:
     Attributes:
         first, last: ISO times of its requests.
         alpha: of each interval.
-        planned: requests at which intervals are narrowest.
+        planned: requests at which intervals are narrowest; a ``FEWER``th of it for preferences.
+        slower_ms: by how many milliseconds a variant may be slower than the control.
         variants: by name, the control first.
         compared: by name of the variant. preferences: likewise, of interleaved answers.
         events: what became of the reported events, by reason.
@@ -124,6 +129,7 @@ class Results:
     window_hours: float
     alpha: float
     planned: int
+    slower_ms: float
     variants: Mapping[str, Measured]
     compared: Mapping[str, Compared]
     preferences: Mapping[str, Preference]

@@ -16,9 +16,11 @@ from prerank.online_tests.results import (
     ALPHA,
     DEGRADED,
     ENGAGEMENTS,
+    FEWER,
     FULFILMENT,
     LATENCY,
     LEAST_USERS,
+    SLOWER_MS,
     Compared,
     Measured,
     Preference,
@@ -40,7 +42,9 @@ from prerank.online_tests.statistics import (
 _LIFTED = (FULFILMENT, ENGAGEMENTS)
 
 
-def online_results(home: Home, experiment: str, period: Period, planned: int) -> Results:
+def online_results(
+    home: Home, experiment: str, period: Period, planned: int, slower_ms: float = SLOWER_MS
+) -> Results:
     """Measure an experiment.
 
     Args:
@@ -48,18 +52,23 @@ def online_results(home: Home, experiment: str, period: Period, planned: int) ->
         experiment: its name.
         period: of the requests to read.
         planned: requests at which intervals are narrowest, 1 or more.
+        slower_ms: by how many milliseconds a variant may be slower than the control.
 
     Raises:
         DataError: nothing of it was written down.
     """
     actions = LogManifest.load(home).schema.engagements
-    return results_of(
-        experiment, credit(home, experiment, actions, period), actions, period, planned
-    )
+    found = credit(home, experiment, actions, period)
+    return results_of(experiment, found, actions, period, planned, slower_ms)
 
 
 def results_of(
-    experiment: str, found: Credited, actions: Sequence[str], period: Period, planned: int
+    experiment: str,
+    found: Credited,
+    actions: Sequence[str],
+    period: Period,
+    planned: int,
+    slower_ms: float,
 ) -> Results:
     """The statistics of what was credited."""
     shares = found.shares[-1]
@@ -80,13 +89,16 @@ def results_of(
         window_hours=period.window.total_seconds() / 3600,
         alpha=alpha,
         planned=planned,
+        slower_ms=slower_ms,
         variants={
             name: _measured(found, name, shares[name], rates[name], alpha, planned)
             for name in shares
         },
         compared=compared if found.mode != "shadow" else {},
         preferences={
-            name: _preference(rows, alpha, planned) for name, rows in drafts.items() if len(rows)
+            name: _preference(rows, alpha, planned / FEWER)
+            for name, rows in drafts.items()
+            if len(rows)
         },
         split=_split(found, shares),
         events=found.events,

@@ -11,7 +11,8 @@ from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
 from prerank.registry import versions as registry
 from prerank.serving.answer import Loaded
-from prerank.serving.engine import Engine, limits_of
+from prerank.serving.config import limits_of
+from prerank.serving.engine import Engine
 from prerank.serving.loading import join, load, rebuilt
 
 PATIENCE_S = 0.5

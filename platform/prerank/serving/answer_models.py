@@ -95,6 +95,9 @@ class QueryAnswer(Declared):
     """score(item) = <vector, item vector> + weight + constant, of each item of the index."""
 
     request_id: str
+    experiment: OfExperiment = None
+    variant: OfExperiment = None
+    fallback: Fallback = None
     model_version: str
     vector: Annotated[list[float], Field(description="As wide as the index's item vectors.")]
     items: Annotated[list[ItemId], Field(description="Items with a weight of their own.")]

@@ -40,7 +40,7 @@ from prerank.core.tokens import TOKEN_ENV
 from prerank.online.history import Event as Taken
 from prerank.online.writer import Written
 from prerank.serving.api import parse_events
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.lane import MAX_BODY
 

@@ -23,7 +23,7 @@ from prerank.core.errors import DamagedError, DataError
 from prerank.core.home import Home
 from prerank.core.served import REQUESTS, requests_folder
 from prerank.evaluation.replay import ALL, Replayed, replay
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog
 

@@ -68,7 +68,8 @@ def _day(home: Home, args: argparse.Namespace) -> Day:
         source = _source(absolute(args.events))
     else:
         add, source = (lambda: None), "the log as it is"
-    return Day(source, add, items, _source(items) if items else "", args.max_bad)
+    items_source = _source(items) if items else ""
+    return Day(source, add, items, items_source, args.max_bad, once=args.served)
 
 
 def _source(place: str | Path) -> str:

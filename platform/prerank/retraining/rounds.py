@@ -73,6 +73,8 @@ class Round:
     Attributes:
         number: from 1 on.
         since: facts of the log that the last model was trained on; ``{}`` where there is none.
+        stopped: the share of bad rows (``share``) of a day that stopped a retraining and is not
+            read again, and what was said of it (``told``); ``{}`` where there is none.
         done: stage -> facts.
         seconds: stage -> what it took.
         outcome: empty until it has ended.
@@ -85,6 +87,7 @@ class Round:
         self.began: str = state["began"]
         self.since: Facts = state["since"]
         self.trained_as: dict[str, Any] = state["trained_as"]
+        self.stopped: Facts = state.get("stopped", {})
         self.done: dict[str, Facts] = state["done"]
         self.seconds: dict[str, float] = state["seconds"]
         self.outcome: str = state["outcome"]
@@ -109,6 +112,7 @@ class Round:
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
             "since": last["done"]["update"] if trained else last.get("since", {}),
             "trained_as": last["asked"] if trained else last.get("trained_as", {}),
+            "stopped": last.get("stopped", {}),
             "done": {},
             "seconds": {},
             "outcome": "",
@@ -157,6 +161,11 @@ class Round:
         self.done = {n: f for n, f in self.done.items() if STAGES.index(n) < at} | {name: facts}
         self._save()
 
+    def stop(self, day: Facts) -> None:
+        """Write down that a day stops the retraining (``stopped``); ``{}``: that none does."""
+        self.stopped = day
+        self._save()
+
     def end(self, outcome: str) -> None:
         """Write down how the round ended."""
         self.outcome = outcome
@@ -169,6 +178,7 @@ class Round:
             "began": self.began,
             "since": self.since,
             "trained_as": self.trained_as,
+            "stopped": self.stopped,
             "done": self.done,
             "seconds": self.seconds,
             "outcome": self.outcome,

@@ -65,6 +65,8 @@ class Day:
         items: catalogue of new and changed items; None for none.
         items_source: as ``source``, of the items.
         max_bad: share of the rows that may be quarantined before the retraining stops.
+        once: whether ``add`` reads no row a second time, as days of the served log. A stop for bad
+            rows then holds until ``max_bad`` allows them or other rows were given.
     """
 
     source: str
@@ -72,6 +74,7 @@ class Day:
     items: str | Path | None = None
     items_source: str = ""
     max_bad: float = 0.1
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,17 +174,15 @@ class _Steps:
 
     def _update(self) -> Facts:
         preflight.check_space(self.home)
-        done = update(self.home, self.config, self.day.add, self.day.items)
+        done = update(self.home, self.config, self._add, self.day.items)
+        if self.round.stopped:
+            raise DataError(
+                f"{self.round.stopped['told']}, and --max-bad allows {self.day.max_bad:.0%}. The "
+                "good rows are in the log. Give the corrected rows with --events, or a larger "
+                "--max-bad."
+            )
         manifest = LogManifest.load(self.home)
         rows = done.ingested.manifest.rows if done.ingested else {}
-        bad = rows.get("quarantined", 0) / max(rows.get("in", 0), 1)
-        if done.ingested and bad > self.day.max_bad:
-            reasons = "; ".join(f"{n:,} x {why}" for why, n in done.ingested.reasons.items())
-            raise DataError(
-                f"{bad:.0%} of {rows['in']:,} new rows were quarantined ({reasons}; all in "
-                f"{done.ingested.quarantine}), and --max-bad allows {self.day.max_bad:.0%}. The "
-                "good rows are in the log. Give the corrected rows, or a larger --max-bad."
-            )
         return {
             "fingerprint": manifest.fingerprint,
             "first_time": manifest.first_time,
@@ -190,6 +191,27 @@ class _Steps:
             "items": manifest.items,
             "requests_per_day": manifest.requests_per_day,
             "rows": rows,
+        }
+
+    def _add(self) -> IngestReport | None:
+        """Add the day, and write down whether bad rows stop the retraining."""
+        report = self.day.add()
+        kept = {} if report and not self.day.once else self.round.stopped
+        worst = max(kept, self._bad(report), key=lambda day: day.get("share", 0.0))
+        self.round.stop(worst if worst.get("share", 0.0) > self.day.max_bad else {})
+        return report
+
+    def _bad(self, report: IngestReport | None) -> Facts:
+        """Share of the bad rows of a day, and what is said of them."""
+        if report is None or not report.reasons:
+            return {}
+        rows = report.manifest.rows
+        share = rows["quarantined"] / rows["in"]
+        reasons = "; ".join(f"{n:,} x {why}" for why, n in report.reasons.items())
+        return {
+            "share": share,
+            "told": f"{share:.0%} of {rows['in']:,} new rows were quarantined "
+            f"({self.day.source}: {reasons}; all in {report.quarantine})",
         }
 
     def _check(self) -> Facts:

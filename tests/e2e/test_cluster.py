@@ -105,32 +105,6 @@ def test_the_deployment_serves_what_training_saw(cluster: tuple[Path, str]) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (block("first-request"), "items"),
-        (block("rank"), "items"),
-        (block("rerank"), "results"),
-        (block("query"), "vector"),
-        (block("report-event"), "accepted"),
-    ],
-)
-def test_a_request_of_the_documentation_is_answered(
-    client: httpx.Client, request_: str, field: str
-) -> None:
-    done = subprocess.run(["bash", "-c", request_], capture_output=True, timeout=60, check=True)
-    assert field in json.loads(done.stdout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [block("rank-bytes"), block("rank-arrow")])
-def test_a_program_of_the_documentation_is_answered(client: httpx.Client, program: str) -> None:
-    names: dict[str, Any] = {}
-    exec(program, names)
-    assert names["answer"].status_code == 200, names["answer"].text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
     ("body", "field"),
     [
         (b"{", "body"),

@@ -9,14 +9,18 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.object_stores import nodes
 
+from prerank.config import JobConfig
 from prerank.core.errors import DataError, PrerankError, StateError
 from prerank.core.files import held
 from prerank.core.home import Home
+from prerank.core.manifest import LogManifest
+from prerank.ingest.report import IngestReport
 from prerank.retraining.rounds import (
     CHALLENGER,
     FAILURE,
@@ -27,6 +31,7 @@ from prerank.retraining.rounds import (
     Round,
     signature,
 )
+from prerank.retraining.run import Day, _Steps
 
 ASKED = Asked("day 1", "", "config", 1, False)
 
@@ -188,3 +193,31 @@ def test_a_file_that_changed_is_another_day(tmp_path: Path) -> None:
         found += [signature(tmp_path / "day"), signature(tmp_path), signature(tmp_path / "d*")]
     assert found[0] == found[1] == found[2]
     assert found[3] == found[4] == found[5] != found[0]
+
+
+@pytest.mark.parametrize(
+    ("later", "stops"),
+    [
+        (Day("served, the day after", lambda: None, once=True), True),
+        (Day("served, the day after", lambda: report(0), once=True), True),
+        (Day("the log as it is", lambda: None), True),
+        (Day("rows that a person gave", lambda: report(0)), False),
+        (Day("served, the day after", lambda: None, max_bad=0.5, once=True), False),
+    ],
+)
+def test_a_stop_for_bad_rows_holds_until_a_person_decides(
+    home: Home, later: Day, stops: bool
+) -> None:
+    first = Round.of(home, ASKED)
+    _Steps(home, JobConfig(), Day("served, a day", lambda: report(3), once=True), first)._add()
+    assert first.stopped["told"] == "30% of 10 new rows were quarantined (served, a day: 3 x no)"
+    second = Round.of(home, replace(ASKED, source="the next"))
+    _Steps(home, JobConfig(), later, second)._add()
+    assert bool(second.stopped) == stops
+    assert Round.of(home, replace(ASKED, source="the third")).stopped == second.stopped
+
+
+def report(bad: int) -> IngestReport:
+    rows = {"in": 10, "out": 10 - bad, "quarantined": bad}
+    manifest = cast(LogManifest, SimpleNamespace(rows=rows))
+    return IngestReport(manifest, {"no": bad} if bad else {}, Path("quarantine"))

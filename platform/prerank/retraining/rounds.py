@@ -73,7 +73,8 @@ class Round:
         number: from 1 on.
         since: facts of the log that the last model was trained on; ``{}`` where there is none.
         stopped: the share of bad rows (``share``) of a day that stopped a retraining and is not
-            read again, and what was said of it (``told``); ``{}`` where there is none.
+            read again, what was said of it (``told``) and where they are (``place``); ``{}`` where
+            there is none.
         done: stage -> facts.
         seconds: stage -> what it took.
         outcome: empty until it has ended.

@@ -171,11 +171,12 @@ class _Steps:
     def _update(self) -> Facts:
         preflight.check_space(self.home)
         done = update(self.home, self.config, self._add, self.day.items)
-        if self.round.stopped:
+        if bad := self.round.stopped:
+            # Gone after the next day's ingest but one; a served log has its rows for longer.
+            where = f" All are in {bad['place']}." if Path(bad["place"]).exists() else ""
             raise DataError(
-                f"{self.round.stopped['told']}, and --max-bad allows {self.day.max_bad:.0%}. The "
-                "good rows are in the log. Give the corrected rows with --events, or a larger "
-                "--max-bad."
+                f"{bad['told']}, and --max-bad allows {self.day.max_bad:.0%}.{where} The good rows "
+                "are in the log. Give the corrected rows with --events, or a larger --max-bad."
             )
         manifest = LogManifest.load(self.home)
         rows = done.ingested.manifest.rows if done.ingested else {}
@@ -198,7 +199,7 @@ class _Steps:
         return report
 
     def _bad(self, report: IngestReport | None) -> Facts:
-        """Share of the bad rows of a day, and what is said of them."""
+        """Share of the bad rows of a day, what is said of them, and where they are."""
         if report is None or not report.reasons:
             return {}
         rows = report.manifest.rows
@@ -207,7 +208,8 @@ class _Steps:
         return {
             "share": share,
             "told": f"{share:.0%} of {rows['in']:,} new rows were quarantined "
-            f"({self.day.source}: {reasons}; all in {report.quarantine})",
+            f"({self.day.source}: {reasons})",
+            "place": str(report.quarantine),
         }
 
     def _check(self) -> Facts:

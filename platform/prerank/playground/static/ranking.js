@@ -76,7 +76,7 @@ function columnOf(column, at, title, view, hooks) {
 }
 
 function rowOf(item, row, at, share, column, view, hooks) {
-  const isModel = hooks.state.rankers.find(({ id }) => id === column.ranker)?.kind === "model";
+  const hasParts = hooks.state.rankers.find(({ id }) => id === column.ranker)?.explained;
   const meter = el("span", { class: "meter", "aria-hidden": "true" }, el("span", {}));
   meter.firstChild.style.setProperty("--share", share.toFixed(3));
   const open = el(
@@ -88,7 +88,7 @@ function rowOf(item, row, at, share, column, view, hooks) {
       "data-column": at,
       "data-item": item.id,
       "aria-haspopup": "dialog",
-      onclick: () => openWhy(item, column.ranker, isModel, view, hooks),
+      onclick: () => openWhy(item, column.ranker, hasParts, view, hooks),
     },
     el("span", { class: "place" }, String(item.place)),
     el("span", { class: "title" }, item.title || el("em", {}, `item ${item.id}`), item.engaged ? el("span", { class: "tag good" }, "engaged in the log") : null),

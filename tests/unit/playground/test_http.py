@@ -136,8 +136,8 @@ def test_what_is_asked_is_counted(own_home: Home) -> None:
         client.get("/playground/")
         client.post("/playground/api/moon", json={})
         client.post(STATE, json={})
-        body = {"user_id": "user-03", "query": "desk lamp", "time": "2023-11-26T00:01:00Z"}
-        body |= {"source": {"kind": "catalogue"}}
+        body: dict[str, Any] = {"user_id": "user-03", "query": "desk lamp"}
+        body |= {"time": "2023-11-26T00:01:00Z", "source": {"kind": "catalogue"}}
         for version in ("2", "4", "77"):
             asked = body | {"rankers": [f"version:{version}", "iqp"]}
             while any(

@@ -185,6 +185,8 @@ def test_prometheus_finds_the_metrics_under_the_names_of_the_dashboard(
         "ray_prerank_shadow_score_difference_bucket",
         "ray_prerank_variant_answers_total",
     }
+    # That application is not deployed here.
+    wanted = {name for name in wanted if not name.startswith("ray_prerank_playground_")}
     deadline = time.monotonic() + 60
     while True:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
-from tqdm import tqdm
 
 from interactrank.metrics.ranking import mean, paired_test
 from interactrank.model.config import ModelConfig
@@ -34,7 +33,8 @@ from prerank.core.errors import ConfigError, StateError
 from prerank.core.files import publish, write_json
 from prerank.core.home import Home
 from prerank.core.leases import alone
-from prerank.core.ray_tasks import cluster_cpus, connect, quiet
+from prerank.core.progress import bar
+from prerank.core.ray_tasks import cluster_cpus, connect
 from prerank.evaluation.folds import Folds
 from prerank.evaluation.origins import ORIGINS, FoldBudget
 from prerank.evaluation.results import Difference
@@ -102,15 +102,15 @@ class Search:
         Returns:
             Whether the trials ended.
         """
-        with tqdm(total=trials, initial=self.finished(), unit="trial", disable=quiet()) as bar:
+        with bar(total=trials, initial=self.finished(), unit="trial") as shown:
             while (missing := trials - self.finished()) > 0:
                 batch = self._batch(min(missing, cluster_cpus()))
                 # Before there are results: without its values, a trial has none.
                 publish(self._journal)
                 if not self._tried(batch, deadline):
                     return False
-                bar.n = self.finished()
-                bar.set_postfix(best=f"{self.study.best_value:.4f}")
+                shown.n = self.finished()
+                shown.set_postfix(best=f"{self.study.best_value:.4f}")
         return True
 
     def _batch(self, count: int) -> list[Trial]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prerank.online_tests.course import NO_COURSE, Course
 from prerank.online_tests.statistics import Interval
 
 ALPHA = 0.05
@@ -120,6 +121,7 @@ class Results:
         compared: by name of the variant. preferences: likewise, of interleaved answers.
         events: what became of the reported events, by reason.
         problems: in words; empty where nothing is wrong.
+        course: how it went; of a shadow or interleavings, nothing.
     """
 
     experiment: str
@@ -136,6 +138,7 @@ class Results:
     split: Split
     events: Mapping[str, int]
     problems: tuple[str, ...] = ()
+    course: Course = NO_COURSE
 
     @property
     def control(self) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
+from prerank.online_tests.course import NO_COURSE, Course, course_of
 from prerank.online_tests.credit import Credited, Period, credit
 from prerank.online_tests.results import (
     ALPHA,
@@ -103,8 +104,16 @@ def results_of(
         split=_split(found, shares),
         events=found.events,
         problems=tuple(_problems(found, shares)),
+        course=_course(found, [control, *compared], alpha, planned),
     )
     return results
+
+
+def _course(found: Credited, names: Sequence[str], alpha: float, planned: float) -> Course:
+    """How the variants ``names``, which were compared, went."""
+    if found.mode != "ab":
+        return NO_COURSE
+    return course_of(found.steps, found.step, names, alpha, planned)
 
 
 def _of(frame: pd.DataFrame, variant: str) -> pd.DataFrame:

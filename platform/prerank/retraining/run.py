@@ -254,7 +254,7 @@ class _Steps:
                 if run_id is None:
                     round_.record("job", {"run_id": made.run_id})
                 seeds = round_.asked.seeds
-                round_.stage("baselines", partial(self._baselines, seeds))
+                round_.stage("baselines", partial(self._baselines, made.run_id))
 
                 def train() -> Facts:
                     bundle, told = self._warm()
@@ -266,8 +266,8 @@ class _Steps:
         facts = round_.done[REGISTERED]
         return Version(facts["version"], facts["run_id"])
 
-    def _baselines(self, seeds: int) -> Facts:
-        fit_baselines(self.home, self.config, seeds)
+    def _baselines(self, run_id: str) -> Facts:
+        fit_baselines(self.home, self.config, self.round.asked.seeds, run_id)
         return {}
 
     def _warm(self) -> tuple[Path | None, str]:

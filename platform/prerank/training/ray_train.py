@@ -25,6 +25,7 @@ from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.progress import bar
 from prerank.core.settings import typed
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import Progress, fit, total_steps
@@ -184,21 +185,20 @@ def _resume(trainer: Trainer, folder: Path, rank: int) -> Progress:
 
 def follow(reported: Epochs, epochs: int, done: threading.Event) -> threading.Thread:
     """Show the epochs as a bar with the latest metrics, until ``done``."""
-    from tqdm import tqdm
 
     def show() -> None:
-        with tqdm(total=epochs, desc="train", unit="epoch") as bar:
+        with bar(total=epochs, desc="train", unit="epoch") as shown:
             seen = 0
             while True:
                 finished = done.is_set()
                 rows = reported.read()
                 for m in rows[seen:]:
-                    bar.set_postfix(
+                    shown.set_postfix(
                         loss=f"{m['train_loss']:.3f}",
                         mrr=f"{m['validation_mrr']:.4f}",
                         waiting=f"{m['waiting_share']:.0%}",
                     )
-                    bar.update()
+                    shown.update()
                 seen = len(rows)
                 if finished:
                     return

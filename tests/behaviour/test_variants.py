@@ -37,7 +37,8 @@ def test_each_user_has_the_answers_of_one_version(replica: Replica) -> None:
         assert "fallback" not in answer
         assert ids(replica.ask(user, request_id="again")) == ids(answer)
     assert replica.counted("a") + replica.counted("b") == 60
-    assert replica.health()["experiment"] == "test"
+    health = replica.health()
+    assert (health["experiment"], health["variants"]) == ("test", version)
     row = replica.written()["r-u1"]
     assert (row["experiment"], row["mode"], row["variant"]) == ("test", "ab", told["u1"]["variant"])
     assert dict(row["shares"]) == BOTH

@@ -185,6 +185,9 @@ class Health(Declared):
     notes: Annotated[list[str], Field(description="What is wrong, in words.")]
     waiting: Annotated[dict[str, int], Field(description="Requests in each lane.")]
     experiment: Annotated[str | None, Field(description="Name of the one that runs.")]
+    variants: Annotated[
+        dict[str, str | None], Field(description="Version that each of its variants serves now.")
+    ]
 
 
 class Ready(Declared):

@@ -241,8 +241,8 @@ class HttpApi:
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
         problems = self._tokens.problem, self._log.problem if self._log else ""
         notes = [*found["notes"], *filter(None, problems), *self.variants.notes()]
-        experiment = self.variants.name
-        return json_answer(found | {"notes": notes, "waiting": waiting, "experiment": experiment})
+        runs = {"experiment": self.variants.name, "variants": self.variants.versions()}
+        return json_answer(found | {"notes": notes, "waiting": waiting} | runs)
 
     async def ready(self, call: Call) -> Response:
         """Whether requests are answered."""

@@ -131,6 +131,17 @@ class Variants:
         """Of the experiment that runs; None where none does."""
         return self._running.experiment.name if self._running else None
 
+    def versions(self) -> dict[str, str | None]:
+        """Which version each variant's ranking is of by now; None where that is not loaded."""
+        if (running := self._running) is None:
+            return {}
+        champion, found = self._engine.model_version, {}
+        for variant in running.experiment.variants:
+            engine = running.of(variant).engine
+            own = RETRIEVER if variant.version == RETRIEVER else champion
+            found[variant.name] = engine.model_version if engine else own
+        return found
+
     def notes(self) -> list[str]:
         """What is wrong, in words."""
         found = [self.refused] if self.refused else []

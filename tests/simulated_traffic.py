@@ -28,6 +28,7 @@ from prerank.dataset.catalogue import load_catalogue
 from prerank.registry import tracking
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, save_bundle
+from prerank.registry.registration import register
 from prerank.simulate.presets import DAY, LOG_START
 
 FIRST_DAY = 10

@@ -13,8 +13,8 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC, FeatureSchema, Level
 from interactrank.features.searches import Searches, level_code
+from interactrank.model.candidates import Found
 from interactrank.model.contributions import contributions
-from interactrank.model.scorer import Found
 from prerank.core.times import iso
 from prerank.evaluation.baselines.ranker import Explained
 from prerank.playground.ranking import arrays_of, found_of

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.inputs import FeatureInputs
-from interactrank.model.scorer import Found
+from interactrank.model.candidates import Found
 from interactrank.model.top_k import best
 from prerank.core.times import iso
 from prerank.evaluation.baselines.ranker import Ranker

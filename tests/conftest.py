@@ -89,11 +89,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
         if item.nodeid.startswith(RAY[0]):
             return 0
-        if lane(item.nodeid) == "last":
-            return 3
-        if "ray_local" in getattr(item, "fixturenames", ()):
-            assert lane(item.nodeid) == "Ray", f"{item.nodeid}: another Ray runs beside this lane"
-            return 1
+        own = lane(item.nodeid)
+        if own in ("Ray", "last"):
+            return 1 if own == "Ray" else 3
+        needed = "ray_local" in getattr(item, "fixturenames", ())
+        assert not needed, f"{item.nodeid}: another Ray runs beside this lane"
         return 2
 
     items.sort(key=order)

@@ -5,9 +5,10 @@
 Searchers of a simulated board get the candidates that its retriever finds, ranked by their true
 relevance with noise: the better ranker has less of it. They click by relevance, place and patience
 (``prerank.simulate.acts``). An A/B test deals the users and compares fulfilment; an interleaving
-merges both rankings for everybody and counts whose items are clicked. Both look after every 100
-requests, with the intervals of ``prerank.online_tests.statistics``, and stop when the interval
-leaves 0. Where it does not by the last request, that is what is shown.
+merges both rankings for everybody and counts whose items are clicked. Both look after every 20
+requests, with the intervals of ``prerank online-report``, and stop when the interval leaves 0 and
+there are as many users as a verdict needs. Where it does not by the last request, that is what is
+shown.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prerank.online_tests.results import ALPHA, FEWER, LEAST_USERS
 from prerank.online_tests.statistics import half_width, ratio
 from prerank.serving.experiment import Experiment, Variant
 from prerank.serving.interleaving import team_draft
@@ -30,7 +32,7 @@ from prerank.simulate.relevance import Memory, score_impressions
 from prerank.simulate.retrieval import Retriever
 from prerank.simulate.world import build_world
 
-LOOK, ALPHA, PLANNED = 100, 0.05, 10_000
+LOOK, PLANNED = 20, 10_000
 NOISE = 0.8
 """Of the better ranker, in logits of the true relevance."""
 CLICK = 1
@@ -94,48 +96,72 @@ class Board:
         return np.concatenate(done, axis=1)[CLICK]
 
 
-def stopped(totals: NDArray[Any], counts: NDArray[Any], users: NDArray[Any]) -> Any:
-    """A rate and its standard error at each look: two [looks].
+@dataclass(frozen=True)
+class Looks:
+    """What each look finds, [looks] of each.
+
+    Attributes:
+        values, errors: of an estimate, and its standard error.
+        counts: requests that it is of; of an interleaving, those that one side won.
+        users: who were seen; of an A/B test, of the side that has fewer.
+    """
+
+    values: NDArray[Any]
+    errors: NDArray[Any]
+    counts: NDArray[Any]
+    users: NDArray[Any]
+
+    def first(self, planned: float, either: bool = False) -> int | None:
+        """Requests at the first look whose interval is above 0, or on either side; None: none."""
+        half = half_width(self.errors, self.counts, ALPHA, planned)
+        values = np.abs(self.values) if either else self.values
+        left = (values > half) & (self.users >= LEAST_USERS)
+        return LOOK * (int(np.argmax(left)) + 1) if left.any() else None
+
+    @property
+    def certainty(self) -> float:
+        """Squared, of the last look."""
+        return float((self.values[-1] / self.errors[-1]) ** 2)
+
+
+def looked(
+    totals: NDArray[Any], counts: NDArray[Any], users: NDArray[Any], of: NDArray[np.bool_]
+) -> Looks:
+    """A rate at each look.
 
     Args:
         totals, counts: of each request [N]. users: their codes [N].
+        of: requests whose users count [N].
     """
-    values, errors = [], []
-    for until in range(LOOK, len(users) + 1, LOOK):
-        sums: list[Any] = [
-            np.bincount(users[:until], one[:until], users.max() + 1) for one in (totals, counts)
-        ]
-        value, error = ratio(sums[0], sums[1])
-        values.append(value)
-        errors.append(error)
-    return np.array(values), np.array(errors)
+    total, count, known = (np.zeros(users.max() + 1) for _ in range(3))
+    found = []
+    for start in range(0, len(users) - LOOK + 1, LOOK):
+        rows = slice(start, start + LOOK)
+        np.add.at(total, users[rows], totals[rows])
+        np.add.at(count, users[rows], counts[rows])
+        known[users[rows][of[rows]]] = 1
+        found.append((*ratio(total, count), count.sum(), known.sum()))
+    return Looks(*np.array(found, np.float64).T)
 
 
-def first(values: NDArray[Any], errors: NDArray[Any], better: bool = True) -> int | None:
-    """Requests at the first look whose interval leaves 0 (to the better side); None: at none."""
-    looks = LOOK * np.arange(1, len(values) + 1)
-    half = half_width(errors, looks, ALPHA, PLANNED)
-    left = (values - half > 0) if better else (np.abs(values) > half)
-    return int(looks[np.argmax(left)]) if left.any() else None
-
-
-def ab_test(board: Board, better: NDArray[np.int64], worse: NDArray[np.int64], seed: int) -> Any:
-    """Differences of fulfilment and their errors at each look."""
+def ab_test(board: Board, better: NDArray[np.int64], worse: NDArray[np.int64], seed: int) -> Looks:
+    """Differences of fulfilment."""
     experiment = Experiment(
         "ab", (Variant("worse", 1, 0.5), Variant("better", 2, 0.5)), salt=str(seed)
     )
     dealt = np.array([experiment.draw(f"u{user}", "") for user in range(board.users.max() + 1)])
     treated = dealt[board.users] == 1
     clicks = board.clicks(np.where(treated[:, None], better, worse)).any(1).astype(float)
-    sides = [
-        stopped(clicks * side, side.astype(float), board.users) for side in (treated, ~treated)
-    ]
-    (new, new_error), (old, old_error) = sides
-    return new - old, np.hypot(new_error, old_error)
+    new, old = (
+        looked(clicks * side, side.astype(float), board.users, side) for side in (treated, ~treated)
+    )
+    errors = np.hypot(new.errors, old.errors)
+    users = np.minimum(new.users, old.users)
+    return Looks(new.values - old.values, errors, new.counts + old.counts, users)
 
 
-def interleaving(board: Board, better: NDArray[np.int64], worse: NDArray[np.int64]) -> Any:
-    """Margins of the better ranker's team and their errors at each look."""
+def interleaving(board: Board, better: NDArray[np.int64], worse: NDArray[np.int64]) -> Looks:
+    """Margins of the better ranker's team."""
     sizes = (board.items >= 0).sum(1).tolist()
     order, teams = better.copy(), np.full(better.shape, -1)
     for n, size in enumerate(sizes):
@@ -146,7 +172,8 @@ def interleaving(board: Board, better: NDArray[np.int64], worse: NDArray[np.int6
     clicks = board.clicks(order)
     won, lost = ((clicks & (teams == team)).sum(1) for team in (1, 0))
     decided = (won != lost).astype(float)
-    return stopped(np.sign(won - lost).astype(float), decided, board.users)
+    everybody = np.ones(len(decided), bool)
+    return looked(np.sign(won - lost).astype(float), decided, board.users, everybody)
 
 
 @dataclass(frozen=True)
@@ -175,12 +202,9 @@ def compared(preset: str, worse: float, seed: int, requests: int) -> Compared:
     board = Board(preset, seed, requests)
     good, bad = board.ranked(NOISE), board.ranked(worse)
     low, high = (float(board.clicks(order).any(1).mean()) for order in (bad, good))
-    differences, ab_errors = ab_test(board, good, bad, seed)
-    margins, errors = interleaving(board, good, bad)
-    certainty = (margins[-1] / errors[-1]) ** 2 / ((high - low) / ab_errors[-1]) ** 2
-    return Compared(
-        first(differences, ab_errors), first(margins, errors), low, high, float(certainty)
-    )
+    dealt, merged = ab_test(board, good, bad, seed), interleaving(board, good, bad)
+    fewer = merged.certainty / ((high - low) / float(dealt.errors[-1])) ** 2
+    return Compared(dealt.first(PLANNED), merged.first(PLANNED / FEWER), low, high, fewer)
 
 
 def main() -> None:

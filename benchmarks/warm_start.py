@@ -1,8 +1,9 @@
 """What a training saves that begins with the towers of the version of before.
 
-    python benchmarks/warm_start.py --before HOME --home HOME [--seeds N] [--chain N] [--out FILE]
+    python benchmarks/warm_start.py --before HOME --home HOME [--seeds N] [--out FILE]
+    python benchmarks/warm_start.py --chain N --home HOME [--seeds N] [--keep FOLDER] [--out FILE]
 
-HOME is an absolute path that has a training set; ``--before`` is the same log some days earlier. A
+HOME is a folder that has a training set; ``--before`` is the same log some days earlier. A
 version is trained on the earlier log, as a job trains it. On the later one a model is then trained
 from nothing (cold) and from that version's towers (warm), with schedules of several lengths. All
 are measured on the same requests: the later half of the later log's validation requests, with
@@ -10,7 +11,8 @@ their whole candidates (``prerank.evaluation.trials``). The test split takes no 
 
 ``--chain`` asks instead what becomes of the towers when each version begins with those before it:
 so many trainings on the later log, each from the last one's towers. Training requests are the same
-for all, as they nearly are from day to day.
+for all, as they nearly are from day to day. What was trained is kept in ``--keep``, so that a chain
+that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +34,7 @@ from interactrank.metrics.ranking import mean, paired_test
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
 from interactrank.training.trainer import TrainConfig
+from prerank.core.files import written
 from prerank.core.home import Home
 from prerank.evaluation.baselines.neural import TorchRanker
 from prerank.evaluation.budget import Budget
@@ -74,7 +78,7 @@ def before(home: Home, seed: int, folder: Path) -> Bundle:
 
 
 def run(
-    home: Home, way: Way, seed: int, bundle: Bundle, keep: Path | None = None
+    home: Home, way: Way, seed: int, bundle: Bundle | None, keep: Path | None = None
 ) -> tuple[dict[str, NDArray[np.float64]], int, float]:
     """Metrics by request, epochs run, and seconds of processor time of the training.
 
@@ -82,7 +86,7 @@ def run(
     """
 
     def begin(model: InteractRank, catalogue: Catalogue) -> None:
-        if way.warm:
+        if bundle is not None and way.warm:
             assert not unlike(model.schema, model.config, bundle.meta)
             begin_warm(model, catalogue, bundle)
 
@@ -102,23 +106,41 @@ def run(
     return measured(home, [ranker], reader, BUDGET)["way"], epochs, seconds
 
 
-def chain(earlier: Home, later: Home, links: int, seed: int) -> str:
-    """A table of trainings, each from the towers of the one before; the first one from nothing."""
-    lines, first = [], np.zeros(0)
-    with TemporaryDirectory() as folder:
-        bundle = before(earlier, seed, Path(folder) / "before")
-        for link in range(links + 1):
-            way, keep = Way(link > 0, LONG), Path(folder) / str(link)
-            found, ran, took = run(later, way, seed, bundle, keep)
-            bundle = load_bundle(keep)
-            first = first if link else found["mrr"]
-            test = paired_test(found["mrr"], first)
-            low, high = test.ci
-            gained = f"{test.mean_difference:+.4f} ({low:+.4f} to {high:+.4f})" if link else ""
-            lines.append([str(link), f"{mean(found['mrr']):.4f}", gained, str(ran), f"{took:.0f}"])
-            print(seed, *lines[-1], flush=True)
+def chain(later: Home, links: int, seeds: list[int], keep: Path) -> str:
+    """A table of trainings, each from the towers of the one before; the first one from nothing.
+
+    Means over the seeds, each of which has a chain of its own.
+    """
+    lines: list[list[str]] = []
+    first = np.zeros(0)
+    for link in range(links + 1):
+        found = [_link(later, link, seed, keep / str(seed)) for seed in seeds]
+        ranks = np.mean([f["mrr"] for f in found], 0)
+        first = first if link else ranks
+        test = paired_test(ranks, first)
+        low, high = test.ci
+        gained = f"{test.mean_difference:+.4f} ({low:+.4f} to {high:+.4f})" if link else ""
+        ran, took = (f"{np.mean([f[name] for f in found]):.{d}f}" for name, d in SPENT)
+        lines.append([str(link), f"{mean(ranks):.4f}", gained, ran, took])
+        print(*lines[-1], flush=True)
     head = ["versions before it", "mrr", "minus the first (95%)", "epochs run", "CPU s of training"]
     return markdown(head, lines)
+
+
+SPENT = ("epochs", 1), ("seconds", 0)
+
+
+def _link(later: Home, link: int, seed: int, keep: Path) -> dict[str, NDArray[Any]]:
+    """Metrics by request and what a training took; it is done once."""
+    done = keep / f"{link}.npz"
+    if not done.exists():
+        bundle = load_bundle(keep / str(link - 1)) if link else None
+        own = keep / str(link)
+        own.mkdir(parents=True, exist_ok=True)
+        found, ran, took = run(later, Way(link > 0, LONG), seed, bundle, own)
+        with written(done) as file:
+            np.savez(file, mrr=found["mrr"], epochs=ran, seconds=took)
+    return dict(np.load(done))
 
 
 def main() -> None:
@@ -126,17 +148,24 @@ def main() -> None:
     ask = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    ask.add_argument("--before", required=True, help="home of the log of some days before")
+    ask.add_argument("--before", help="home of the log of some days before")
     ask.add_argument("--home", required=True)
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--chain", type=int, help="trainings in a row, in place of the ways")
+    ask.add_argument("--keep", type=Path, help="folder of what a chain has trained")
     ask.add_argument("--out", type=Path, help="Markdown file to write")
     args = ask.parse_args()
     torch.set_num_threads(1)
-    earlier, later = (Home.at(Path(p).resolve()) for p in (args.before, args.home))
+    later = Home.at(Path(args.home).resolve())
     if args.chain:
-        show(chain(earlier, later, args.chain, TrainConfig.seed) + "\n", args.out)
+        seeds = [TrainConfig.seed + s for s in range(args.seeds)]
+        with TemporaryDirectory() as folder:
+            keep = args.keep or Path(folder)
+            show(chain(later, args.chain, seeds, keep) + "\n", args.out)
         return
+    if args.before is None:
+        ask.error("--before is needed, but for a --chain")
+    earlier = Home.at(Path(args.before).resolve())
     values: dict[Way, list[NDArray[np.float64]]] = {way: [] for way in WAYS}
     epochs: dict[Way, list[float]] = {way: [] for way in WAYS}
     seconds: dict[Way, list[float]] = {way: [] for way in WAYS}

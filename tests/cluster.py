@@ -1,9 +1,8 @@
-"""The README's cluster block: where it stands, its processes, and commands beside it."""
+"""The README's cluster block: its environment, its processes, and commands beside it."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -16,13 +15,6 @@ from prerank.core.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "http://127.0.0.1:8000"
-
-
-def cluster_block() -> str:
-    readme = (ROOT / "README.md").read_text()
-    found = re.search(r"<!-- ci: cluster -->\n```bash\n(.*?)```", readme, re.DOTALL)
-    assert found, "the README has no block marked `ci: cluster`"
-    return found.group(1)
 
 
 def configuration(playground: bool = False) -> dict[str, Any]:
@@ -68,9 +60,9 @@ def stop(home: Path) -> None:
     psutil.wait_procs(alive, timeout=15)
 
 
-def prerank(home: Path, *words: str) -> str:
-    """Run a command with the block's environment."""
-    return _shell(home, f"{_exports(home)}\n{' '.join(words)}")
+def prerank(home: Path, command: str, folder: Path = ROOT) -> str:
+    """Run a command in a folder, with the block's environment."""
+    return _shell(home, f'{_exports(home)}\ncd "{folder}"; {command}')
 
 
 @cache

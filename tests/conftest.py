@@ -37,6 +37,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from prerank.core.home import Home
 from prerank.core.ray_tasks import start_local
+from prerank.core.storage import CACHE_ENV
 from prerank.dataset.build import build_training_set
 from prerank.features.build import build_features
 from prerank.features.config import FeatureConfig
@@ -111,11 +112,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def ray_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PRERANK_CACHE of the workers of ``ray_local``."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def ray_local(ray_cache: Path) -> Iterator[None]:
     """A Ray of two cores whose workers import this checkout."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_ENV, str(ray_cache))
+        # Of ``tests.object_stores.Nodes.at_ray``, to fsspec.
+        patch.setenv("FSSPEC_LOCAL_AUTO_MKDIR", "true")
         # Not a runtime environment, which every worker would first start a process to set up.
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'platform'}")
         start_local(num_cpus=2)
@@ -152,13 +162,14 @@ def build_home(ray_local: None) -> BuildHome:
         *,
         features: FeatureConfig | None = HOURLY,
         training_set: bool = False,
+        place: Home | None = None,
         **mapping: object,
     ) -> Home:
         root.mkdir(parents=True, exist_ok=True)
         events.to_parquet(root / "events.parquet")
         items.to_parquet(root / "items.parquet")
         # SQL and commands are made of paths: each stage must read this one.
-        home = Home.at(root / "it's home")
+        home = place or Home.at(root / "it's home")
         ingest(
             root / "events.parquet",
             root / "items.parquet",

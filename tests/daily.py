@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,23 @@ class Daily:
 
     @classmethod
     def of(
-        cls, build: BuildHome, root: Path, log: pd.DataFrame, items: pd.DataFrame, held_back: int
+        cls,
+        build: BuildHome,
+        root: Path,
+        log: pd.DataFrame,
+        items: pd.DataFrame,
+        held_back: int,
+        place: Home | None = None,
     ) -> Daily:
-        """The log without its last days, which are ``days``."""
+        """The log without its last days, which are ``days``; the home is at ``place``."""
         of = log["request_time"].dt.date
         last = sorted(of.unique())[-held_back:]
-        home = build(root, log[~of.isin(last)], items, features=CONFIG.features)
+        home = build(root, log[~of.isin(last)], items, features=CONFIG.features, place=place)
         tracking.connect(home)
         return cls(home, root, [log[of == day] for day in last])
 
     def day(self, events: pd.DataFrame, name: str, max_bad: float = 0.1) -> Day:
+        """Of a file, which is read again each time."""
         path = self.root / f"{name}.parquet"
         events.to_parquet(path)
         manifest = LogManifest.load(self.home)
@@ -60,6 +68,12 @@ class Daily:
             return ingest(path, catalogue_of_home(self.home, None), self.home, mapping)
 
         return Day(name, add, max_bad=max_bad)
+
+    def served(self, events: pd.DataFrame, name: str) -> Day:
+        """Of rows that are read once, as those of the served log."""
+        day = self.day(events, name)
+        left = [day.add]
+        return replace(day, add=lambda: left.pop()() if left else None, once=True)
 
     def retrain(self, day: Day, **options: Any) -> Retrained:
         return retrain(self.home, CONFIG, day, **options)

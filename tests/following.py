@@ -9,7 +9,8 @@ from tests.small_versions import build_index, save_model
 from prerank.core.home import Home
 from prerank.registry.bundle import Version
 from prerank.serving.api import PrerankRequest
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 
 ONE, TWO = Version("1", "a1a1a1a1a1"), Version("2", "b2b2b2b2b2")
 SCHEMA = MANIFEST.schema

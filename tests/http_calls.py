@@ -19,7 +19,8 @@ from prerank.online.reader import OnlineRead
 from prerank.online.writer import Written
 from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.http import HttpApi
 
 URL = "http://127.0.0.1:8000"

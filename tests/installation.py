@@ -15,6 +15,7 @@ import yaml
 from tests.cluster import ROOT, environment, stop
 from tests.serve_status import ServeStatus
 
+from prerank.core.errors import NotReadyError
 from prerank.core.home import ENV, Home
 from prerank.core.processes import free_port, mlflow_command
 from prerank.registry import tracking
@@ -71,6 +72,10 @@ class Installation:
             self._mlflow = subprocess.Popen(
                 command, env=env, stdout=out, stderr=out, start_new_session=True
             )
+        for _ in range(4):
+            # A busy machine takes minutes to start it.
+            with suppress(NotReadyError):
+                return tracking.await_server(self.variables[URI_ENV])
         tracking.await_server(self.variables[URI_ENV])
 
     def stop_mlflow(self) -> None:
@@ -81,7 +86,7 @@ class Installation:
             self._mlflow.wait(20)
             self._mlflow = None
 
-    def run(self, command: str, timeout_s: float = 300, **variables: str) -> str:
+    def run(self, command: str, timeout_s: float = 900, **variables: str) -> str:
         """What a command prints, in the environment that ``prerank env`` gives."""
         # To a file and not to a pipe: what it starts may live on, and hold a pipe open.
         self._commands += 1

@@ -10,7 +10,8 @@ from interactrank.features.item_vectors import ItemVectors
 from interactrank.features.schema import FeatureSchema
 from interactrank.model.scorer import Scorer
 from prerank.registry.bundle import Version
-from prerank.serving.shards import Part, Shards, Task, best_of
+from prerank.serving.shard import Part, Task, best_of
+from prerank.serving.shards import Shards
 
 Ask = Callable[[Task], Part]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from prerank.core import object_stores
-from prerank.core.files import REMOTES
+from prerank.core.files import REMOTES, read_json, replaced, write_json
 from prerank.core.home import Home
 from prerank.core.storage import CACHE_ENV
 from prerank.core.travel import Call, noted, packed, unpacked
@@ -119,6 +120,38 @@ def nodes(folder: Path) -> Iterator[Nodes]:
         yield Nodes(folder)
     REMOTES.clear()
     Disk.before = staticmethod(lambda what, path: None)
+
+
+@contextmanager
+def of_workers(folder: Path, cache: Path) -> Iterator[Callable[[], Home]]:
+    """A store that the workers of ``ray_local`` know too.
+
+    Yields what gives its home as a pod has it that begins with an empty disk.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_ENV, str(cache))
+        patch.setitem(fsspec.config.conf, "local", {"auto_mkdir": True})
+
+        def fresh() -> Home:
+            REMOTES.clear()
+            home = Home.at(f"local://{folder}/home")
+            shutil.rmtree(home.root, ignore_errors=True)
+            home.create()
+            home.look()
+            return home
+
+        yield fresh
+    REMOTES.clear()
+
+
+def copied(source: Home, home: Home) -> None:
+    """Publish a home's log, features and training set in another one."""
+    for folder in (source.log, *source.features.glob("[!.]*"), source.training_set):
+        target = home.root / folder.relative_to(source.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(target) as out:
+            shutil.copytree(folder, out, dirs_exist_ok=True)
+    write_json(home.pointer, read_json(source.pointer))
 
 
 @contextmanager

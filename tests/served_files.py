@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prerank.core.files import publish
 from prerank.core.home import Home
 from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
 
@@ -58,6 +59,7 @@ def write_answers(
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([*rows], schema)
     pq.write_table(table, folder / f"{name}.parquet")
+    publish(folder / f"{name}.parquet")
 
 
 def write_events(home: Home, lines: Iterable[Mapping[str, Any] | str]) -> None:
@@ -66,3 +68,4 @@ def write_events(home: Home, lines: Iterable[Mapping[str, Any] | str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
     (folder / "a.jsonl").write_text("".join(f"{text}\n" for text in texts))
+    publish(folder / "a.jsonl")

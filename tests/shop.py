@@ -25,14 +25,18 @@ from tests import online_log
 from tests.golden import golden_for
 from tests.small_versions import build_index
 
+from interactrank.features.batch import RequestArrays
 from interactrank.features.catalogue import Catalogue
 from interactrank.features.engagement import cross_features
 from interactrank.features.request_statistics import request_features
+from interactrank.features.schema import FeatureSchema
 from interactrank.features.text import normalise
 from interactrank.model.config import ModelConfig
 from interactrank.model.interactrank import InteractRank
+from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.evaluation.baselines import suite
 from prerank.features.config import FeatureConfig
 from prerank.online.materialise import materialise
 from prerank.online.reader import OnlineFeatures
@@ -175,6 +179,55 @@ def add_version(home: Home, seed: int, *, user: float = 0.3, units: int = 16) ->
     save_golden(folder, golden_for(load_bundle(folder)))
     build_index(home, folder, version)
     return version
+
+
+def fit_baselines(home: Home, version: Version) -> None:
+    """Fit the linear model and the trees beside a version, on what is online now."""
+    for name in ("linear", "trees"):
+        folder = suite.folder_of(home, name)
+        rows = suite.FITTED[name](home, MANIFEST.schema, folder, 1, read_online)
+        write_json(folder / suite.HISTORY, {"rows": rows, "run_id": version.run_id})
+
+
+def read_online(
+    home: Home, schema: FeatureSchema, split: str, limit: int, seed: int
+) -> RequestArrays:
+    """The newest searches over the whole catalogue; of validation, other ones."""
+    events = log()
+    engaged = events[events["action"].isin(schema.engagements)]
+    searches = events.drop_duplicates("request_id").sort_values("request_time")["request_id"]
+    chosen = searches.iloc[-40:-20] if split == "train" else searches.iloc[-20:]
+    reader = OnlineFeatures(home, schema, timeout_s=10.0)
+    context, offsets = dict.fromkeys(schema.segments, ""), np.array([0, len(IDS)])
+    found = []
+    for id in chosen:
+        row = events[events["request_id"] == id].iloc[0]
+        inputs = reader.read(row["query"], row["user_id"], UNTIL, context).inputs
+        own = engaged[engaged["request_id"] == id]["item_id"]
+        found.append(
+            RequestArrays.of(
+                schema,
+                [row["query"]],
+                inputs,
+                candidates=IDS,
+                offsets=offsets,
+                x=cross_features(schema, inputs, IDS, offsets, CATALOGUE.created),
+                labels=np.isin(IDS, own).astype(np.int64),
+            )
+        )
+    reader.close()
+    return merged(found)
+
+
+def merged(found: list[RequestArrays]) -> RequestArrays:
+    """Requests of one each as one; of what a baseline is fitted on."""
+    whole = {
+        name: np.concatenate([getattr(each, name) for each in found])
+        for name in ("candidates", "x", "labels", "request", "time")
+    }
+    offsets = np.arange(len(found) + 1) * len(IDS)
+    log_q = np.zeros(len(found) * len(IDS), np.float32)
+    return replace(found[0], **whole, offsets=offsets, log_q=log_q)
 
 
 def set_weights(home: Home, model: InteractRank, user: float) -> None:

@@ -21,7 +21,8 @@ from prerank.online.writer import HistoryWriter, Written
 from prerank.playground.config import PlaygroundConfig
 from prerank.playground.http import PREFIX, PlaygroundHttp
 from prerank.playground.service import Playground
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.http import HttpApi
 
 POLL_S = 60.0

@@ -10,7 +10,7 @@ import time
 
 from prerank.commands.arguments import OPTIONS
 from prerank.commands.verbs import VERBS
-from prerank.core.errors import PrerankError
+from prerank.core.errors import PrerankError, StateError, is_full
 from prerank.core.home import ENV
 from prerank.core.quiet import DEBUG_ENV, hush
 from prerank.core.redact import redact
@@ -76,6 +76,12 @@ def main(argv: list[str] | None = None) -> None:
     except PrerankError as error:
         print(f"prerank {args.verb}: {redact(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        told = "What was there before stays. Make room, and run the command again."
+        print(f"prerank {args.verb}: the disk is full ({error}). {told}", file=sys.stderr)
+        raise SystemExit(StateError.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     if done is not None:

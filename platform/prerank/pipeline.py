@@ -92,7 +92,7 @@ def train_and_evaluate(
     connect()
     with job(home, config, name) as made:
         with stages("train"):
-            fit_baselines(home, config, seeds)
+            fit_baselines(home, config, seeds, made.run_id)
             trained = made.train(seeds)
         with stages("evaluate"):
             results = measured(home, config, made.run_id, trained, stages, oracles, about)

@@ -40,15 +40,17 @@ class Trained:
         return max(float(epoch["validation_mrr"]) for epoch in self.history)
 
 
-def fit_baselines(home: Home, config: JobConfig, seeds: int) -> None:
-    """Fit the job's baselines with each of ``seeds`` seeds."""
+def fit_baselines(home: Home, config: JobConfig, seeds: int, run_id: str) -> None:
+    """Fit the job's baselines with each of ``seeds`` seeds; ``run_id`` is of its MLflow run."""
     suite.remove_seeds(home)
     # Before the model, one core each: beside it, on two cores, they would take the cores of its
     # data tasks.
     tasks = [
         task
         for train in _of_seeds(config, seeds)
-        for task in suite.tasks(home, config.baselines, config.model, train, config.train.seed)
+        for task in suite.tasks(
+            home, config.baselines, config.model, train, run_id, config.train.seed
+        )
     ]
     ray_map(suite.fit_baseline, tasks, "baselines")
     home.look(home.root / "baselines")

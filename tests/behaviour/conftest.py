@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from tests import online_log
+from tests.experiments import Replica
+from tests.following import ONE, TWO, servable
 from tests.online_log import UNTIL, beside
 
+from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.ingest.mapping import LogMapping
 from prerank.ingest.report import IngestReport
@@ -123,3 +126,27 @@ def promote(monkeypatch: pytest.MonkeyPatch) -> Callable[[Version], None]:
     aliases: dict[str, Version] = {}
     monkeypatch.setattr(registry, "alias_version", aliases.get)
     return lambda version: aliases.update({registry.CHAMPION: version})
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Version]:
+    """Versions that the registry has, by number; the first is the champion."""
+    found = {"1": ONE, "2": TWO}
+
+    def version_of(number: str) -> Version:
+        if number not in found:
+            raise NotReadyError(f"prerank has no version {number}")
+        return found[number]
+
+    monkeypatch.setattr(registry, "alias_version", {registry.CHAMPION: ONE}.get)
+    monkeypatch.setattr(registry, "version_of", version_of)
+    return found
+
+
+@pytest.fixture
+def replica(model_home: Home, numbers: dict[str, Version]) -> Iterator[Replica]:
+    servable(model_home, ONE, 1)
+    servable(model_home, TWO, 2)
+    found = Replica(model_home)
+    yield found
+    found.close()

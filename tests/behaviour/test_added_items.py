@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.documented import run_block
 from tests.following import ONE, REQUEST, TWO, engine_of, servable
 from tests.online_log import CANDIDATES, ITEMS, START
 from tests.small_versions import build_index as make_index
 from tests.small_versions import save_model
 
 from interactrank.features.catalogue import Catalogue
-from prerank.cli import main
 from prerank.core.home import ENV, Home
 from prerank.core.times import iso
 from prerank.registry import index as registry_index
@@ -161,9 +161,8 @@ def test_the_command_adds_items_to_the_champion_and_says_how_many(
     before = mlflow.get_tracking_uri()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv(ENV, str(model_home.root))
-    file = tmp_path / "new.parquet"
-    pd.DataFrame({"item_id": [5, *NEW], "title": "a red shoe"}).to_parquet(file)
-    command = ["add-items", "--items", str(file), "--workdir", str(model_home.root)]
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"item_id": [5, *NEW], "title": "a red shoe"}).to_parquet("new_items.parquet")
     try:
         tracking.connect(model_home)
         with tracking.job_run(model_home, "train", {}, {}) as run_id:
@@ -174,14 +173,14 @@ def test_the_command_adds_items_to_the_champion_and_says_how_many(
         assert (fetched / GOLDEN).exists()
         make_index(model_home, fetched, version)
         with pytest.raises(SystemExit):
-            main(command)
+            run_block("add-items")
         assert "no version is the champion: give --version" in capsys.readouterr().err
         registry.promote(model_home, version)
-        main(command)
+        run_block("add-items")
         said = capsys.readouterr().out
         assert "2 new items, 1 changed, 0 as they were" in said
         assert "prerank index --version 1" in said
-        main(command)
+        run_block("add-items")
         assert "0 new items, 0 changed, 3 as they were" in capsys.readouterr().out
         # Promotion looks at the index alone, whose golden requests are as they were.
         registry.promote(model_home, version)

@@ -43,7 +43,8 @@ from prerank.registry.delta import PATTERN, POINTER
 from prerank.registry.golden import load_golden, replay, save_golden
 from prerank.registry.index import build_index, load_index, scorer_of
 from prerank.serving.api import Limits, PrerankRequest, parse_raw
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.training.reader import Reader, new_model
 
 ONE = Version("1", "5e1f0a37c2b94d68")

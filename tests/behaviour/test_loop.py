@@ -47,7 +47,7 @@ from prerank.registry.bundle import Version
 from prerank.registry.versions import Wanted
 from prerank.serving.answer import Answer, Loaded, answer
 from prerank.serving.api import PrerankRequest
-from prerank.serving.engine import ServeConfig, limits_of
+from prerank.serving.config import ServeConfig, limits_of
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog
 from prerank.training.fit import fit

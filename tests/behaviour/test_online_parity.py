@@ -52,7 +52,8 @@ from prerank.registry.index import encode
 from prerank.registry.versions import Wanted
 from prerank.serving.answer import Loaded
 from prerank.serving.api import Limits, named, parse_json
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 
 
 @pytest.fixture(scope="module")

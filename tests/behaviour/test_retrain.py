@@ -1,37 +1,58 @@
-"""Days of retraining: what fails loses nothing, what is done is not done again."""
+"""Days of retraining: what fails loses nothing, what is done is not done again.
+
+The home is in an object store, and the pod of a command that failed is gone with its disk. A local
+home has its days in ``tests/e2e/test_week.py``.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from tests.conftest import BuildHome
-from tests.daily import Daily
+from tests.daily import CONFIG, Daily
+from tests.object_stores import of_workers
 
+from prerank.cli import main
 from prerank.core.errors import DataError, StateError
+from prerank.core.home import ENV, Home
+from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
 
 
 @pytest.fixture
+def pod(tmp_path: Path, ray_cache: Path) -> Iterator[Callable[[], Home]]:
+    with of_workers(tmp_path / "bucket", ray_cache) as fresh:
+        yield fresh
+
+
+@pytest.fixture
 def daily(
     build_home: BuildHome,
+    pod: Callable[[], Home],
     tmp_path: Path,
     tiny_log: pd.DataFrame,
     tiny_items: pd.DataFrame,
+    new_redis: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Daily:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2)
+    monkeypatch.setenv(REDIS_ENV, new_redis())
+    return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2, pod())
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
-def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_days_of_retraining(
+    daily: Daily, pod: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     # A disk that fills up after the training; the same command goes on there.
@@ -44,6 +65,7 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr("prerank.retraining.run.publish", full)
         with pytest.raises(StateError, match=r"is full .*in the stage `evaluate, register, gate`"):
             daily.retrain(first)
+    daily.home = pod()
     grown = daily.fingerprint()
     assert daily.champion() is None
     made = daily.retrain(first)
@@ -63,13 +85,21 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
     assert daily.fingerprint() == grown
     good = daily.days[1]
     half = good.assign(user_id=good["user_id"].where(good.index % 3 > 0))
-    with pytest.raises(DataError, match=r"33% of .* new rows were quarantined .*--max-bad allows"):
-        daily.retrain(daily.day(half, "half"))
+    # Of the served log, too, whose days are read once: the stop holds at the next command.
+    served = daily.served(half, "half")
+    for _ in range(2):
+        told = r"33% of .* new rows were quarantined \(half: .*--max-bad allows"
+        with pytest.raises(DataError, match=told):
+            daily.retrain(served)
+    nothing = replace(served, source="the day after", max_bad=0.3)
+    with pytest.raises(DataError, match=r"33% of .* \(half: .*--max-bad allows 30%"):
+        daily.retrain(nothing)
     with pytest.raises(DataError):
         daily.retrain(daily.day(good.iloc[:0], "empty"))
     assert (daily.champion(), daily.versions()) == ("1", 1)
 
-    # The corrected day, from the champion's towers.
+    # The corrected day, on another node, from the champion's towers.
+    daily.home = pod()
     after = daily.retrain(daily.day(good, "second"), warm=True, auto_promote=True)
     assert (after.outcome, str(after.version), daily.champion()) == (PROMOTED, "2", "2")
     changes = daily.changes(after)
@@ -80,3 +110,12 @@ def test_days_of_retraining(daily: Daily, monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(now - before for before, now in days.values()) == good["request_id"].nunique()
     assert changes["weights"][0]["before"] != changes["weights"][0]["after"]
     assert "Weights that moved most" in after.text
+
+    # What decides works on a node that has nothing yet, too.
+    (daily.root / "job.yaml").write_text(CONFIG.to_yaml())
+    own = ["--version", "2", "--config", str(daily.root / "job.yaml")]
+    monkeypatch.setenv(ENV, daily.home.place)
+    for verb, champion in (["rollback"], "1"), (["gate", *own], "1"), (["promote", *own], "2"):
+        daily.home = pod()
+        main(verb)
+        assert daily.champion() == champion

@@ -38,7 +38,8 @@ from prerank.registry import versions as registry
 from prerank.registry.bundle import Version, load_bundle, save_bundle
 from prerank.registry.index import SliceTask, encode_task, write_index
 from prerank.serving.api import parse_json
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 
 # Actions are coded by their place: what is a click there is hidden here, a save an impression.
 NEXT = replace(

@@ -24,7 +24,7 @@ from prerank.ingest.served import ingest_served
 from prerank.online.reader import OnlineRead
 from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest, parse_events
-from prerank.serving.engine import ServeConfig, limits_of
+from prerank.serving.config import ServeConfig, limits_of
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog
 

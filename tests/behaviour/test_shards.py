@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.experiments import experiment
 from tests.following import ONE, REQUEST, TWO, scores
 from tests.local_shards import shards_of as local_shards_of
 from tests.online_log import UNTIL, beside
@@ -20,8 +22,12 @@ from prerank.online.materialise import materialise
 from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
-from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.shards import Shard, Shards
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
+from prerank.serving.metrics import Metrics
+from prerank.serving.shard import Shard
+from prerank.serving.shards import Shards
+from prerank.serving.variants import Variants
 
 SHARDS = 2
 PATIENT_S = 120.0
@@ -134,7 +140,7 @@ def test_the_version_before_answers_where_a_shard_has_yet_to_load_the_new_one(
     assert body["missing_shards"] == [{"shard": 1, "cause": "version", "share": 0.5}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def handles(home: Home, ray_local: None) -> Iterator[list[Any]]:
     """Two shards on Ray Serve, without HTTP."""
     from ray import serve
@@ -165,6 +171,34 @@ def kill(application: str) -> None:
     for actor in list_named_actors(all_namespaces=True):
         if actor["name"].startswith(f"SERVE_REPLICA::{application}#"):
             ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_an_experiment_has_its_versions_loaded_by_the_shards(
+    home: Home,
+    promote: Callable[[Version], None],
+    handles: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prerank.serving.deployment import shards_of
+
+    promote(ONE)
+    monkeypatch.setattr(registry, "version_of", {"2": TWO}.get)
+    engine = engine_of(home, shards_of(handles, timeout_s=20.0))
+    engine.refresh()
+    variants = Variants(engine, Metrics())
+    variants.follow(experiment()).join()
+    assert variants.notes() == []
+    seen = {}
+    for n in range(20):
+        answer = variants.answer(replace(REQUEST, request_id=f"r{n}", user_id=""))
+        body = answer.body
+        assert (body["degraded"], "fallback" in body) == ([], False)
+        seen[body["variant"]] = body["model_version"]
+    variants.stop()
+    assert seen == {"a": "1", "b": "2"}
+    assert scores(engine) == alone(home)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What a user sees of each verb: words and an aligned summary, no raw value, no library's chatter.
 
-The verbs go through the command line on a tiny simulated log; those that train are left to the
-demo's test.
+The commands are those of the documentation, on a tiny simulated log.
 """
 
 from __future__ import annotations
@@ -13,10 +12,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+from tests.documented import words
 
 from prerank import cli
 from prerank.core import quiet
 from prerank.core.errors import DataError
+from prerank.core.home import ENV
 from prerank.core.ray_tasks import ray_map
 
 RAW = re.compile(r"\{'|\{\"|\w+\(\w+=|datetime\.|np\.|WindowsPath|PosixPath")
@@ -31,20 +32,22 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
-def test_each_verb_ends_with_a_summary(
-    tmp_path: Path, ray_local: None, capfd: pytest.CaptureFixture[str]
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
+def test_each_verb_of_the_first_days_ends_with_a_summary(
+    tmp_path: Path,
+    ray_local: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    world, work = tmp_path / "world", ["--workdir", str(tmp_path / "home")]
-    log = ["--events", str(world / "events"), "--items", str(world / "items.parquet")]
-    asked = {
-        "simulate": ["--out", str(world), "--preset", "tiny"],
-        "ingest": [*log, *work],
-        "features": work,
-        "training-set": work,
-        "materialise": work,
-    }
-    for verb, options in asked.items():
-        cli.main([verb, *options])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ENV, str(tmp_path / "work" / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first_day = [*words("look", demo="tiny", **{"80000": 12_000}), *words("train")]
+    check = words("check", **{"2025-03-01": "2025-01-10", "3": "1"})
+    log = {"E": "work/world/events", "I": "work/world/items.parquet", "NEW": "work/mapping.yaml"}
+    for command in [*first_day, *check, *words("new-schema", **log)]:
+        cli.main(command)
         out, err = capfd.readouterr()
         assert RAW.findall(out) == [], out
         assert CHATTER.findall(out + err) == [], out + err

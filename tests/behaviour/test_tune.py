@@ -1,16 +1,21 @@
-"""A search for settings: nothing of the future or the test split, and it goes on where it ended."""
+"""A search for settings: nothing of the future or the test split, and it goes on where it ended.
+
+On another node than the one that began it, whose disk is gone.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.object_stores import Nodes, copied, nodes
 
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
@@ -46,6 +51,15 @@ def home(tiny_world: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     return Home.at(tmp_path)
 
 
+@pytest.fixture
+def store(home: Home, tmp_path: Path) -> Iterator[Nodes]:
+    """Nodes that have the home in an object store, each with a disk of its own."""
+    with nodes(tmp_path / "nodes") as made:
+        with made.node("maker") as maker:
+            copied(home, maker)
+        yield made
+
+
 def times(tables: list[pa.Table]) -> list[int]:
     return [t for table in tables for t in table["time"].to_pylist()]
 
@@ -72,37 +86,49 @@ def test_an_origin_learns_from_before_and_is_measured_after(home: Home) -> None:
 
 @pytest.mark.slow
 def test_a_search_goes_on_and_confirms_on_requests_that_chose_nothing(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    store: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     # In this process: what a fold costs is not a Ray task's start.
     ran: list[tuple[int, int]] = []
+    rates: dict[int, set[float]] = {}
 
     def here(run: Any, tasks: list[folds.FoldTask], _: str) -> None:
         for task in tasks:
-            ran.append((int(task.out.name.split("-")[0]), task.k))
+            number = int(task.out.name.split("-")[0])
+            ran.append((number, task.k))
+            rates.setdefault(number, set()).add(task.train.learning_rate)
             run(task)
 
     monkeypatch.setattr(folds, "ray_map", here)
     monkeypatch.setattr(tuning, "connect", lambda: None)
     monkeypatch.setattr(tuning, "cluster_cpus", lambda: 2)
-    with pytest.raises(StateError, match="no trial ended in the time"):
-        tune(home, MODEL, TRAIN, SPACE, 3, minutes=0, budget=BUDGET)
-    assert ran == []
-    # Killed within the second trial: the first origin of both was measured.
-    measure, stop = folds.Folds.measure, SEARCHED[1]
+    # Killed when the first origin of two trials was measured.
+    measure = folds.Folds.measure
 
     def killed(self: folds.Folds, asked: Any, k: int, seed: int = 0) -> None:
-        if k == stop:
-            raise KeyboardInterrupt
         measure(self, asked, k, seed)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(folds.Folds, "measure", killed)
-    with pytest.raises(KeyboardInterrupt):
-        tune(home, MODEL, TRAIN, SPACE, 3, budget=BUDGET)
+    with store.node("a") as home:
+        with pytest.raises(StateError, match="no trial ended in the time"):
+            tune(home, MODEL, TRAIN, SPACE, 3, minutes=0, budget=BUDGET)
+        assert ran == []
+        monkeypatch.setattr(folds.Folds, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(home, MODEL, TRAIN, SPACE, 3, budget=BUDGET)
     monkeypatch.setattr(folds.Folds, "measure", measure)
+    with store.node("b") as home:
+        goes_on(home, ran, rates)
+
+
+def goes_on(home: Home, ran: list[tuple[int, int]], rates: dict[int, set[float]]) -> None:
+    from mlflow import MlflowClient
+
+    assert sorted(ran) == [(0, SEARCHED[0]), (1, SEARCHED[0])]
     found = tune(home, MODEL, TRAIN, SPACE, 3, budget=BUDGET)
+    assert {
+        number: {t["values"]["train.learning_rate"]} for number, t in enumerate(found.trials)
+    } == rates
     searched = [(n, k) for n, k in ran if k != CONFIRMED]
     assert len(searched) == len(set(searched)), "measured twice"
     assert {n for n, _ in searched} == {0, 1, 2}

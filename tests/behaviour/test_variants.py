@@ -3,134 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
-import pyarrow.parquet as pq
 import pytest
-from tests.following import ONE, TWO, servable
-from tests.http_calls import client_of, no_writers
+from tests.experiments import ASKED, BOTH, Replica, experiment, ids
+from tests.following import TWO
 from tests.online_log import CANDIDATES
 
-from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
-from prerank.core.served import REQUESTS, requests_folder
 from prerank.online_tests.credit import Period, credit
 from prerank.online_tests.run import online_results
-from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
 from prerank.serving import metrics
-from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.http import HttpApi
-from prerank.serving.served_log import LogConfig, ServedLog
-
-ASKED = {
-    "query": "red shoe",
-    "candidates": CANDIDATES.tolist(),
-    "context": {"country": "de"},
-    "k": 8,
-    "timeout_ms": 20_000,
-}
-BOTH = {"a": 0.5, "b": 0.5}
-
-
-def experiment(mode: str = "ab", second: str = "2", **shares: float) -> dict[str, Any]:
-    """Variant "a" is the champion's, "b" that of version ``second``."""
-    variants = [
-        {"name": name, "version": version, "share": share}
-        for (name, share), version in zip(
-            (shares or BOTH).items(), ("champion", second), strict=True
-        )
-    ]
-    return {"experiment": {"name": "test", "mode": mode, "variants": variants}}
-
-
-class Replica:
-    """Serves version 1, knows of version 2, and writes everything down."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        config = ServeConfig(
-            home=home.place,
-            poll_seconds=25.0,
-            golden_ms=1e5,
-            timeout_ms=60_000,
-            require_gate=False,
-        )
-        self.engine = Engine(config)
-        self.engine.refresh()
-        self.log = ServedLog(home, LogConfig(share=1.0, items=5, days=None))
-        self.api = HttpApi(config, self.engine, no_writers, log=self.log)
-        self.client: httpx.Client = client_of(self.api)
-
-    def follow(self, user_config: Any) -> None:
-        """Give it an experiment, and wait until it runs or is refused."""
-        self.api.variants.follow(user_config).join()
-
-    def ask(self, user: str, **other: Any) -> dict[str, Any]:
-        body = ASKED | {"user_id": user, "request_id": f"r-{user}"} | other
-        got = self.client.post("/v1/prerank", json=body)
-        assert got.status_code == 200, got.text
-        found: dict[str, Any] = got.json()
-        return found
-
-    def health(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/health").json()
-        return found
-
-    def written(self) -> dict[str, dict[str, Any]]:
-        """What was written down, by request."""
-        self.api.variants.stop()
-        self.log.close()
-        files = requests_folder(self.home).glob("day=*/*.parquet")
-        rows = [row for file in files for row in pq.read_table(file, schema=REQUESTS).to_pylist()]
-        return {row["request_id"]: row for row in rows}
-
-    def second(self) -> Engine:
-        """The engine of version 2."""
-        running = self.api.variants._running
-        assert running is not None
-        engine = running.followed["2"].engine
-        assert engine is not None
-        return engine
-
-    def counted(self, variant: str, fallback: str = "false") -> float:
-        return self.api.metrics.value(metrics.VARIANT, variant, fallback)
-
-    def close(self) -> None:
-        self.api.variants.stop()
-        self.log.close()
-        self.engine.stop()
-
-
-@pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Version]:
-    """Versions that the registry has, by number; the first is the champion."""
-    found = {"1": ONE, "2": TWO}
-
-    def version_of(number: str) -> Version:
-        if number not in found:
-            raise NotReadyError(f"prerank has no version {number}")
-        return found[number]
-
-    monkeypatch.setattr(registry, "alias_version", {registry.CHAMPION: ONE}.get)
-    monkeypatch.setattr(registry, "version_of", version_of)
-    return found
-
-
-@pytest.fixture
-def replica(model_home: Home, numbers: dict[str, Version]) -> Iterator[Replica]:
-    servable(model_home, ONE, 1)
-    servable(model_home, TWO, 2)
-    found = Replica(model_home)
-    yield found
-    found.close()
-
-
-def ids(answer: dict[str, Any]) -> list[int]:
-    return [item["id"] for item in answer["items"]]
 
 
 def test_without_an_experiment_an_answer_says_nothing_of_one(replica: Replica) -> None:
@@ -152,7 +37,8 @@ def test_each_user_has_the_answers_of_one_version(replica: Replica) -> None:
         assert "fallback" not in answer
         assert ids(replica.ask(user, request_id="again")) == ids(answer)
     assert replica.counted("a") + replica.counted("b") == 60
-    assert replica.health()["experiment"] == "test"
+    health = replica.health()
+    assert (health["experiment"], health["variants"]) == ("test", version)
     row = replica.written()["r-u1"]
     assert (row["experiment"], row["mode"], row["variant"]) == ("test", "ab", told["u1"]["variant"])
     assert dict(row["shares"]) == BOTH
@@ -189,13 +75,6 @@ def test_an_experiment_that_is_wrong_leaves_the_one_before(replica: Replica) -> 
     assert replica.ask("u1")["variant"] == "b"
     replica.follow({"experiment": None})
     assert replica.health()["notes"] == []
-    assert "variant" not in replica.ask("u1")
-
-
-def test_shards_have_no_variants(replica: Replica) -> None:
-    object.__setattr__(replica.engine.config, "shards", 2)
-    replica.follow(experiment())
-    assert "set `shards: 1`" in replica.health()["notes"][0]
     assert "variant" not in replica.ask("u1")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.cluster import ROOT, URL, cluster_block, environment, stop
+from tests.cluster import ROOT, URL, environment, stop
+from tests.documented import block
 
 
 @pytest.fixture(scope="package")
@@ -17,7 +18,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
     # Unlike on a user's machine, tests run beside the block: Ray's workers must not give way.
     env = environment(home) | {"RAY_worker_niceness": "0"}
     log = home / "block.log"
-    script = "set -euo pipefail\n" + cluster_block() + '\necho; echo "PRERANK_HOME=$PRERANK_HOME"\n'
+    script = (
+        "set -euo pipefail\n" + block("cluster") + '\necho; echo "PRERANK_HOME=$PRERANK_HOME"\n'
+    )
     try:
         with log.open("w") as out:
             done = subprocess.run(

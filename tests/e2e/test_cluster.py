@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.cluster import ROOT, catalogue, live_user, prerank
+from tests.cluster import ROOT, catalogue, configuration, live_user, prerank
+from tests.documented import block, commands
 from tests.serve_status import ServeStatus
 from tests.small_versions import build_index
 
@@ -98,7 +99,7 @@ def test_an_event_changes_the_users_next_request(
 @pytest.mark.slow
 def test_the_deployment_serves_what_training_saw(cluster: tuple[Path, str]) -> None:
     """After the event above: what the journal acknowledged is part of the comparison."""
-    printed = prerank(cluster[0], "prerank parity --requests 100")
+    printed = prerank(cluster[0], block("parity"))
     assert re.search(r"requests compared +100\n", printed), printed
     assert re.search(r"equal within tolerance +100\n", printed), printed
 
@@ -184,6 +185,8 @@ def test_prometheus_finds_the_metrics_under_the_names_of_the_dashboard(
         "ray_prerank_shadow_score_difference_bucket",
         "ray_prerank_variant_answers_total",
     }
+    # That application is not deployed here.
+    wanted = {name for name in wanted if not name.startswith("ray_prerank_playground_")}
     deadline = time.monotonic() + 60
     while True:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
@@ -232,7 +235,8 @@ def test_an_alias_that_is_moved_is_followed_once_the_gate_passed_and_taken_back(
     wait_until(lambda: "version 2 was not put to the gate" in client.get("/ready").text)
     assert client.get("/ready").status_code == 200
     assert version_of_answer(client) == "1"
-    printed = prerank(cluster[0], "prerank gate --version 2")
+    judge, promote, rollback = commands(block("gate", **{"3": 2}))
+    printed = prerank(cluster[0], judge)
     assert "gate of model version 2 against champion 1" in printed
     assert "+0.0000 [+0.0000, +0.0000]" in printed
     wait_until(lambda: version_of_answer(client) == "2")
@@ -240,8 +244,8 @@ def test_an_alias_that_is_moved_is_followed_once_the_gate_passed_and_taken_back(
     wait_until(lambda: version_of_answer(client) == "1")
     # Of what `prerank promote` moves, the version before is known. Nobody waits for the replicas:
     # they have followed the alias there and back.
-    assert "alias champion: version 2" in prerank(cluster[0], "prerank promote --version 2")
-    assert "alias champion: version 1" in prerank(cluster[0], "prerank rollback")
+    assert "alias champion: version 2" in prerank(cluster[0], promote)
+    assert "alias champion: version 1" in prerank(cluster[0], rollback)
     wait_until(lambda: version_of_answer(client) == "1")
 
 
@@ -258,15 +262,17 @@ def wait_until(what: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_an_experiment_begins_and_ends_without_a_restart(
+def test_the_experiment_of_the_guide_begins_and_ends_without_a_restart(
     cluster: tuple[Path, str], client: httpx.Client
 ) -> None:
-    config = yaml.safe_load((ROOT / "deployments" / "prerank.yaml").read_text())
+    config = configuration()
     (deployment,) = config["applications"][0]["deployments"]
-    variants = [
-        {"name": name, "version": version, "share": share}
-        for name, version, share in (("control", "champion", 0.0), ("other", "2", 1.0))
-    ]
+    page = (ROOT / "docs" / "online-tests.md").read_text()
+    begin, end = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S))
+    experiment = begin["deployments"][0]["user_config"]["experiment"]
+    variants = experiment["variants"]
+    for variant, share in zip(variants, (0.0, 1.0), strict=True):
+        variant["share"] = share
 
     def health() -> dict[str, Any]:
         found: dict[str, Any] = client.get("/health").raise_for_status().json()
@@ -279,16 +285,19 @@ def test_an_experiment_begins_and_ends_without_a_restart(
 
     with ServeStatus(cluster[0]) as serve:
         before = {process.pid for process in serve.wait_for(len(serve.replicas()))}
-        deployment["user_config"] = {"experiment": {"name": "live", "variants": variants}}
+        deployment["user_config"] = {"experiment": experiment}
         serve.deploy(config)
-        wait_until(lambda: told().get("variant") == "other")
+        wait_until(lambda: told().get("variant") == "treatment")
         assert told()["model_version"] == "2"
         # What is wrong leaves it, and the replicas.
         deployment["user_config"] = {"experiment": {"name": "wrong", "variants": variants[:1]}}
         serve.deploy(config)
-        wait_until(lambda: any("is refused; live goes on" in n for n in health()["notes"]))
-        assert health()["experiment"] == "live"
-        deployment["user_config"] = {"experiment": None}
-        serve.deploy(config)
+        wait_until(lambda: any("is refused; ranker-2 goes on" in n for n in health()["notes"]))
+        assert health()["experiment"] == "ranker-2"
+        deployment.update(end)
+        own = cluster[0] / "deployments" / "prerank.yaml"
+        own.parent.mkdir()
+        own.write_text(yaml.safe_dump(config))
+        prerank(cluster[0], block("experiment"), own.parents[1])
         wait_until(lambda: "variant" not in told())
         assert {process.pid for process in serve.replicas()} == before

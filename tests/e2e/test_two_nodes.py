@@ -38,7 +38,8 @@ from prerank.core.storage import CACHE_ENV
 from prerank.online.store import REDIS_ENV
 from prerank.registry.tracking import URI_ENV
 from prerank.serving.api import PrerankRequest
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.simulate import simulate
 
 URI = "s3://bucket/home"

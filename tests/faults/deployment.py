@@ -33,7 +33,8 @@ from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
 from prerank.registry.registration import register
 from prerank.serving.api import parse_json
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 
 REPLICAS, USERS, BODIES = 2, 1_000, 24
 WITHOUT = ("engagement", "user_history")

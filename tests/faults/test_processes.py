@@ -13,7 +13,7 @@ from tests.faults.deployment import Deployment, until
 from tests.load import NOT_REACHED, PROBLEM, at_once
 from tests.serve_status import ready
 
-from prerank.serving.deployment import ACKNOWLEDGE_S
+from prerank.serving.writers import ACKNOWLEDGE_S
 
 Record = Callable[..., None]
 LOAD_S = 12.0

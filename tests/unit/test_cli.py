@@ -93,6 +93,7 @@ VERBS: dict[str, list[str]] = {
         "--from",
         "--out",
         "--planned",
+        "--slower-ms",
         "--to",
         "--window-hours",
         "--workdir",
@@ -246,6 +247,7 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with([*report, "--from", "soon"], 2, "--from soon", capsys)
     fails_with([*report, "--window-hours", "0"], 2, "--window-hours 0", capsys)
     fails_with([*report, "--planned", "0"], 2, "--planned 0", capsys)
+    fails_with([*report, "--slower-ms", "-1"], 2, "--slower-ms -1", capsys)
     fails_with(report, 4, "prerank ingest", capsys)
     fails_with(["inspect", *log], 2, "--events e.parquet", capsys)
     here = ["--events", "map.yaml", "--items", "map.yaml", "--out"]
@@ -260,6 +262,16 @@ def test_user_errors_of_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[
     fails_with(["config", "--config", "job.yaml"], 2, "'epoch'", capsys)
     fails_with(["config", "--config", "job.yaml", "--schema"], 2, "--schema", capsys)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_full_disk_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def writes(args: argparse.Namespace) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr(cli, "VERBS", [replace(verb, function=writes) for verb in TABLE])
+    fails_with(["check"], 4, "the disk is full ([Errno 28]", capsys)
 
 
 def test_steps_before_their_time_name_the_missing_one(

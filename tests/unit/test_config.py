@@ -15,7 +15,7 @@ from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
 from prerank.evaluation.baselines.suite import BASELINES
 from prerank.features.config import FeatureConfig
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 
 
 def load(folder: Path, text: str) -> JobConfig:

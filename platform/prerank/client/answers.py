@@ -118,7 +118,7 @@ class Ranking:
             data.get("non_finite", 0),
             Explanation.from_json(data) if explain else None,
             tuple(map(MissingShard.from_json, data.get("missing_shards", ()))),
-            **_trial(data),
+            **trial_of(data),
         )
 
 
@@ -158,7 +158,7 @@ class Reranking:
             id_array(meta["unknown"], as_int),
             tuple(meta["degraded"]),
             time_of(meta["snapshot_cutoff"]),
-            **_trial(meta),
+            **trial_of(meta),
         )
 
 
@@ -264,7 +264,7 @@ def time_of(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _trial(data: Json) -> dict[str, Any]:
+def trial_of(data: Json) -> dict[str, Any]:
     """What an experiment made of a request."""
     return {name: data[name] for name in ("experiment", "variant", "fallback") if name in data}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,6 +94,7 @@ class Batch:
                 row["scores"].values.to_numpy(zero_copy_only=False).astype(np.float32),
                 self._ids(row["unknown_ids"]),
                 tuple(row["degraded"].as_py()),
+                **_of_experiment(row),
             )
             for row in ({n: table[n][at] for n in table.column_names} for at in range(len(table)))
         ]
@@ -172,6 +173,12 @@ def _checked(request: RankRequest, at: int) -> RankRequest:
                 )
             )
     return request
+
+
+def _of_experiment(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment made of a request, if one ran."""
+    found = {name: row[name].as_py() for name in ("experiment", "variant") if name in row}
+    return found | {"fallback": "fallback" in row and bool(row["fallback"].as_py())}
 
 
 def _time(request: RankRequest) -> str | None:

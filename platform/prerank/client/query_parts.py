@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from prerank.client.answers import Json, id_array, time_of
+from prerank.client.answers import Json, id_array, time_of, trial_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,9 @@ class QueryParts:
     left_out: tuple[str, ...]
     degraded: tuple[str, ...]
     snapshot_cutoff: datetime | None
+    experiment: str | None = None
+    variant: str | None = None
+    fallback: bool = False
 
     @classmethod
     def from_json(cls, data: Json) -> QueryParts:
@@ -84,6 +87,7 @@ class QueryParts:
             tuple(data.get("left_out", ())),
             tuple(data["degraded"]),
             time_of(data["snapshot_cutoff"]),
+            **trial_of(data),
         )
 
     def scores(

@@ -71,13 +71,23 @@ class Search:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QueryRequest(Search):
-    """The parts of a request's scores are wanted; ``user_id`` may be unknown to the log."""
+    """The parts of a request's scores are wanted.
+
+    Attributes:
+        user_id: may be unknown to the log.
+        versions: numbers of the model versions whose item vectors the caller holds: an experiment
+            may then answer with one of them.
+    """
 
     user_id: str | int
+    versions: Sequence[str] = ()
 
     def call(self, left: float) -> Call:
         """The request as JSON."""
-        return json_call("/v1/query", self.fields(left) | {"user_id": self.user_id})
+        own: dict[str, Any] = {"user_id": self.user_id}
+        if self.versions:
+            own["versions"] = list(self.versions)
+        return json_call("/v1/query", self.fields(left) | own)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -184,6 +184,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "requests at which intervals are narrowest; say so before the first look, and "
         "leave it (default: 10000)",
     },
+    "slower-ms": {
+        "type": float,
+        "default": 5.0,
+        "metavar": "MS",
+        "help": "a variant may be slower than the control by so much in the mean, and by 10%% in "
+        "any case (default: 5)",
+    },
     "vespa": {"type": Path, "required": True, "help": "file to write: a feed of JSON lines"},
     "workdir": {"help": f"state folder, or its URI (default: ${ENV})"},
 }

@@ -176,6 +176,7 @@ MODEL_VERBS = (
         "to",
         "window-hours",
         "planned",
+        "slower-ms",
         "out",
         "workdir",
         out={"help": "folder for the page and its JSON (default: online/ of the state folder)"}

@@ -24,6 +24,8 @@ def online_report(args: argparse.Namespace) -> Summary:
         raise ConfigError(f"--window-hours {args.window_hours:g}: give a number above 0")
     if args.planned < 1:
         raise ConfigError(f"--planned {args.planned}: give the number of requests that are planned")
+    if not args.slower_ms >= 0:
+        raise ConfigError(f"--slower-ms {args.slower_ms:g}: give a number of milliseconds from 0")
     period = replace(Period(), window=timedelta(hours=args.window_hours))
     if args.begins:
         period = replace(period, since=_time("from", args.begins))
@@ -31,16 +33,17 @@ def online_report(args: argparse.Namespace) -> Summary:
         period = replace(period, until=_time("to", args.ends))
     home = home_of(args)
     preflight.check_log(home)
-    results = online_results(home, args.experiment, period, args.planned)
+    results = online_results(home, args.experiment, period, args.planned, args.slower_ms)
     print(table(results))
     data, page = write(results, args.out or home.root / "online")
+    wrote = [str(file) if args.out else home.told(file) for file in (page, data)]
     parameters = {"experiment": results.experiment, "mode": results.mode}
     with tracking.job_run(home, f"online {results.experiment}", parameters, {}):
         tracking.log_results({"online": results.flat()}, [data, page])
     requests = sum(one.requests for one in results.variants.values())
     read = f"{home.served}: {count(requests, 'request')} of {results.experiment}"
     then = "end it with `experiment: null` in the Serve file; prerank promote --version V"
-    return Summary(read, f"{page}\n{data}", then)
+    return Summary(read, "\n".join(wrote), then)
 
 
 def _time(option: str, text: str) -> datetime:

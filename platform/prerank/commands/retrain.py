@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def retrain(args: argparse.Namespace) -> Summary:
     """Add a day, train on it, and say what changed."""
     from prerank.config import JobConfig
-    from prerank.retraining.rounds import NOTHING_NEW, PROMOTED, REFUSED
+    from prerank.retraining.rounds import PROMOTED, REFUSED
     from prerank.retraining.run import retrain
 
     if args.events and args.served:
@@ -43,14 +43,15 @@ def retrain(args: argparse.Namespace) -> Summary:
         auto_promote=args.auto_promote,
     )
     print(f"\n{made.text}")
+    if made.folder is None:
+        return Summary(str(home.events))
+    folder = home.told(made.folder)
     if made.outcome == REFUSED:
         raise NotReadyError(
             f"version {made.version} is registered and did not pass the gate; what is served "
-            f"stays as it is. {made.folder}/changes.md has the reasons."
+            f"stays as it is. {folder}/changes.md has the reasons."
         )
-    if made.outcome == NOTHING_NEW:
-        return Summary(str(home.events))
-    wrote = f"{made.folder}: changes.md, changes.json\nmodel version {made.version}"
+    wrote = f"{folder}: changes.md, changes.json\nmodel version {made.version}"
     if made.outcome == PROMOTED:
         return Summary(str(home.events), f"{wrote} (champion)", next_step(args, "parity"))
     then = next_step(args, f"promote --version {made.version}")
@@ -68,7 +69,8 @@ def _day(home: Home, args: argparse.Namespace) -> Day:
         source = _source(absolute(args.events))
     else:
         add, source = (lambda: None), "the log as it is"
-    return Day(source, add, items, _source(items) if items else "", args.max_bad)
+    items_source = _source(items) if items else ""
+    return Day(source, add, items, items_source, args.max_bad, once=args.served)
 
 
 def _source(place: str | Path) -> str:

@@ -42,7 +42,7 @@ def tune(args: argparse.Namespace) -> Summary:
     also = "it is not beyond noise, so the configuration may as well stay"
     return Summary(
         f"{home.training_set}: validation and training requests; the test split took no part",
-        f"{args.out}\n{home.root / 'tuning' / found.study}",
+        f"{args.out}\n{home.told(home.root / 'tuning' / found.study)}",
         next_step(args, then, "" if found.beyond_noise else also),
     )
 

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class PrerankError(Exception):
     """Base of all errors that are shown to the user without a traceback."""
@@ -49,3 +51,8 @@ class NotReadyError(PrerankError):
 
 class RegistryAwayError(NotReadyError):
     """The registry cannot be asked; which version it would name is not known."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk of this machine is full, or a quota of it used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

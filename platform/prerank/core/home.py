@@ -89,6 +89,10 @@ class Home:
         """What PRERANK_HOME says: the path, or the URI."""
         return self.store.uri if self.store else str(self.root)
 
+    def told(self, path: Path) -> str:
+        """A path of the home as every node knows it: of one in an object store, a URI."""
+        return f"{self.place}/{path.relative_to(self.root).as_posix()}" if self.store else str(path)
+
     def look(self, *folders: Path, deep: bool = False) -> None:
         """See what is there now, where the home is in an object store (``Store.look``).
 

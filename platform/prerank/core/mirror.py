@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import threading
 import time
@@ -23,12 +24,23 @@ LOOKED = ("", "log", "features", "feast", "index", "evaluation", "baselines", "s
 """Folders whose small files a look brings."""
 TRANSFERS = 16
 """Files that are sent or brought at once."""
-SWAPPED = ("log/current.json", "forgotten.json", "users.jsonl")
+SWAPPED = (
+    "log/current.json",
+    "forgotten.json",
+    "users.jsonl",
+    "retraining/current.json",
+    "tuning/*/journal.log",
+)
 """Files by themselves that are replaced only as they were last looked at, since they grow."""
 UNSURE_S = 60.0
 """A file that changed so short a time ago is read again: stores tell times in whole seconds."""
 
 T = TypeVar("T")
+
+
+def is_swapped(name: str) -> bool:
+    """Whether a file by itself, by its path below the home, is among ``SWAPPED``."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in SWAPPED)
 
 
 class Mirror:
@@ -78,6 +90,8 @@ class Mirror:
         lists = each_at_once(lambda folder: self._objects.listed(folder, deep), asked)
         found = {each.name: each for listed in lists for each in listed}
         wanted = [each for each in found.values() if deep or is_small(each.name)]
+        # JSON first: with what is new of it goes the page of before.
+        wanted.sort(key=lambda each: not is_small(each.name))
         with self._lock:
             for each, data in zip(wanted, each_at_once(self._content, wanted), strict=True):
                 if data is not None:
@@ -153,8 +167,9 @@ class Mirror:
         settled = each.mtime_s and abs(time.time() - each.mtime_s) > UNSURE_S
         if here and settled and self._seen.get(each.name) == mark:
             return None
-        # What is large is written once.
-        if here and not is_small(each.name) and path.stat().st_size == each.size:
+        # What is large is written once, but for what grows.
+        written_once = not is_small(each.name) and not is_swapped(each.name)
+        if here and written_once and path.stat().st_size == each.size:
             return None
         self._seen[each.name] = mark
         return self._objects.read(each.name)
@@ -166,7 +181,7 @@ class Mirror:
             self._known.learn(unit, manifest)
             self._cache.turn(unit, manifest, self.take)
         elif unit_of(PurePosixPath(name)) is not None:
-            if name in SWAPPED:
+            if is_swapped(name):
                 self._shared[name] = data
             self._cache.write(name, data)
 

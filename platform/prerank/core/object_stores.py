@@ -7,7 +7,6 @@ names. A copy is tried again, each time after about twice the wait, when a store
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import os
 import random
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from prerank.core.errors import ConfigError, NotReadyError, StateError
+from prerank.core.errors import ConfigError, NotReadyError, StateError, is_full
 
 TRIES, FIRST_WAIT_S, CALL_S = 5, 0.5, 30.0
 """Tries of a call, the wait after the first, and how long a call may be without an answer."""
@@ -110,7 +109,7 @@ def retried(call: Callable[[], T], uri: str, done: str = "read") -> T:
         try:
             return call()
         except (OSError, pa.ArrowException) as error:
-            if error_is_local(error):
+            if is_full(error):
                 raise
             _refuse(error, uri, done)
             last = str(error)
@@ -123,11 +122,6 @@ def retried(call: Callable[[], T], uri: str, done: str = "read") -> T:
 def is_missing(error: Exception) -> bool:
     """Whether an error of a store says that there is no such object."""
     return isinstance(error, FileNotFoundError) or bool(_MISSING.search(str(error)))
-
-
-def error_is_local(error: Exception) -> bool:
-    """Whether it is this machine's disk that is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _refuse(error: Exception, uri: str, done: str = "read") -> None:

@@ -13,10 +13,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from prerank.core.errors import PrerankError
 from prerank.core.files import REMOTES
+from prerank.core.progress import bar
 from prerank.core.quiet import debugging, ray_options
 
 T = TypeVar("T")
@@ -109,15 +108,13 @@ def _map(function: Callable[[T], R], tasks: Sequence[T], name: str) -> list[R]:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run)
     done: list[R] = []
-    with tqdm(
-        total=len(tasks), desc=f"      {name}", unit="task", disable=quiet() or not name
-    ) as bar:
+    with bar(bool(name), total=len(tasks), desc=f"      {name}", unit="task") as shown:
         for row in dataset.iter_rows():
             result = cloudpickle.loads(row["result"])
             if isinstance(result, PrerankError):
                 raise result
             done.append(result)
-            bar.update()
+            shown.update()
     return done
 
 
@@ -149,8 +146,3 @@ def _noted(done: Sequence[bytes]) -> list[Any]:
     from prerank.core.travel import noted, unpacked
 
     return [noted(unpacked(each)) for each in done]
-
-
-def quiet() -> bool:
-    """Whether progress bars are turned off."""
-    return os.environ.get("PRERANK_PROGRESS", "1") == "0"

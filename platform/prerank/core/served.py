@@ -51,9 +51,10 @@ REQUESTS = pa.schema(
 """An answer. ``request_time`` is by the deployment's clock; ``query`` is normalised; ``context``
 has the value of each segment; ``candidates`` is how many were scored; ``items`` are ids in the
 caller's form, the best one first, with their ``scores``; ``retriever`` is what the caller said of
-each of them, by the names of ``FeatureSchema.given``, NaN for nothing; ``inputs`` are the feature
-inputs (safetensors of ``FeatureInputs``), from which x can be computed again. ``latency_ms`` is
-from when the request was whole to when its answer was written.
+each of them, by the names of ``FeatureSchema.given``, NaN for nothing (an answer of ``/v1/query``
+has none of these, since its caller ranks); ``inputs`` are the feature inputs (safetensors of
+``FeatureInputs``), from which x can be computed again. ``latency_ms`` is from when the request was
+whole to when its answer was written.
 
 The rest is of an experiment (``prerank.serving.experiment``), null where none ran: its name and
 mode; the ``variant`` that was drawn; the ``shares`` of all of them, the control first; whether the

@@ -40,7 +40,7 @@ from prerank.core.manifests import (
     key_of,
     unit_of,
 )
-from prerank.core.mirror import SWAPPED, Mirror, each_at_once
+from prerank.core.mirror import Mirror, each_at_once, is_swapped
 
 CACHE_ENV = "PRERANK_CACHE"
 ORPHAN_S = 86_400.0
@@ -147,7 +147,7 @@ class Store(Mirror):
             files = {path.removeprefix(f"{inside}/"): stored for path, stored in found.items()}
             self._switch(str(unit), files)
             self._known.unstage(self._known.staged(inside))
-        elif str(rel) in SWAPPED:
+        elif is_swapped(str(rel)):
             data = content.read_bytes()
             self._put(str(rel), data, self._shared.get(str(rel)))
             self._shared[str(rel)] = data
@@ -212,6 +212,10 @@ class Store(Mirror):
     def append(self, name: str, data: bytes) -> None:
         """Add to it. One process at a time."""
         self._objects.write(name, (self._objects.read(name) or b"") + data)
+
+    def swap(self, name: str, data: bytes, before: bytes | None) -> bool:
+        """Make ``data`` its content if that is ``before`` (None: is not there); whether it is."""
+        return self._objects.swap(name, data, before)
 
     def purge(self, until_s: float) -> int:
         """Remove what was there at a time and no folder has any more; how many objects.

@@ -105,7 +105,7 @@ class Call(Generic[T, R]):
             carried,
             task,
             cargo,
-            {store.uri: _cache_id(store) for store in stores},
+            {store.uri: cache_id(store) for store in stores},
             {store.uri: store.run for store in stores},
             shares,
             batch or secrets.token_hex(8),
@@ -136,7 +136,7 @@ class Call(Generic[T, R]):
         """Remove what nobody will look for on this node: files in folders being written."""
         for uri, cache in self.caches.items():
             store = store_at(uri)
-            if _cache_id(store) == cache:
+            if cache_id(store) == cache:
                 continue
             for path in (*self.cargo.get(uri, ()), *wrote.get(uri, ())):
                 if store.is_unpublished(path):
@@ -187,7 +187,7 @@ def _shared(paths: Paths, runs: Mapping[str, str]) -> Cargo:
     return found
 
 
-def _cache_id(store: Store) -> str:
+def cache_id(store: Store) -> str:
     """Tells one cache folder from another, on whatever node."""
     path = store.root / _CACHE
     if not path.exists():

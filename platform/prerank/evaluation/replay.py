@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
-from tqdm import tqdm
 
 from interactrank.features.inputs import FeatureInputs
 from interactrank.features.item_vectors import ItemVectors
@@ -31,7 +30,7 @@ from prerank.core.graphs import Graphs, cutoff_of, read_vectors
 from prerank.core.home import Home
 from prerank.core.ids import ItemIds
 from prerank.core.manifest import LogManifest
-from prerank.core.ray_tasks import quiet
+from prerank.core.progress import bar
 from prerank.core.served import REQUESTS
 from prerank.evaluation.per_request import HEAD_QUERY, TORSO_QUERY
 from prerank.serving.fields import weights_of
@@ -40,6 +39,7 @@ KEPT = (5, 10)
 """Sizes of the top whose overlap is told, beside the cut to a tenth of what was scored."""
 SEED = 0
 ALL = "all"
+NO_ITEMS = "no items were answered, or the caller has ranked them itself (/v1/query)"
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,12 @@ def replay(home: Home, log: Path, scorer: Scorer, version: str, limit: int) -> R
         chosen[np.random.default_rng(SEED).choice(total, limit, replace=False)] = True
     ids, vectors = LogManifest.load(home).item_ids, _vectors(home, scorer.schema)
     seen = _Seen()
-    with tqdm(total=int(chosen.sum()), desc="replay", unit="answer", disable=quiet()) as bar:
+    with bar(total=int(chosen.sum()), desc="replay", unit="answer") as shown:
         for row in _rows(log, chosen):
-            bar.update()
+            shown.update()
+            if not row["items"]:
+                seen.skipped[NO_ITEMS] = seen.skipped.get(NO_ITEMS, 0) + 1
+                continue
             try:
                 _add(seen, row, scorer, ids, vectors)
             except (ValueError, SafetensorError, DataError, KeyError) as error:

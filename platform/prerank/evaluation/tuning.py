@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
-from tqdm import tqdm
 
 from interactrank.metrics.ranking import mean, paired_test
 from interactrank.model.config import ModelConfig
 from interactrank.training.trainer import TrainConfig
 from prerank.core.errors import ConfigError, StateError
-from prerank.core.files import held, publish, write_json
+from prerank.core.files import publish, write_json
 from prerank.core.home import Home
-from prerank.core.ray_tasks import cluster_cpus, connect, quiet
+from prerank.core.leases import alone
+from prerank.core.progress import bar
+from prerank.core.ray_tasks import cluster_cpus, connect
 from prerank.evaluation.folds import Folds
 from prerank.evaluation.origins import ORIGINS, FoldBudget
 from prerank.evaluation.results import Difference
@@ -83,8 +84,7 @@ class Search:
         self.name = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = home.root / "tuning" / self.name
         self.folds = Folds(home, self.folder / "trials", model, train, budget)
-        self.home.look(self.folder)
-        self.home.fetch(self.folder)
+        self.home.look(self.folder, deep=True)
         first = defaults(space, model, train)
         self.study = open_study(self._journal, self.name, first, self.of)
 
@@ -102,13 +102,15 @@ class Search:
         Returns:
             Whether the trials ended.
         """
-        with tqdm(total=trials, initial=self.finished(), unit="trial", disable=quiet()) as bar:
+        with bar(total=trials, initial=self.finished(), unit="trial") as shown:
             while (missing := trials - self.finished()) > 0:
                 batch = self._batch(min(missing, cluster_cpus()))
+                # Before there are results: without its values, a trial has none.
+                publish(self._journal)
                 if not self._tried(batch, deadline):
                     return False
-                bar.n = self.finished()
-                bar.set_postfix(best=f"{self.study.best_value:.4f}")
+                shown.n = self.finished()
+                shown.set_postfix(best=f"{self.study.best_value:.4f}")
         return True
 
     def _batch(self, count: int) -> list[Trial]:
@@ -246,9 +248,7 @@ def tune(
             "Optuna is not installed: pip install 'interactrank-platform[tune]'"
         ) from None
     deadline = time.monotonic() + (float("inf") if minutes is None else 60 * minutes)
-    with held(home.root / "tuning") as free:
-        if not free:
-            raise StateError(f"another search of {home.place} runs: wait for it, or end it.")
+    with alone(home, home.root / "tuning", "search"):
         connect()
         tracking.connect(home)
         search = Search(home, model, train, space, budget)

@@ -28,6 +28,7 @@ from prerank.core.feature_sets import described, manifest_of_log, manifests, nee
 from prerank.core.files import locked, publish, remove, write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.progress import bar
 from prerank.core.quiet import muted
 from prerank.core.settings import typed
 from prerank.core.sql import connection
@@ -236,11 +237,11 @@ class _Filling:
                     OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1""",
                 [files, start, until],
             )
-            with tqdm(desc="histories", unit="user", disable=not self.progress) as bar:
+            with bar(self.progress, desc="histories", unit="user") as shown:
                 while rows := latest.fetchmany(HISTORY_BATCH):
                     online.merge_histories({user: History.from_lists(own) for user, *own in rows})
                     users += len(rows)
-                    bar.update(len(rows))
+                    shown.update(len(rows))
         return users
 
 

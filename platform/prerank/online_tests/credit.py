@@ -19,6 +19,7 @@ from prerank.core.errors import DamagedError, DataError
 from prerank.core.home import Home
 from prerank.core.served import EVENT_FIELDS, REQUESTS, events_folder, requests_folder
 from prerank.core.sql import connection
+from prerank.online_tests.course import step_of
 
 MEMORY = "1GB"
 REASONS = (
@@ -107,6 +108,7 @@ class Credited:
         users: a row per variant and user (``_USERS``).
         variants: a row per variant (``_VARIANTS``).
         drafts: a row per user of interleaved answers: points of requests (``_DRAFTS``).
+        steps: a row per variant, user and step of time (``_STEPS``), each of which takes ``step``.
         events: number of events by reason.
         shares: each share of the variants that was in force, the control first; the last one last.
         mode: of the experiment.
@@ -116,6 +118,8 @@ class Credited:
     users: pd.DataFrame
     variants: pd.DataFrame
     drafts: pd.DataFrame
+    steps: pd.DataFrame
+    step: timedelta
     events: dict[str, int]
     shares: list[dict[str, float]]
     mode: str
@@ -152,6 +156,12 @@ SELECT variant, who, count(*)::DOUBLE AS requests, sum((won > lost)::INT)::DOUBL
 FROM points GROUP BY ALL ORDER BY ALL
 """
 
+_STEPS = """
+SELECT variant, who, epoch_us(time_bucket($step, request_time) + $step) AS ended,
+    count(*)::DOUBLE AS requests, sum((engagements > 0)::INT)::DOUBLE AS fulfilled
+FROM requests GROUP BY ALL ORDER BY ALL
+"""
+
 
 def credit(home: Home, experiment: str, actions: tuple[str, ...], period: Period) -> Credited:
     """Read what deployments of ``home`` wrote down of an experiment.
@@ -186,10 +196,13 @@ def credit(home: Home, experiment: str, actions: tuple[str, ...], period: Period
         ((first, last, mode),) = db.execute(
             "SELECT min(request_time), max(request_time), arg_max(mode, request_time) FROM tried"
         ).fetchall()
+        step = step_of(first, last)
         return Credited(
             users=db.execute(_USERS.format(actions=columns)).df(),
             variants=db.execute(_VARIANTS).df().set_index("variant"),
             drafts=db.execute(_DRAFTS).df(),
+            steps=db.execute(_STEPS, {"step": step}).df(),
+            step=step,
             events={reason: counts.get(reason, 0) for reason in REASONS},
             shares=[dict(shares) for shares, _ in dealt],
             mode=mode,

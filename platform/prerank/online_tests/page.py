@@ -10,12 +10,13 @@ from typing import Any
 
 from prerank.core.files import publish, write_json
 from prerank.core.pages import templates
-from prerank.online_tests import words
+from prerank.online_tests import plot, words
 from prerank.online_tests.results import DEGRADED, FULFILMENT, LATENCY, Results
 from prerank.online_tests.statistics import Interval
 
 WIDTH = 320
 """Of the axis of a plot, in its own units."""
+COLOURS = 6
 
 
 def write(results: Results, folder: Path) -> tuple[Path, Path]:
@@ -41,7 +42,19 @@ def html(results: Results) -> str:
         guardrails=(DEGRADED, LATENCY),
         width=WIDTH,
         fulfilment=FULFILMENT,
+        plots=_plots(results),
+        plot=plot,
+        colours={name: f"--s{n % COLOURS}" for n, name in enumerate(results.variants)},
     )
+
+
+def _plots(results: Results) -> list[tuple[str, plot.Plot]]:
+    """Captions and plots of how the experiment went."""
+    found = (
+        ("Fulfilment of all requests so far", plot.rates(results.course)),
+        (f"Difference to {results.control}", plot.differences(results.course)),
+    )
+    return [(caption, drawn) for caption, drawn in found if drawn]
 
 
 class Axis:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prerank.online_tests.course import NO_COURSE, Course
 from prerank.online_tests.statistics import Interval
 
 ALPHA = 0.05
@@ -14,8 +15,12 @@ SPLIT_P = 0.01
 """Below it, users are split otherwise than configured."""
 LEAST_USERS = 100
 """Of each variant, before anything is concluded: intervals rest on the central limit theorem."""
-SLOWER = 0.1
-"""Of the control's mean latency: so much slower is worse."""
+SLOWER, SLOWER_MS = 0.1, 5.0
+"""A variant may be slower than the control by this part of its mean latency, or by so many
+milliseconds, whichever is more. The latter is a twentieth of the time budget that a deployment has
+by default: a control that scores nothing is faster by more than a tenth than anything that does."""
+FEWER = 10
+"""Times fewer requests than an A/B test an interleaving should need."""
 
 FULFILMENT, ENGAGEMENTS = "fulfilment", "engagements"
 LATENCY, DEGRADED = "latency_ms", "degraded"
@@ -110,11 +115,13 @@ class Results:
     Attributes:
         first, last: ISO times of its requests.
         alpha: of each interval.
-        planned: requests at which intervals are narrowest.
+        planned: requests at which intervals are narrowest; a ``FEWER``th of it for preferences.
+        slower_ms: by how many milliseconds a variant may be slower than the control.
         variants: by name, the control first.
         compared: by name of the variant. preferences: likewise, of interleaved answers.
         events: what became of the reported events, by reason.
         problems: in words; empty where nothing is wrong.
+        course: how it went; of a shadow or interleavings, nothing.
     """
 
     experiment: str
@@ -124,12 +131,14 @@ class Results:
     window_hours: float
     alpha: float
     planned: int
+    slower_ms: float
     variants: Mapping[str, Measured]
     compared: Mapping[str, Compared]
     preferences: Mapping[str, Preference]
     split: Split
     events: Mapping[str, int]
     problems: tuple[str, ...] = ()
+    course: Course = NO_COURSE
 
     @property
     def control(self) -> str:

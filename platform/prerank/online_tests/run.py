@@ -11,14 +11,17 @@ import pandas as pd
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import iso
+from prerank.online_tests.course import NO_COURSE, Course, course_of
 from prerank.online_tests.credit import Credited, Period, credit
 from prerank.online_tests.results import (
     ALPHA,
     DEGRADED,
     ENGAGEMENTS,
+    FEWER,
     FULFILMENT,
     LATENCY,
     LEAST_USERS,
+    SLOWER_MS,
     Compared,
     Measured,
     Preference,
@@ -40,7 +43,9 @@ from prerank.online_tests.statistics import (
 _LIFTED = (FULFILMENT, ENGAGEMENTS)
 
 
-def online_results(home: Home, experiment: str, period: Period, planned: int) -> Results:
+def online_results(
+    home: Home, experiment: str, period: Period, planned: int, slower_ms: float = SLOWER_MS
+) -> Results:
     """Measure an experiment.
 
     Args:
@@ -48,18 +53,23 @@ def online_results(home: Home, experiment: str, period: Period, planned: int) ->
         experiment: its name.
         period: of the requests to read.
         planned: requests at which intervals are narrowest, 1 or more.
+        slower_ms: by how many milliseconds a variant may be slower than the control.
 
     Raises:
         DataError: nothing of it was written down.
     """
     actions = LogManifest.load(home).schema.engagements
-    return results_of(
-        experiment, credit(home, experiment, actions, period), actions, period, planned
-    )
+    found = credit(home, experiment, actions, period)
+    return results_of(experiment, found, actions, period, planned, slower_ms)
 
 
 def results_of(
-    experiment: str, found: Credited, actions: Sequence[str], period: Period, planned: int
+    experiment: str,
+    found: Credited,
+    actions: Sequence[str],
+    period: Period,
+    planned: int,
+    slower_ms: float,
 ) -> Results:
     """The statistics of what was credited."""
     shares = found.shares[-1]
@@ -80,19 +90,30 @@ def results_of(
         window_hours=period.window.total_seconds() / 3600,
         alpha=alpha,
         planned=planned,
+        slower_ms=slower_ms,
         variants={
             name: _measured(found, name, shares[name], rates[name], alpha, planned)
             for name in shares
         },
         compared=compared if found.mode != "shadow" else {},
         preferences={
-            name: _preference(rows, alpha, planned) for name, rows in drafts.items() if len(rows)
+            name: _preference(rows, alpha, planned / FEWER)
+            for name, rows in drafts.items()
+            if len(rows)
         },
         split=_split(found, shares),
         events=found.events,
         problems=tuple(_problems(found, shares)),
+        course=_course(found, [control, *compared], alpha, planned),
     )
     return results
+
+
+def _course(found: Credited, names: Sequence[str], alpha: float, planned: float) -> Course:
+    """How the variants ``names``, which were compared, went."""
+    if found.mode != "ab":
+        return NO_COURSE
+    return course_of(found.steps, found.step, names, alpha, planned)
 
 
 def _of(frame: pd.DataFrame, variant: str) -> pd.DataFrame:

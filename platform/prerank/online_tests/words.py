@@ -66,8 +66,11 @@ def _worse(results: Results, name: str, two: Compared) -> list[str]:
         found.append(f"More of its answers are degraded: {points(two.differences[DEGRADED])}.")
     if slower := two.differences.get(LATENCY):
         control = results.variants[results.control].rates[LATENCY].value
-        if slower.low > SLOWER * control:
-            found.append(f"It is slower: {number(slower)} ms in the mean.")
+        if slower.low > max(SLOWER * control, results.slower_ms):
+            found.append(
+                f"It is too slow: {number(slower)} ms in the mean, and {SLOWER:.0%} or "
+                f"{results.slower_ms:g} ms are allowed, whichever is more."
+            )
     return found
 
 

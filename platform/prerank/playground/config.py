@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from prerank.core.home import Home
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 
 NEVER_TOO_SLOW_MS = 1e9
 """What a golden request may take here: a version too slow to serve can still be looked at."""

@@ -22,7 +22,9 @@ from prerank.core.logs import json_lines
 from prerank.core.settings import typed
 from prerank.playground.config import PlaygroundConfig
 from prerank.playground.http import PlaygroundHttp
+from prerank.playground.metrics import METRICS
 from prerank.playground.service import Playground
+from prerank.serving.ray_metrics import Export
 
 NICENESS = 10
 SPARE_SLOTS = 32
@@ -46,6 +48,7 @@ class PlaygroundDeployment:
         self._http = PlaygroundHttp(settled, self._playground)
         # In the background: the page can say what is still missing.
         threading.Thread(target=self._playground.start, name="playground-start").start()
+        Export(self._playground.metrics, self._playground.sample, known=METRICS).start()
 
     async def __call__(self, request: Request) -> Response:
         """Answer any route."""

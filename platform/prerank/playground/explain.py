@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ from interactrank.features.inputs import FeatureInputs
 from interactrank.features.packed_rows import unpack
 from interactrank.features.schema import LEVELS, REQUEST_NUMERIC, FeatureSchema, Level
 from interactrank.features.searches import Searches, level_code
+from interactrank.model.candidates import Found
 from interactrank.model.contributions import contributions
 from prerank.core.times import iso
+from prerank.evaluation.baselines.ranker import Explained
+from prerank.playground.ranking import arrays_of, found_of
 from prerank.playground.words import about, level_title
 from prerank.serving.answer import Loaded, sound
 from prerank.serving.api import PrerankRequest, named
@@ -24,7 +29,7 @@ LEAST_PART = 1e-4
 
 
 def explain(request: PrerankRequest, key: int, loaded: Loaded) -> Row:
-    """The parts of the score of one candidate.
+    """The parts of the score of one candidate by a model version.
 
     ``score`` is ``dot_part`` + ``typical`` + all ``parts`` + ``together``; see
     ``interactrank.model.contributions``. Each part has the feature's value and what it means.
@@ -32,10 +37,29 @@ def explain(request: PrerankRequest, key: int, loaded: Loaded) -> Row:
     Raises:
         RequestError: the item is none of the candidates.
     """
+    return _told(request, key, loaded, _parts)
+
+
+def explain_baseline(request: PrerankRequest, key: int, ranker: Explained, loaded: Loaded) -> Row:
+    """The parts of the score of one candidate by a baseline: ``base`` + all ``parts``.
+
+    Raises:
+        RequestError: the item is none of the candidates.
+    """
+    return _told(request, key, loaded, partial(_baseline_parts, ranker)) | {"baseline": ranker.name}
+
+
+def _told(
+    request: PrerankRequest,
+    key: int,
+    loaded: Loaded,
+    parts: Callable[[PrerankRequest, int, Loaded, FeatureInputs], Row],
+) -> Row:
+    """``parts`` of a score, with the counts behind them, and how the features were read."""
     read = loaded.features.read(
         request.query, request.user_id, request.time_us, request.context, request.deadline
     )
-    found, read = sound(read, lambda inputs: _parts(request, key, loaded, inputs))
+    found, read = sound(read, lambda inputs: parts(request, key, loaded, inputs))
     return found | {
         "version": loaded.wanted.version.number,
         "time": iso(request.time_us),
@@ -48,21 +72,13 @@ def explain(request: PrerankRequest, key: int, loaded: Loaded) -> Row:
 def _parts(request: PrerankRequest, key: int, loaded: Loaded, inputs: FeatureInputs) -> Row:
     scorer, schema = loaded.scorer, loaded.limits.schema
     side = scorer.query_side(request.query, inputs, request.weights)
-    keys = None if request.whole else request.keys
-    candidates = scorer.find(inputs, keys, request.retriever_features)
-    at = np.flatnonzero(candidates.ids == key)
-    if not len(at):
-        raise RequestError("item", f"{shown(str(key))} is none of the candidates of this ranking")
+    candidates = found_of(request, loaded, inputs)
+    at = _place(candidates, key)
     # Of all candidates: a feature may depend on where the others stand in the retriever's list.
     scored = scorer.score_found(side, inputs, candidates)
     (x,) = candidates.x(at)
     found = contributions(scorer.model, side, x)
     values = dict(zip(schema.cross, x.tolist(), strict=True))
-    parts = [
-        {"feature": name, "value": values[name], "part": float(part), "about": about(name)}
-        for name, part in zip(found.names, found.parts, strict=True)
-        if abs(part) >= LEAST_PART
-    ]
     dot = float(scored.dots[at[0]])
     return {
         "score": float(scored.scores[at[0]]),
@@ -70,13 +86,47 @@ def _parts(request: PrerankRequest, key: int, loaded: Loaded, inputs: FeatureInp
         "scale": side.scale,
         "dot_part": side.scale * dot,
         "typical": found.typical + side.constant,
-        "parts": sorted(parts, key=lambda part: -abs(part["part"])),
+        "parts": _largest_first(values, dict(zip(found.names, found.parts, strict=True))),
         "together": found.together,
         "additive": found.additive,
         "features": {n: v for n, v in values.items() if v},
         "request": named(REQUEST_NUMERIC, side.request),
         "indexed": bool(candidates.rows[at[0]] >= 0),
     }
+
+
+def _baseline_parts(
+    ranker: Explained, request: PrerankRequest, key: int, loaded: Loaded, inputs: FeatureInputs
+) -> Row:
+    candidates = found_of(request, loaded, inputs)
+    at = _place(candidates, key)
+    arrays = arrays_of(request, loaded, inputs, candidates, at)
+    found = ranker.parts(arrays)
+    values = dict(zip(found.names, found.values[0].tolist(), strict=True))
+    return {
+        "score": float(ranker.score(arrays, [request.query])[0]),
+        "base": found.base,
+        "parts": _largest_first(values, dict(zip(found.names, found.parts[0], strict=True))),
+        "features": {n: v for n, v in values.items() if v},
+        "indexed": bool(candidates.rows[at[0]] >= 0),
+    }
+
+
+def _place(candidates: Found, key: int) -> NDArray[np.int64]:
+    """Where the item stands among the candidates: int64 [1]."""
+    at = np.flatnonzero(candidates.ids == key)
+    if not len(at):
+        raise RequestError("item", f"{shown(str(key))} is none of the candidates of this ranking")
+    return at
+
+
+def _largest_first(values: Mapping[str, float], parts: Mapping[str, Any]) -> list[Row]:
+    rows = [
+        {"feature": name, "value": values[name], "part": float(part), "about": about(name)}
+        for name, part in parts.items()
+        if abs(part) >= LEAST_PART
+    ]
+    return sorted(rows, key=lambda row: -abs(row["part"]))
 
 
 def counts_of(

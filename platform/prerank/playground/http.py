@@ -8,6 +8,7 @@ asked by POST, so that no query or user stands in a proxy's log.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from starlette.responses import RedirectResponse, Response
 
 from prerank.core.tokens import ADMIN
 from prerank.playground.config import PlaygroundConfig
+from prerank.playground.metrics import DEGRADED, FILE, LATENCY, OTHER, REQUESTS, causes
 from prerank.playground.service import Playground
 from prerank.serving.fields import RequestError, json_object, shown
 from prerank.serving.guard import Guard, content_type, require
 from prerank.serving.lane import Lane
+from prerank.serving.metrics import NS_PER_MS
 from prerank.serving.problems import reason_of, refusal_of
 from prerank.serving.ranking import json_answer
 from prerank.serving.tokens import Tokens
@@ -85,6 +88,7 @@ class PlaygroundHttp:
         """Answer any route; whatever the caller did wrong is a 4xx that says so."""
         # Once: behind Serve, the path begins with the root, or without it, by the proxy.
         path = request.scope["path"].removeprefix(request.scope.get("root_path") or PREFIX)
+        began = time.perf_counter_ns()
         try:
             response = await self._route(request, path)
         except Exception as error:
@@ -92,6 +96,9 @@ class PlaygroundHttp:
             logger.info("refused: %s", reason_of(error))
             response = refusal_of(error)
         response.headers.update(HEADERS)
+        action, metrics = action_of(path), self._playground.metrics
+        metrics.add(REQUESTS, 1, action, str(response.status_code))
+        metrics.observe(LATENCY, (time.perf_counter_ns() - began) / NS_PER_MS, action)
         return response
 
     async def _route(self, request: Request, path: str) -> Response:
@@ -120,6 +127,8 @@ class PlaygroundHttp:
             if len(body) > MAX_BODY:
                 raise RequestError("body", f"{len(body)} bytes; at most {MAX_BODY} are taken", 413)
             found = await self._lane.run(self._work, ask, body)
+        for cause in causes(found):
+            self._playground.metrics.add(DEGRADED, 1, cause)
         response = json_answer(found)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -140,3 +149,11 @@ ROUTES: dict[str, Ask] = {
     "user": Playground.user,
 }
 """What the page may ask, below ``/playground/api/``."""
+
+
+def action_of(path: str) -> str:
+    """What was asked, as a value of a metric's label: one of a few, whatever was sent."""
+    if not path.startswith(API):
+        return FILE
+    name = path.removeprefix(API)
+    return name if name in ROUTES else OTHER

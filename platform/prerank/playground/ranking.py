@@ -1,8 +1,7 @@
-"""One search as a ranker orders it: a model version, or a baseline that needs no fitting."""
+"""One search as a ranker orders it: a model version, or a baseline."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +12,12 @@ from numpy.typing import NDArray
 
 from interactrank.features.batch import RequestArrays
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.schema import FeatureSchema
+from interactrank.model.candidates import Found
 from interactrank.model.top_k import best
-from prerank.core.errors import NotReadyError
-from prerank.core.home import Home
 from prerank.core.times import iso
-from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.evaluation.baselines.ranker import Ranker
-from prerank.evaluation.baselines.simple import Bm25Ranker, ColumnRanker
 from prerank.serving.answer import Loaded, answer, sound
 from prerank.serving.api import PrerankRequest
-
-COLUMNS = {"popularity": "a:engage:all", "iqp": "q:engage:all"}
-"""Baselines that are one cross feature."""
-BASELINES = {
-    "bm25": "BM25 of the query against the titles",
-    "popularity": "what is engaged with most, whatever the query",
-    "iqp": "what searchers of this very query engaged with",
-}
 
 
 @dataclass(frozen=True)
@@ -51,39 +38,6 @@ class Ranked:
     degraded: tuple[str, ...]
     snapshot_cutoff: str | None
     version: str
-
-
-class Baselines:
-    """The baselines of one log. BM25's index is made when it is first asked for.
-
-    Args:
-        home: that was ingested.
-    """
-
-    def __init__(self, home: Home) -> None:
-        self._home = home.pin()
-        self._lock = threading.Lock()
-        self._bm25: Bm25Ranker | None = None
-
-    def ranker(self, name: str, schema: FeatureSchema) -> Ranker:
-        """The baseline of a name of ``BASELINES``.
-
-        Raises:
-            NotReadyError: BM25 is not installed.
-        """
-        if name in COLUMNS:
-            return ColumnRanker(name, schema, COLUMNS[name])
-        with self._lock:
-            if self._bm25 is None:
-                try:
-                    catalogue, titles = load_catalogue(self._home), load_titles(self._home)
-                    self._bm25 = Bm25Ranker.fit(catalogue, titles)
-                except ModuleNotFoundError as error:
-                    raise NotReadyError(
-                        f"BM25 needs the package {error.name}, which is not installed here: "
-                        "pip install 'interactrank-platform[train]'"
-                    ) from None
-            return self._bm25
 
 
 def by_version(request: PrerankRequest, loaded: Loaded) -> Ranked:
@@ -121,19 +75,34 @@ def by_baseline(request: PrerankRequest, ranker: Ranker, loaded: Loaded) -> Rank
 def _baseline_scores(
     request: PrerankRequest, ranker: Ranker, loaded: Loaded, inputs: FeatureInputs
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    found = found_of(request, loaded, inputs)
+    arrays = arrays_of(request, loaded, inputs, found, np.arange(len(found.ids)))
+    return found.ids, ranker.score(arrays, [request.query])
+
+
+def found_of(request: PrerankRequest, loaded: Loaded, inputs: FeatureInputs) -> Found:
+    """The candidates of a request; of one for the whole index, all of its items."""
     keys = None if request.whole else request.keys
-    found = loaded.scorer.find(inputs, keys, request.retriever_features)
-    n = len(found.ids)
-    arrays = RequestArrays.of(
+    return loaded.scorer.find(inputs, keys, request.retriever_features)
+
+
+def arrays_of(
+    request: PrerankRequest,
+    loaded: Loaded,
+    inputs: FeatureInputs,
+    found: Found,
+    at: NDArray[np.int64],
+) -> RequestArrays:
+    """The candidates at the places ``at`` int64 [n], as a baseline reads them."""
+    return RequestArrays.of(
         loaded.limits.schema,
         [request.query],
         inputs,
-        candidates=found.ids,
-        offsets=np.array([0, n]),
-        x=found.x(np.arange(n)),
-        labels=np.zeros(n, np.int64),
+        candidates=found.ids[at],
+        offsets=np.array([0, len(at)]),
+        x=found.x(at),
+        labels=np.zeros(len(at), np.int64),
     )
-    return found.ids, ranker.score(arrays, [request.query])
 
 
 def _all(request: PrerankRequest, loaded: Loaded) -> int:

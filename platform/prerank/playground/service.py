@@ -20,12 +20,15 @@ from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.manifest import LogManifest
 from prerank.core.redact import redact
 from prerank.core.times import iso
+from prerank.evaluation.baselines.ranker import Explained, Ranker
 from prerank.playground import pages
+from prerank.playground.baselines import ABOUT, EXPLAINED, FITTED, Baselines
 from prerank.playground.compare import column
 from prerank.playground.config import PlaygroundConfig
-from prerank.playground.explain import explain
+from prerank.playground.explain import explain, explain_baseline
 from prerank.playground.log_view import KINDS, LogView
-from prerank.playground.ranking import BASELINES, Baselines, Ranked, by_baseline, by_version
+from prerank.playground.metrics import IN_MEMORY
+from prerank.playground.ranking import Ranked, by_baseline, by_version
 from prerank.playground.requests import (
     MAX_ROWS,
     SEARCH_FIELDS,
@@ -41,6 +44,7 @@ from prerank.serving.answer import Loaded
 from prerank.serving.candidates import item_key
 from prerank.serving.engine import Engine
 from prerank.serving.fields import RequestError, context_of, name_of, query_of, shown, time_of
+from prerank.serving.metrics import Metrics
 
 Row = dict[str, Any]
 CHAMPION, VERSION = "champion", "version:"
@@ -57,12 +61,16 @@ class Playground:
 
     Args:
         config: of the playground.
+
+    Attributes:
+        metrics: of this process.
     """
 
     def __init__(self, config: PlaygroundConfig) -> None:
         self.config, self.home = config, config.home_folder()
         self.engine = Engine(config.serving())
-        self.versions = Versions(self.engine, self.home, config.versions)
+        self.metrics = Metrics()
+        self.versions = Versions(self.engine, self.home, config.versions, self.metrics)
         self._opened: tuple[LogView, Baselines] | None = None
         self._problem = "the log is being read"
         self._listed, self._away = list[Listed](), ""
@@ -79,6 +87,10 @@ class Playground:
         self._stop.set()
         self.engine.stop()
         self.versions.close()
+
+    def sample(self) -> None:
+        """Set the metrics that are gauges."""
+        self.metrics.set(IN_MEMORY, len(self.versions.in_memory()))
 
     def refresh(self) -> None:
         """Open the log anew where another one, or a longer one, was ingested; list the versions."""
@@ -97,6 +109,7 @@ class Playground:
             fingerprint = LogManifest.load(self.home).fingerprint
             if self._opened is None or self._opened[0].fingerprint != fingerprint:
                 self._opened = LogView(self.home, self.config.log_events), Baselines(self.home)
+            self._opened[1].look()
             self._problem = ""
         except Exception as error:
             # The thread must live on: the next look may find the cause gone.
@@ -181,17 +194,21 @@ class Playground:
         }
 
     def explain(self, data: Mapping[str, Any]) -> Row:
-        """The parts of one candidate's score by a model version."""
+        """The parts of one candidate's score, by a model version or a baseline that has some."""
         fields_of(data, *SEARCH_FIELDS, "ranker", "item")
         view, name = self._view(), text_of(data, "ranker")
-        if name in BASELINES:
+        if name in ABOUT and name not in EXPLAINED:
             raise RequestError(
-                "ranker", f"{name} is {BASELINES[name]}; only scores of model versions have parts"
+                "ranker",
+                f"{name} is {ABOUT[name]}: its scores have no parts; those of model versions, "
+                f"{' and '.join(EXPLAINED)} do",
             )
-        loaded = self._loaded(name)
+        ranker, loaded = self._ranker(name)
         request = Search.of(data, view).request(loaded)
         key = item_key(data.get("item"), "item", view.manifest.item_ids)
         (item,) = view.items.shown(np.array([key]))
+        if isinstance(ranker, Explained):
+            return {"item": item} | explain_baseline(request, key, ranker, loaded)
         return {"item": item} | explain(request, key, loaded)
 
     def query(self, data: Mapping[str, Any]) -> Row:
@@ -219,9 +236,15 @@ class Playground:
             self.refresh()
 
     def _view(self) -> LogView:
+        return self._open()[0]
+
+    def _baselines(self) -> Baselines:
+        return self._open()[1]
+
+    def _open(self) -> tuple[LogView, Baselines]:
         if self._opened is None:
             raise NotReadyError(self._problem)
-        return self._opened[0]
+        return self._opened
 
     def _time(self, data: Mapping[str, Any]) -> int:
         """The time as of which something is looked at, microseconds since 1970."""
@@ -241,42 +264,53 @@ class Playground:
         """Everything that can rank."""
         champion, loaded = self.engine.model_version, self.versions.in_memory()
         title = f"champion (version {champion})" if champion else "champion (none yet)"
-        models: list[Row] = [{"id": CHAMPION, "title": title, "kind": "model", "loaded": True}]
+        models: list[Row] = [{"id": CHAMPION, "title": title, "loaded": True}]
         for each in self._listed:
             number, names = each.version.number, ", ".join(each.aliases)
             models.append(
                 {
                     "id": f"{VERSION}{number}",
                     "title": f"version {number}" + (f" ({names})" if names else ""),
-                    "kind": "model",
                     "loaded": number in loaded,
                     "created": each.created,
                 }
             )
-        baselines = [
-            {"id": name, "title": name, "kind": "baseline", "loaded": True, "about": about}
-            for name, about in BASELINES.items()
-        ]
-        return models + baselines
+        models = [row | {"kind": "model", "explained": True} for row in models]
+        titles = {row["id"]: row["title"] for row in models}
+        return models + self._baselines().offered(self._of_runs(), titles)
+
+    def _of_runs(self) -> dict[str, str]:
+        """The model version of each job, by the id of the job's MLflow run."""
+        runs = {v.version.run_id: f"{VERSION}{v.version.number}" for v in self._listed}
+        try:
+            return runs | {self.versions.champion().wanted.version.run_id: CHAMPION}
+        except NotReadyError:
+            return runs
+
+    def _ranker(self, name: str) -> tuple[Ranker | None, Loaded]:
+        """A baseline and the version whose features it reads; of a version, itself alone."""
+        if name not in ABOUT:
+            return None, self._loaded(name)
+        baselines, reads = self._baselines(), CHAMPION
+        if name in FITTED:
+            reads = baselines.beside(name, self._of_runs())
+        loaded = self._loaded(reads)
+        return baselines.ranker(name, loaded.limits.schema), loaded
 
     def _loaded(self, name: str) -> Loaded:
         if name == CHAMPION:
             return self.versions.champion()
         if name.startswith(VERSION) and name.removeprefix(VERSION).isdecimal():
             return self.versions.version(name.removeprefix(VERSION))
-        known = [CHAMPION, f"{VERSION}<number>", *BASELINES]
+        known = [CHAMPION, f"{VERSION}<number>", *ABOUT]
         raise RequestError("rankers", f"{shown(name)} is none of {', '.join(known)}")
 
     def _ranked(self, name: str, search: Search) -> Ranked | Row:
         """The candidates in a ranker's order, or why it has none."""
         try:
-            if name not in BASELINES:
-                loaded = self._loaded(name)
-                return by_version(search.request(loaded), loaded)
-            assert self._opened is not None
-            loaded = self.versions.champion()
-            ranker = self._opened[1].ranker(name, loaded.limits.schema)
-            return by_baseline(search.request(loaded), ranker, loaded)
+            ranker, loaded = self._ranker(name)
+            request = search.request(loaded)
+            return by_baseline(request, ranker, loaded) if ranker else by_version(request, loaded)
         except LoadingError as error:
             return {"loading": True, "problem": str(error)}
         except RequestError as error:

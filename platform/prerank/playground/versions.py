@@ -9,10 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from prerank.core.errors import NotReadyError, PrerankError
 from prerank.core.home import Home
+from prerank.playground.metrics import EVICTED, FAILED, LOADED, VERSIONS
 from prerank.registry import versions as registry
 from prerank.serving.answer import Loaded
-from prerank.serving.engine import Engine, limits_of
+from prerank.serving.config import limits_of
+from prerank.serving.engine import Engine
 from prerank.serving.loading import join, load, rebuilt
+from prerank.serving.metrics import Metrics
 
 PATIENCE_S = 0.5
 """How long a ranking waits for a version that is being loaded; the page asks again."""
@@ -34,10 +37,12 @@ class Versions:
         engine: that follows the champion; a version that it serves is not loaded twice.
         home: of the deployment.
         most: versions that stay in memory beside the engine's.
+        metrics: that count what becomes of versions.
     """
 
-    def __init__(self, engine: Engine, home: Home, most: int) -> None:
+    def __init__(self, engine: Engine, home: Home, most: int, metrics: Metrics) -> None:
         self._engine, self._home, self._most = engine, home, most
+        self._metrics = metrics
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="versions")
         self._known: OrderedDict[str, Future[Loaded]] = OrderedDict()
         self._lock = threading.Lock()
@@ -106,14 +111,20 @@ class Versions:
                 self._drop(number)
 
     def _load(self, number: str) -> Loaded:
-        self._home.look()
-        wanted = registry.Wanted("", registry.version_of(number))
-        config = self._engine.config
-        loaded = load(self._home, wanted, limits_of(self._home, config), config.golden_ms)
+        try:
+            self._home.look()
+            wanted = registry.Wanted("", registry.version_of(number))
+            config = self._engine.config
+            loaded = load(self._home, wanted, limits_of(self._home, config), config.golden_ms)
+        except Exception:
+            self._metrics.add(VERSIONS, 1, FAILED)
+            raise
+        self._metrics.add(VERSIONS, 1, LOADED)
         with self._lock:
             others = [n for n in self._known if n != number and _done(self._known[n])]
             for old in others[: max(len(others) + 1 - self._most, 0)]:
                 self._drop(old)
+                self._metrics.add(VERSIONS, 1, EVICTED)
         return loaded
 
     def _drop(self, number: str) -> None:

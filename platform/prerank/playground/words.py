@@ -39,6 +39,16 @@ _OWN = {
     "anchor:log_after": "how far after what the user touched last",
     "anchor:log_before": "how far before what the user touched last",
 }
+_REQUEST = {
+    "query:log_total": "engagements that the query has",
+    "query:log_distinct": "items that the query's engagements are spread over",
+    "query:recent_share": "how much of the query's engagement is recent",
+    "query:sparsity": "how rare the query is",
+    "query:log_tokens": "words of the query",
+    "user:log_history": "length of the user's history",
+    "user:log_minutes_since_last": "time since the user's last engagement",
+    "user:repeat_share": "how often the user comes back to an item",
+}
 _RATES = {
     "coec": "engagement against what its places would lead to",
     "ctr": "engagement when shown",
@@ -51,12 +61,16 @@ def level_title(prefix: str) -> str:
 
 
 def about(feature: str) -> str:
-    """A cross feature of ``FeatureSchema.cross``; itself where no words are known."""
-    if feature in _OWN:
-        return _OWN[feature]
+    """A cross feature of ``FeatureSchema.cross``, a statistic of the request (``REQUEST_NUMERIC``)
+    or a number of the catalogue ("item:…"); itself where no words are known.
+    """
+    if known := _OWN.get(feature) or _REQUEST.get(feature):
+        return known
     first, _, rest = feature.partition(":")
     if first == "candidate":
         return f"{rest}, as the caller gave it"
+    if first == "item":
+        return f"{rest} of the item"
     if feature.startswith("user:touched:"):
         return f"the user did “{rest.removeprefix('touched:')}” with it before"
     what, _, window = rest.rpartition(":")

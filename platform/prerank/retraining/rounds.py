@@ -10,7 +10,6 @@ where a stage is done again, those after it are too.
 
 from __future__ import annotations
 
-import errno
 import glob
 import time
 import traceback
@@ -22,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prerank.core.errors import PrerankError, StateError
+from prerank.core.errors import PrerankError, StateError, is_full
 from prerank.core.files import publish, read_json_or_nothing, write_json
 from prerank.core.home import Home
 from prerank.core.places import is_glob
@@ -73,6 +72,9 @@ class Round:
     Attributes:
         number: from 1 on.
         since: facts of the log that the last model was trained on; ``{}`` where there is none.
+        stopped: the share of bad rows (``share``) of a day that stopped a retraining and is not
+            read again, what was said of it (``told``) and where they are (``place``); ``{}`` where
+            there is none.
         done: stage -> facts.
         seconds: stage -> what it took.
         outcome: empty until it has ended.
@@ -85,6 +87,7 @@ class Round:
         self.began: str = state["began"]
         self.since: Facts = state["since"]
         self.trained_as: dict[str, Any] = state["trained_as"]
+        self.stopped: Facts = state.get("stopped", {})
         self.done: dict[str, Facts] = state["done"]
         self.seconds: dict[str, float] = state["seconds"]
         self.outcome: str = state["outcome"]
@@ -109,6 +112,7 @@ class Round:
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
             "since": last["done"]["update"] if trained else last.get("since", {}),
             "trained_as": last["asked"] if trained else last.get("trained_as", {}),
+            "stopped": last.get("stopped", {}),
             "done": {},
             "seconds": {},
             "outcome": "",
@@ -144,17 +148,22 @@ class Round:
         began = time.perf_counter()
         try:
             facts = make()
+            self.seconds[name] = time.perf_counter() - began
+            tqdm.write(f"      {name}: {duration(self.seconds[name])}")
+            self.record(name, facts)
         except Exception as error:
             raise self._failed(name, error) from error
-        self.seconds[name] = time.perf_counter() - began
-        tqdm.write(f"      {name}: {duration(self.seconds[name])}")
-        self.record(name, facts)
         return facts
 
     def record(self, name: str, facts: Facts) -> None:
         """Write down that a stage ended; those after it, of an earlier try, count no more."""
         at = STAGES.index(name)
         self.done = {n: f for n, f in self.done.items() if STAGES.index(n) < at} | {name: facts}
+        self._save()
+
+    def stop(self, day: Facts) -> None:
+        """Write down that a day stops the retraining (``stopped``); ``{}``: that none does."""
+        self.stopped = day
         self._save()
 
     def end(self, outcome: str) -> None:
@@ -169,6 +178,7 @@ class Round:
             "began": self.began,
             "since": self.since,
             "trained_as": self.trained_as,
+            "stopped": self.stopped,
             "done": self.done,
             "seconds": self.seconds,
             "outcome": self.outcome,
@@ -184,13 +194,14 @@ class Round:
         if isinstance(error, PrerankError):
             told: PrerankError = _like(error, f"{error} {again}")
             return told
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             return StateError(
                 f"the disk of {self._home.place} is full ({error}). Make room. {again}"
             )
         self._note_failure()
         return PrerankError(
-            f"{type(error).__name__}: {error}. {self.folder / FAILURE} has all of it. {again}"
+            f"{type(error).__name__}: {error}. {self._home.told(self.folder / FAILURE)} has all of "
+            f"it. {again}"
         )
 
     def _note_failure(self) -> None:

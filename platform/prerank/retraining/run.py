@@ -21,9 +21,10 @@ from prerank import preflight
 from prerank.checks.run import check
 from prerank.config import JobConfig
 from prerank.core.errors import ConfigError, DataError, NotReadyError, StateError
-from prerank.core.files import held, read_json_or_nothing
+from prerank.core.files import read_json_or_nothing
 from prerank.core.forgotten import Forgotten
 from prerank.core.home import Home
+from prerank.core.leases import alone
 from prerank.core.manifest import LogManifest
 from prerank.core.ray_tasks import connect
 from prerank.dataset.build import build_training_set
@@ -35,7 +36,7 @@ from prerank.promotion.champion import promote
 from prerank.promotion.config import GateConfig
 from prerank.registry import tracking
 from prerank.registry import versions as registry
-from prerank.registry.bundle import META, Version, read_meta
+from prerank.registry.bundle import Version, read_meta
 from prerank.registry.gates import PASSED
 from prerank.retraining.changes import report, weights_moved
 from prerank.retraining.rounds import (
@@ -65,6 +66,8 @@ class Day:
         items: catalogue of new and changed items; None for none.
         items_source: as ``source``, of the items.
         max_bad: share of the rows that may be quarantined before the retraining stops.
+        once: whether ``add`` reads no row a second time, as days of the served log. A stop for bad
+            rows then holds until ``max_bad`` allows them or other rows were given.
     """
 
     source: str
@@ -72,6 +75,7 @@ class Day:
     items: str | Path | None = None
     items_source: str = ""
     max_bad: float = 0.1
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,7 @@ def retrain(
         DataError: the day holds nothing that can be used, or more bad rows than it may.
         PrerankError: a stage failed; the message says which, and how to go on.
     """
-    with held(home.root / "retraining") as free:
-        if not free:
-            raise StateError(
-                f"another retraining of {home.place} runs: wait for it, or end it; what it has "
-                "done is kept."
-            )
+    with alone(home, home.root / "retraining", "retraining"):
         connect()
         tracking.connect(home)
         asked = Asked(day.source, day.items_source, _digest(config), seeds, warm)
@@ -171,17 +170,16 @@ class _Steps:
 
     def _update(self) -> Facts:
         preflight.check_space(self.home)
-        done = update(self.home, self.config, self.day.add, self.day.items)
+        done = update(self.home, self.config, self._add, self.day.items)
+        if bad := self.round.stopped:
+            # Gone after the next day's ingest but one; a served log has its rows for longer.
+            where = f" All are in {bad['place']}." if Path(bad["place"]).exists() else ""
+            raise DataError(
+                f"{bad['told']}, and --max-bad allows {self.day.max_bad:.0%}.{where} The good rows "
+                "are in the log. Give the corrected rows with --events, or a larger --max-bad."
+            )
         manifest = LogManifest.load(self.home)
         rows = done.ingested.manifest.rows if done.ingested else {}
-        bad = rows.get("quarantined", 0) / max(rows.get("in", 0), 1)
-        if done.ingested and bad > self.day.max_bad:
-            reasons = "; ".join(f"{n:,} x {why}" for why, n in done.ingested.reasons.items())
-            raise DataError(
-                f"{bad:.0%} of {rows['in']:,} new rows were quarantined ({reasons}; all in "
-                f"{done.ingested.quarantine}), and --max-bad allows {self.day.max_bad:.0%}. The "
-                "good rows are in the log. Give the corrected rows, or a larger --max-bad."
-            )
         return {
             "fingerprint": manifest.fingerprint,
             "first_time": manifest.first_time,
@@ -190,6 +188,28 @@ class _Steps:
             "items": manifest.items,
             "requests_per_day": manifest.requests_per_day,
             "rows": rows,
+        }
+
+    def _add(self) -> IngestReport | None:
+        """Add the day, and write down whether bad rows stop the retraining."""
+        report = self.day.add()
+        kept = {} if report and not self.day.once else self.round.stopped
+        worst = max(kept, self._bad(report), key=lambda day: day.get("share", 0.0))
+        self.round.stop(worst if worst.get("share", 0.0) > self.day.max_bad else {})
+        return report
+
+    def _bad(self, report: IngestReport | None) -> Facts:
+        """Share of the bad rows of a day, what is said of them, and where they are."""
+        if report is None or not report.reasons:
+            return {}
+        rows = report.manifest.rows
+        share = rows["quarantined"] / rows["in"]
+        reasons = "; ".join(f"{n:,} x {why}" for why, n in report.reasons.items())
+        return {
+            "share": share,
+            "told": f"{share:.0%} of {rows['in']:,} new rows were quarantined "
+            f"({self.day.source}: {reasons})",
+            "place": str(report.quarantine),
         }
 
     def _check(self) -> Facts:
@@ -219,7 +239,7 @@ class _Steps:
         return {name: made[name] for name in names}
 
     def _has_training_set(self, facts: Facts) -> bool:
-        self.home.look(self.home.training_set)
+        self.home.look()
         self.home.fetch(self.home.training_set / "manifest.json")
         found = read_json_or_nothing(self.home.training_set / "manifest.json")
         return all(found.get(name) == value for name, value in facts.items())
@@ -234,20 +254,20 @@ class _Steps:
                 if run_id is None:
                     round_.record("job", {"run_id": made.run_id})
                 seeds = round_.asked.seeds
-                round_.stage("baselines", partial(self._baselines, seeds))
+                round_.stage("baselines", partial(self._baselines, made.run_id))
 
                 def train() -> Facts:
                     bundle, told = self._warm()
                     trained = made.train(seeds, bundle)
-                    return {"trained": [_plain(t) for t in trained], "warm": told}
+                    return {"trained": [self._plain(t) for t in trained], "warm": told}
 
                 kept = round_.stage("train", train, self._has_bundles)
             round_.stage(REGISTERED, partial(self._register, made.run_id, kept), _registered)
         facts = round_.done[REGISTERED]
         return Version(facts["version"], facts["run_id"])
 
-    def _baselines(self, seeds: int) -> Facts:
-        fit_baselines(self.home, self.config, seeds)
+    def _baselines(self, run_id: str) -> Facts:
+        fit_baselines(self.home, self.config, self.round.asked.seeds, run_id)
         return {}
 
     def _warm(self) -> tuple[Path | None, str]:
@@ -270,13 +290,25 @@ class _Steps:
             return None, f"from nothing, and not from version {champion}: {why}"
         return bundle, f"from the towers of version {champion}"
 
+    def _plain(self, trained: Trained) -> dict[str, Any]:
+        # Another node's cache folder is another one.
+        return {
+            "seed": trained.seed,
+            "bundle": str(trained.bundle.relative_to(self.home.root)),
+            "history": [dict(epoch) for epoch in trained.history],
+        }
+
+    def _bundle(self, plain: Facts) -> Path:
+        return self.home.root / plain["bundle"]
+
     def _has_bundles(self, facts: Facts) -> bool:
-        paths = [Path(t["bundle"]) for t in facts["trained"]]
-        return all((path / META).exists() for path in paths)
+        from prerank.training.checkpoints import fetch_bundle
+
+        return all(fetch_bundle(self.home, self._bundle(t)) for t in facts["trained"])
 
     def _register(self, run_id: str, facts: Facts) -> Facts:
         preflight.check_space(self.home)
-        trained = [Trained(t["seed"], Path(t["bundle"]), t["history"]) for t in facts["trained"]]
+        trained = [Trained(t["seed"], self._bundle(t), t["history"]) for t in facts["trained"]]
         champion = registry.alias_version(registry.CHAMPION)
         stages = Stages(len(self.round.seconds))
         stages.seconds |= self.round.seconds
@@ -297,14 +329,6 @@ class _Steps:
     def _promote(self, version: Version) -> Facts:
         promote(self.home, version, self.config.gate)
         return {"version": version.number}
-
-
-def _plain(trained: Trained) -> dict[str, Any]:
-    return {
-        "seed": trained.seed,
-        "bundle": str(trained.bundle),
-        "history": [dict(epoch) for epoch in trained.history],
-    }
 
 
 def _registered(facts: Facts) -> bool:

@@ -95,6 +95,9 @@ class QueryAnswer(Declared):
     """score(item) = <vector, item vector> + weight + constant, of each item of the index."""
 
     request_id: str
+    experiment: OfExperiment = None
+    variant: OfExperiment = None
+    fallback: Fallback = None
     model_version: str
     vector: Annotated[list[float], Field(description="As wide as the index's item vectors.")]
     items: Annotated[list[ItemId], Field(description="Items with a weight of their own.")]
@@ -182,6 +185,9 @@ class Health(Declared):
     notes: Annotated[list[str], Field(description="What is wrong, in words.")]
     waiting: Annotated[dict[str, int], Field(description="Requests in each lane.")]
     experiment: Annotated[str | None, Field(description="Name of the one that runs.")]
+    variants: Annotated[
+        dict[str, str | None], Field(description="Version that each of its variants serves now.")
+    ]
 
 
 class Ready(Declared):

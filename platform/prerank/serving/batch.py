@@ -16,6 +16,7 @@ import pyarrow as pa
 from interactrank.features.schema import CANDIDATE_PREFIX, RETRIEVER_CROSS
 from prerank.serving.api import DEFAULT_K
 from prerank.serving.candidates import candidates_of, first_appearances
+from prerank.serving.experiment import TOLD
 from prerank.serving.fields import Limits, RequestError, count_of, name_of, new_id, only_known
 from prerank.serving.request import PrerankRequest, common_of
 from prerank.serving.retriever import OWN, RetrieverFeatures, check_own, features_of
@@ -110,6 +111,11 @@ class Batch:
             "degraded": pa.array([body["degraded"] for body in bodies], pa.list_(pa.utf8())),
             "model_version": pa.array([body["model_version"] for body in bodies], pa.utf8()),
         }
+        if any(TOLD[0] in body for body in bodies):
+            columns |= {
+                name: pa.array([body.get(name) for body in bodies], kind)
+                for name, kind in zip(TOLD, (pa.utf8(), pa.utf8(), pa.bool_()), strict=True)
+            }
         table, sink = pa.table(columns), pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

@@ -12,16 +12,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from prerank.core import tokens
 from prerank.core.errors import NotReadyError
 from prerank.core.logs import HANDLING, Handling
 from prerank.online.history import Event
 from prerank.online.writer import Written
-from prerank.serving import answer_models, metrics, request_models
+from prerank.serving import metrics
 from prerank.serving.api import parse_events
-from prerank.serving.batch import COLUMNS
+from prerank.serving.config import ServeConfig
 from prerank.serving.docs_page import docs_page
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.guard import Guard, content_type, require
 from prerank.serving.items import item_of
 from prerank.serving.lane import Lane
@@ -35,9 +34,8 @@ from prerank.serving.routes import (
     ARROW,
     BATCH,
     EVENTS,
-    JSON,
     OTHER,
-    RAW,
+    ROUTES,
     SCORING,
     Call,
     Route,
@@ -91,6 +89,9 @@ class HttpApi:
         self._overload = Overload(config.timeout_ms, threads)
         self.variants = Variants(engine, self.metrics)
         self._ranking = Ranking(engine, self.metrics, self._overload, self.variants, log)
+        self._handlers: dict[str, Callable[[Call], Awaitable[Response]]] = {
+            route.name: getattr(self, route.name) for route in ROUTES
+        }
         self._lanes = {
             SCORING: Lane(SCORING, places, seconds, threads),
             EVENTS: Lane(EVENTS, places, seconds),
@@ -132,8 +133,9 @@ class HttpApi:
             handling.token = token.name if token else ""
         route, named = find(ROUTES, there, request.scope["path"], request.method)
         require(route.scope, token)
+        handler = self._handlers[route.name]
         if not route.takes:
-            return await route.handler(self, Call(request.headers, named, route=route.name))
+            return await handler(Call(request.headers, named, route=route.name))
         kind = content_type(request.headers, tuple(route.takes))
         handling.route = BATCH if kind == ARROW else route.name
         lane = self._lanes[route.lane]
@@ -158,7 +160,7 @@ class HttpApi:
                 handling.route,
                 stages,
             )
-            return await route.handler(self, call)
+            return await handler(call)
 
     def sample(self) -> None:
         """Set the gauges to what they are now; looks at a file."""
@@ -239,8 +241,8 @@ class HttpApi:
         waiting = {lane.name: lane.taken for lane in self._lanes.values()}
         problems = self._tokens.problem, self._log.problem if self._log else ""
         notes = [*found["notes"], *filter(None, problems), *self.variants.notes()]
-        experiment = self.variants.name
-        return json_answer(found | {"notes": notes, "waiting": waiting, "experiment": experiment})
+        runs = {"experiment": self.variants.name, "variants": self.variants.versions()}
+        return json_answer(found | {"notes": notes, "waiting": waiting} | runs)
 
     async def ready(self, call: Call) -> Response:
         """Whether requests are answered."""
@@ -260,103 +262,3 @@ class HttpApi:
 
     def _parsed(self, body: bytes) -> list[Event]:
         return parse_events(body, self.engine.event_limits(), now_us())
-
-
-RANK, REPORT, ADMIN, OPEN = tokens.RANK, tokens.EVENTS, tokens.ADMIN, ""
-ROUTES = (
-    Route(
-        "POST",
-        "/v1/prerank",
-        HttpApi.prerank,
-        "Score candidates and return the best k.",
-        RANK,
-        answers={
-            JSON: answer_models.PrerankAnswer,
-            ARROW: "For a request in Arrow: a row per row, with `request_id`, `items`, `scores`, "
-            "`unknown_ids`, `degraded` and `model_version`.",
-        },
-        takes={
-            JSON: request_models.PrerankBody,
-            RAW: "The candidates as little-endian int64, one after the other; everything else is "
-            "in the query string. With `retriever`, a little-endian float32 per candidate follows "
-            "for each name, then one for each name of `candidate_features`.",
-            ARROW: f"Many requests, a row each, uncompressed. Columns: {COLUMNS}.",
-        },
-        lane=SCORING,
-        query=request_models.RawQuery,
-    ),
-    Route(
-        "POST",
-        "/v1/rerank",
-        HttpApi.rerank,
-        "Rerank documents, each of them an item, in the shape of Cohere and Jina.",
-        RANK,
-        answers={JSON: answer_models.RerankAnswer},
-        takes={JSON: request_models.RerankBody},
-        lane=SCORING,
-        header=request_models.RerankHeaders,
-    ),
-    Route(
-        "POST",
-        "/v1/query",
-        HttpApi.query,
-        "The parts of a request's scores, for an engine that holds the item vectors.",
-        RANK,
-        answers={JSON: answer_models.QueryAnswer},
-        takes={JSON: request_models.QueryBody},
-        lane=SCORING,
-    ),
-    Route(
-        "GET",
-        "/v1/items/{id}",
-        HttpApi.item,
-        "What is known of an item.",
-        RANK,
-        answers={JSON: answer_models.Item},
-        refuses=(400, 404, 503),
-    ),
-    Route(
-        "POST",
-        "/v1/events",
-        HttpApi.events,
-        "Add engagement events to users' histories.",
-        REPORT,
-        answers={JSON: answer_models.EventsAnswer},
-        takes={JSON: request_models.EventsBody},
-        lane=EVENTS,
-    ),
-    Route(
-        "GET",
-        "/openapi.json",
-        HttpApi.openapi,
-        "This document.",
-        ADMIN,
-        answers={JSON: "OpenAPI 3.1."},
-    ),
-    Route(
-        "GET",
-        "/docs",
-        HttpApi.docs,
-        "This document as a page.",
-        ADMIN,
-        answers={"text/html": "A page that fetches nothing."},
-    ),
-    Route(
-        "GET",
-        "/health",
-        HttpApi.health,
-        "What runs here: code, schema, model version, snapshot.",
-        ADMIN,
-        answers={JSON: answer_models.Health},
-    ),
-    Route(
-        "GET",
-        "/ready",
-        HttpApi.ready,
-        "Whether requests are answered; open to load balancers.",
-        OPEN,
-        answers={JSON: answer_models.Ready},
-        refuses=(503,),
-    ),
-)
-"""Every route of a deployment."""

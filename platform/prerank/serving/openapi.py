@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from prerank import __version__
 from prerank.serving.answer_models import Problem
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.lane import MAX_BODY
 from prerank.serving.problems import MEANINGS, PROBLEM
 from prerank.serving.routes import Content, Route
@@ -64,7 +64,7 @@ def _models(routes: Sequence[Route]) -> list[type[BaseModel]]:
 def _operation(route: Route, config: ServeConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "summary": route.summary,
-        "operationId": route.handler.__name__,
+        "operationId": route.name,
         # An empty requirement: without a token, where the deployment has none.
         "security": [{"token": [route.scope]}, {}] if route.scope else [],
         "parameters": [

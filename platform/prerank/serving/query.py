@@ -3,11 +3,14 @@
 The answer's size depends on the request's rows, not on how many items there are. With the vectors
 of the index (bf16) an engine rebuilds every score exactly, but for features that only a ranking can
 have: what a caller gives, and cosines. ``left_out`` names them.
+
+The parts are of one model version and fit that one's vectors alone. A caller that holds the vectors
+of several says so; only then may an experiment answer with another version than the champion.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,19 +18,36 @@ import numpy as np
 from interactrank.model.query_parts import AgeCurve, query_parts
 from prerank.core.times import iso
 from prerank.serving.answer import Answer, Loaded, sound
-from prerank.serving.fields import Limits, json_object, name_of
+from prerank.serving.fields import Limits, RequestError, json_object, name_of, shown
 from prerank.serving.request import COMMON_FIELDS, PrerankRequest, common_of, opened
 from prerank.serving.stages import FEATURES, SCORE, Stages
 
+MAX_VERSIONS = 16
 
-def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
+
+@dataclass(frozen=True)
+class Query:
+    """A request for parts.
+
+    Attributes:
+        request: without candidates.
+        versions: numbers of the model versions whose vectors the caller holds; empty where it does
+            not say.
+    """
+
+    request: PrerankRequest
+    versions: frozenset[str]
+
+
+def parse_query(body: bytes, limits: Limits, now_us: int) -> Query:
     """Read a request that names no candidates.
 
     Raises:
         RequestError: naming the field and the fix.
     """
-    data = opened(json_object(body), COMMON_FIELDS)
-    return PrerankRequest(
+    data = opened(json_object(body), COMMON_FIELDS | {"versions"})
+    versions = _versions_of(data.get("versions"))
+    request = PrerankRequest(
         user_id=name_of(data.get("user_id"), "user_id"),
         **common_of(data, limits, now_us),
         keys=np.zeros(0, np.int64),
@@ -35,6 +55,22 @@ def parse_query(body: bytes, limits: Limits, now_us: int) -> PrerankRequest:
         k=1,
         explain=False,
     )
+    return Query(request, versions)
+
+
+def _versions_of(value: Any) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list):
+        raise RequestError("versions", 'send a list of model versions, such as ["3", "4"]')
+    if len(value) > MAX_VERSIONS:
+        raise RequestError("versions", f"{len(value)} versions; at most {MAX_VERSIONS} are allowed")
+    for at, one in enumerate(value):
+        if not (isinstance(one, str) and one.isascii() and one.isdecimal()):
+            raise RequestError(
+                f"versions[{at}]", f"{shown(one)} is no model version; send its number as a string"
+            )
+    return frozenset(value)
 
 
 def query_answer(request: PrerankRequest, loaded: Loaded) -> Answer:

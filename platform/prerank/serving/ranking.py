@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from prerank.serving.answer import Answer
 from prerank.serving.api import Limits, PrerankRequest, parse_json, parse_raw
 from prerank.serving.batch import Batch, parse_batch
 from prerank.serving.engine import Engine
+from prerank.serving.experiment import TOLD
 from prerank.serving.metrics import NS_PER_MS, Metrics
 from prerank.serving.overload import Overload
-from prerank.serving.query import parse_query, query_answer
+from prerank.serving.query import parse_query
 from prerank.serving.rerank import USER_HEADER, parse_rerank
 from prerank.serving.routes import ARROW, JSON, RAW, Call
 from prerank.serving.served_log import ServedLog
@@ -72,10 +73,17 @@ class Ranking:
     def query(self, call: Call) -> Response:
         """The parts of a request's scores."""
         self._begin(call)
-        wanted = parse_query(call.body, self.engine.limits(), now_us())
-        self._parsed(call, wanted)
-        answer = query_answer(replace(wanted, arrived=call.arrived), self.engine.current())
-        return self._answered(call, answer, answer.body)
+        limits = self.engine.limits()
+        wanted = parse_query(call.body, limits, now_us())
+        self._parsed(call, wanted.request)
+        timed = replace(wanted.request, arrived=call.arrived)
+        answer = self._variants.query(replace(wanted, request=timed))
+        response = self._answered(call, answer, answer.body)
+        if answer.trial is not None:
+            # The caller ranks: what was shown is not known here.
+            unranked = replace(answer, body=answer.body | {"items": []})
+            self._written_down(wanted.request, unranked, limits, call.stages)
+        return response
 
     def batch(self, call: Call, limits: Limits) -> Batch:
         """The requests of a batch, which are then answered one by one."""
@@ -96,9 +104,9 @@ class Ranking:
         if self.engine.limits() is not limits:
             raise NotReadyError("another model version came during the batch; send it again")
         stages = Stages()
-        answer = self.engine.answer(replace(wanted, arrived=time.monotonic()))
+        answer = self._variants.answer(replace(wanted, arrived=time.monotonic()))
         stages.add(answer.ends)
-        self._written_down(wanted, answer, limits, stages)
+        self._finished(wanted, answer, limits, stages)
         self.metrics.answered(call.route, answer)
         self.metrics.staged(call.route, stages)
         self._overload.served(stages, answer.read.degraded)
@@ -108,10 +116,10 @@ class Ranking:
         """The answer to a batch.
 
         Raises:
-            NotReadyError: not all rows were scored with one model version.
+            NotReadyError: not all rows of a variant were scored with one model version.
         """
-        if len({body["model_version"] for body in bodies}) > 1:
-            raise NotReadyError("a shard of the index has another model version; send it again")
+        if several_versions(bodies):
+            raise NotReadyError("another model version came during the batch; send it again")
         call.stages.end(ROWS)
         response = Response(batch.answer(bodies), media_type=ARROW)
         call.stages.end(SERIALISE)
@@ -125,12 +133,18 @@ class Ranking:
         self._parsed(call, wanted)
         answer = self._variants.answer(replace(wanted, arrived=call.arrived))
         response = self._answered(call, answer, tell(answer.body))
+        self._finished(wanted, answer, limits, call.stages)
+        return response
+
+    def _finished(
+        self, wanted: PrerankRequest, answer: Answer, limits: Limits, stages: Stages
+    ) -> None:
+        """Write an answer down, with what a shadow makes of its request."""
 
         def done(found: Answer) -> None:
-            self._written_down(wanted, found, limits, call.stages)
+            self._written_down(wanted, found, limits, stages)
 
         self._variants.finish(wanted, answer, done)
-        return response
 
     def _written_down(
         self, wanted: PrerankRequest, answer: Answer, limits: Limits, stages: Stages
@@ -159,6 +173,16 @@ class Ranking:
         self.metrics.finished(call.route, call.stages)
         self._overload.served(call.stages, answer.read.degraded)
         return response
+
+
+def several_versions(bodies: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether answers of one variant, given by itself or in its place, are of several versions."""
+    versions: dict[tuple[Any, ...], str] = {}
+    return any(
+        versions.setdefault(tuple(map(body.get, TOLD)), body["model_version"])
+        != body["model_version"]
+        for body in bodies
+    )
 
 
 def now_us() -> int:

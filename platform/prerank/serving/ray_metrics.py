@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from prerank.serving.metrics import METRICS, Metric, Metrics, Series
@@ -45,6 +45,7 @@ class Export:
         metrics: of the replica.
         sample: sets the gauges, before each export.
         made: makes the exported form of a metric.
+        known: every metric that may have values.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Export:
         metrics: Metrics,
         sample: Callable[[], None],
         made: Callable[[Metric], Instrument] = instrument_of,
+        known: Sequence[Metric] = METRICS,
     ) -> None:
         self._metrics, self._sample = metrics, sample
-        self._metric = {m.name: m for m in METRICS}
-        self._told = {m.name: made(m) for m in METRICS}
+        self._metric = {m.name: m for m in known}
+        self._told = {m.name: made(m) for m in known}
         self._values: dict[Series, float] = {}
         self._buckets: dict[Series, tuple[int, ...]] = {}
         self._stop = threading.Event()

@@ -15,6 +15,7 @@ from pydantic.config import JsonDict
 from prerank.core.ids import JSON_SAFE
 from prerank.serving.api import DEFAULT_K, MAX_EVENTS
 from prerank.serving.fields import MAX_NAME, MAX_QUERY
+from prerank.serving.query import MAX_VERSIONS
 
 FLOAT32_MAX = 3.4028234663852886e38
 
@@ -193,6 +194,14 @@ class QueryBody(Declared):
 
     user_id: User
     query: Searched
+    versions: Annotated[
+        list[Annotated[str, Field(pattern=r"^[0-9]+$")]] | None,
+        Field(
+            max_length=MAX_VERSIONS,
+            description="Model versions whose item vectors the caller holds. With it the request "
+            "takes part in an experiment; a variant's version answers if it is one of these.",
+        ),
+    ] = None
     context: Context | None = None
     weights: Weights | None = None
     request_id: RequestId = None

@@ -75,5 +75,6 @@ class Retrieved:
                 loaded,
                 wanted=Wanted(RETRIEVER, Version(RETRIEVER, "")),
                 scorer=cast(Scorer, InOrder(loaded.scorer)),
+                shards=None,
             ),
         )

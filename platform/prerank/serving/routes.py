@@ -1,19 +1,20 @@
 """A route: its path, who may call it, what it takes and what it answers.
 
-The table of routes (``prerank.serving.http.ROUTES``) is read by ``HttpApi``, which refuses what no
-route takes, and by ``prerank.serving.openapi``, which describes what they take.
+The table ``ROUTES`` is read by ``prerank.serving.http.HttpApi``, which refuses what no route takes,
+and by ``prerank.serving.openapi``, which describes what they take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import BaseModel
 from starlette.datastructures import Headers
-from starlette.responses import Response
 
+from prerank.core import tokens
+from prerank.serving import answer_models, request_models
+from prerank.serving.batch import COLUMNS
 from prerank.serving.fields import RequestError, shown
 from prerank.serving.stages import Stages
 
@@ -60,7 +61,7 @@ class Route:
     Attributes:
         method: of HTTP.
         path: ends with ``{id}`` where any text may stand.
-        handler: method of ``HttpApi`` that answers a call.
+        name: in metrics and logs; the method of ``HttpApi`` that answers a call.
         summary: in one line.
         scope: that a caller's token must have; empty: anybody may call the route, by any name.
         takes: bodies; none for a GET.
@@ -72,7 +73,7 @@ class Route:
 
     method: str
     path: str
-    handler: Callable[[Any, Call], Awaitable[Response]]
+    name: str
     summary: str
     scope: str
     answers: Content
@@ -81,11 +82,6 @@ class Route:
     query: type[BaseModel] | None = None
     header: type[BaseModel] | None = None
     refuses: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """In metrics and logs."""
-        return self.handler.__name__
 
     def match(self, path: str) -> str | None:
         """What ``path`` has in place of ``{id}``, empty where there is none; None: no match."""
@@ -125,3 +121,103 @@ def find(
     raise RequestError(
         "method", f"{there[0][0].path} takes {methods}", 405, headers={"Allow": methods}
     )
+
+
+RANK, REPORT, ADMIN, OPEN = tokens.RANK, tokens.EVENTS, tokens.ADMIN, ""
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/prerank",
+        "prerank",
+        "Score candidates and return the best k.",
+        RANK,
+        answers={
+            JSON: answer_models.PrerankAnswer,
+            ARROW: "For a request in Arrow: a row per row, with `request_id`, `items`, `scores`, "
+            "`unknown_ids`, `degraded` and `model_version`.",
+        },
+        takes={
+            JSON: request_models.PrerankBody,
+            RAW: "The candidates as little-endian int64, one after the other; everything else is "
+            "in the query string. With `retriever`, a little-endian float32 per candidate follows "
+            "for each name, then one for each name of `candidate_features`.",
+            ARROW: f"Many requests, a row each, uncompressed. Columns: {COLUMNS}.",
+        },
+        lane=SCORING,
+        query=request_models.RawQuery,
+    ),
+    Route(
+        "POST",
+        "/v1/rerank",
+        "rerank",
+        "Rerank documents, each of them an item, in the shape of Cohere and Jina.",
+        RANK,
+        answers={JSON: answer_models.RerankAnswer},
+        takes={JSON: request_models.RerankBody},
+        lane=SCORING,
+        header=request_models.RerankHeaders,
+    ),
+    Route(
+        "POST",
+        "/v1/query",
+        "query",
+        "The parts of a request's scores, for an engine that holds the item vectors.",
+        RANK,
+        answers={JSON: answer_models.QueryAnswer},
+        takes={JSON: request_models.QueryBody},
+        lane=SCORING,
+    ),
+    Route(
+        "GET",
+        "/v1/items/{id}",
+        "item",
+        "What is known of an item.",
+        RANK,
+        answers={JSON: answer_models.Item},
+        refuses=(400, 404, 503),
+    ),
+    Route(
+        "POST",
+        "/v1/events",
+        "events",
+        "Add engagement events to users' histories.",
+        REPORT,
+        answers={JSON: answer_models.EventsAnswer},
+        takes={JSON: request_models.EventsBody},
+        lane=EVENTS,
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        "openapi",
+        "This document.",
+        ADMIN,
+        answers={JSON: "OpenAPI 3.1."},
+    ),
+    Route(
+        "GET",
+        "/docs",
+        "docs",
+        "This document as a page.",
+        ADMIN,
+        answers={"text/html": "A page that fetches nothing."},
+    ),
+    Route(
+        "GET",
+        "/health",
+        "health",
+        "What runs here: code, schema, model version, snapshot.",
+        ADMIN,
+        answers={JSON: answer_models.Health},
+    ),
+    Route(
+        "GET",
+        "/ready",
+        "ready",
+        "Whether requests are answered; open to load balancers.",
+        OPEN,
+        answers={JSON: answer_models.Ready},
+        refuses=(503,),
+    ),
+)
+"""Every route of a deployment."""

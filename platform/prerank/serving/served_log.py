@@ -29,26 +29,24 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import save
 
-from interactrank.features.inputs import FeatureInputs
 from prerank.core.errors import PrerankError
 from prerank.core.files import publish, remove, written
 from prerank.core.forgotten import Forgotten, following
 from prerank.core.home import Home
-from prerank.core.ids import event_identity, hash_all
+from prerank.core.ids import hash_all
 from prerank.core.served import REQUESTS, day_of, events_folder, requests_folder
 from prerank.core.taken_out import write_without
 from prerank.online.history import Event
 from prerank.serving.answer import Answer
 from prerank.serving.api import PrerankRequest
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.served_rows import lines_of, row_of
 
 EVERY_S = 30.0
 HELD_BYTES, FULL_BYTES = 64 << 20, 16 << 20
@@ -175,7 +173,7 @@ class ServedLog:
         self, day: str, answers: Sequence[tuple[PrerankRequest, Answer, tuple[str, ...]]]
     ) -> None:
         try:
-            rows = [_row(*each, self.config.items) for each in answers]
+            rows = [row_of(*each, self.config.items) for each in answers]
             self._files += 1
             name = f"{self._dot}{self._name}-{self._files:06d}.parquet"
             path = _made(requests_folder(self._home) / day) / name
@@ -284,67 +282,3 @@ def served_log_of(config: ServeConfig) -> ServedLog | None:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def lines_of(body: bytes, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """``events``, which were read from ``body``, as they are written down."""
-    rows = orjson.loads(body)["events"]
-    return [_line(row, event) for row, event in zip(rows, events, strict=True)]
-
-
-def _line(row: dict[str, Any], event: Event) -> dict[str, Any]:
-    """An event as it is written down. ``row`` is how it was reported."""
-    request, given = row.get("request_id"), row.get("event_id")
-    about = event.user_id if request is None else str(request)
-    derived = event_identity(about, event.item_id, event.action, event.time)
-    return {
-        "request_id": None if request is None else str(request),
-        "user_id": event.user_id,
-        "query": event.query or None,
-        "item_id": str(row["item_id"]),
-        "action": event.action,
-        "event_time": event.time,
-        "position": row.get("position"),
-        "event_id": derived if given is None else str(given),
-    }
-
-
-def _row(
-    request: PrerankRequest, answer: Answer, given: tuple[str, ...], items: int
-) -> dict[str, Any]:
-    body, best = answer.body, answer.body["items"][:items]
-    return {
-        "request_id": request.request_id,
-        "request_time": request.time_us,
-        "user_id": request.user_id,
-        "query": request.query,
-        "context": list(request.context.items()),
-        "model_version": body["model_version"],
-        "run_id": answer.run_id,
-        "snapshot_cutoff": answer.read.cutoff_us,
-        "degraded": list(answer.read.degraded),
-        "candidates": answer.candidates,
-        "items": [str(item["id"]) for item in best],
-        "scores": [item["score"] for item in best],
-        "retriever": _said(request, answer, given, len(best)),
-        "inputs": packed(answer.read.inputs),
-        "latency_ms": answer.latency_ms,
-        **(answer.trial.row(items) if answer.trial else {}),
-    }
-
-
-def _said(
-    request: PrerankRequest, answer: Answer, names: tuple[str, ...], items: int
-) -> list[tuple[str, list[float]]]:
-    """What the caller said of the best ``items``, by name."""
-    if request.retriever_features is None:
-        return []
-    order = np.argsort(request.keys)
-    at = order[np.searchsorted(request.keys, answer.ids[:items], sorter=order)]
-    said = request.retriever_features[at]
-    return [(name, said[:, column].tolist()) for column, name in enumerate(names)]
-
-
-def packed(inputs: FeatureInputs) -> bytes:
-    """Feature inputs as one safetensors blob; ``FeatureInputs.restored`` takes its arrays."""
-    return save({name: np.ascontiguousarray(array) for name, array in inputs.arrays().items()})

@@ -49,15 +49,17 @@ class Shadow:
         self._metrics = metrics
         self._waiting: queue.Queue[Task | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def offer(self, scorer: Scores, request: PrerankRequest, answer: Answer, done: Done) -> None:
         """Score ``request`` later, and call ``done`` with ``answer`` and what was found.
 
         Where too many wait, or scoring fails, it is counted and ``done`` is called without.
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+                self._thread.start()
         try:
             self._waiting.put_nowait((scorer, request, answer, done))
         except queue.Full:

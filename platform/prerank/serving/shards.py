@@ -3,21 +3,18 @@
 Row i of the index is an item of shard i mod N, so that each has as many old items as new ones. The
 *front* is the replica that a caller reaches. It reads the features, computes the request's side of
 the model and looks up the candidates, all as without shards; it has no use for item vectors. A
-shard gets the rows that are its own and answers with its best k; the front itself scores the
-candidates that the index does not hold. A score depends on the request and its own item alone, to
-the last digit, so what is merged is what one process would have answered.
+shard (``prerank.serving.shard``) gets the rows that are its own and answers with its best k; the
+front itself scores the candidates that the index does not hold. A score depends on the request and
+its own item alone, to the last digit, so what is merged is what one process would have answered.
 
-A request names the model version that it is to be scored with, and a shard keeps the last two that
-it was asked to load. A front loads a version in all shards before it serves it. One that a shard
-has not, since it was started later, is loaded when a request asks for it.
+A front loads a version in all shards before it serves it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
@@ -25,156 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interactrank.features.inputs import FeatureInputs
-from interactrank.features.item_vectors import ItemVectors
-from interactrank.features.near import NO_SNAPSHOT
-from interactrank.features.schema import FeatureSchema
 from interactrank.model.query_side import QuerySide
 from interactrank.model.scorer import Scored, Scorer
 from prerank.core.errors import NotReadyError
-from prerank.core.graphs import graph_file, read_vectors
-from prerank.core.home import Home
-from prerank.registry.bundle import Version, load_bundle
-from prerank.registry.index import load_index, scorer_of
-from prerank.registry.versions import servable
+from prerank.registry.bundle import Version
 from prerank.serving.api import PrerankRequest
+from prerank.serving.shard import NotLoadedError, Part, Task, part_of
 
-VERSIONS_KEPT = 2
 LATE: Final = "late"
 FAILED: Final = "failed"
 VERSION: Final = "version"
 Cause = Literal["late", "failed", "version"]
 
 logger = logging.getLogger(__name__)
-
-
-class NotLoadedError(NotReadyError):
-    """A shard has not loaded the model version that a request names."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a shard is asked.
-
-    Attributes:
-        version: of the model that made ``side``.
-        side: what the request alone decides.
-        inputs: its rows and history.
-        rows: int64 [n], of the shard's own items, distinct; None for all of them.
-        given: float32 [n, R] by the caller.
-        anchor: rank of the item that the user touched last, which another shard may hold.
-        k: how many of the best are wanted.
-        explain: with their cross features.
-    """
-
-    version: Version
-    side: QuerySide
-    inputs: FeatureInputs
-    rows: NDArray[np.int64] | None
-    given: NDArray[np.float32] | None
-    anchor: float
-    k: int
-    explain: bool
-
-
-@dataclass(frozen=True)
-class Part:
-    """The best of a shard, int64 and float32 [m]; ``x`` [m, X] is [0, X] if it was not asked for.
-
-    ``non_finite`` counts over all that were scored.
-    """
-
-    ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    dots: NDArray[np.float32]
-    cross_scores: NDArray[np.float32]
-    x: NDArray[np.float32]
-    non_finite: int
-
-
-def best_of(
-    scorer: Scorer, task: Task, snapshot: Callable[[FeatureSchema, int], ItemVectors]
-) -> Part:
-    """What a shard that holds the items of ``scorer`` answers.
-
-    ``snapshot`` gives the vectors of a schema's item graph by their cutoff.
-    """
-    cutoffs = set(task.inputs.near_cutoffs.tolist()) - {NO_SNAPSHOT}
-    inputs = _as_read(task.inputs, {at: snapshot(scorer.schema, at) for at in cutoffs})
-    rows = None if task.rows is None else task.rows.copy()
-    found = scorer.at_rows(inputs, rows, task.given, task.anchor)
-    return _part(scorer.score_found(task.side, inputs, found), task.k, task.explain)
-
-
-def _part(scored: Scored, k: int, explain: bool) -> Part:
-    top = scored.top(k)
-    return Part(
-        scored.ids[top],
-        scored.scores[top],
-        scored.dots[top],
-        scored.cross_scores[top],
-        scored.x(top if explain else top[:0]),
-        scored.non_finite,
-    )
-
-
-def _as_read(inputs: FeatureInputs, snapshots: Mapping[int, ItemVectors]) -> FeatureInputs:
-    """``inputs`` in memory that may be written, but for the rows, as the front has read them.
-
-    What Ray hands over may not be written, and numba compiles each kernel anew for such an array.
-    """
-    arrays = {name: array.copy() for name, array in inputs.arrays().items()}
-    return FeatureInputs.restored(arrays, snapshots)
-
-
-class Shard:
-    """The items of one shard, of the versions that were loaded last. Safe to share by threads.
-
-    Args:
-        home: of the versions.
-        shard: from 0. shards: how many there are.
-    """
-
-    def __init__(self, home: Home, shard: int, shards: int) -> None:
-        self._home, self._at = home, slice(shard, None, shards)
-        self._name = f"shard {shard} of {shards}"
-        self._lock = threading.Lock()
-        self._loaded: dict[Version, Scorer] = {}
-
-    def load(self, version: Version) -> None:
-        """Load a version, unless it is there.
-
-        Raises:
-            NotReadyError: it has no index, or cannot be fetched.
-            StateError: it cannot be served.
-        """
-        with self._lock:
-            if version in self._loaded:
-                return
-            self._home.look(self._home.feast, self._home.index)
-            bundle = load_bundle(servable(self._home, version))
-            index = load_index(self._home, version, bundle.digest)
-            whole = scorer_of(bundle, index)
-            kept = list(self._loaded.items())[1 - VERSIONS_KEPT :]
-            self._loaded = dict(kept) | {version: whole.part(self._at)}
-        logger.info("%s has loaded model version %s", self._name, version)
-
-    def score(self, task: Task) -> Part:
-        """The best of its items.
-
-        Raises:
-            NotLoadedError: it has not the version that the task names.
-        """
-        scorer = self._loaded.get(task.version)
-        if scorer is None:
-            raise NotLoadedError(f"{self._name} has not loaded model version {task.version}")
-        return best_of(scorer, task, self._snapshot)
-
-    def _snapshot(self, schema: FeatureSchema, cutoff_us: int) -> ItemVectors:
-        """Vectors of the item graph, which this node may have to fetch."""
-        file = graph_file(self._home.features_of(schema.hash()), cutoff_us)
-        if not file.exists():
-            self._home.fetch(file.parent)
-        return read_vectors(file)
 
 
 class Pending(Protocol):
@@ -266,7 +126,7 @@ class Shards:
             unknown = request.keys[at]
             told = None if given is None else given[at]
             found = scorer.find(inputs, unknown, told, anchor)
-            strange = [_part(scorer.score_found(side, inputs, found), k, request.explain)]
+            strange = [part_of(scorer.score_found(side, inputs, found), k, request.explain)]
         for shard, answer in pending.items():
             try:
                 parts.append(_answered(answer, until))

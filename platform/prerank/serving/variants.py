@@ -13,25 +13,36 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from prerank.core.errors import ConfigError, NotReadyError, PrerankError
+from prerank.core.errors import NotReadyError, PrerankError
 from prerank.online.reader import OnlineRead
 from prerank.registry import versions as registry
 from prerank.serving import metrics
 from prerank.serving.answer import Answer
-from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.experiment import INTERLEAVE, SHADOW, Experiment, Trial, Variant, experiment_of
+from prerank.serving.engine import Engine
+from prerank.serving.experiment import (
+    AB,
+    INTERLEAVE,
+    SHADOW,
+    Experiment,
+    Trial,
+    Variant,
+    experiment_of,
+)
 from prerank.serving.fields import RequestError
 from prerank.serving.followed import Followed, Named
 from prerank.serving.interleaving import team_draft
 from prerank.serving.metrics import Metrics
+from prerank.serving.query import Query, query_answer
 from prerank.serving.request import PrerankRequest
 from prerank.serving.retrieved import RETRIEVER, Retrieved
 from prerank.serving.shadow import Shadow
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +75,7 @@ class Variants:
         self, engine: Engine, metrics: Metrics, make: Callable[[Named], Engine] | None = None
     ) -> None:
         self._engine, self._metrics = engine, metrics
-        self._make = make or (lambda named: Engine(engine.config, promoted=named))
+        self._make = make or (lambda named: Engine(engine.config, engine.shards, named))
         self._running: Running | None = None
         self._shadow = Shadow(metrics)
         self._given, self._lock = 0, threading.Lock()
@@ -91,11 +102,6 @@ class Variants:
                 return
             try:
                 experiment = experiment_of(user_config)
-                if experiment and _shards(self._engine) > 1:
-                    raise ConfigError(
-                        f"experiment {experiment.name}: variants need an index in one piece; set "
-                        "`shards: 1`"
-                    )
             except PrerankError as error:
                 goes_on = f"; {self.name} goes on" if self.name else ""
                 self.refused = f"the experiment is refused{goes_on}: {error}"
@@ -125,6 +131,17 @@ class Variants:
         """Of the experiment that runs; None where none does."""
         return self._running.experiment.name if self._running else None
 
+    def versions(self) -> dict[str, str | None]:
+        """Which version each variant's ranking is of by now; None where that is not loaded."""
+        if (running := self._running) is None:
+            return {}
+        champion, found = self._engine.model_version, {}
+        for variant in running.experiment.variants:
+            engine = running.of(variant).engine
+            own = RETRIEVER if variant.version == RETRIEVER else champion
+            found[variant.name] = engine.model_version if engine else own
+        return found
+
     def notes(self) -> list[str]:
         """What is wrong, in words."""
         found = [self.refused] if self.refused else []
@@ -152,17 +169,35 @@ class Variants:
         if running is None:
             return self._engine.answer(request)
         experiment = running.experiment
-        control, at = experiment.variants[0], experiment.draw(request.user_id, request.request_id)
-        drawn = experiment.variants[at]
-        if experiment.mode in (INTERLEAVE, SHADOW):
-            answer, fallback = self._scored(running.of(control), request)
-            trial = Trial(experiment, drawn.name, fallback)
-            if experiment.mode == INTERLEAVE and at:
-                answer, trial = self._interleaved(running.of(drawn), request, answer, trial)
-        else:
-            answer, fallback = self._scored(running.of(drawn), request)
-            trial = Trial(experiment, drawn.name, fallback)
-        self._metrics.add(metrics.VARIANT, 1, drawn.name, str(trial.fallback).lower())
+        control, drawn = experiment.variants[0], _drawn(experiment, request)
+        first = drawn if experiment.mode == AB else control
+        answer, fallback = self._scored(running.of(first), request)
+        trial = Trial(experiment, drawn.name, fallback)
+        if experiment.mode == INTERLEAVE and drawn is not control:
+            answer, trial = self._interleaved(running.of(drawn), request, answer, trial)
+        return self._tried(answer, trial)
+
+    def query(self, wanted: Query) -> Answer:
+        """The parts of a request's scores, of its variant's version if the caller has its vectors.
+
+        Of a caller that does not say which vectors it has, they are the champion's and of no
+        experiment. So they are while rankings are interleaved or scored in the shadow, since parts
+        are no ranking.
+
+        Raises:
+            NotReadyError: no champion is loaded.
+        """
+        running, request = self._running, wanted.request
+        if running is None or running.experiment.mode != AB or not wanted.versions:
+            return query_answer(request, self._engine.current())
+        drawn = _drawn(running.experiment, request)
+        answer = self._parts(running.of(drawn), wanted)
+        trial = Trial(running.experiment, drawn.name, fallback=answer is None)
+        return self._tried(answer or query_answer(request, self._engine.current()), trial)
+
+    def _tried(self, answer: Answer, trial: Trial) -> Answer:
+        """``answer`` as that of an experiment."""
+        self._metrics.add(metrics.VARIANT, 1, trial.variant, str(trial.fallback).lower())
         return replace(answer, body=answer.body | trial.told(), trial=trial)
 
     def finish(
@@ -191,17 +226,35 @@ class Variants:
 
     def _scored(self, followed: Followed, request: PrerankRequest) -> tuple[Answer, bool]:
         """The answer of a version, or the champion's in its place; and whether it is that."""
+        answer = self._own(followed, lambda: followed.scores.answer(request))
+        return (self._engine.answer(request), True) if answer is None else (answer, False)
+
+    def _parts(self, followed: Followed, wanted: Query) -> Answer | None:
+        """The parts of a version; None where it has none that the caller has a use for."""
+        engine = followed.scores
+        if not isinstance(engine, Engine):  # the caller's order
+            return None
+
+        def work() -> Answer | None:
+            loaded = engine.current()
+            held = engine is self._engine or loaded.wanted.version.number in wanted.versions
+            return query_answer(wanted.request, loaded) if held else None
+
+        return self._own(followed, work)
+
+    def _own(self, followed: Followed, work: Callable[[], T]) -> T | None:
+        """What a variant's version makes of a request; None where it cannot answer."""
         if followed.named is None:
-            return followed.scores.answer(request), False
+            return work()
         if not followed.problem(self._engine.limits()):
             try:
-                return followed.scores.answer(request), False
+                return work()
             except RequestError:
                 raise
             except Exception:
                 # Whatever it is, the champion does without.
                 logger.exception("a variant's version failed; the champion answers")
-        return self._engine.answer(request), True
+        return None
 
     def _interleaved(
         self, other: Followed, request: PrerankRequest, answer: Answer, trial: Trial
@@ -218,8 +271,11 @@ class Variants:
         degraded = tuple(dict.fromkeys((*answer.read.degraded, *second.read.degraded)))
         read: OnlineRead = replace(answer.read, degraded=degraded)
         body = answer.body | {"items": items, "degraded": list(degraded)}
+        missing = tuple(dict.fromkeys((*answer.missing, *second.missing)))
+        if missing:
+            body["missing_shards"] = [asdict(shard) for shard in missing]
         ends = (*answer.ends, *second.ends)
-        merged = replace(answer, body=body, read=read, ids=ids, ends=ends)
+        merged = replace(answer, body=body, read=read, ids=ids, ends=ends, missing=missing)
         teams = [team for team, _ in drafted]
         return merged, replace(trial, compared=second.body["model_version"], teams=teams)
 
@@ -231,6 +287,5 @@ class Variants:
                 followed.stop()
 
 
-def _shards(engine: Engine) -> int:
-    config: ServeConfig = engine.config
-    return config.shards
+def _drawn(experiment: Experiment, request: PrerankRequest) -> Variant:
+    return experiment.variants[experiment.draw(request.user_id, request.request_id)]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from prerank.core.progress import bar
 from prerank.simulate.acts import Outcome, act, attention
 from prerank.simulate.draws import concatenated, draw_batch, go_on, taken, with_spam
 from prerank.simulate.pace import Pace
@@ -64,7 +64,7 @@ def write_log(
     scores = Folder(out_dir / "hidden", SCORES_SCHEMA, ".parquet", pq.ParquetWriter)
     seen = np.zeros(len(world.users.activity), dtype=np.bool_)
     unit = "row" if pace.of_rows else "request"
-    with tqdm(total=pace.target, unit=unit, desc="simulate", disable=not progress) as bar:
+    with bar(progress, total=pace.target, unit=unit, desc="simulate") as counter:
         for tick in range(pace.ticks):
             rng = np.random.default_rng([world.seed, 2, tick])
             memory.advance(pace.edges[tick])
@@ -82,7 +82,7 @@ def write_log(
                 scores.add(score_table(world, ids, shown, page.truth, page.log_only), count, day)
                 marginals.add(page.batch, page.variant, shown, page.outcome.done)
                 seen[page.batch.user] = True
-                bar.update(table.num_rows if pace.of_rows else count)
+                counter.update(table.num_rows if pace.of_rows else count)
     for folder in [*events, scores]:
         folder.close()
     if world.spam is not None or world.movement is not None:

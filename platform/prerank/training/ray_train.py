@@ -25,6 +25,7 @@ from interactrank.training.trainer import TrainConfig, Trainer
 from prerank.core.errors import ConfigError, DataError
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.core.progress import bar
 from prerank.core.settings import typed
 from prerank.registry.bundle import load_bundle, save_bundle
 from prerank.training.fit import Progress, fit, total_steps
@@ -125,8 +126,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     device, rank = get_device(), context.get_world_rank()
     model = new_model(reader, typed(ModelConfig, settings["model"], "model"), config)
     if settings["warm"]:
-        home.fetch(Path(settings["warm"]))
-        begin_warm(model, reader.catalogue, load_bundle(Path(settings["warm"])))
+        if home.store:
+            home.store.take(settings["shared"])
+        begin_warm(model, reader.catalogue, load_bundle(home.root / settings["warm"]))
     if rank:
         # The ranks start from the same weights, and then hide ids and drop units each their own.
         torch.manual_seed(config.seed + rank)
@@ -183,21 +185,20 @@ def _resume(trainer: Trainer, folder: Path, rank: int) -> Progress:
 
 def follow(reported: Epochs, epochs: int, done: threading.Event) -> threading.Thread:
     """Show the epochs as a bar with the latest metrics, until ``done``."""
-    from tqdm import tqdm
 
     def show() -> None:
-        with tqdm(total=epochs, desc="train", unit="epoch") as bar:
+        with bar(total=epochs, desc="train", unit="epoch") as shown:
             seen = 0
             while True:
                 finished = done.is_set()
                 rows = reported.read()
                 for m in rows[seen:]:
-                    bar.set_postfix(
+                    shown.set_postfix(
                         loss=f"{m['train_loss']:.3f}",
                         mrr=f"{m['validation_mrr']:.4f}",
                         waiting=f"{m['waiting_share']:.0%}",
                     )
-                    bar.update()
+                    shown.update()
                 seen = len(rows)
                 if finished:
                     return
@@ -283,7 +284,8 @@ def run_training(
             "model": model.to_dict(),
             "train": asdict(train),
             "meta": meta,
-            "warm": str(warm or ""),
+            "warm": warm and str(warm.relative_to(home.root)),
+            "shared": home.store.share([warm]) if home.store and warm else {},
         },
         scaling_config=ScalingConfig(num_workers=workers or max(gpus, 1), use_gpu=gpus > 0),
         datasets={"train": _examples(home)},
@@ -306,7 +308,7 @@ def run_training(
         watcher.join()
     best = result.get_best_checkpoint("validation_mrr", "max")
     assert best is not None, "every epoch reports a checkpoint"
-    checkpoint = Path(best.path)
+    checkpoint = folder / Path(best.path).name
     if home.store:
-        checkpoint = Path(best.to_directory(str(folder / checkpoint.name)))
+        best.to_directory(str(checkpoint))
     return checkpoint / "bundle", reported.read()

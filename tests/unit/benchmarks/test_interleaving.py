@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prerank.online_tests.results import LEAST_USERS
+
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 REQUESTS = 8_000
 
@@ -38,8 +40,12 @@ def test_both_find_a_large_difference(interleaving: Any) -> None:
 def test_of_equal_rankers_neither_is_better(interleaving: Any) -> None:
     board = interleaving.Board("demo", 1, REQUESTS)
     one, other = board.ranked(1.0), board.ranked(1.0)
-    assert interleaving.first(*interleaving.ab_test(board, one, other, 1), better=False) is None
-    assert interleaving.first(*interleaving.interleaving(board, one, other), better=False) is None
+    for looks in (
+        interleaving.ab_test(board, one, other, 1),
+        interleaving.interleaving(board, one, other),
+    ):
+        assert looks.users[-1] >= LEAST_USERS
+        assert looks.first(1_000, either=True) is None
 
 
 def test_a_page_has_what_was_retrieved_and_clicks_are_on_items(interleaving: Any) -> None:

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from tests import samples
 from tests.api_bodies import NOW, WALL
+from tests.documented import block
 from tests.http_calls import api_of
 from tests.http_servers import BUSY, RANKED, FaultyServer, Served, answered, served
 from tests.plain_requests import NOW as REQUEST_TIME
@@ -40,7 +41,7 @@ from prerank.core.tokens import TOKEN_ENV
 from prerank.online.history import Event as Taken
 from prerank.online.writer import Written
 from prerank.serving.api import parse_events
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.lane import MAX_BODY
 
@@ -281,11 +282,9 @@ def test_a_client_has_its_address_and_token_from_the_environment(
 def test_the_example_of_the_documentation_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "docs" / "serving.md").read_text().partition("## From Python\n")[2]
-    code = text.partition("```python\n")[2].partition("```")[0]
     with served(api_of(SmallEngine(SAMPLE, sample_scorer()))) as found:
         monkeypatch.setenv(URL_ENV, found.url)
-        exec(code, {})
+        exec(block("client"), {})
     assert [path for _, path, *_ in found.seen] == ["/v1/prerank", "/v1/events"]
     assert capsys.readouterr().out.strip().endswith("()")
 

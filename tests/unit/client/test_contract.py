@@ -13,7 +13,7 @@ from prerank.client import answers, batches, encoding, query_parts, requests
 from prerank.serving import answer_models, request_models, rerank, routes
 from prerank.serving import batch as serving_batch
 from prerank.serving.api import MAX_EVENTS
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.lane import MAX_BODY
 
 

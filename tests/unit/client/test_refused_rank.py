@@ -18,7 +18,7 @@ from tests.small_engine import SAMPLE, GivenScores, SmallEngine, sample_scorer
 from prerank import RankRequest
 from prerank.client.answers import MissingShard
 from prerank.client.errors import DegradedError, RefusedError
-from prerank.serving.shards import Part, Task
+from prerank.serving.shard import Part, Task
 
 Ask = Callable[..., Any]
 SEARCH: dict[str, Any] = {"user_id": "ann", "query": "red shoe"}

@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 from tests.manifests import KUBERAY, ROOT, documents
 
 from prerank.core.settings import typed
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 
 COMPOSED = ROOT / "deployments" / "compose" / "serve.yaml"
 DIFFERENT: dict[str, dict[str, Any]] = {

@@ -7,6 +7,8 @@ import io
 import re
 from pathlib import Path
 
+from tests.documented import block
+
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "model.md").read_text()
 
@@ -31,10 +33,9 @@ def test_it_maps_every_module() -> None:
 
 
 def test_its_costs_are_what_its_code_prints() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(code, {})
+        exec(block("costs"), {})
     lines = printed.getvalue().splitlines()
     assert len(lines) == 7
     assert [line for line in lines if line not in TEXT] == []

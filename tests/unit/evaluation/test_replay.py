@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests import online_log, samples
 from tests.http_calls import no_writers
+from tests.object_stores import nodes
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 from tests.unit.serving.test_served_log import send
 
@@ -22,7 +23,7 @@ from prerank.core.errors import DamagedError, DataError
 from prerank.core.home import Home
 from prerank.core.served import REQUESTS, requests_folder
 from prerank.evaluation.replay import ALL, Replayed, replay
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog
 
@@ -45,6 +46,11 @@ def home(tmp_path: Path) -> Home:
     """With a dozen answers of version 1, a third of them degraded."""
     found = Home.at(tmp_path / "home")
     found.create()
+    served(found)
+    return found
+
+
+def served(found: Home) -> None:
     replace(online_log.MANIFEST, ids="integer").save(found)
     log = ServedLog(found, LogConfig(1.0, KEPT_ITEMS, None), time.time)
     engine: Any = SmallEngine(SAMPLE, sample_scorer())
@@ -57,7 +63,6 @@ def home(tmp_path: Path) -> Home:
         plain = [{k: v.item() if hasattr(v, "item") else v for k, v in c.items()} for c in asked]
         send(api, "/v1/prerank", body | {"candidates": plain[: 20 if n % 2 else KEPT_ITEMS]})
     log.close()
-    return found
 
 
 def replayed(home: Home, scorer: Scorer, limit: int = 1_000) -> Replayed:
@@ -131,3 +136,13 @@ def test_a_log_that_is_empty_or_damaged_is_named(home: Home, tmp_path: Path) -> 
     file.write_bytes(b"torn")
     with pytest.raises(DamagedError, match=f"{file.name} cannot be read"):
         replayed(home, sample_scorer())
+
+
+def test_a_node_replays_what_replicas_of_others_sent_to_the_store(tmp_path: Path) -> None:
+    with nodes(tmp_path) as store:
+        with store.node("replica") as replica:
+            served(replica)
+        with store.node("pod") as home:
+            # As the command does.
+            home.look(home.served, deep=True)
+            assert replayed(home, sample_scorer()).served_by == {"1": REQUESTS_SENT}

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from mlflow.exceptions import MlflowException
 from tests import forgetting
+from tests.documented import run_block
 from tests.forgetting import DAY, GONE, mentions
 
 from prerank import cli
 from prerank.core.errors import DataError, StateError
 from prerank.core.forgotten import Forgotten
-from prerank.core.home import Home
+from prerank.core.home import ENV, Home
 from prerank.core.manifest import LogManifest
 from prerank.forget import forget
 from prerank.online.materialise import materialise
@@ -128,13 +129,19 @@ def test_another_online_store_than_the_environment_names_is_refused(
 
 
 def test_the_command_prints_and_keeps_a_receipt(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "users.txt").write_text(f"{GONE}\n\nsearcher-2\n")
-    cli.main(["forget", "--users", str(tmp_path / "users.txt"), "--workdir", str(home.root)])
+    (tmp_path / "ids.txt").write_text("searcher-2\n\nsearcher-3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ENV, str(home.root))
+    run_block("forget", u42=GONE)
     told = capsys.readouterr().out
-    (path,) = (home.root / "receipts").glob("*.json")
-    assert str(path) in told
+    for path in (home.root / "receipts").glob("*.json"):
+        assert str(path) in told
+    assert "receipt of 1 forgotten" in told
     assert "receipt of 2 forgotten" in told
     assert GONE not in told
     with pytest.raises(SystemExit) as stopped:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.object_stores import nodes
 from tests.online_log import MANIFEST
 from tests.served_files import SHARES, answer, event, write_answers, write_events
 
@@ -85,11 +86,39 @@ def test_of_a_wrong_split_nothing_is_read(home: Home) -> None:
 
 
 def test_a_variant_that_breaks_a_guardrail_is_called_so(home: Home) -> None:
-    results = run(home, 0.3, 0.45, degraded=["engagement"], latency_ms=9.0)
+    results = run(home, 0.3, 0.45, degraded=["engagement"], latency_ms=11.0)
     found = verdict(results)
     assert found.startswith("treatment is better")
     assert "More of its answers are degraded: +100.00 points" in found
-    assert "It is slower: +4 (+4 to +4) ms in the mean." in found
+    assert found.endswith(
+        "It is too slow: +6 (+6 to +6) ms in the mean, and 10% or 5 ms are allowed, whichever is "
+        "more."
+    )
+
+
+@pytest.mark.parametrize(
+    ("control", "treatment", "allowed", "too_slow"),
+    [
+        # A control that scores nothing is faster than anything that does.
+        (1.0, 4.5, 5.0, False),
+        (1.0, 4.5, 3.0, True),
+        (80.0, 86.0, 5.0, False),
+        (80.0, 89.0, 5.0, True),
+    ],
+)
+def test_a_variant_may_be_slower_by_a_tenth_or_by_some_milliseconds(
+    home: Home, control: float, treatment: float, allowed: float, too_slow: bool
+) -> None:
+    latency = {"control": control, "treatment": treatment}
+    rows = [
+        answer(f"r{user}", f"u{user}", variant, latency_ms=latency[variant])
+        for user in range(200)
+        for variant in [list(latency)[user % 2]]
+    ]
+    write_answers(home, rows)
+    write_events(home, [event(f"r{user}", f"u{user}") for user in range(0, 200, 3)])
+    found = verdict(online_results(home, "test", Period(), 3_000, allowed))
+    assert ("It is too slow: " in found) == too_slow
 
 
 def test_fallbacks_and_changed_shares_are_problems(home: Home) -> None:
@@ -177,3 +206,18 @@ def test_the_page_stands_alone_and_the_json_is_json(home: Home, tmp_path: Path) 
 def test_names_are_escaped(home: Home) -> None:
     write_answers(home, [answer("r1", "u1", "<script>", shares=[("<script>", 1.0)])])
     assert "<script>" not in html(online_results(home, "test", Period(), 3_000))
+
+
+def test_a_node_reports_what_replicas_of_others_sent_to_the_store(tmp_path: Path) -> None:
+    with nodes(tmp_path) as store:
+        with store.node("replica") as replica:
+            MANIFEST.save(replica)
+            expected = run(replica, 0.3, 0.45)
+        with store.node("pod") as home:
+            found = online_results(home, "test", Period(), 3_000)
+            assert words.verdicts(found) == words.verdicts(expected)
+            written = [path.read_bytes() for path in write(found, home.root / "online")]
+        with store.node("reader") as home:
+            home.look(home.root / "online", deep=True)
+            files = [home.root / "online" / f"online-test.{kind}" for kind in ("json", "html")]
+            assert [file.read_bytes() for file in files] == written

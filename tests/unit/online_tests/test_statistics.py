@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from prerank.online_tests.results import FEWER, LEAST_USERS
 from prerank.online_tests.statistics import (
     Rate,
     chi_square,
@@ -65,6 +66,24 @@ def test_with_no_difference_none_is_found_however_often_one_looks(alike: float) 
     wrong = ((low > 0) | (high < 0)).any(1).mean()
     # Three standard errors of a share of 5% in so many runs.
     assert wrong <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.4])
+def test_of_equal_rankings_none_is_preferred_from_the_first_look_on(alike: float) -> None:
+    # Margins of interleaved requests, a few of each user, at intervals that are narrow early.
+    rng = np.random.default_rng(6)
+    own = np.broadcast_to(0.5, (RUNS, USERS))
+    if alike:
+        own = rng.beta(*[np.full((RUNS, USERS), 0.5 * (1 - alike) / alike)] * 2)
+    often = rng.gamma(1.0, 1.0, (RUNS, USERS))
+    won, decided, wrong = np.zeros_like(own), np.zeros_like(own), np.zeros(RUNS, bool)
+    for more in np.diff(np.geomspace(50, PLANNED, 30), prepend=0):
+        requests = rng.poisson(often * more / USERS)
+        won, decided = won + rng.binomial(requests, own), decided + requests
+        margin, error = ratio(2 * won - decided, decided)
+        half = half_width(error, decided.sum(-1), ALPHA, PLANNED / FEWER)
+        wrong |= (np.abs(margin) > half) & ((decided > 0).sum(-1) >= LEAST_USERS)
+    assert wrong.mean() <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
 
 
 @pytest.mark.parametrize("effect", [0.12, -0.12])

@@ -21,7 +21,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, shop.registry(folder):
         patch.delenv(REDIS_ENV, raising=False)
         home = shop.build(folder / "home")
-        shop.promote(shop.add_version(home, 1))
+        one = shop.add_version(home, 1)
+        shop.promote(one)
+        shop.fit_baselines(home, one)
         shop.add_version(home, 2, user=2.0, units=0)
         three = shop.add_version(home, 3)
         shutil.rmtree(home.index / three.name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import shutil
 import time
 from dataclasses import replace
 from typing import Any
@@ -14,8 +17,12 @@ from tests.http_calls import client_of
 from tests.shop_server import Shop, opened
 
 from prerank.core.errors import NotReadyError
+from prerank.core.files import write_json
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
+from prerank.evaluation.baselines import suite
+from prerank.playground.service import Playground
+from prerank.registry.bundle import META
 from prerank.registry.versions import CHAMPION, MODEL_NAME
 from prerank.serving.fields import RequestError
 
@@ -57,7 +64,16 @@ def test_the_page_begins_with_what_there_is(open_shop: Shop) -> None:
         "bm25",
         "popularity",
         "iqp",
+        "linear",
+        "trees",
+        "two_tower",
+        "two_tower_sequence",
+        "inttower",
     ]
+    offered = {r["id"]: r for r in state["rankers"]}
+    assert offered["trees"]["title"] == "trees, beside champion (version 1)"
+    assert "problem" not in offered["trees"]
+    assert "not fitted in this home" in offered["two_tower"]["problem"]
     assert {s["name"]: set(s["values"]) for s in state["segments"]} == {
         "country": {"us", "de"},
         "device": {"phone", "desktop"},
@@ -126,6 +142,57 @@ def test_baselines_are_those_of_the_evaluation(open_shop: Shop) -> None:
     best = [counts[id] for id in ids(popular)[:10]]
     assert best == sorted(best, reverse=True)
     assert "desk lamp" in iqp["items"][0]["title"]
+
+
+@pytest.mark.parametrize("baseline", ["linear", "trees"])
+def test_fitted_baselines_rank_and_their_parts_add_up(open_shop: Shop, baseline: str) -> None:
+    first, found = rank(open_shop, "champion", baseline)["columns"]
+    assert found["version"] == first["version"] == "1"
+    assert "desk lamp" in found["items"][0]["title"]
+    whole = rank(open_shop, baseline, rows=200)["columns"][0]["items"]
+    assert len(whole) == len(shop.IDS)
+    for item in (whole[0], whole[-1]):
+        why = open_shop.playground.explain(search(ranker=baseline, item=item["id"]))
+        assert (why["baseline"], why["version"]) == (baseline, "1")
+        assert why["score"] == pytest.approx(item["score"], abs=1e-5)
+        total = why["base"] + sum(part["part"] for part in why["parts"])
+        assert total == pytest.approx(why["score"], abs=1e-2)
+        assert why["counts"]
+    # Of the very features that the model reads.
+    model = open_shop.playground.explain(search(ranker="champion", item=item["id"]))
+    assert {n: why["features"][n] for n in model["features"]} == model["features"]
+
+
+def test_baselines_of_another_job_are_told_and_not_mixed_in(own_home: Home) -> None:
+    def told(page: Playground, name: str) -> str:
+        (row,) = (r for r in page.state({})["rankers"] if r["id"] == name)
+        (column,) = page.rank(search(rankers=[name]))["columns"]
+        assert column["problem"] == row["problem"]
+        return str(row["problem"])
+
+    with opened(own_home) as found:
+        page = found.playground
+        assert rank(found, "linear")["columns"][0]["items"]
+        history = suite.folder_of(own_home, "linear") / suite.HISTORY
+        meta = history.with_name(META)
+        for run, words in (("another", "a job that no version"), ("", "that is not known")):
+            write_json(history, {"rows": [], "run_id": run})
+            # As a new fit, whose files replace the former ones.
+            write_json(meta, json.loads(meta.read_text()))
+            page.refresh()
+            assert words in told(page, "linear")
+        shutil.rmtree(history.parent)
+        page.refresh()
+        assert "name it in `baselines`" in told(page, "linear")
+
+
+def test_damaged_files_of_a_baseline_are_told_and_run_nothing(own_home: Home) -> None:
+    folder = suite.folder_of(own_home, "trees")
+    (folder / "trees.txt").write_bytes(pickle.dumps(print))
+    with opened(own_home) as found:
+        first, other = rank(found, "champion", "trees")["columns"]
+    assert "the files of trees cannot be read" in other["problem"]
+    assert first["items"]
 
 
 def test_what_one_ranker_lacks_does_not_take_the_others(open_shop: Shop) -> None:

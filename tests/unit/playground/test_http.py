@@ -15,6 +15,7 @@ from tests.shop_server import Shop, lose_store, opened
 
 from prerank.core.errors import ConfigError
 from prerank.core.home import Home
+from prerank.playground import metrics
 from prerank.playground.config import PlaygroundConfig
 from prerank.playground.deployment import app
 from prerank.playground.http import STATIC, PlaygroundHttp
@@ -127,6 +128,37 @@ def test_what_the_page_asks_is_json_by_post(client: httpx.Client) -> None:
     assert found.json()["champion"] == "1"
     wrong = client.post("/playground/api/rank", json={"rankers": ["bm25"], "moon": 1})
     assert (wrong.status_code, wrong.json()["field"]) == (400, "moon")
+
+
+def test_what_is_asked_is_counted(own_home: Home) -> None:
+    with opened(own_home, page={"versions": 1}) as found, client_of(found) as client:  # type: ignore[arg-type]
+        counted = found.playground.metrics
+        client.get("/playground/")
+        client.post("/playground/api/moon", json={})
+        client.post(STATE, json={})
+        body: dict[str, Any] = {"user_id": "user-03", "query": "desk lamp"}
+        body |= {"time": "2023-11-26T00:01:00Z", "source": {"kind": "catalogue"}}
+        for version in ("2", "4", "77"):
+            asked = body | {"rankers": [f"version:{version}", "iqp"]}
+            while any(
+                column.get("loading")
+                for column in client.post("/playground/api/rank", json=asked).json()["columns"]
+            ):
+                pass
+        found.playground.sample()
+        for action, status in (("file", 200), ("other", 404), ("state", 200)):
+            assert counted.value(metrics.REQUESTS, action, str(status)) == 1
+            assert sum(counted.buckets(metrics.LATENCY, action)) == 1
+        for what, times in (("loaded", 2), ("evicted", 1)):
+            assert counted.value(metrics.VERSIONS, what) == times
+        assert counted.value(metrics.VERSIONS, "failed") >= 1
+        assert counted.value(metrics.IN_MEMORY) == 2
+        assert counted.value(metrics.DEGRADED, "engagement") == 0
+        lose_store(own_home)
+        before = counted.value(metrics.REQUESTS, "rank", "200")
+        client.post("/playground/api/rank", json=asked)
+        assert counted.value(metrics.DEGRADED, "engagement") == 1
+        assert counted.value(metrics.REQUESTS, "rank", "200") == before + 1
 
 
 def test_what_is_missing_is_told_with_the_remedy(home: Home, tmp_path: Path) -> None:

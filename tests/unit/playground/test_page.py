@@ -109,6 +109,23 @@ def test_a_search_is_ranked_side_by_side_and_explained(page: Page) -> None:
     expect(dialog.get_by_text("A baseline has one number and no parts")).to_be_visible()
 
 
+def test_a_fitted_baseline_stands_beside_its_version_and_is_explained(page: Page) -> None:
+    missing = page.get_by_text("two_tower, two_tower_sequence, inttower: not fitted in this home")
+    expect(missing).to_be_visible()
+    assert page.get_by_label("Third").locator("option[value=inttower]").is_disabled()
+    rank(page, "desk lamp", third="trees")
+    column = page.locator(".column").nth(2)
+    expect(column).to_contain_text("trees, beside champion (version 1)")
+    expect(column).to_contain_text("LightGBM's trees over the same cross features")
+    rows(page, 2).first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("A bar is a SHAP value")
+    expect(dialog).to_contain_text("Features as model version 1 reads them")
+    assert dialog.locator(".bars li").count() > 2
+    dialog.get_by_role("button", name="click").click()
+    expect(page.locator("#changes")).to_contain_text("user-03: click on")
+
+
 def test_an_engagement_changes_the_next_ranking_and_says_which_features(page: Page) -> None:
     rank(page, "desk lamp", "somebody-quite-new")
     expect(page.get_by_text("new user", exact=True)).to_be_visible()
@@ -232,6 +249,23 @@ def test_the_theme_is_switched_and_kept(page: Page) -> None:
     assert dark != light
     page.reload()
     assert page.evaluate(ground) == dark
+
+
+def test_what_is_looked_for_can_be_found_without_knowing_it(page: Page) -> None:
+    """Users before one is typed, the button in a low window, the top of a page."""
+    page.get_by_role("combobox", name="User").focus()
+    expect(page.get_by_role("option", name="user-").first).to_be_visible()
+    page.set_viewport_size({"width": 1360, "height": 480})
+    low = "() => document.querySelector('.form').getBoundingClientRect().bottom <= innerHeight"
+    assert page.evaluate(low)
+    rank(page, "desk lamp")
+    expect(page).to_have_title("desk lamp · Playground")
+    expect(rows(page)).to_have_count(20)
+    page.evaluate("() => scrollTo(0, 600)")
+    page.goto(page.url.partition("#")[0] + "#/user/user-03")
+    expect(page.get_by_role("heading", name="History")).to_be_visible()
+    expect(page.locator("main")).to_be_focused()
+    assert page.evaluate("() => document.querySelector('h1').getBoundingClientRect().top >= 0")
 
 
 def test_what_is_wrong_is_told_on_the_page(page: Page) -> None:

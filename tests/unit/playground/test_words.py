@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests import samples
 
-from interactrank.features.schema import LEVELS
+from interactrank.features.schema import LEVELS, REQUEST_NUMERIC
 from prerank.playground.words import about, level_title
 
 
@@ -18,8 +18,9 @@ def test_every_feature_and_level_has_words() -> None:
         exposure=True,
         graph=True,
     )
-    own = [about(name) for name in schema.cross if not name.endswith(":absent")]
-    assert not set(own) & set(schema.cross)
+    names = (*schema.cross, *REQUEST_NUMERIC, "item:price")
+    own = [about(name) for name in names if not name.endswith(":absent")]
+    assert not set(own) & set(names)
     assert len(set(own)) == len(own)
     assert all(level_title(level.prefix) for level in LEVELS)
     assert about("q:coec:30d").endswith("for this query, last 30 days")

@@ -37,7 +37,7 @@ READERS: Mapping[str, Callable[[Body, Limits], PrerankRequest]] = {
     "rerank": lambda body, limits: (
         parse_rerank(orjson.dumps(body | {"documents": []}), None, limits, NOW).request
     ),
-    "query": lambda body, limits: parse_query(orjson.dumps(body), limits, NOW),
+    "query": lambda body, limits: parse_query(orjson.dumps(body), limits, NOW).request,
 }
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prerank.serving.metrics import METRICS
+from prerank.playground.metrics import METRICS as OF_PLAYGROUND
+from prerank.serving.metrics import METRICS as OF_REPLICA
 
 ROOT = Path(__file__).parents[3]
 BOARD: dict[str, Any] = json.loads((ROOT / "deployments" / "grafana" / "prerank.json").read_text())
+METRICS = (*OF_REPLICA, *OF_PLAYGROUND)
 SUFFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("",), "gauge": ("",)}
 EXPORTED = {f"ray_{m.name}{s}": m for m in METRICS for s in SUFFIXES[m.kind]}
 """Series as Prometheus reads them from Ray."""

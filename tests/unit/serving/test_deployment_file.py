@@ -15,8 +15,8 @@ from tests.cluster import configuration
 from prerank.core.errors import ConfigError
 from prerank.playground import deployment as playground
 from prerank.playground.config import PlaygroundConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.deployment import app
-from prerank.serving.engine import ServeConfig
 from prerank.serving.experiment import experiment_of
 
 ROOT = Path(__file__).parents[3]

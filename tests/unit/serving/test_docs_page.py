@@ -13,10 +13,10 @@ import pytest
 from tests.api_bodies import WALL
 from tests.http_calls import NoEngine, api_of, call
 
+from prerank.serving.config import ServeConfig
 from prerank.serving.docs_page import docs_page, kind_of, prose
-from prerank.serving.engine import ServeConfig
-from prerank.serving.http import ROUTES
 from prerank.serving.openapi import document
+from prerank.serving.routes import ROUTES
 
 DOCUMENT = document(ROUTES, ServeConfig(max_candidates=123_456))
 PAGE = docs_page(DOCUMENT)
@@ -55,7 +55,7 @@ def test_what_the_document_holds_is_escaped() -> None:
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
 def test_every_route_has_a_call_for_a_shell(route: Any) -> None:
     text = PAGE.replace("&#39;", "'").replace("&#34;", '"').replace("&lt;", "<")
-    (section,) = re.findall(rf'<section id="{route.handler.__name__}">.*?</section>', text, re.S)
+    (section,) = re.findall(rf'<section id="{route.name}">.*?</section>', text, re.S)
     (shell,) = re.findall(r"<pre>(.*?)</pre>", section, re.S)
     words = shlex.split(shell.replace("\\\n", ""))
     assert words[0] == "curl"

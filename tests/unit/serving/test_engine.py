@@ -21,7 +21,8 @@ from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
 from prerank.registry.bundle import Version
 from prerank.serving.answer import Loaded
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.fields import Limits
 
 ONE = Version("1", "run")

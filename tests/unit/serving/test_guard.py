@@ -9,7 +9,7 @@ from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
 from prerank.core.tokens import TOKEN_ENV
 from prerank.serving.api import RequestError
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 from prerank.serving.guard import Guard, content_type
 from prerank.serving.tokens import Tokens
 

@@ -16,7 +16,7 @@ from prerank.core.errors import NotReadyError
 from prerank.core.home import Home
 from prerank.online.ownership import Ownership
 from prerank.online.store import REDIS_ENV, open_store
-from prerank.serving.deployment import HistoryWriterDeployment
+from prerank.serving.writers import HistoryWriterDeployment
 
 NewDeployment = Callable[[], Any]
 

@@ -22,7 +22,8 @@ from prerank.online.writer import Written
 from prerank.registry.bundle import Version
 from prerank.registry.versions import Wanted
 from prerank.serving import metrics
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.http import HttpApi
 from prerank.serving.lane import MAX_BODY
 from prerank.serving.metrics import METRICS, Metric, Metrics

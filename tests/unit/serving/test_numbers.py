@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prerank.core.errors import ConfigError
+from prerank.serving.config import ServeConfig
 from prerank.serving.deployment import numbers
-from prerank.serving.engine import ServeConfig
 
 
 @pytest.mark.parametrize(

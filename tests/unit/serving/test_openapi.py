@@ -31,14 +31,14 @@ from prerank.core.ids import ItemIds
 from prerank.core.tokens import TOKEN_ENV
 from prerank.serving import answer_models as models
 from prerank.serving.api import Limits, RequestError, parse_events, parse_json, parse_raw
-from prerank.serving.engine import Engine, ServeConfig
-from prerank.serving.http import ROUTES
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.lane import MAX_BODY
 from prerank.serving.openapi import document
 from prerank.serving.problems import PROBLEM
 from prerank.serving.query import parse_query
 from prerank.serving.rerank import parse_rerank
-from prerank.serving.routes import ARROW, JSON, RAW, Route
+from prerank.serving.routes import ARROW, JSON, RAW, ROUTES, Route
 
 CONFIG = ServeConfig(max_candidates=7, max_k=50, max_explained=20, max_waiting=1, body_seconds=0.05)
 LIMITS = replace(

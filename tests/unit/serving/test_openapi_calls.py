@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from tests.http_calls import api_of
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.routes import ARROW
 
 schemathesis = pytest.importorskip(

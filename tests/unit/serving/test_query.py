@@ -67,7 +67,7 @@ def cross(parts: dict[str, Any], item: int, created: int) -> float:
 def test_an_engine_rebuilds_the_scores_of_an_answer() -> None:
     asked = Request({"q:red": ROW}, [(1007, 1, REQUEST_TIME - 1, 5)])
     served = loaded(asked)
-    parts = query_answer(parse_query(orjson.dumps(SEARCH), LIMITS, NOW), served).body
+    parts = query_answer(parse_query(orjson.dumps(SEARCH), LIMITS, NOW).request, served).body
     parts = orjson.loads(orjson.dumps(parts))
     assert {*range(1000, 1005), 1007} <= set(parts["items"])
     ids = samples.CATALOGUE.ids.tolist()
@@ -82,7 +82,7 @@ def test_an_engine_rebuilds_the_scores_of_an_answer() -> None:
 
 
 def test_what_is_damaged_is_left_out_and_named() -> None:
-    request = parse_query(orjson.dumps(SEARCH), LIMITS, NOW)
+    request = parse_query(orjson.dumps(SEARCH), LIMITS, NOW).request
     found = query_answer(request, loaded(Request({"q:red": ROW[:-8]}))).body
     assert found["degraded"] == ["engagement"]
     assert found["items"] == []
@@ -96,6 +96,10 @@ def test_what_is_damaged_is_left_out_and_named() -> None:
         (SEARCH | {"candidates": [1]}, "candidates"),
         (SEARCH | {"k": 3}, "k"),
         (SEARCH | {"timeout_ms": 0}, "timeout_ms"),
+        (SEARCH | {"versions": "3"}, "versions"),
+        (SEARCH | {"versions": ["3"] * 17}, "versions"),
+        (SEARCH | {"versions": ["3", 4]}, "versions[1]"),
+        (SEARCH | {"versions": ["champion"]}, "versions[0]"),
     ],
 )
 def test_a_bad_request_is_told_the_field(body: dict[str, Any], field: str) -> None:

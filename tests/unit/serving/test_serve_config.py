@@ -9,7 +9,7 @@ import yaml
 
 from prerank.core.errors import ConfigError
 from prerank.core.settings import typed
-from prerank.serving.engine import ServeConfig
+from prerank.serving.config import ServeConfig
 
 DEPLOYMENT = Path(__file__).parents[3] / "deployments" / "prerank.yaml"
 

@@ -40,10 +40,11 @@ from prerank.core.served import (
 )
 from prerank.serving import served_log
 from prerank.serving.api import Limits, parse_events
+from prerank.serving.config import ServeConfig
 from prerank.serving.deployment import PreRanker
-from prerank.serving.engine import ServeConfig
 from prerank.serving.http import HttpApi
-from prerank.serving.served_log import LogConfig, ServedLog, packed
+from prerank.serving.served_log import LogConfig, ServedLog
+from prerank.serving.served_rows import lines_of, packed
 
 ALL = LogConfig(share=1.0, items=3, days=None)
 ITEMS = samples.CATALOGUE.ids.tolist()
@@ -250,7 +251,7 @@ def test_the_id_of_an_event_is_that_of_its_history(
 ) -> None:
     body = orjson.dumps({"events": [EVENT | given_ids | {"action": action, "item_id": item}]})
     events = parse_events(body, WALL, NOW)
-    assert [given_event_id(line["event_id"]) for line in served_log.lines_of(body, events)] == [
+    assert [given_event_id(line["event_id"]) for line in lines_of(body, events)] == [
         event.event_id for event in events
     ]
 

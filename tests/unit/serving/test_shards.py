@@ -11,7 +11,7 @@ from tests.http_calls import api_of, client_of
 from tests.local_shards import Ask, parts_of, shards_of
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
-from prerank.serving.shards import NotLoadedError, Part, Task
+from prerank.serving.shard import NotLoadedError, Part, Task
 
 SHARDS = 3
 IDS = list(range(1000, 1030))

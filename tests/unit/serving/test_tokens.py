@@ -18,7 +18,8 @@ from prerank.core.errors import ConfigError
 from prerank.core.tokens import TOKEN_ENV
 from prerank.evaluation.live import open_client
 from prerank.serving import metrics, tokens
-from prerank.serving.http import ROUTES, HttpApi
+from prerank.serving.http import HttpApi
+from prerank.serving.routes import ROUTES
 from prerank.serving.tokens import Tokens
 
 SEVERAL = "shop rank r4nk\npixel events 3vents\nops admin 4dmin\nboth rank,events b0th\na11\n"

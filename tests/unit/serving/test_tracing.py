@@ -17,7 +17,8 @@ from opentelemetry.trace import StatusCode
 from tests.http_calls import LOCAL, call, no_writers, whole
 from tests.small_engine import SAMPLE, GivenScores, SmallEngine
 
-from prerank.serving.engine import Engine, ServeConfig
+from prerank.serving.config import ServeConfig
+from prerank.serving.engine import Engine
 from prerank.serving.http import HttpApi
 from prerank.serving.stages import FEATURES, PARSE, SCORE, SERIALISE, TOP_K, WAIT
 from prerank.serving.tracing import ENDPOINT_ENV, Tracing, tracing_of_environment

@@ -14,6 +14,7 @@ from interactrank.features.batch import RequestArrays
 from interactrank.features.schema import FeatureSchema
 from interactrank.training.losses import listwise_loss
 from prerank.core.home import Home
+from prerank.evaluation.baselines.ranker import Parts
 from prerank.evaluation.baselines.samples import (
     LOG_Q_POWERS,
     Read,
@@ -100,9 +101,15 @@ class LinearRanker:
 
     def __init__(self, name: str, folder: Path) -> None:
         schema, _ = read_meta(folder)
-        self.name, self.weights = name, load_file(folder / WEIGHTS)["weights"]
+        self.name, self.schema = name, schema
+        self.weights = load_file(folder / WEIGHTS)["weights"]
         self.flops, self.bytes = 2.0 * len(schema.cross), 4.0 * len(schema.cross)
 
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Weighted sum of the cross features."""
         return arrays.x @ self.weights
+
+    def parts(self, arrays: RequestArrays) -> Parts:
+        """Weight times value; the base is 0."""
+        products = arrays.x.astype(np.float64) * self.weights
+        return Parts(self.schema.cross, arrays.x, products, 0.0)

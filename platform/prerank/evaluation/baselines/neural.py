@@ -35,8 +35,7 @@ class TorchRanker:
         self.name, self.model, self.catalogue = name, model.eval(), catalogue
         self.table = catalogue.table()
         self.flops, self.bytes = cost(model)
-        self._items: dict[str, torch.Tensor] = {}
-        self._encoded = torch.zeros(0)
+        self._encoded = dict[str, torch.Tensor](), torch.zeros(0)
 
     @classmethod
     def load(cls, name: str, folder: Path) -> TorchRanker:
@@ -57,11 +56,14 @@ class TorchRanker:
     @torch.inference_mode()
     def _logits(self, arrays: RequestArrays) -> torch.Tensor:
         batch = collate(arrays, self.catalogue, self.table, len(self.model.schema.heads))
-        if not self._items or not all(
-            np.array_equal(v, self._items[k], equal_nan=True) for k, v in batch.items.items()
+        items, encoded = self._encoded
+        if not items or not all(
+            np.array_equal(v, items[k], equal_nan=True) for k, v in batch.items.items()
         ):
-            self._items, self._encoded = batch.items, self.model.encode_items(batch.items)
-        logits: torch.Tensor = self.model(batch, self._encoded).logits
+            encoded = self.model.encode_items(batch.items)
+            # Both at once: another thread may score other items.
+            self._encoded = batch.items, encoded
+        logits: torch.Tensor = self.model(batch, encoded).logits
         return logits
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,4 +24,30 @@ class Ranker(Protocol):
 
     def score(self, arrays: RequestArrays, queries: list[str]) -> NDArray[np.float32]:
         """Scores [N] of the N candidates of B requests; higher is better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What each of F features adds to the scores of N candidates.
+
+    A score is ``base`` plus the sum of its row of ``parts``.
+
+    Attributes:
+        names: of the features; those of x as ``FeatureSchema.cross`` has them.
+        values, parts: [N, F].
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float32]
+    parts: NDArray[np.float64]
+    base: float
+
+
+@runtime_checkable
+class Explained(Ranker, Protocol):
+    """A ranker whose scores are sums over features."""
+
+    def parts(self, arrays: RequestArrays) -> Parts:
+        """What ``score`` is made of."""
         ...

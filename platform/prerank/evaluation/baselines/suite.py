@@ -59,13 +59,17 @@ HISTORY = "history.json"
 
 @dataclass(frozen=True)
 class FitTask:
-    """A baseline to be fitted into ``out``; ``model`` is what a neural one is built from."""
+    """A baseline to be fitted into ``out``; ``model`` is what a neural one is built from.
+
+    ``run_id`` is of the job's MLflow run, by which it is known which version it stands beside.
+    """
 
     home: Home
     name: str
     model: ModelConfig
     train: TrainConfig
     out: Path
+    run_id: str
 
 
 def tasks(
@@ -73,6 +77,7 @@ def tasks(
     names: Sequence[str],
     model: ModelConfig,
     train: TrainConfig,
+    run_id: str,
     configured: int | None = None,
 ) -> list[FitTask]:
     """What ``fit_baseline`` needs of each baseline, the longest first.
@@ -87,6 +92,7 @@ def tasks(
             name,
             *(NEURAL[name].configs(model, train) if name in NEURAL else (model, train)),
             folder_of(home, name, number),
+            run_id,
         )
         for name in sorted(names, key=lambda n: n in FITTED)
     ]
@@ -106,15 +112,22 @@ def fit_baseline(task: FitTask) -> None:
         else:
             schema = LogManifest.load(home).schema
             rows = FITTED[name](home, schema, folder, task.train.seed)
-        write_json(folder / HISTORY, {"rows": rows})
+        write_json(folder / HISTORY, {"rows": rows, "run_id": task.run_id})
 
 
 def history(home: Home, name: str) -> list[dict[str, Any]]:
     """The epochs of a neural baseline, or the trials that a fit chose from."""
-    rows: list[dict[str, Any]] = home.read_json(folder_of(home, name) / HISTORY, "prerank train")[
-        "rows"
-    ]
+    rows: list[dict[str, Any]] = _happened(home, name)["rows"]
     return rows
+
+
+def run_of(home: Home, name: str) -> str:
+    """Id of the MLflow run of the job that fitted a baseline; "" of one of an earlier release."""
+    return str(_happened(home, name).get("run_id", ""))
+
+
+def _happened(home: Home, name: str) -> dict[str, Any]:
+    return home.read_json(folder_of(home, name) / HISTORY, "prerank train")
 
 
 def folder_of(home: Home, name: str, seed: int | None = None) -> Path:

@@ -25,6 +25,7 @@ from interactrank.features.catalogue import Catalogue
 from interactrank.features.schema import REQUEST_NUMERIC, FeatureSchema
 from prerank.core.home import Home
 from prerank.dataset.catalogue import load_catalogue
+from prerank.evaluation.baselines.ranker import Parts
 from prerank.evaluation.baselines.samples import (
     LOG_Q_POWERS,
     Read,
@@ -61,10 +62,14 @@ def features(
     return np.hstack((arrays.x, arrays.request[owners(arrays)], numeric))
 
 
+def columns(schema: FeatureSchema) -> tuple[str, ...]:
+    """Names of ``features``' columns."""
+    return (*schema.cross, *REQUEST_NUMERIC, *(f"item:{n}" for n in schema.item_numeric))
+
+
 def feature_names(schema: FeatureSchema) -> list[str]:
-    """Names of ``features``' columns, as LightGBM takes them: no ":"."""
-    names = (*schema.cross, *REQUEST_NUMERIC, *(f"item:{n}" for n in schema.item_numeric))
-    return [n.replace(":", "_") for n in names]
+    """``columns``, as LightGBM takes them: no ":"."""
+    return [n.replace(":", "_") for n in columns(schema)]
 
 
 def boosted(
@@ -181,6 +186,17 @@ class TreesRanker:
         """Sum of the trees."""
         if not len(arrays.candidates):
             return np.zeros(0, np.float32)
-        x = features(arrays, self.catalogue, self.table.rows(arrays.candidates))
-        raw = cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1))
+        raw = self._predicted(self._features(arrays))
         return raw.astype(np.float32)
+
+    def parts(self, arrays: RequestArrays) -> Parts:
+        """SHAP values, as LightGBM computes them of trees; the base is the mean of training."""
+        x = self._features(arrays)
+        found = self._predicted(x, pred_contrib=True)
+        return Parts(columns(self.schema), x, found[:, :-1], float(found[0, -1]))
+
+    def _features(self, arrays: RequestArrays) -> NDArray[np.float32]:
+        return features(arrays, self.catalogue, self.table.rows(arrays.candidates))
+
+    def _predicted(self, x: NDArray[np.float32], **how: Any) -> NDArray[np.float64]:
+        return cast("NDArray[np.float64]", self.booster.predict(x, num_threads=1, **how))

@@ -73,11 +73,11 @@ export function combobox({ kind, name, label, placeholder, hint, onpick = () => 
     mark(-1);
   }
 
-  async function look() {
+  async function look(text = input.value) {
     asking?.abort();
     asking = new AbortController();
     try {
-      ({ found } = await ask("suggest", { kind, text: input.value.slice(0, 200) }, asking.signal));
+      ({ found } = await ask("suggest", { kind, text: text.slice(0, 200) }, asking.signal));
       if (document.activeElement === input) show();
     } catch (problem) {
       if (problem.name !== "AbortError") close();
@@ -88,9 +88,10 @@ export function combobox({ kind, name, label, placeholder, hint, onpick = () => 
     clearTimeout(timer);
     timer = setTimeout(look, PAUSE_MS);
   });
+  // Before anything is typed, what there is: who knows no name can choose one.
   input.addEventListener("focus", () => {
     input.select();
-    timer = setTimeout(look, PAUSE_MS);
+    timer = setTimeout(look, PAUSE_MS, "");
   });
   input.addEventListener("blur", close);
   input.addEventListener("keydown", (event) => {

@@ -49,7 +49,8 @@ function changedFeatures(before, after) {
   const words = Object.fromEntries([...before.parts, ...after.parts].map(({ feature, about }) => [feature, about]));
   const names = [...new Set([...Object.keys(before.features), ...Object.keys(after.features)])].sort();
   const pairs = names.map((name) => [name, before.features[name] ?? 0, after.features[name] ?? 0]);
-  const all = [...pairs, ["dot product", before.dot, after.dot], ["score", before.score, after.score]];
+  const dot = before.dot === undefined ? [] : [["dot product", before.dot, after.dot]];
+  const all = [...pairs, ...dot, ["score", before.score, after.score]];
   return all
     .filter(([, old, now]) => Math.abs(now - old) > LEAST)
     .map(([name, old, now]) => el("tr", {}, el("th", { scope: "row" }, words[name] ?? name, words[name] ? el("span", { class: "hint" }, name) : null), el("td", {}, score(old)), el("td", { class: now > old ? "up" : "down" }, score(now))));

@@ -117,14 +117,20 @@ export function makeForm(form, state, onrank) {
 function rankerFields(state) {
   const models = state.rankers.filter(({ kind }) => kind === "model");
   const baselines = state.rankers.filter(({ kind }) => kind === "baseline");
-  const group = (label, of) => el("optgroup", { label }, of.map(({ id, title, about }) => el("option", { value: id, title: about }, title)));
+  const option = ({ id, title, about, problem }) => el("option", { value: id, title: about, disabled: Boolean(problem) }, title);
+  const group = (label, of) => el("optgroup", { label }, of.map(option));
   const selects = Array.from({ length: MAX_RANKERS }, (_, at) => {
     const select = el("select", { name: "rankers" }, at ? el("option", { value: "" }, "none") : null, group("Models", models), group("Baselines", baselines));
     select.value = ["champion", "bm25", ""][at];
     return field(["First", "Second", "Third"][at], select, at ? "" : "rankers", at ? "" : "the others are compared with it");
   });
+  const reasons = [...new Set(baselines.map(({ problem }) => problem).filter(Boolean))];
+  const missing = reasons.map((reason) => {
+    const names = baselines.filter(({ problem }) => problem === reason).map(({ title }) => title);
+    return el("p", { class: "hint" }, `${names.join(", ")}: ${reason}.`);
+  });
   return {
-    box: selects,
+    box: [...selects, missing],
     chosen: () => selects.map((box) => box.querySelector("select").value).filter(Boolean),
   };
 }

@@ -25,7 +25,6 @@ async function start() {
     return;
   }
   const { log, problems, champion, clock } = hooks.state;
-  document.title = `Playground · ${log.name}`;
   fill(document.getElementById("log"), el("b", {}, log.name), ` ${shown(log.items)} items · ${shown(log.requests)} searches · `, champion ? `champion: version ${champion}` : "no champion", clock === "replay" ? " · replayed" : "");
   fill(document.getElementById("problems"), problems.map((problem) => el("p", { class: "notice warn" }, problem)));
   document.getElementById("sign-out").hidden = !token();
@@ -45,9 +44,21 @@ function route() {
   if (!hooks.state) return;
   if (dialog.open) dialog.close();
   const [, kind, id] = location.hash.split("/");
-  if (["query", "item", "user"].includes(kind) && id) showPage(main, kind, decodeURIComponent(id), hooks);
-  else if (kind === "ranking" && view) showRanking(main, view, hooks).catch(failed);
+  const isPage = ["query", "item", "user"].includes(kind) && id;
+  const isRanking = kind === "ranking" && view;
+  const name = isPage ? decodeURIComponent(id) : isRanking ? view.search.query : hooks.state.log.name;
+  document.title = `${name.slice(0, 60)} · Playground`;
+  if (isPage) showPage(main, kind, name, hooks);
+  else if (isRanking) showRanking(main, view, hooks).catch(failed);
   else welcome();
+  return isPage;
+}
+
+/** The address changed: what led there is gone, so a page begins at its top, and has the focus. */
+function moved() {
+  if (!route()) return;
+  main.focus({ preventScroll: true });
+  main.scrollIntoView();
 }
 
 /** The form was sent: the focus goes where the rankings are, from which keys step into them. */
@@ -97,5 +108,5 @@ document.getElementById("sign-out").addEventListener("click", () => {
   setToken(null);
   location.reload();
 });
-addEventListener("hashchange", route);
+addEventListener("hashchange", moved);
 start();

@@ -26,9 +26,18 @@ export async function showRanking(main, view, hooks) {
   }
 }
 
+/** Draws the answer in place of the former one; a row that had the focus keeps it. */
 function draw(main, view, hooks) {
+  const held = main.contains(document.activeElement) ? document.activeElement.dataset : null;
+  show(main, view, hooks);
+  if (held) (rowAt(main, held.row, held.column) ?? main).focus({ preventScroll: true });
+}
+
+const rowAt = (main, row, column) => main.querySelector(`.row[data-row="${row}"][data-column="${column}"]`);
+
+function show(main, view, hooks) {
   const { answer } = view;
-  const titles = Object.fromEntries(hooks.state.rankers.map(({ id, title }) => [id, title]));
+  const rankers = Object.fromEntries(hooks.state.rankers.map((ranker) => [ranker.id, ranker]));
   const degraded = [...new Set(answer.columns.flatMap((column) => column.degraded ?? []))];
   const more = answer.candidates > (view.rows ?? FIRST_ROWS) && (view.rows ?? FIRST_ROWS) < MORE_ROWS;
   fill(
@@ -51,19 +60,20 @@ function draw(main, view, hooks) {
     el(
       "div",
       { class: "columns", "data-count": answer.columns.length },
-      answer.columns.map((column, at) => columnOf(column, at, titles[column.ranker] ?? column.ranker, view, hooks)),
+      answer.columns.map((column, at) => columnOf(column, at, rankers[column.ranker] ?? { title: column.ranker }, view, hooks)),
     ),
     more ? el("button", { type: "button", onclick: () => { view.rows = MORE_ROWS; showRanking(main, view, hooks).catch(hooks.failed); } }, `Show ${Math.min(MORE_ROWS, answer.candidates)} rows`) : null,
   );
 }
 
-function columnOf(column, at, title, view, hooks) {
+function columnOf(column, at, { title, about, created }, view, hooks) {
   const head = el(
     "header",
     {},
     el("h2", {}, title),
     column.shared ? el("span", { class: "tag", title: "how many of the best ten both have" }, `${column.shared.shared} of top ${column.shared.of} shared`) : null,
     at === 0 ? el("span", { class: "tag" }, "reference") : null,
+    about || created ? el("span", { class: "hint" }, about ?? `registered ${when(created)}`) : null,
   );
   if (column.loading) return el("section", { class: "column" }, head, skeleton(8, column.problem), el("p", { class: "hint" }, column.problem));
   if (column.problem) return el("section", { class: "column" }, head, el("p", { class: "notice bad", role: "alert" }, column.problem));
@@ -76,8 +86,8 @@ function columnOf(column, at, title, view, hooks) {
 }
 
 function rowOf(item, row, at, share, column, view, hooks) {
-  const isModel = hooks.state.rankers.find(({ id }) => id === column.ranker)?.kind === "model";
-  const meter = el("span", { class: "meter", "aria-hidden": "true" }, el("span", {}));
+  const hasParts = hooks.state.rankers.find(({ id }) => id === column.ranker)?.explained;
+  const meter = el("span", { class: "meter", "aria-hidden": "true", title: "the score, between the lowest and the highest of this list" }, el("span", {}));
   meter.firstChild.style.setProperty("--share", share.toFixed(3));
   const open = el(
     "button",
@@ -88,7 +98,7 @@ function rowOf(item, row, at, share, column, view, hooks) {
       "data-column": at,
       "data-item": item.id,
       "aria-haspopup": "dialog",
-      onclick: () => openWhy(item, column.ranker, isModel, view, hooks),
+      onclick: () => openWhy(item, column.ranker, hasParts, view, hooks),
     },
     el("span", { class: "place" }, String(item.place)),
     el("span", { class: "title" }, item.title || el("em", {}, `item ${item.id}`), item.engaged ? el("span", { class: "tag good" }, "engaged in the log") : null),
@@ -116,7 +126,7 @@ export function stepRows(main, event) {
   if (!step || (!from && step[1])) return false;
   const row = from ? Number(from.dataset.row) + step[0] : 0;
   const column = from ? Number(from.dataset.column) + step[1] : 0;
-  const next = main.querySelector(`.row[data-row="${row}"][data-column="${column}"]`);
+  const next = rowAt(main, row, column);
   next?.focus();
   return next !== null;
 }

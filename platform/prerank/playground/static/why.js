@@ -7,7 +7,7 @@ const FIRST_PARTS = 12;
 const WINDOWS = [["7d", "7 days"], ["30d", "30 days"], ["all", "all time"]];
 
 /** Opens the dialog of a row. */
-export async function openWhy(item, ranker, isModel, view, hooks) {
+export async function openWhy(item, ranker, hasParts, view, hooks) {
   const body = el("div", { class: "why-body" }, skeleton(9));
   const actions = hooks.state.actions.map((action) =>
     el("button", { type: "button", "data-action": action, onclick: () => { dialog.close(); hooks.engage(item, action, ranker, view); } }, action),
@@ -26,15 +26,15 @@ export async function openWhy(item, ranker, isModel, view, hooks) {
   );
   dialog.oncancel = null;
   dialog.showModal();
-  if (!isModel) {
-    fill(body, el("p", { class: "hint" }, "A baseline has one number and no parts. Open the item in a model's ranking to see what its score is made of."));
+  if (!hasParts) {
+    fill(body, el("p", { class: "hint" }, "This baseline has one number and no parts. Open the item in a model's ranking to see what its score is made of."));
     return;
   }
   try {
     const found = await ask("explain", { ...view.search, ranker, item: item.id });
     fill(body, parts(found), counts(found), facts(found));
   } catch (error) {
-    fill(body, failure(error, () => { dialog.close(); openWhy(item, ranker, isModel, view, hooks); }));
+    fill(body, failure(error, () => { dialog.close(); openWhy(item, ranker, hasParts, view, hooks); }));
   }
 }
 
@@ -51,12 +51,25 @@ function bar(title, about, value, most) {
   );
 }
 
-function parts(found) {
-  const whole = [
+const HOW = {
+  linear: "A bar is exact: weight × value. Bars add up to the score.",
+  trees: "A bar is a SHAP value, which LightGBM computes of its trees: what the feature adds to the mean of training. With that mean, bars add up to the score.",
+  additive: "A bar is exact: weight × distance from the typical candidate. Bars add up to the score.",
+  together: "A bar is what the score would lose if this feature alone were that of the typical candidate. With “together”, bars add up to the score.",
+};
+
+/** What of a score is no feature's: title, words and size. */
+function wholeParts(found) {
+  if (found.baseline) return found.base ? [["mean of training", "what every candidate begins with", found.base]] : [];
+  return [
     ["dot product", `${score(found.scale)} × ${score(found.dot)}, what the two towers say`, found.dot_part],
     ...(found.additive ? [] : [["together", "what hidden units make of several features at once", found.together]]),
     ["typical", "what a typical candidate has from this request", found.typical],
   ];
+}
+
+function parts(found) {
+  const whole = wholeParts(found);
   const features = found.parts.map((each) => [each.about, `${each.feature} = ${shown(each.value)}`, each.part]);
   const few = features.slice(0, FIRST_PARTS);
   const rest = features.slice(FIRST_PARTS);
@@ -66,7 +79,7 @@ function parts(found) {
     "section",
     {},
     el("h3", {}, "What the score is made of"),
-    el("p", { class: "hint" }, found.additive ? "A bar is exact: weight × distance from the typical candidate. Bars add up to the score." : "A bar is what the score would lose if this feature alone were that of the typical candidate. With “together”, bars add up to the score."),
+    el("p", { class: "hint" }, HOW[found.baseline ?? (found.additive ? "additive" : "together")]),
     el("ul", { class: "bars" }, bars(whole), bars(few)),
     rest.length ? el("details", {}, el("summary", {}, `${rest.length} smaller parts`), el("ul", { class: "bars" }, bars(rest))) : null,
   );
@@ -97,7 +110,7 @@ const facts = (found) =>
   el(
     "p",
     { class: "hint" },
-    `Model version ${found.version}. Counts are of the snapshot of ${when(found.snapshot_cutoff)}; the user's history is read as of ${when(found.time)}.`,
+    `${found.baseline ? `Features as model version ${found.version} reads them` : `Model version ${found.version}`}. Counts are of the snapshot of ${when(found.snapshot_cutoff)}; the user's history is read as of ${when(found.time)}.`,
     found.indexed ? "" : " The index does not hold this item: it is scored as an unknown one.",
     found.degraded.length ? ` Degraded: without ${found.degraded.join(", ")}.` : "",
   );

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.documented import run_block
 from tests.inspected_logs import (
     ITEMS,
     NOW,
@@ -135,10 +136,11 @@ def test_the_command_prints_the_profile_and_writes_the_mapping(
     monkeypatch.setattr(os, "environ", os.environ.copy())
     events, items = map(str, written(tmp_path, touches()))
     out = tmp_path / "mapping.yaml"
-    cli.main(["inspect", "--events", events, "--items", items, "--out", str(out)])
+    monkeypatch.chdir(tmp_path)
+    run_block("inspect", E=events, I=items)
     printed = capsys.readouterr().out
     assert printed.startswith("log\n  800 rows in 1 file\n")
-    assert f"--mapping {out}" in printed
+    assert "--mapping mapping.yaml" in printed
     assert load_mapping(out).label_window_hours == 1
     cli.main(["inspect", "--events", events, "--items", items])
     assert out.read_text().split("\n", 1)[1].strip() in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""Lifts of several worlds' online tests together, and how many searches would decide them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+from prerank.online_tests.statistics import Rate
+
+CERTAIN, POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
+FULFILMENT, CHANCE, ENGAGEMENTS = "fulfilment", "true chance of it", "engagements"
+PAPER = {
+    ("interactrank", "bm25"): "+6.5%",
+    ("interactrank", "two_tower"): "+3.7%",
+    ("two_tower", "bm25"): "",
+}
+"""Pairs of variants, with the lift of search fulfilment that arXiv 2504.06609 reports online."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What the experiment of one world measured.
+
+    Attributes:
+        seed: of the world. searches: of the experiment.
+        rates: variant -> name -> rate.
+    """
+
+    seed: int
+    searches: int
+    rates: Mapping[str, Mapping[str, Rate]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> World:
+        """From ``to_dict``."""
+        rates = {
+            variant: {name: Rate(**rate) for name, rate in own.items()}
+            for variant, own in found["rates"].items()
+        }
+        return cls(found["seed"], found["searches"], rates)
+
+
+@dataclass(frozen=True)
+class Lift:
+    """A relative difference: its logarithm, with the standard error."""
+
+    log: float
+    error: float
+
+    @classmethod
+    def over(cls, pairs: Sequence[tuple[Rate, Rate]]) -> Lift:
+        """The mean over worlds, of a variant's rate and the control's in each.
+
+        Each world counts alike. The error is that of the users in each of them, so it says how well
+        these worlds' lifts are known, and nothing of worlds that were not drawn.
+        """
+        logs = [math.log(of.value / control.value) for of, control in pairs]
+        errors = [math.hypot(*(rate.error / rate.value for rate in pair)) for pair in pairs]
+        return cls(sum(logs) / len(logs), math.hypot(*errors) / len(errors))
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether 0 is outside of the interval."""
+        return abs(self.log) > CERTAIN * self.error
+
+    def text(self) -> str:
+        """With the plain 95% interval, which holds for one look."""
+        half = CERTAIN * self.error
+        at, *ends = (math.expm1(end) for end in (self.log, self.log - half, self.log + half))
+        return f"{at:+.1%} ({ends[0]:+.1%} to {ends[1]:+.1%})"
+
+    def needed(self, searches: int) -> int:
+        """Searches that find such a lift 4 times of 5, where ``searches`` gave the error."""
+        return math.ceil(searches * ((CERTAIN + POWER) * self.error / self.log) ** 2)
+
+
+def table(worlds: Sequence[World]) -> str:
+    """The lifts of all pairs in all worlds together, and in each of them."""
+    searches = sum(world.searches for world in worlds)
+    lines = [
+        f"{len(worlds)} worlds, {searches:,} searches of the experiment. 95% intervals over users, "
+        "for one look at the end:"
+    ]
+    undecided = []
+    for (of, control), paper in PAPER.items():
+        lines += ["", f"{of} against {control}"]
+        for name in (FULFILMENT, CHANCE, ENGAGEMENTS):
+            pairs = [(w.rates[of][name], w.rates[control][name]) for w in worlds]
+            found = Lift.over(pairs)
+            each = ", ".join(f"{math.expm1(Lift.over([pair]).log):+.1%}" for pair in pairs)
+            of_paper = f"; the paper: {paper}" if paper and name == FULFILMENT else ""
+            lines.append(f"  {name:18}{found.text():>28}   by world: {each}{of_paper}")
+            if name == FULFILMENT and not found.is_decided:
+                undecided.append(
+                    f"{of} against {control} is undecided: for a lift of this size to be found 4 "
+                    f"times of 5, {found.needed(searches):,} searches are needed."
+                )
+    return "\n".join(lines + [""] * bool(undecided) + undecided)

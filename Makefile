@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Two processes, of which tests/conftest.py says what each has. Its order stands: the long lane first.
-PYTEST := $(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 .PHONY: install demo demo-full test test-fast faults nodes loop lint style types audit docs clean
 
 install: $(VENV)/.installed

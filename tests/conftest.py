@@ -1,9 +1,9 @@
 """One local Ray for the session, and a small simulated world that tests read but never change.
 
 `make test` runs two processes. One of them has first the cluster of the README, which cannot start
-while another Ray runs here, then the files with a test on the shared one. The other has the rest, a
-file at a time, so that a module's fixtures are made once, and ends with some on a Ray of its own:
-as many as make both end together.
+while another Ray runs here, then the tests on the shared one. The other has the rest, a file at a
+time, so that a module's fixtures are made once, and ends with some on a Ray of its own: as many as
+make both end together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.redis_server import databases
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
 
 from prerank.core.home import Home
 from prerank.core.ray_tasks import start_local
@@ -56,37 +56,55 @@ ON_MIDNIGHT = "r0000000300"
 """A request of the tiny log that is moved to a day's very first microsecond: the moment at which
 an hourly and a daily snapshot are cut and, without a lag, published."""
 
-ON_RAY = {"cluster", "ray_local"}
-"""Fixtures of a Ray."""
-CLUSTER = "tests/e2e/"
-LAST = ("tests/behaviour/test_seeds.py", "tests/behaviour/test_training_job.py")
+RAY = ("tests/e2e/", "tests/behaviour/")
+NO_RAY = tuple(
+    f"tests/behaviour/test_{name}.py"
+    for name in (
+        "added_items",
+        "as_of_join",
+        "following",
+        "gate",
+        "materialise",
+        "object_store",
+        "online_parity",
+        "promotion",
+        "schemas",
+        "served_from_a_store",
+        "variants",
+    )
+)
+LAST = "tests/behaviour/test_seeds.py", "tests/behaviour/test_training_job.py"
 HOURLY = FeatureConfig()
 BuildHome = Callable[..., Home]
 
 
-# Before xdist's own, which adds the groups to the names.
-@pytest.hookimpl(tryfirst=True)
+def lane(nodeid: str) -> str:
+    """What goes to one process: files that share a Ray, or a file."""
+    file = nodeid.partition("::")[0]
+    if file in LAST:
+        return "last"
+    return "Ray" if file.startswith(RAY) and file not in NO_RAY else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    on_ray = {i.path for i in items if ON_RAY.intersection(getattr(i, "fixturenames", ()))}
-
-    def lane(item: pytest.Item) -> int:
-        if item.nodeid.startswith(CLUSTER):
+    def order(item: pytest.Item) -> int:
+        if item.nodeid.startswith(RAY[0]):
             return 0
-        if item.nodeid.startswith(LAST):
-            return 3
-        return 1 if item.path in on_ray else 2
+        own = lane(item.nodeid)
+        if own in ("Ray", "last"):
+            return 1 if own == "Ray" else 3
+        needed = "ray_local" in getattr(item, "fixturenames", ())
+        assert not needed, f"{item.nodeid}: another Ray runs beside this lane"
+        return 2
 
-    items.sort(key=lane)
-    for item in items:
-        if (number := lane(item)) != 2:
-            item.add_marker(pytest.mark.xdist_group("last" if number == 3 else "ray"))
+    items.sort(key=order)
 
 
-class Lanes(LoadGroupScheduling):
-    """Tests of a group go to one process, and so do those of a file that are in none."""
+class Lanes(LoadScopeScheduling):
+    """One process has the cluster and most tests that start a Ray; the other ends with a few."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).partition("::")[0]
+        return lane(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:

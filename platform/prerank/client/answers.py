@@ -233,7 +233,6 @@ class Health:
     waiting: Mapping[str, int]
     experiment: str | None = None
     variants: Mapping[str, str | None] = field(default_factory=dict)
-    variants: Mapping[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Json) -> Health:

@@ -67,6 +67,8 @@ def test_a_job_of_two_seeds_shows_their_means_and_registers_the_better(
     assert logged[f"{LEAD}.mrr_sd_of_seeds"] == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
     assert "validation_mrr" in logged
     assert "seed-5.validation_mrr" in logged
+    # By it the playground finds the version that a baseline stands beside.
+    assert suite.run_of(home, "linear") == version.run_id
 
     logged_inputs = client.get_run(version.run_id).inputs
     assert logged_inputs is not None

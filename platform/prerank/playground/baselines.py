@@ -44,7 +44,7 @@ ABOUT = SIMPLE | FITTED
 EXPLAINED = ("linear", "trees")
 """Those whose scores are sums over features."""
 
-NOT_FITTED = "not fitted in this home; name it in `baselines` of the job's configuration, and train"
+NOT_FITTED = "not fitted here; name it in `baselines` of the job's configuration, and train"
 NO_RUN = "fitted beside a version that is not known; train again"
 NO_VERSION = "fitted by a job that no version which is listed here comes from; train again"
 
@@ -113,12 +113,12 @@ class Baselines:
             raise NotReadyError(NO_VERSION)
         return versions[fit.run_id]
 
-    def offered(self, versions: Mapping[str, str], titles: Mapping[str, str]) -> list[Row]:
+    def offered(self, versions: Mapping[str, str], numbers: Mapping[str, str]) -> list[Row]:
         """What one may choose from; what cannot be chosen has a ``problem``.
 
         Args:
             versions: as for ``beside``.
-            titles: of these rankers.
+            numbers: of these versions, by ranker.
         """
         rows = []
         for name, about in ABOUT.items():
@@ -132,7 +132,7 @@ class Baselines:
             }
             if name in FITTED:
                 try:
-                    row["title"] += f", beside {titles[self.beside(name, versions)]}"
+                    row["title"] += f" (version {numbers[self.beside(name, versions)]})"
                 except NotReadyError as error:
                     row["problem"] = str(error)
             rows.append(row)

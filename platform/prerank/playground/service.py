@@ -276,8 +276,9 @@ class Playground:
                 }
             )
         models = [row | {"kind": "model", "explained": True} for row in models]
-        titles = {row["id"]: row["title"] for row in models}
-        return models + self._baselines().offered(self._of_runs(), titles)
+        numbers = {f"{VERSION}{v.version.number}": v.version.number for v in self._listed}
+        numbers |= {CHAMPION: champion or ""}
+        return models + self._baselines().offered(self._of_runs(), numbers)
 
     def _of_runs(self) -> dict[str, str]:
         """The model version of each job, by the id of the job's MLflow run."""

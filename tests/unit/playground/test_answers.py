@@ -71,9 +71,9 @@ def test_the_page_begins_with_what_there_is(open_shop: Shop) -> None:
         "inttower",
     ]
     offered = {r["id"]: r for r in state["rankers"]}
-    assert offered["trees"]["title"] == "trees, beside champion (version 1)"
+    assert offered["trees"]["title"] == "trees (version 1)"
     assert "problem" not in offered["trees"]
-    assert "not fitted in this home" in offered["two_tower"]["problem"]
+    assert "not fitted here" in offered["two_tower"]["problem"]
     assert {s["name"]: set(s["values"]) for s in state["segments"]} == {
         "country": {"us", "de"},
         "device": {"phone", "desktop"},

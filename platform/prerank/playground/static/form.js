@@ -129,8 +129,9 @@ function rankerFields(state) {
     const names = baselines.filter(({ problem }) => problem === reason).map(({ title }) => title);
     return el("p", { class: "hint" }, `${names.join(", ")}: ${reason}.`);
   });
+  const absent = missing.length ? el("details", {}, el("summary", { class: "hint" }, "Baselines that cannot be chosen"), missing) : null;
   return {
-    box: [...selects, missing],
+    box: [...selects, absent],
     chosen: () => selects.map((box) => box.querySelector("select").value).filter(Boolean),
   };
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from tests.conftest import BuildHome
 from tests.daily import CONFIG, Daily
 from tests.object_stores import of_workers
@@ -24,6 +25,7 @@ from prerank.core.errors import DataError, StateError
 from prerank.core.home import ENV, Home
 from prerank.online.store import REDIS_ENV
 from prerank.registry import versions as registry
+from prerank.registry.tracking import EXPERIMENT, URI_ENV
 from prerank.retraining.rounds import CHALLENGER, NOTHING_NEW, PROMOTED
 
 
@@ -43,8 +45,12 @@ def daily(
     new_redis: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Daily:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv(URI_ENV, tracking)
     monkeypatch.setenv(REDIS_ENV, new_redis())
+    # As a server's, artifacts are on no pod's disk.
+    place = (tmp_path / "artifacts").as_uri()
+    MlflowClient(tracking).create_experiment(EXPERIMENT, artifact_location=place)
     return Daily.of(build_home, tmp_path, tiny_log, tiny_items, 2, pod())
 
 
@@ -53,8 +59,6 @@ def daily(
 def test_days_of_retraining(
     daily: Daily, pod: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     # A disk that fills up after the training; the same command goes on there.
     first = daily.day(daily.days[0], "first")
 

@@ -6,7 +6,7 @@ A ``from_json`` reads the fields that it knows; a deployment that is newer may a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -232,13 +232,15 @@ class Health:
     notes: tuple[str, ...]
     waiting: Mapping[str, int]
     experiment: str | None = None
+    variants: Mapping[str, str | None] = field(default_factory=dict)
+    variants: Mapping[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Json) -> Health:
         """Read an answer."""
         read = {"snapshot_cutoff": time_of(data["snapshot_cutoff"]), "notes": tuple(data["notes"])}
         # A deployment of before runs no experiments.
-        found = {"experiment": None} | dict(data)
+        found = {"experiment": None, "variants": {}} | dict(data)
         return cls(**{name: found[name] for name in cls.__dataclass_fields__} | read)
 
 

@@ -80,12 +80,12 @@ class QueryRequest(Search):
     """
 
     user_id: str | int
-    versions: Sequence[str] = ()
+    versions: Sequence[str] | None = None
 
     def call(self, left: float) -> Call:
         """The request as JSON."""
         own: dict[str, Any] = {"user_id": self.user_id}
-        if self.versions:
+        if self.versions is not None:
             own["versions"] = list(self.versions)
         return json_call("/v1/query", self.fields(left) | own)
 

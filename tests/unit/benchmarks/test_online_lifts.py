@@ -34,7 +34,8 @@ def world(lifts: Any, seed: int, **values: float) -> Any:
 
 
 def test_the_interval_of_several_worlds_holds_their_mean_lift(lifts: Any) -> None:
-    rng, covered, found = np.random.default_rng(1), 0, None
+    rng, covered = np.random.default_rng(1), 0
+    found: Any = None
     for _ in range(400):
         # Each world has its own level and its own lift; the mean of the lifts is 10%.
         pairs = []

@@ -70,6 +70,7 @@ NO_RAY = tuple(
         "promotion",
         "schemas",
         "served_from_a_store",
+        "variant_forms",
         "variants",
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,12 +15,19 @@ import pytest
 from tests import gated_log
 from tests.following import engine_of
 from tests.gated_log import DAYS, REQUESTS, TEST_FROM, Registry, counts, counts_reversed
+from tests.object_stores import nodes
 from tests.online_log import DAY, START
+from tests.small_versions import build_index
 
 from prerank.core.errors import DataError, NotReadyError, StateError
+from prerank.core.files import publish
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.times import micros
+from prerank.features import build as features
+from prerank.features.config import FeatureConfig
+from prerank.ingest.publish import new_log
+from prerank.online.materialise import materialise
 from prerank.online.store import REDIS_ENV
 from prerank.promotion import newest as newest_module
 from prerank.promotion.champion import promote, rollback
@@ -361,3 +368,32 @@ def test_counts_rank_the_liked_items_first(made: Registry) -> None:
     """What the tests above rest on."""
     (check,) = [c for c in judge(made.home, made.made[0], GATE).checks if c.name == "scores"]
     assert check.numbers["mrr"] > 0.6
+
+
+def test_nodes_that_have_nothing_judge_promote_and_go_back(
+    made: Registry,
+    tmp_path: Path,
+    new_redis: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(REDIS_ENV, new_redis())
+    monkeypatch.setattr(features, "ray_map", lambda do, tasks, _: [do(task) for task in tasks])
+    good, other, _ = made.made
+    with nodes(tmp_path / "store") as store:
+        with store.node("maker") as home:
+            with new_log(home, starts_over=True) as new:
+                for folder in ("events", "items"):
+                    shutil.copytree(made.home.log / folder, new.log / folder, dirs_exist_ok=True)
+                LogManifest.load(made.home).save(new)
+            features.build_features(home, FeatureConfig())
+            materialise(home, progress=False)
+            for version in (good, other):
+                build_index(home, registry.download(home, version), version)
+                publish(home.index / version.name)
+        for name, version in (("a", good), ("b", other)):
+            with store.node(name) as home:
+                verdict = promote(home, version, GATE)
+                assert verdict is not None
+                assert status(verdict) == dict.fromkeys(ALL, "passed")
+        with store.node("c") as home:
+            assert rollback(home) == (other, good)

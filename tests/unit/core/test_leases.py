@@ -83,7 +83,7 @@ def test_who_was_killed_is_known_by_its_silence_and_on_its_own_node_at_once(
     assert time.monotonic() - began < LONG_S / 2
 
 
-def test_of_two_that_come_at_once_one_is_refused(store: Nodes) -> None:
+def test_of_two_that_come_at_once_the_one_that_has_it_knows(store: Nodes) -> None:
     first: list[Home] = []
 
     def between(what: str, path: str) -> None:

@@ -98,6 +98,7 @@ def test_it_measures_logs_and_goes_on_where_it_was_cut_off(home: Home) -> None:
     printed = ablate.table(results)
     assert all(name in printed for name in CHOSEN)
     assert "200 of" in printed
+    assert "recall@cut - full" in printed
 
     files = sorted((home.root / "ablations" / "validation").glob("*.json"))
     assert len(files) == 6

@@ -21,6 +21,8 @@ from prerank.evaluation.trials import METRICS, Trial, run_trials
 from prerank.registry import tracking
 
 FILE = "ablations.json"
+COMPARED = ("recall@cut", "mrr")
+"""Metrics whose difference to the full model is shown."""
 FAMILIES: dict[str, tuple[str, ...]] = {
     "exact query": ("q:",),
     "segments": ("s:",),
@@ -219,22 +221,29 @@ def load_results(home: Home) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Variants × metrics: means over seeds, and the difference of MRR to the full model.
+    """Variants × metrics: means over seeds, and differences to the full model.
 
     ± is the standard deviation, over seeds, of the difference to the full model of the same seed.
     """
     own = results["ablations"]
-    full = np.array(own[FULL]["metrics"]["mrr"])
     # What was measured by an earlier release may lack some.
     shown = [m for m in METRICS if m in own[FULL]["metrics"]]
+    compared = [m for m in COMPARED if m in shown]
     lines = [
         f"{results['dataset']}: {results['about']}",
-        f"{'':<20}" + "".join(f"{m:>12}" for m in shown) + "   mrr - full",
+        f"{'':<20}"
+        + "".join(f"{m:>12}" for m in shown)
+        + "".join(f"   {m + ' - full':<19}" for m in compared).rstrip(),
     ]
     for name, variant in own.items():
         means = "".join(f"{np.mean(variant['metrics'][m]):>12.4f}" for m in shown)
-        difference = np.array(variant["metrics"]["mrr"]) - full
-        spread = f" ± {difference.std(ddof=1):.4f}" if len(difference) > 1 else ""
-        change = "" if name == FULL else f"   {difference.mean():+.4f}{spread}"
-        lines.append(f"{name:<20}{means}{change}")
+        changes = [_change(variant["metrics"][m], own[FULL]["metrics"][m]) for m in compared]
+        told = "" if name == FULL else "".join(f"   {change:<19}" for change in changes)
+        lines.append(f"{name:<20}{means}{told}".rstrip())
     return "\n".join(lines)
+
+
+def _change(values: Sequence[float], full: Sequence[float]) -> str:
+    difference = np.array(values) - np.array(full)
+    spread = f" ± {difference.std(ddof=1):.4f}" if len(difference) > 1 else ""
+    return f"{difference.mean():+.4f}{spread}"

@@ -11,7 +11,7 @@ from typing import Any
 from prerank.online_tests.statistics import Rate
 
 CERTAIN, POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
-FULFILMENT, CHANCE, ENGAGEMENTS = "fulfilment", "true chance of it", "engagements"
+FULFILMENT, ENGAGEMENTS, CHANCE = "fulfilment", "engagements", "true chance of it"
 PAPER = {
     ("interactrank", "bm25"): "+6.5%",
     ("interactrank", "two_tower"): "+3.7%",
@@ -26,12 +26,15 @@ class World:
 
     Attributes:
         seed: of the world. searches: of the experiment.
-        rates: variant -> name -> rate.
+        rates: variant -> name -> rate, of the users who were dealt to it.
+        chances: variant -> control -> ratio of their true chances of fulfilment in the same
+            searches, of all users.
     """
 
     seed: int
     searches: int
     rates: Mapping[str, Mapping[str, Rate]]
+    chances: Mapping[str, Mapping[str, Rate]]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -40,11 +43,23 @@ class World:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> World:
         """From ``to_dict``."""
-        rates = {
-            variant: {name: Rate(**rate) for name, rate in own.items()}
-            for variant, own in found["rates"].items()
-        }
-        return cls(found["seed"], found["searches"], rates)
+
+        def of_each(name: str) -> dict[str, dict[str, Rate]]:
+            return {
+                variant: {key: Rate(**rate) for key, rate in own.items()}
+                for variant, own in found[name].items()
+            }
+
+        return cls(found["seed"], found["searches"], of_each("rates"), of_each("chances"))
+
+    def lift(self, name: str, of: str, control: str) -> Lift:
+        """Of one variant over another, in this world."""
+        if name == CHANCE:
+            ratio = self.chances[of][control]
+            return Lift(math.log(ratio.value), ratio.error / ratio.value)
+        pair = self.rates[of][name], self.rates[control][name]
+        error = math.hypot(*(rate.error / rate.value for rate in pair))
+        return Lift(math.log(pair[0].value / pair[1].value), error)
 
 
 @dataclass(frozen=True)
@@ -55,15 +70,14 @@ class Lift:
     error: float
 
     @classmethod
-    def over(cls, pairs: Sequence[tuple[Rate, Rate]]) -> Lift:
-        """The mean over worlds, of a variant's rate and the control's in each.
+    def mean(cls, lifts: Sequence[Lift]) -> Lift:
+        """Of several worlds, each of which counts alike.
 
-        Each world counts alike. The error is that of the users in each of them, so it says how well
-        these worlds' lifts are known, and nothing of worlds that were not drawn.
+        The error is that of the users in each of them, so it says how well these worlds' lifts are
+        known, and nothing of worlds that were not drawn.
         """
-        logs = [math.log(of.value / control.value) for of, control in pairs]
-        errors = [math.hypot(*(rate.error / rate.value for rate in pair)) for pair in pairs]
-        return cls(sum(logs) / len(logs), math.hypot(*errors) / len(errors))
+        errors = [lift.error for lift in lifts]
+        return cls(sum(lift.log for lift in lifts) / len(lifts), math.hypot(*errors) / len(errors))
 
     @property
     def is_decided(self) -> bool:
@@ -84,22 +98,25 @@ class Lift:
 def table(worlds: Sequence[World]) -> str:
     """The lifts of all pairs in all worlds together, and in each of them."""
     searches = sum(world.searches for world in worlds)
+    many = "worlds" if len(worlds) > 1 else "world"
     lines = [
-        f"{len(worlds)} worlds, {searches:,} searches of the experiment. 95% intervals over users, "
-        "for one look at the end:"
+        f"{len(worlds)} {many}, {searches:,} searches of the experiment. 95% intervals over users, "
+        "for one look at the end;",
+        f"{CHANCE}: of what both would have shown in the same searches, all of them",
     ]
     undecided = []
     for (of, control), paper in PAPER.items():
         lines += ["", f"{of} against {control}"]
-        for name in (FULFILMENT, CHANCE, ENGAGEMENTS):
-            pairs = [(w.rates[of][name], w.rates[control][name]) for w in worlds]
-            found = Lift.over(pairs)
-            each = ", ".join(f"{math.expm1(Lift.over([pair]).log):+.1%}" for pair in pairs)
+        for name in (FULFILMENT, ENGAGEMENTS, CHANCE):
+            each = [world.lift(name, of, control) for world in worlds]
+            found = Lift.mean(each)
+            by_world = ", ".join(f"{math.expm1(lift.log):+.1%}" for lift in each)
             of_paper = f"; the paper: {paper}" if paper and name == FULFILMENT else ""
-            lines.append(f"  {name:18}{found.text():>28}   by world: {each}{of_paper}")
+            lines.append(f"  {name:18}{found.text():>28}   by world: {by_world}{of_paper}")
             if name == FULFILMENT and not found.is_decided:
                 undecided.append(
-                    f"{of} against {control} is undecided: for a lift of this size to be found 4 "
-                    f"times of 5, {found.needed(searches):,} searches are needed."
+                    f"{of} against {control} is undecided by what was clicked: for a lift of this "
+                    f"size to be found 4 times of 5, {found.needed(searches):,} searches are "
+                    "needed."
                 )
     return "\n".join(lines + [""] * bool(undecided) + undecided)

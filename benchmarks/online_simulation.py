@@ -11,10 +11,11 @@ it: InteractRank by `prerank retrain --served --auto-promote`, the two-tower by 
 on the same training set and for as many epochs, whereafter the alias `two_tower` is moved. The
 variants follow; no replica is restarted. The last night trains nothing.
 
-At the end `prerank online-report` compares the variants. Several worlds run one after the other and
-are put together; of a folder given with `--out`, worlds that are there are not run again.
-InteractRank (arXiv 2504.06609) reports +6.5% search fulfilment over BM25 and +3.7% over the
-two-tower, online.
+At the end `prerank online-report` compares the variants. Beside what it says stands what all of
+them would have shown in the same searches (`benchmarks/online_pairs.py`). Several worlds run one
+after the other and are put together; of a folder given with `--out`, worlds that are there are not
+run again. InteractRank (arXiv 2504.06609) reports +6.5% search fulfilment over BM25 and +3.7% over
+the two-tower, online.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from online_lifts import CHANCE, ENGAGEMENTS, FULFILMENT, World, table
+from online_lifts import ENGAGEMENTS, FULFILMENT, World, table
+from online_pairs import Pairs
 from tests.installation import Installation
 from tests.serve_status import ready
 from tests.simulated_searchers import Moment, Search, Searchers
@@ -43,7 +45,7 @@ from interactrank.features.text import normalise, tokens
 from prerank.core.served import requests_folder
 from prerank.dataset.catalogue import load_catalogue, load_titles
 from prerank.evaluation.baselines.simple import Bm25Ranker
-from prerank.online_tests.statistics import Rate, half_width, rate
+from prerank.online_tests.statistics import Rate, half_width
 from prerank.promotion.champion import promote
 from prerank.promotion.config import GateConfig
 from prerank.registry import versions as registry
@@ -77,35 +79,24 @@ class Dealt(Traffic):
     Attributes:
         versions: variant -> version that is to answer; others are not looked at.
         sent: searches so far.
-        chances: variant -> user -> chances that the user's searches are fulfilled, by truth.
+        pairs: sees the searches of the experiment; None before it.
     """
 
     def __init__(self, client: httpx.Client, searchers: Searchers, order: Order) -> None:
         super().__init__(client, searchers, order)
         self.versions: dict[str, str] = {}
         self.sent = 0
-        self.chances: dict[str, dict[str, list[float]]] = {}
+        self.pairs: Pairs | None = None
 
     def answered(self, moment: Moment, answers: list[Answered], pages: NDArray[np.int64]) -> None:
         """Each is of the version that its variant serves, and of no other in its place."""
         self.sent += len(answers)
-        chances = self.searchers.fulfilment(moment, pages).tolist()
-        for answer, chance in zip(answers, chances, strict=True):
+        for answer in answers:
             variant, version = answer.body["variant"], answer.body["model_version"]
             assert "fallback" not in answer.body, answer.body
             assert version == self.versions.get(variant, version), (variant, version)
-            users = self.chances.setdefault(variant, {})
-            users.setdefault(answer.search.user, []).append(chance)
-
-    def true_rates(self) -> dict[str, Rate]:
-        """Mean true chance of fulfilment of each variant."""
-        return {
-            variant: rate(
-                np.array([sum(own) for own in users.values()]),
-                np.array([float(len(own)) for own in users.values()]),
-            )
-            for variant, users in self.chances.items()
-        }
+        if self.pairs is not None:
+            self.pairs.see(moment, answers)
 
 
 def by_bm25(live: Installation) -> Order:
@@ -211,9 +202,10 @@ def simulate(live: Installation, args: argparse.Namespace, seed: int, out: Path)
         for day in range(FIRST_DAY, last + 1):
             if day == FIRST_DAY + args.days:
                 run_experiment(live, "headline", VARIANTS)
-                traffic.chances.clear()
-            if day >= FIRST_DAY + args.days:
+                traffic.pairs = Pairs(live, searchers)
+            if traffic.pairs is not None:
                 await_versions(live, traffic.versions | {"bm25": "retriever"})
+                traffic.pairs.load(traffic.versions)
             traffic.day(day, args.searches)
             told(f"day {day - FIRST_DAY + 1}: {args.searches:,} searches")
             trains = FIRST_DAY + args.days - 1 <= day < last
@@ -223,9 +215,8 @@ def simulate(live: Installation, args: argparse.Namespace, seed: int, out: Path)
     print(live.run(f"prerank online-report --experiment headline --planned {planned} --out {out}"))
     told("the report")
     rates = reported(json.loads((out / "online-headline.json").read_text()))
-    for variant, true in traffic.true_rates().items():
-        rates[variant][CHANCE] = true
-    return World(seed, planned, rates)
+    assert traffic.pairs is not None
+    return World(seed, planned, rates, traffic.pairs.ratios())
 
 
 def reported(report: dict[str, Any]) -> dict[str, dict[str, Rate]]:

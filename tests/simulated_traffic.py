@@ -113,16 +113,8 @@ class Traffic:
     def _asked(self, search: Search) -> Answered:
         sent = self._order(search)
         ids = self.searchers.ids[sent].tolist()
-        asked = {
-            "request_id": search.name,
-            "user_id": search.user,
-            "query": search.query,
-            "context": search.context,
-            "time": search.time_us,
-            "candidates": [{"id": i, "rank": rank} for rank, i in enumerate(ids)],
-            "k": len(ids),
-        }
-        body = self.client.post("/v1/prerank", json=asked).raise_for_status().json()
+        asked = self.client.post("/v1/prerank", json=body_of(search, ids))
+        body = asked.raise_for_status().json()
         assert body["degraded"] == [], body
         places = {i: place for place, i in enumerate(ids)}
         order = np.array([places[item["id"]] for item in body["items"]], np.int64)
@@ -141,6 +133,19 @@ class Traffic:
         answer = self.client.post("/v1/events", json={"events": events}).raise_for_status().json()
         assert answer == {"accepted": len(events), "passive": 0, "online": True}
         self.reported(events)
+
+
+def body_of(search: Search, ids: list[int]) -> dict[str, Any]:
+    """Of a request to rank all of ``ids``, which are in the retriever's order."""
+    return {
+        "request_id": search.name,
+        "user_id": search.user,
+        "query": search.query,
+        "context": search.context,
+        "time": search.time_us,
+        "candidates": [{"id": i, "rank": rank} for rank, i in enumerate(ids)],
+        "k": len(ids),
+    }
 
 
 def padded(rows: list[NDArray[np.int64]], width: int) -> NDArray[np.int64]:

@@ -55,8 +55,7 @@ class World:
     def lift(self, name: str, of: str, control: str) -> Lift:
         """Of one variant over another, in this world."""
         if name == CHANCE:
-            ratio = self.chances[of][control]
-            return Lift(math.log(ratio.value), ratio.error / ratio.value)
+            return Lift.of(self.chances[of][control])
         pair = self.rates[of][name], self.rates[control][name]
         error = math.hypot(*(rate.error / rate.value for rate in pair))
         return Lift(math.log(pair[0].value / pair[1].value), error)
@@ -68,6 +67,11 @@ class Lift:
 
     log: float
     error: float
+
+    @classmethod
+    def of(cls, ratio: Rate) -> Lift:
+        """Of a ratio of two variants."""
+        return cls(math.log(ratio.value), ratio.error / ratio.value)
 
     @classmethod
     def mean(cls, lifts: Sequence[Lift]) -> Lift:

@@ -25,7 +25,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from online_lifts import ENGAGEMENTS, FULFILMENT, World, table
+from online_lifts import CHANCE, ENGAGEMENTS, FULFILMENT, Lift, World, table
 from online_pairs import Pairs
 from tests.installation import Installation
 from tests.serve_status import ready
@@ -208,6 +208,8 @@ def simulate(live: Installation, args: argparse.Namespace, seed: int, out: Path)
                 traffic.pairs.load(traffic.versions)
             traffic.day(day, args.searches)
             told(f"day {day - FIRST_DAY + 1}: {args.searches:,} searches")
+            if traffic.pairs is not None:
+                told(f"{CHANCE}, so far: {in_words(traffic.pairs.ratios())}")
             trains = FIRST_DAY + args.days - 1 <= day < last
             told(f"its night: {night(live, traffic, day, trains)}")
     assert live.serve.replicas() == replicas, "a replica was restarted"
@@ -217,6 +219,15 @@ def simulate(live: Installation, args: argparse.Namespace, seed: int, out: Path)
     rates = reported(json.loads((out / "online-headline.json").read_text()))
     assert traffic.pairs is not None
     return World(seed, planned, rates, traffic.pairs.ratios())
+
+
+def in_words(ratios: Mapping[str, Mapping[str, Rate]]) -> str:
+    """Each variant against each control."""
+    return "; ".join(
+        f"{variant} against {control} {Lift.of(ratio).text()}"
+        for variant, own in ratios.items()
+        for control, ratio in own.items()
+    )
 
 
 def reported(report: dict[str, Any]) -> dict[str, dict[str, Rate]]:

@@ -14,6 +14,8 @@ from deployments.demo_full.services import Platform
 
 from prerank.core.errors import NotReadyError
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -24,6 +26,16 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     for package in ("postgresql", "redis-server", "prometheus"):
         assert f"{package}: apt-get install {package}" in said
     assert '-e ".[full]"' in said
+
+
+def test_the_best_two_rankers_are_shown_whatever_the_gate_says_of_the_same_metrics() -> None:
+    guide = (ROOT / "docs" / "first-day.md").read_text()
+    begins = guide.index("gate of model version 1")
+    printed = guide[begins : guide.index("```", begins)]
+    assert printed.split().count("recall@cut") == 2
+    head, *rows = demo.best_two(printed).splitlines()
+    assert head.split()[0] == "recall@cut"
+    assert [row.split()[0] for row in rows] == ["linear", "interactrank"]
 
 
 def test_a_service_that_ends_says_why(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from prerank.online_tests.statistics import Rate
 
 CERTAIN, POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
 FULFILMENT, ENGAGEMENTS, CHANCE = "fulfilment", "engagements", "true chance of it"
+ORACLE = "oracle"
+"""Ranks by true relevance."""
 PAPER = {
     ("interactrank", "bm25"): "+6.5%",
     ("interactrank", "two_tower"): "+3.7%",
@@ -28,7 +30,7 @@ class World:
         seed: of the world. searches: of the experiment.
         rates: variant -> name -> rate, of the users who were dealt to it.
         chances: variant -> control -> ratio of their true chances of fulfilment in the same
-            searches, of all users.
+            searches, of all users; those of ``ORACLE`` too.
     """
 
     seed: int
@@ -123,4 +125,10 @@ def table(worlds: Sequence[World]) -> str:
                     f"size to be found 4 times of 5, {found.needed(searches):,} searches are "
                     "needed."
                 )
+    possible = (
+        Lift.mean([Lift.of(world.chances[ORACLE][control]) for world in worlds]).text()
+        + f" against {control}"
+        for control in ("bm25", "two_tower", "interactrank")
+    )
+    lines += ["", f"by true relevance, which nobody knows, {CHANCE}: {'; '.join(possible)}"]
     return "\n".join(lines + [""] * bool(undecided) + undecided)

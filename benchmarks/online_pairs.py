@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
+from online_lifts import ORACLE
 from tests.installation import Installation
 from tests.simulated_searchers import Moment, Searchers
 from tests.simulated_traffic import PAGE, Answered, body_of, padded
@@ -41,7 +42,7 @@ class Pairs:
         self._config = ServeConfig(**live.config["applications"][0]["args"])
         self._loaded: dict[str, Loaded] = {}
         self._chances: dict[str, NDArray[np.float64]] = {}
-        self._searches = np.zeros(len(searchers.world.users.country))
+        self._users = len(searchers.world.users.country)
 
     def load(self, versions: Mapping[str, str]) -> None:
         """Load the version of each variant that scores, instead of those of before."""
@@ -60,23 +61,30 @@ class Pairs:
 
         A page of the variant that the user was dealt to is the one that was answered, to the item.
         """
-        users = moment.batch.user
-        np.add.at(self._searches, users, 1)
+        pages = {ORACLE: self._by_truth(moment, answers)}
         for variant in (SENT, *self._loaded):
-            pages = [self._page(variant, each) for each in answers]
-            for each, page in zip(answers, pages, strict=True):
+            own = [self._page(variant, each) for each in answers]
+            for each, page in zip(answers, own, strict=True):
                 shown = each.sent[each.order[:PAGE]]
                 assert each.body["variant"] != variant or np.array_equal(page, shown), each.body
-            chances = self._searchers.fulfilment(moment, padded(pages, PAGE))
-            own = self._chances.setdefault(variant, np.zeros_like(self._searches))
-            np.add.at(own, users, chances)
+            pages[variant] = padded(own, PAGE)
+        for variant, shown in pages.items():
+            chances = self._chances.setdefault(variant, np.zeros(self._users))
+            np.add.at(chances, moment.batch.user, self._searchers.fulfilment(moment, shown))
 
     def ratios(self) -> dict[str, dict[str, Rate]]:
         """Variant -> control -> the ratio of their chances, with its error by users."""
         found: dict[str, dict[str, Rate]] = {variant: {} for variant in self._chances}
-        for control, of in combinations(self._chances, 2):
+        for of, control in permutations(self._chances, 2):
             found[of][control] = rate(self._chances[of], self._chances[control])
         return found
+
+    def _by_truth(self, moment: Moment, answers: list[Answered]) -> NDArray[np.int64]:
+        """Pages of rows int64 [N, PAGE], the most relevant first."""
+        sent = padded([each.sent for each in answers], moment.found.shape[1])
+        truth = np.where(sent >= 0, self._searchers.relevance(moment, sent), -np.inf)
+        best = np.argsort(-truth, axis=1, kind="stable")[:, :PAGE]
+        return np.take_along_axis(sent, best, axis=1)
 
     def _page(self, variant: str, answered: Answered) -> NDArray[np.int64]:
         """Rows of items int64 [<= PAGE]."""

@@ -34,7 +34,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from online_lifts import CHANCE, ENGAGEMENTS, FULFILMENT, Lift, World, table
+from online_lifts import CHANCE, ENGAGEMENTS, FULFILMENT, PAPER, Lift, World, table
 from online_pairs import Pairs
 from tests.installation import Installation
 from tests.serve_status import ready
@@ -222,11 +222,9 @@ def simulate(live: Installation, args: argparse.Namespace, seed: int, out: Path)
 
 
 def in_words(ratios: Mapping[str, Mapping[str, Rate]]) -> str:
-    """Each variant against each control."""
+    """Each pair of variants."""
     return "; ".join(
-        f"{variant} against {control} {Lift.of(ratio).text()}"
-        for variant, own in ratios.items()
-        for control, ratio in own.items()
+        f"{of} against {control} {Lift.of(ratios[of][control]).text()}" for of, control in PAPER
     )
 
 

@@ -42,6 +42,7 @@ class Seen:
         degraded: what the answer lacks.
         version: that it names.
         wrong: what is wrong with it; empty if nothing.
+        refused: why it was, in its own words; empty where it was not.
     """
 
     began: float
@@ -50,6 +51,7 @@ class Seen:
     degraded: tuple[str, ...] = ()
     version: str = ""
     wrong: str = ""
+    refused: str = ""
 
 
 class Load:
@@ -111,6 +113,14 @@ class Load:
         """How many rankings were answered how, of those sent since a moment."""
         return Counter(s.status for s in self.seen if s.began >= since)
 
+    def refused(self, since: float = 0.0) -> Counter[str]:
+        """How many rankings were refused why, of those sent since a moment."""
+        return Counter(
+            f"{s.status} after {s.began - self.began:.1f} s: {s.refused}"
+            for s in self.seen
+            if s.status != 200 and s.began >= since
+        )
+
     @property
     def wrong(self) -> list[Seen]:
         """Answers that are not what their version says."""
@@ -150,7 +160,8 @@ class Load:
             self._stop.wait(0.05)
             return Seen(began, wait, 0)
         if answer.status_code != 200:
-            return Seen(began, wait, answer.status_code, wrong=refusal_is_wrong(answer))
+            wrong = refusal_is_wrong(answer)
+            return Seen(began, wait, answer.status_code, wrong=wrong, refused=answer.text[:300])
         body = answer.json()
         degraded, version = tuple(body["degraded"]), body["model_version"]
         return Seen(began, wait, 200, degraded, version, self._check(place, body))

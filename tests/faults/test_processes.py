@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from tests.faults.deployment import Deployment, until
-from tests.load import NOT_REACHED, PROBLEM, at_once
+from tests.load import NOT_REACHED, PROBLEM, Load, at_once
 from tests.serve_status import ready
 
 from prerank.serving.writers import ACKNOWLEDGE_S
@@ -68,19 +68,28 @@ def test_the_proxy_is_killed(deployment: Deployment, record: Record) -> None:
         killed = time.monotonic()
         for process in deployment.haproxy():
             process.kill()
-        time.sleep(1)
-        away_s = until(lambda: ready(deployment.url), 120)
-        time.sleep(LOAD_S / 2)
-    record("the proxy (HAProxy) is killed", load, away_s=away_s + 1)
+        # Not until the first answer: a proxy that knows of no application yet says 404, and keeps
+        # its connections for a moment when another one takes its place.
+        whole_s = until(lambda: only_answers(load, LOAD_S / 2), 60)
+    away_s = max(s.began + s.wait for s in load.seen if s.status in NOT_REACHED) - killed
+    record("the proxy (HAProxy) is killed", load, away_s=away_s)
+    assert whole_s < 60, load.refused(killed)
     assert set(load.statuses()) <= {200, *NOT_REACHED}
-    assert load.statuses(since=killed + 1 + away_s).keys() == {200}
+
+
+def only_answers(load: Load, seconds: float) -> bool:
+    """Whether nobody was refused or turned away so lately."""
+    return load.statuses(since=time.monotonic() - seconds).keys() == {200}
 
 
 @pytest.mark.parametrize("replicas", [2, 1])
 def test_a_new_configuration_is_deployed(
     deployment: Deployment, record: Record, replicas: int
 ) -> None:
-    deployment.deploy(replicas=replicas)
+    # A replica that starts takes the cores of the others and of the callers: on two of them, an
+    # answer is too late for the usual budget now and then, which is not what is looked at here.
+    patient = {"replicas": replicas, "timeout_ms": 1_000}
+    deployment.deploy(**patient)
     deployment.steady(replicas=replicas)
     before = {p.pid for p in deployment.serve.replicas()}
 
@@ -90,7 +99,7 @@ def test_a_new_configuration_is_deployed(
 
     with deployment.load(f"deploy-{replicas}", rate=30.0) as load:
         time.sleep(LOAD_S / 4)
-        deployment.deploy(replicas=replicas, max_k=9_000 + replicas)
+        deployment.deploy(**patient, max_k=9_000 + replicas)
         seconds = until(replaced, 300)
         # While the last one drains.
         time.sleep(40)
@@ -100,7 +109,7 @@ def test_a_new_configuration_is_deployed(
         replaced_s=seconds,
         longest_event_s=load.longest_event,
     )
-    assert set(load.statuses()) == {200}
+    assert set(load.statuses()) == {200}, load.refused()
     assert load.event_statuses.keys() == {200}
 
 

@@ -68,6 +68,7 @@ def test_the_proxy_is_killed(deployment: Deployment, record: Record) -> None:
         killed = time.monotonic()
         for process in deployment.haproxy():
             process.kill()
+        time.sleep(1)
         # Not until the first answer: a proxy that knows of no application yet says 404, and keeps
         # its connections for a moment when another one takes its place.
         whole_s = until(lambda: only_answers(load, LOAD_S / 2), 60)

@@ -39,7 +39,7 @@ function changes(item, action, view, online, from, to, before, after) {
     el("h2", { tabIndex: -1 }, `${view.answer.user_id}: ${action} on “${item.title || item.id}”`),
     el("p", {}, online ? moved : "The event is acknowledged and will enter the history once the online store is back."),
     rows.length
-      ? el("div", { class: "scroll", tabIndex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ["Feature that changed", "before", "after"].map((title) => el("th", { scope: "col" }, title)))), el("tbody", {}, rows)))
+      ? el("div", { class: "scroll", tabIndex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ["What changed", "before", "after"].map((title) => el("th", { scope: "col" }, title)))), el("tbody", {}, rows)))
       : el("p", { class: "hint" }, "No feature of this item changed."),
     el("p", { class: "hint" }, "Both are of the same moment, a second after the engagement. Counts over all users wait for the next snapshot; the user's own history is read at once."),
   );
@@ -50,7 +50,7 @@ function changedFeatures(before, after) {
   const names = [...new Set([...Object.keys(before.features), ...Object.keys(after.features)])].sort();
   const pairs = names.map((name) => [name, before.features[name] ?? 0, after.features[name] ?? 0]);
   const dot = before.dot === undefined ? [] : [["dot product", before.dot, after.dot]];
-  const all = [...pairs, ...dot, ["score", before.score, after.score]];
+  const all = [["score", before.score, after.score], ...dot, ...pairs];
   return all
     .filter(([, old, now]) => Math.abs(now - old) > LEAST)
     .map(([name, old, now]) => el("tr", {}, el("th", { scope: "row" }, words[name] ?? name, words[name] ? el("span", { class: "hint" }, name) : null), el("td", {}, score(old)), el("td", { class: now > old ? "up" : "down" }, score(now))));

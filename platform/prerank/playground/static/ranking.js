@@ -52,7 +52,7 @@ function show(main, view, hooks) {
         shown(answer.candidates),
         " candidates for ",
         answer.known_user ? link("user", answer.user_id) : el("span", {}, answer.user_id, " ", el("span", { class: "tag" }, "new user")),
-        `, as of ${when(answer.time)}`,
+        ` · as of ${when(answer.time)}`,
       ),
     ),
     degraded.length ? el("p", { class: "notice warn", role: "status" }, el("strong", {}, "Degraded. "), `These rankings were made without: ${degraded.join(", ")}.`) : null,

@@ -148,6 +148,12 @@ def asked(url: str, question: str) -> list[dict[str, Any]]:
     return found
 
 
+def answers_counted(url: str) -> int:
+    """Rankings of all replicas, as Prometheus knows them."""
+    found = asked(url, "sum(ray_prerank_latency_ms_count)")
+    return int(found[0]["value"][1]) if found else 0
+
+
 def searched(query: str, user: str, items: list[int]) -> RankRequest:
     """A user's search over some items."""
     return RankRequest(query=query, user_id=user, candidates=items)
@@ -219,12 +225,11 @@ def demo(platform: Platform) -> None:
     print("[4/5] requests …")
     converse(platform, url)
     print("[5/5] metrics and alerts …")
-    series = "sum(ray_prerank_latency_ms_count)"
-    until(True, lambda: bool(asked(watch, series)), "metrics of the replicas")
+    # Replicas tell Ray of their metrics every few seconds.
+    until(True, lambda: answers_counted(watch) >= REQUESTS + PROBES, "answers that are counted")
     rules = httpx.get(f"{watch}/api/v1/rules").json()["data"]["groups"]
     count = sum(len(group["rules"]) for group in rules)
-    answered = asked(watch, series)[0]["value"][1]
-    print(f"  Prometheus has {count} alerts, and counts {answered} answers")
+    print(f"  Prometheus has {count} alerts, and counts {answers_counted(watch)} answers")
     now = sorted(
         f"{one['metric']['alertname']} ({one['metric']['alertstate']})"
         for one in asked(watch, "ALERTS")

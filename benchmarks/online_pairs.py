@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from online_lifts import ORACLE
 from tests.installation import Installation
 from tests.simulated_searchers import Moment, Searchers
-from tests.simulated_traffic import PAGE, Answered, body_of, padded
+from tests.simulated_traffic import PAGE, Answered, body_of, padded, places_of
 
 from prerank.online_tests.statistics import Rate, rate
 from prerank.registry import versions as registry
@@ -91,9 +91,7 @@ class Pairs:
         sent = answered.sent
         if variant == SENT:
             return sent[:PAGE]
-        loaded, ids = self._loaded[variant], self._searchers.ids[sent]
-        body = json.dumps(body_of(answered.search, ids.tolist())).encode()
+        loaded, ids = self._loaded[variant], self._searchers.ids[sent].tolist()
+        body = json.dumps(body_of(answered.search, ids)).encode()
         request = parse_json(body, loaded.limits, answered.search.time_us)
-        order = np.argsort(ids)
-        best = answer(request, loaded).ids[:PAGE]
-        return sent[order[np.searchsorted(ids, best, sorter=order)]]
+        return sent[places_of(answer(request, loaded).ids[:PAGE].tolist(), ids)]

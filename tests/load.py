@@ -113,13 +113,13 @@ class Load:
         """How many rankings were answered how, of those sent since a moment."""
         return Counter(s.status for s in self.seen if s.began >= since)
 
-    def refused(self, since: float = 0.0) -> Counter[str]:
-        """How many rankings were refused why, of those sent since a moment."""
-        return Counter(
+    def refused(self, since: float = 0.0) -> list[str]:
+        """Why rankings were refused, of those sent since a moment."""
+        return [
             f"{s.status} after {s.began - self.began:.1f} s: {s.refused}"
             for s in self.seen
             if s.status != 200 and s.began >= since
-        )
+        ]
 
     @property
     def wrong(self) -> list[Seen]:

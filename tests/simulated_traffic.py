@@ -116,8 +116,7 @@ class Traffic:
         asked = self.client.post("/v1/prerank", json=body_of(search, ids))
         body = asked.raise_for_status().json()
         assert body["degraded"] == [], body
-        places = {i: place for place, i in enumerate(ids)}
-        order = np.array([places[item["id"]] for item in body["items"]], np.int64)
+        order = places_of([item["id"] for item in body["items"]], ids)
         return Answered(search, sent, order, body)
 
     def _report(self, now_us: int, own: dict[str, int]) -> None:
@@ -146,6 +145,12 @@ def body_of(search: Search, ids: list[int]) -> dict[str, Any]:
         "candidates": [{"id": i, "rank": rank} for rank, i in enumerate(ids)],
         "k": len(ids),
     }
+
+
+def places_of(best: list[int], ids: list[int]) -> NDArray[np.int64]:
+    """Where each of ``best`` stands in ``ids``, int64 [len(best)]."""
+    places = {id: place for place, id in enumerate(ids)}
+    return np.array([places[id] for id in best], np.int64)
 
 
 def padded(rows: list[NDArray[np.int64]], width: int) -> NDArray[np.int64]:

@@ -11,10 +11,9 @@ import pytest
 from deployments.demo_full import __main__ as demo
 from deployments.demo_full import services
 from deployments.demo_full.services import Platform
+from tests.manifests import ROOT
 
 from prerank.core.errors import NotReadyError
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tests.without_ray import stages_here
 
 from prerank.core.feature_sets import manifest_of_log
-from prerank.core.files import write_json
+from prerank.core.files import publish, write_json, written
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.served import REQUESTS, events_folder, requests_folder
@@ -201,3 +201,31 @@ def tables(home: Home) -> dict[str, pa.Table]:
         order = [(key, "ascending"), ("event_timestamp", "ascending")]
         found[name] = rows.sort_by(order).combine_chunks()
     return found
+
+
+def bad_rows(log: pd.DataFrame) -> pd.DataFrame:
+    """The log, and rows of both users that are refused."""
+    bad = log[log["visitor"].isin([GONE, STAYS])].tail(20).assign(item_id=None)
+    return pd.concat([log.astype({"item_id": object}), bad])
+
+
+def plant_published(home: Home) -> None:
+    """Put GONE and STAYS into what this node publishes, and into what one that died has not."""
+    add_flags(home, [GONE, STAYS], [0.5, 0.5], [START] * 2)
+    served(home)
+    for file in [*home.served.rglob("*.parquet"), *home.served.rglob("*.jsonl")]:
+        publish(file)
+    dead = events_folder(home) / "day=2026-01-01" / ".dead-000001.jsonl"
+    dead.parent.mkdir()
+    dead.write_text("".join(f'{{"user_id": "{u}"}}\n' for u in (GONE, STAYS)))
+    write_json(home.root / "check.json", {"busy": [{"user_id": GONE}]})
+    with written(home.root / "check.html") as page:
+        page.write(GONE.encode())
+    leftovers = (
+        home.root / ".ingest" / "buckets" / "0" / "new-0.arrow",
+        home.features / f".0123456789abcdef.{'0' * 32}.partial" / "rows",
+        home.root / "log" / "dead-1234-99" / "events" / "rows",
+    )
+    for file in leftovers:
+        file.parent.mkdir(parents=True)
+        file.write_text(GONE)

@@ -15,8 +15,8 @@ import torch
 from tests import online_log, samples
 from tests.http_calls import no_writers
 from tests.object_stores import nodes
+from tests.served_logs import send
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
-from tests.unit.serving.test_served_log import send
 
 from interactrank.model.scorer import Scorer
 from prerank.core.errors import DamagedError, DataError

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from tests import forgetting
 from tests.forgetting import GONE, SECRET, STAYS, mentions
@@ -20,14 +19,14 @@ from tests.s3 import s3_server
 from tests.without_ray import stages_here
 
 from prerank.core.errors import NotReadyError, StateError
-from prerank.core.files import REMOTES, publish, read_json, replaced, write_json, written
+from prerank.core.files import REMOTES, read_json, replaced
 from prerank.core.forgotten import Forgotten, remember
 from prerank.core.home import Home
 from prerank.core.manifest import LogManifest
 from prerank.core.objects import Objects
 from prerank.core.served import events_folder, requests_folder
 from prerank.core.storage import CACHE_ENV
-from prerank.core.trust import Flags, add_flags
+from prerank.core.trust import Flags
 from prerank.dataset.build import build_training_set
 from prerank.features.build import build_features
 from prerank.forget import forget
@@ -45,17 +44,11 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def bad_rows(log: pd.DataFrame) -> pd.DataFrame:
-    """The log, and rows of both users that are refused."""
-    bad = log[log["visitor"].isin([GONE, STAYS])].tail(20).assign(item_id=None)
-    return pd.concat([log.astype({"item_id": object}), bad])
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bucket with a log, features, a training set and refused rows. Read only."""
     with nodes(tmp_path_factory.mktemp("world")) as made, made.node("maker") as home:
-        forgetting.built(home, bad_rows(forgetting.log()), training_set=True)
+        forgetting.built(home, forgetting.bad_rows(forgetting.log()), training_set=True)
         return made.bucket
 
 
@@ -91,34 +84,12 @@ def in_bucket(store: Nodes, text: str) -> list[str]:
     return mentions(Home(store.bucket), text)
 
 
-def plant(home: Home) -> None:
-    """Put GONE and STAYS into what this node publishes, and into what one that died has not."""
-    add_flags(home, [GONE, STAYS], [0.5, 0.5], [forgetting.START] * 2)
-    forgetting.served(home)
-    for file in [*home.served.rglob("*.parquet"), *home.served.rglob("*.jsonl")]:
-        publish(file)
-    dead = events_folder(home) / "day=2026-01-01" / ".dead-000001.jsonl"
-    dead.parent.mkdir()
-    dead.write_text("".join(f'{{"user_id": "{u}"}}\n' for u in (GONE, STAYS)))
-    write_json(home.root / "check.json", {"busy": [{"user_id": GONE}]})
-    with written(home.root / "check.html") as page:
-        page.write(GONE.encode())
-    leftovers = (
-        home.root / ".ingest" / "buckets" / "0" / "new-0.arrow",
-        home.features / f".0123456789abcdef.{'0' * 32}.partial" / "rows",
-        home.root / "log" / "dead-1234-99" / "events" / "rows",
-    )
-    for file in leftovers:
-        file.parent.mkdir(parents=True)
-        file.write_text(GONE)
-
-
 def test_nothing_of_a_user_is_left_in_the_store_or_on_any_node(
     store: Nodes, without: Home, new_redis: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(REDIS_ENV, new_redis())
     with store.node("other") as other:
-        plant(other)
+        forgetting.plant_published(other)
         everything(other)
         materialise(other, progress=False)
         # What a publication that was killed just now left, and what tasks handed to each other.
@@ -216,7 +187,7 @@ def kill_and_go_on(world: Path, without: Home, tmp_path: Path, seed: int, kills:
         changes = changes_of(lambda: run(counted, "one"))
     with copied(world, tmp_path / "killed") as store:
         with store.node("one") as home:
-            plant(home)
+            forgetting.plant_published(home)
         for at in rng.integers(1, changes + 1, kills).tolist():
             killed(lambda: run(store, "one"), at)
         run(store, "other")
@@ -394,8 +365,8 @@ def test_nothing_of_a_user_is_left_in_s3(tmp_path: Path, monkeypatch: pytest.Mon
 
     with s3_server(monkeypatch):
         one = node("one")
-        forgetting.built(one, bad_rows(forgetting.log()), training_set=True)
-        plant(one)
+        forgetting.built(one, forgetting.bad_rows(forgetting.log()), training_set=True)
+        forgetting.plant_published(one)
         everything(node("other"))
         assert stored(GONE)
         forget(node("third"), {GONE})

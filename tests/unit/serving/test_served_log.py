@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +22,8 @@ from safetensors.numpy import load
 from tests import samples
 from tests.api_bodies import NOW, SCHEMA, WALL
 from tests.http_calls import LOCAL, api_of, call, no_writers, whole
-from tests.object_stores import Nodes, in_child, nodes, watched
 from tests.plain_requests import Request, as_inputs
+from tests.served_logs import ALL, EVENT, ITEMS, events_of, requests_of, send, served
 from tests.small_engine import SAMPLE, SmallEngine, sample_scorer
 
 from interactrank.features.inputs import FeatureInputs
@@ -32,57 +32,23 @@ from prerank.core.home import Home
 from prerank.core.ids import given_event_id
 from prerank.core.served import (
     EVENT_FIELDS,
-    REQUESTS,
     SETTLED,
     events_folder,
     last_ended,
     requests_folder,
 )
 from prerank.serving import served_log
-from prerank.serving.api import Limits, parse_events
+from prerank.serving.api import parse_events
 from prerank.serving.config import ServeConfig
 from prerank.serving.deployment import PreRanker
 from prerank.serving.http import HttpApi
 from prerank.serving.served_log import LogConfig, ServedLog
 from prerank.serving.served_rows import lines_of, packed
 
-ALL = LogConfig(share=1.0, items=3, days=None)
-ITEMS = samples.CATALOGUE.ids.tolist()
-EVENT = {"user_id": "u", "item_id": 1, "action": "click", "event_time": NOW}
-
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home.at(tmp_path / "home")
-
-
-def requests_of(home: Home) -> list[dict[str, Any]]:
-    files = sorted(requests_folder(home).glob("day=*/*.parquet"))
-    return [row for file in files for row in pq.read_table(file, schema=REQUESTS).to_pylist()]
-
-
-def events_of(home: Home) -> list[dict[str, Any]]:
-    files = sorted(events_folder(home).glob("day=*/*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def served(
-    home: Home,
-    config: LogConfig = ALL,
-    clock: Callable[[], float] | None = time.time,
-    limits: Limits = SAMPLE,
-) -> tuple[HttpApi, ServedLog]:
-    """The routes before a small engine, and the log that they write."""
-    log = ServedLog(home, config, clock)
-    engine: Any = SmallEngine(limits, sample_scorer())
-    return HttpApi(ServeConfig(), engine, no_writers, log=log), log
-
-
-def send(api: HttpApi, path: str, body: Any, **headers: str) -> dict[str, Any]:
-    answer = asyncio.run(call(api, path, whole(orjson.dumps(body)), LOCAL | headers))
-    assert answer.status_code == 200, bytes(answer.body)
-    told: dict[str, Any] = orjson.loads(answer.body)
-    return told
 
 
 def test_nothing_is_written_down_of_a_user_who_was_forgotten_even_since(home: Home) -> None:
@@ -330,105 +296,3 @@ def test_a_replica_that_ends_writes_its_last_answers_down(home: Home) -> None:
     # As Serve ends it.
     replica.__del__()
     assert len(requests_of(home)) == 1
-
-
-def test_another_node_reads_what_was_written_down_in_a_store(tmp_path: Path) -> None:
-    with nodes(tmp_path) as store:
-        with store.node("replica") as home:
-            api, log = served(home)
-            send(api, "/v1/prerank", {"user_id": "u", "query": "q", "candidates": ITEMS, "k": 1})
-            send(api, "/v1/events", {"events": [EVENT]})
-            assert store.objects() == set(), "a request waited for the store"
-            log.close()
-            assert not [*home.served.rglob("*.parquet"), *home.served.rglob("*.jsonl")]
-            seen(home)
-            written = requests_of(home), events_of(home)
-            # What comes after a file was sent goes to another one.
-            send(api, "/v1/events", {"events": [EVENT | {"item_id": 2}]})
-            log.close()
-            assert len(written[0]) == len(written[1]) == 1
-        with store.node("other") as home:
-            seen(home)
-            assert requests_of(home) == written[0]
-            assert [line["item_id"] for line in events_of(home)] == ["1", "2"]
-
-
-def test_events_that_a_store_does_not_take_are_sent_later(tmp_path: Path) -> None:
-    def away(what: str, path: str) -> None:
-        raise OSError("503 Slow Down")
-
-    with nodes(tmp_path) as store, store.node("replica") as home:
-        api, log = served(home)
-        send(api, "/v1/events", {"events": [EVENT]})
-        with watched(away):
-            log.close()
-        assert "503 Slow Down" in log.problem
-        assert log.lost == {"answers": 0, "events": 0}
-        assert store.objects() == set()
-        log.close()
-        assert len(store.objects()) == 1
-
-
-def seen(home: Home) -> None:
-    home.look(requests_folder(home), events_folder(home), deep=True)
-
-
-def of_both(api: HttpApi) -> None:
-    """An answer and an event of two users."""
-    for user in ("u7", "u8"):
-        body = {"user_id": user, "query": "q", "candidates": ITEMS, "request_id": f"r-{user}"}
-        send(api, "/v1/prerank", body)
-    send(api, "/v1/events", {"events": [EVENT | {"user_id": user} for user in ("u7", "u8")]})
-
-
-def users_in(store: Nodes) -> set[str]:
-    with store.node("reader") as home:
-        seen(home)
-        return {row["user_id"] for row in [*requests_of(home), *events_of(home)]}
-
-
-@pytest.mark.parametrize("when", ["before it is sent", "while it is sent", "before it dies"])
-def test_a_user_who_is_forgotten_on_another_node_is_not_sent(tmp_path: Path, when: str) -> None:
-    done = False
-
-    def forget(what: str = "write", path: str = "served/") -> None:
-        nonlocal done
-        if not done and what == "write" and "served/" in path:
-            done = True
-            assert in_child(lambda: forget_on(store)) == 0
-
-    def forget_on(store: Nodes) -> None:
-        with store.node("other") as other:
-            remember(other, {"u7"})
-
-    with nodes(tmp_path) as store, store.node("replica") as home:
-        api, log = served(home)
-        of_both(api)
-        if when == "while it is sent":
-            with watched(forget):
-                log.close()
-        elif when == "before it is sent":
-            forget()
-            log.close()
-        else:
-            # Its answers wait in memory, and are lost with it; its events are on its node.
-            forget()
-            home.look()
-            left = [p.read_text() for p in home.served.rglob(".*.jsonl")]
-            assert ["u8" in text and "u7" not in text for text in left] == [True]
-        if when != "before it dies":
-            assert users_in(store) == {"u8"}
-        # What comes later, in this process too.
-        of_both(api)
-        log.close()
-        assert users_in(store) == {"u8"}
-
-
-def test_a_file_in_which_nobody_is_left_is_not_sent(tmp_path: Path) -> None:
-    with nodes(tmp_path) as store, store.node("replica") as home:
-        api, log = served(home)
-        send(api, "/v1/events", {"events": [EVENT]})
-        remember(home, {"u"})
-        log.close()
-        assert store.objects() == {"forgotten.json"}
-        assert not [p for p in home.served.rglob("*") if p.is_file()]
